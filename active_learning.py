@@ -1,0 +1,273 @@
+"""The trials × cycles loop: train → evaluate → score → query → label → record."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import datasets
+from augmentation import ImageBatches
+from configuration import Run
+from models import imagenet_weights
+from run_folder import Row, RunFolder
+from samplers import Pool, Query
+from training import Learner, NoAuxiliary, accuracy, new_backbone
+from utils import Interruption, random_generator, select_device
+
+log = logging.getLogger("tod")
+
+EPOCHS_BETWEEN_SAVES = 20
+SECONDS_BETWEEN_SAVES = 300.0
+
+
+def run_experiment(
+    run: Run, sampling: Callable[[Pool], Query], auxiliary: type[NoAuxiliary]
+) -> None:
+    """Runs the chosen trials, or what an earlier run of the same command has left of them.
+
+    Args:
+        run: the configuration and the command line.
+        sampling: chooses what to query.
+        auxiliary: the loss beside the task loss.
+
+    Raises:
+        InputError: something that the user must mend; what was saved before stays good.
+        SystemExit: with status 130 or 143, when interrupted by SIGINT or SIGTERM.
+    """
+    with RunFolder(run) as folder:
+        unfinished = [trial for trial in run.trials if not folder.is_finished(trial)]
+        if unfinished:
+            experiment = Experiment(run, sampling, auxiliary, folder)
+            with experiment.interruption, experiment.progress_bar:
+                for trial in unfinished:
+                    Trial(experiment, trial).run()
+        else:
+            log.info("%s: is finished; --overwrite starts it afresh", folder.path)
+        folder.log_table()
+
+
+class Experiment:
+    """What the trials of a run share: the data on the device, the choices made, the run folder."""
+
+    def __init__(
+        self,
+        run: Run,
+        sampling: Callable[[Pool], Query],
+        auxiliary: type[NoAuxiliary],
+        folder: RunFolder,
+    ) -> None:
+        self.run = run
+        self.sampling = sampling
+        self.auxiliary = auxiliary
+        self.folder = folder
+        self.device = select_device(run.device)
+        self.dataset = datasets.load(run.config, run.seed)
+        self.num_classes = len(self.dataset.class_names)
+        self.train_images = self._on_device(self.dataset.train)
+        self.train_labels = self.dataset.train.labels.to(self.device)
+        self.test_images = self._on_device(self.dataset.test)
+        self.test_labels = self.dataset.test.labels.to(self.device)
+        self.imagenet_weights = imagenet_weights() if run.config.model.pretrained else None
+        folder.start(self.device)
+        self.interruption = Interruption()
+        epochs = len(run.trials) * run.config.active_learning.cycles * run.config.training.epochs
+        self.progress_bar = tqdm(total=epochs, unit="epoch", leave=False, disable=None)
+
+    def _on_device(self, images: datasets.Images) -> ImageBatches:
+        data, augmentation = self.dataset, self.run.config.augmentation
+        return ImageBatches(images.pixels, data.mean, data.std, augmentation, self.device)
+
+    def new_backbone(self, role: str, trial: int) -> nn.Module:
+        """A randomly initialised backbone for one role in one trial."""
+        return new_backbone(self.run, self.num_classes, self.device, role, trial)
+
+
+class Trial:
+    """One trial: what goes from cycle to cycle, and the method's loop over it.
+
+    Attributes:
+        cycle: from 1.
+        labeled: indices of the labelled images, in the order in which they were labelled.
+        backbone: the network under training.
+        previous: the network at the end of the previous cycle.
+    """
+
+    def __init__(self, experiment: Experiment, number: int) -> None:
+        self.experiment = experiment
+        self.number = number
+        self.config = experiment.run.config
+        self.folder = experiment.folder
+        self.cycle = 1
+        self.labeled = self._random("initial labels").choice(
+            len(experiment.dataset.train), self.config.active_learning.initial_labels, replace=False
+        )
+        self.backbone = experiment.new_backbone("backbone", number)
+        if experiment.imagenet_weights is not None:
+            self.backbone.load_imagenet_weights(experiment.imagenet_weights)
+        # The first cycle has no predecessor: an untrained network stands in for it.
+        self.previous = experiment.new_backbone("previous", number)
+        self.auxiliary = experiment.auxiliary(
+            experiment.run, experiment.num_classes, experiment.device, number
+        )
+        self.learner = Learner(experiment.run, number, self.backbone, self.auxiliary)
+        self.train_seconds = 0.0
+
+    def run(self) -> None:
+        """The method's loop, from the initial labels to the last cycle's accuracy."""
+        self._continue_where_it_stopped()
+        while True:
+            self._train()
+            row = self._evaluate()
+            networks = {"backbone": self.backbone, **self.auxiliary.modules()}
+            self.folder.write_weights(self.number, self.cycle, networks)
+            if self.cycle == self.config.active_learning.cycles:
+                break
+            query = self._query()
+            self.folder.write_row(row)
+            self._start_next_cycle(query)
+        self.folder.write_row(row)
+        self.folder.remove_progress(self.number)
+
+    def _train(self) -> None:
+        self.clock = time.monotonic()
+        self.learner.train_cycle(
+            self.experiment.train_images,
+            self.experiment.train_labels,
+            self.labeled,
+            self._unlabeled(),
+            self.cycle,
+            self._after_step,
+        )
+
+    def _evaluate(self) -> Row:
+        experiment = self.experiment
+        batches = self._plain_batches(
+            experiment.test_images, np.arange(len(experiment.dataset.test))
+        )
+        test_accuracy = accuracy(self.backbone, batches, experiment.test_labels)
+        log.info(
+            "%s Trial:%d/%d || Cycle:%d/%d || Label set size:%d ||  Test acc:%.2f",
+            experiment.run.title,
+            self.number,
+            self.config.active_learning.trials,
+            self.cycle,
+            self.config.active_learning.cycles,
+            len(self.labeled),
+            test_accuracy,
+        )
+        return {
+            "trial": str(self.number),
+            "cycle": str(self.cycle),
+            "num_labeled": str(len(self.labeled)),
+            "test_accuracy": f"{test_accuracy:.4f}",
+            "train_loss": f"{self.learner.epoch_loss:.6g}",
+            "train_seconds": f"{self.train_seconds:.1f}",
+        }
+
+    def _query(self) -> Query:
+        unlabeled = self._unlabeled()
+        size = min(self.config.active_learning.subset_size, len(unlabeled))
+        subset = self._random("subset", self.cycle).choice(unlabeled, size, replace=False)
+        images = self.experiment.train_images
+
+        def batches() -> Iterator[Tensor]:
+            if not self.config.scoring.augment:
+                yield from self._plain_batches(images, subset)
+                return
+            views = images.random_views(subset, self._random("scoring views", self.cycle))
+            for batch in views.split(self._inference_batch_size):
+                self.experiment.interruption.stop_if_requested()
+                yield images.augmented(batch)
+
+        query = self.experiment.sampling(
+            Pool(
+                config=self.config,
+                cycle=self.cycle,
+                subset=subset,
+                batches=batches,
+                backbone=self.backbone,
+                previous=self.previous,
+                modules=self.auxiliary.modules(),
+                random=self._random("sampling", self.cycle),
+            )
+        )
+        self.folder.write_queries(self.number, self.cycle, subset, query, self.experiment.dataset)
+        return query
+
+    def _start_next_cycle(self, query: Query) -> None:
+        self.labeled = np.concatenate([self.labeled, query.indices])
+        self.previous.load_state_dict(self.backbone.state_dict())
+        self.cycle += 1
+        self.train_seconds = 0.0
+        self.learner.start_cycle()
+        self._save()
+
+    def _unlabeled(self) -> np.ndarray:
+        """The pool: indices of all training images that are not labelled, in order."""
+        return np.setdiff1d(np.arange(len(self.experiment.dataset.train)), self.labeled)
+
+    def _random(self, purpose: str, *place: int) -> np.random.Generator:
+        return random_generator(self.experiment.run.seed, purpose, self.number, *place)
+
+    @property
+    def _inference_batch_size(self) -> int:
+        """Without gradients, twice a training batch takes less memory than training does."""
+        return 2 * self.config.training.batch_size
+
+    def _plain_batches(self, images: ImageBatches, indices: np.ndarray) -> Iterator[Tensor]:
+        on_device = torch.from_numpy(indices).to(self.experiment.device)
+        for batch in on_device.split(self._inference_batch_size):
+            self.experiment.interruption.stop_if_requested()
+            yield images.plain(batch)
+
+    def _after_step(self) -> None:
+        learner, interruption = self.learner, self.experiment.interruption
+        seconds = time.monotonic() - self.clock
+        epoch_ended = learner.step == 0
+        due = seconds > SECONDS_BETWEEN_SAVES or (
+            epoch_ended
+            and (
+                learner.epoch % EPOCHS_BETWEEN_SAVES == 0
+                or learner.epoch == self.config.training.epochs
+            )
+        )
+        if due or interruption.requested:
+            self.train_seconds += seconds
+            self._save()
+            self.clock = time.monotonic()
+            interruption.stop_if_requested()
+        if epoch_ended:
+            self.experiment.progress_bar.update()
+
+    def _save(self) -> None:
+        self.learner.check_finite()
+        state = {
+            "cycle": self.cycle,
+            "labeled": torch.from_numpy(self.labeled),
+            "previous": self.previous.state_dict(),
+            "learner": self.learner.state_dict(),
+            "train_seconds": self.train_seconds,
+        }
+        self.folder.save_progress(self.number, state)
+
+    def _continue_where_it_stopped(self) -> None:
+        state = self.folder.load_progress(self.number, self.experiment.device)
+        if state is None:
+            return
+        self.cycle = state["cycle"]
+        self.labeled = state["labeled"].cpu().numpy()
+        self.previous.load_state_dict(state["previous"])
+        self.learner.load_state_dict(state["learner"])
+        self.train_seconds = state["train_seconds"]
+        log.info(
+            "continuing with trial %d, cycle %d, epoch %d",
+            self.number,
+            self.cycle,
+            self.learner.epoch + 1,
+        )
+        epochs = (self.cycle - 1) * self.config.training.epochs + self.learner.epoch
+        self.experiment.progress_bar.update(epochs)

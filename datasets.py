@@ -1,0 +1,404 @@
+"""The datasets as uint8 tensors, with their statistics, class names and file names."""
+
+import logging
+import pickle
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image, ImageOps
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torchvision.datasets.utils import check_integrity
+from tqdm import tqdm
+
+from configuration import Config, InputError, too_many_labels
+from utils import random_generator
+
+log = logging.getLogger("tod")
+
+WITHOUT_DATA = "--config digits runs without any download"
+CALTECH101_SOURCE = "https://data.caltech.edu/records/mzrjq-6wc02"
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images: `pixels` (N, 3, H, W) uint8, `labels` (N,) int64, and where they are files,
+    their `names` relative to the dataset's folder."""
+
+    pixels: Tensor
+    labels: Tensor
+    names: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training and a test set; `mean` and `std` (3,) are of pixels from 0 to 1."""
+
+    train: Images
+    test: Images
+    class_names: Sequence[str]
+    mean: Tensor
+    std: Tensor
+
+
+def load(config: Config, seed: int) -> Dataset:
+    """Reads the dataset that the configuration names; where torchvision can download it, it does.
+
+    Args:
+        config: the configuration.
+        seed: decides Caltech-101's split, and nothing else.
+
+    Raises:
+        InputError: something is missing, unreadable, damaged or contradicts the configuration.
+    """
+    root = Path(config.data_dir)
+    if config.dataset == "digits":
+        train, test, class_names = _digits()
+    elif config.dataset == "cifar10":
+        train, test, class_names = _cifar(torchvision.datasets.CIFAR10, root)
+    elif config.dataset == "cifar100":
+        train, test, class_names = _cifar(torchvision.datasets.CIFAR100, root)
+    elif config.dataset == "svhn":
+        train, test, class_names = _svhn(root / "svhn")
+    elif config.dataset == "caltech101":
+        train, test, class_names = _caltech101(root / "101_ObjectCategories", config, seed)
+    else:
+        train, test, class_names = _image_folder(root, config)
+    active = config.active_learning
+    if active.initial_labels + (active.cycles - 1) * active.query_size > len(train):
+        raise InputError(f"active_learning: {too_many_labels(config, len(train))}")
+    if len(test) == 0:
+        raise InputError(f"{root}: the test set holds no image; it needs at least one")
+    mean, std = _statistics(train.pixels)
+    return Dataset(
+        train=train,
+        test=test,
+        class_names=class_names,
+        mean=mean if config.images.mean is None else torch.tensor(config.images.mean),
+        std=std if config.images.std is None else torch.tensor(config.images.std),
+    )
+
+
+def _statistics(pixels: Tensor, chunk: int = 1000) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (3,) of each channel of pixels from 0 to 1."""
+    total, total_of_squares = (
+        torch.zeros(3, dtype=torch.float64),
+        torch.zeros(3, dtype=torch.float64),
+    )
+    for images in pixels.split(chunk):
+        values = images.double() / 255
+        total += values.sum(dim=(0, 2, 3))
+        total_of_squares += values.square().sum(dim=(0, 2, 3))
+    count = pixels[:, 0].numel()
+    mean = total / count
+    variance = (total_of_squares / count - mean.square()).clamp(min=0)
+    # A channel without contrast is centred and left at its scale.
+    std = torch.where(variance > 1e-12, variance.sqrt(), 1.0)
+    return mean.float(), std.float()
+
+
+Split = tuple[Images, Images, Sequence[str]]
+
+
+def _digits() -> Split:
+    digits = load_digits()
+    grey = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8))
+    pixels = grey.unsqueeze(1).repeat(1, 3, 1, 1)
+    labels = torch.from_numpy(digits.target).long()
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=0.2, stratify=digits.target, random_state=0
+    )
+    return (
+        Images(pixels[train], labels[train]),
+        Images(pixels[test], labels[test]),
+        [str(name) for name in digits.target_names],
+    )
+
+
+_PLAIN_PICKLE_NAMES = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+    *(
+        (f"numpy.{core}.{module}", name)
+        for core in ("core", "_core")
+        for module, name in (
+            ("multiarray", "_reconstruct"),
+            ("multiarray", "scalar"),
+            ("numeric", "_frombuffer"),
+        )
+    ),
+}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads pickles of lists, dicts and arrays; anything else, code above all, is refused."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) not in _PLAIN_PICKLE_NAMES:
+            raise pickle.UnpicklingError(f"holds {module}.{name}, which no CIFAR file does")
+        return super().find_class(module, name)
+
+
+def _cifar(published: type[torchvision.datasets.CIFAR10], root: Path) -> Split:
+    """CIFAR-10 or CIFAR-100 in the paper's folder, downloaded when absent."""
+    folder = root / published.base_folder
+    if not folder.exists():
+        with _failed_download(folder, published.url):
+            published(str(root), download=True)
+    training_files = [name for name, _ in published.train_list]
+    images_in_file = {name: 50_000 // len(training_files) for name in training_files}
+    images_in_file[published.test_list[0][0]] = 10_000
+    checksums = {**dict(published.train_list), **dict(published.test_list)}
+    checksums[published.meta["filename"]] = published.meta["md5"]
+    for name, md5 in checksums.items():
+        _check_published_file(folder / name, published.url)
+        if not check_integrity(folder / name, md5):
+            entry = _plain_pickle(folder / name)
+            if name in images_in_file:
+                _accept_reduced_copy(folder / name, len(entry["data"]), images_in_file[name])
+
+    unchecked = _without_checksums(
+        published,
+        train_list=[[name, None] for name, _ in published.train_list],
+        test_list=[[name, None] for name, _ in published.test_list],
+        meta={**published.meta, "md5": None},
+    )
+    splits = []
+    for train in (True, False):
+        try:
+            data = unchecked(str(root), train=train)
+            pixels = torch.from_numpy(data.data.transpose(0, 3, 1, 2).copy())
+            labels = torch.tensor(data.targets, dtype=torch.int64)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{folder}: is no CIFAR data ({error}); {_REMOVE_IT}") from None
+        _check_labels(folder, labels, len(pixels), len(data.classes))
+        splits.append(Images(pixels, labels))
+    return splits[0], splits[1], data.classes
+
+
+_REMOVE_IT = "remove the folder and it is downloaded again"
+
+
+def _plain_pickle(path: Path) -> dict:
+    try:
+        with path.open("rb") as file:
+            entry = _PlainUnpickler(file, encoding="latin1").load()
+        if not isinstance(entry, dict):
+            raise pickle.UnpicklingError("holds no dictionary")
+        if "data" in entry and entry["data"].shape[1:] != (3 * 32 * 32,):
+            raise pickle.UnpicklingError("its rows are not 3×32×32 pixels")
+    # A damaged pickle can raise anything at all.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: cannot be read ({reason}); {_REMOVE_IT}") from None
+    return entry
+
+
+def _svhn(folder: Path) -> Split:
+    published = torchvision.datasets.SVHN
+    images_in_file = {"train": 73_257, "test": 26_032}
+    splits = []
+    for split, count in images_in_file.items():
+        url, name, md5 = published.split_list[split]
+        if not (folder / name).exists():
+            with _failed_download(folder / name, url):
+                folder.mkdir(parents=True, exist_ok=True)
+                published(str(folder), split=split, download=True)
+
+        unchecked = _without_checksums(published, split_list={split: [url, name, None]})
+        try:
+            data = unchecked(str(folder), split=split)
+            pixels = torch.from_numpy(np.ascontiguousarray(data.data))
+            if pixels.shape[1:] != (3, 32, 32):
+                raise ValueError(f"its images are {tuple(pixels.shape[1:])}, not 3×32×32")
+        # A damaged .mat file can raise anything at all.
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(
+                f"{folder / name}: cannot be read ({reason}); remove it and it is downloaded again"
+            ) from None
+        if not check_integrity(folder / name, md5):
+            _accept_reduced_copy(folder / name, len(pixels), count)
+        labels = torch.from_numpy(np.asarray(data.labels)).long()
+        _check_labels(folder / name, labels, len(pixels), num_classes=10)
+        splits.append(Images(pixels, labels))
+    return splits[0], splits[1], [str(digit) for digit in range(10)]
+
+
+@contextmanager
+def _failed_download(path: Path, url: str) -> Iterator[None]:
+    log.info("%s is missing; downloading %s", path, url)
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"{path}: is missing and could not be downloaded from {url} ({error}); "
+            f"put it there, or name its place with --data-dir; {WITHOUT_DATA}"
+        ) from None
+
+
+def _without_checksums(published: type, **file_lists: Any) -> type:
+    """A torchvision dataset that reads what is there, once its checksums have been dealt with."""
+    return type(published.__name__, (published,), file_lists)
+
+
+def _check_published_file(path: Path, url: str) -> None:
+    if not path.is_file():
+        raise InputError(f"{path}: is missing; it is part of {url}; {WITHOUT_DATA}")
+
+
+def _accept_reduced_copy(path: Path, count: int, published_count: int) -> None:
+    """A file with another checksum is fine where it holds fewer images than the published one."""
+    if count >= published_count:
+        raise InputError(
+            f"{path}: its checksum is not that of the published file; "
+            "it is damaged: remove it and get it again"
+        )
+    log.warning(
+        "%s: holds %s images, the published file %s: a reduced copy, not the paper's data",
+        path,
+        f"{count:,}",
+        f"{published_count:,}",
+    )
+
+
+def _check_labels(path: Path, labels: Tensor, num_images: int, num_classes: int) -> None:
+    if len(labels) != num_images:
+        raise InputError(f"{path}: holds {num_images} images, but {len(labels)} labels")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise InputError(f"{path}: holds labels outside its {num_classes} classes")
+
+
+def _caltech101(folder: Path, config: Config, seed: int) -> Split:
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: is missing; Caltech-101 comes from {CALTECH101_SOURCE}: unpack "
+            f"101_ObjectCategories there, or name its place with --data-dir; {WITHOUT_DATA}"
+        )
+    class_names = [c for c in _class_folders(folder) if c != "BACKGROUND_Google"]
+    if len(class_names) > 101:
+        raise InputError(
+            f"{folder}: holds {len(class_names)} classes, Caltech-101 has 101; remove what does "
+            "not belong there, or use --config image_folder for other images"
+        )
+    files, labels = _list_images(folder, class_names)
+    if len(class_names) < 101 or len(files) < 8_677:
+        log.warning(
+            "%s: holds %d classes and %s images, Caltech-101 has 101 and 8,677: "
+            "a reduced copy, not the paper's data",
+            folder,
+            len(class_names),
+            f"{len(files):,}",
+        )
+    random = random_generator(seed, "caltech101 split")
+    train: list[int] = []
+    test: list[int] = []
+    for c in range(len(class_names)):
+        members = random.permutation(np.flatnonzero(np.equal(labels, c)))
+        cut = len(members) * 9 // 10
+        train += sorted(members[:cut].tolist())
+        test += sorted(members[cut:].tolist())
+    pixels = _decode(folder, files, config)
+
+    def split(indices: list[int]) -> Images:
+        return Images(
+            pixels[indices], torch.tensor(labels)[indices], [files[index] for index in indices]
+        )
+
+    return split(train), split(test), class_names
+
+
+def _image_folder(root: Path, config: Config) -> Split:
+    for folder in (root / "train", root / "test"):
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder}: is missing; images go to {folder}/CLASS/, "
+                f"and --data-dir names the folder that holds train and test; {WITHOUT_DATA}"
+            )
+    class_names = _class_folders(root / "train")
+    unknown = set(_class_folders(root / "test")) - set(class_names)
+    if unknown:
+        raise InputError(
+            f"{root / 'test' / min(unknown)}: is a class without training images; "
+            "each test class needs a folder of the same name in train"
+        )
+    splits = []
+    for folder in (root / "train", root / "test"):
+        files, labels = _list_images(folder, class_names)
+        splits.append(Images(_decode(folder, files, config), torch.tensor(labels), files))
+    empty = set(range(len(class_names))) - set(splits[0].labels.tolist())
+    if empty:
+        raise InputError(f"{root / 'train' / class_names[min(empty)]}: holds no image")
+    return splits[0], splits[1], class_names
+
+
+def _class_folders(folder: Path) -> list[str]:
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(names) < 2:
+        raise InputError(f"{folder}: holds {len(names)} class folders; there must be at least two")
+    return names
+
+
+def _list_images(folder: Path, class_names: Sequence[str]) -> tuple[list[str], list[int]]:
+    """The image files of each class, relative to `folder`, and their labels."""
+    endings = Image.registered_extensions()
+    files, labels, others = [], [], []
+    for label, name in enumerate(class_names):
+        for path in sorted((folder / name).glob("*")):
+            if path.name.startswith(".") or not path.is_file():
+                continue
+            if path.suffix.lower() in endings:
+                files.append(f"{name}/{path.name}")
+                labels.append(label)
+            else:
+                others.append(path)
+    if others:
+        log.warning(
+            "%s: %d files are no images by their names and are left out, %s first",
+            folder,
+            len(others),
+            others[0].relative_to(folder),
+        )
+    return files, labels
+
+
+def _decode(folder: Path, files: Sequence[str], config: Config) -> Tensor:
+    """Image files → (N, 3, size, size) uint8, resized to a square and centre-cropped."""
+    size = config.images.size or config.images.resize
+    resize = config.images.resize or size
+    pixels = np.empty((len(files), 3, size, size), dtype=np.uint8)
+    border = (resize - size) // 2
+    box = (border, border, border + size, border + size)
+
+    def decode(index: int) -> None:
+        path = folder / files[index]
+        try:
+            with Image.open(path) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise ValueError(f"pixels of mode {image.mode}: convert it to 8 bits a channel")
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+            square = upright.resize((resize, resize), Image.Resampling.BILINEAR).crop(box)
+        # Pillow's decoders raise many kinds of errors on damaged files.
+        except Exception as error:
+            raise InputError(
+                f"{path}: cannot be read as an image ({error}); mend or remove it"
+            ) from None
+        pixels[index] = np.asarray(square).transpose(2, 0, 1)
+
+    with ThreadPoolExecutor() as pool:
+        done = pool.map(decode, range(len(files)))
+        for _ in tqdm(done, f"decoding {folder}", len(files), leave=False, disable=None):
+            pass
+    return torch.from_numpy(pixels)

@@ -1,0 +1,51 @@
+"""The networks: two ResNet-18s with two heads, and LL4AL's loss-prediction module."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torchvision.models import ResNet18_Weights
+
+import configuration
+from models import imagenet_resnet, lossnet, resnet
+
+IMAGENET_FILES = ("resnet18-5c106cde.pth", "resnet18-f37072fd.pth")
+"""The two names under which torchvision has published the same ImageNet weights."""
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+
+def build_backbone(config: configuration.Model, num_classes: int) -> nn.Module:
+    """The backbone that the configuration names, with random weights."""
+    architecture = {"resnet": resnet.ResNet18, "imagenet_resnet": imagenet_resnet.ResNet18}
+    return architecture[config.name](num_classes, width=config.width)
+
+
+def build_lossnet(config: configuration.Model) -> lossnet.LossNet:
+    """The loss-prediction module that fits the configured backbone."""
+    return lossnet.LossNet([config.width * factor for factor in (1, 2, 4, 8)])
+
+
+def imagenet_weights(folder: Path = PROJECT_DIR) -> dict[str, torch.Tensor]:
+    """The state dict of torchvision's ResNet-18, from a file in `folder` or else downloaded.
+
+    Raises:
+        configuration.InputError: the file is damaged, or there is none and the download failed.
+    """
+    for path in (folder / name for name in IMAGENET_FILES):
+        if path.exists():
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            # A damaged file can raise anything at all.
+            except Exception:
+                raise configuration.InputError(
+                    f"{path}: is no readable checkpoint; remove it and get it again"
+                ) from None
+    try:
+        return ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+    except Exception as error:
+        raise configuration.InputError(
+            f"{folder / IMAGENET_FILES[1]}: is missing and could not be downloaded from "
+            f"{ResNet18_Weights.IMAGENET1K_V1.url} ({error}); put it there, "
+            "or start from random weights with --set model.pretrained=false"
+        ) from None

@@ -1,0 +1,76 @@
+"""The ResNet-18 for 224×224 images (He et al., CVPR 2016), with two heads and ImageNet weights.
+
+The attribute names are torchvision's but for the parts that never take ImageNet weights:
+`layer4_caltech`, `fc_caltech` (task head) and `added_fc` (consistency head), as in the published
+TOD checkpoints.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+FRESH_PARTS = ("layer4", "fc")
+"""The parts of an ImageNet checkpoint that are left out: the fourth stage and the classifier."""
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 with a 7×7 stem of stride 2 and a max-pool.
+
+    Args:
+        num_classes: C, the outputs of each head.
+        width: channels of the first stage; the four stages have width × (1, 2, 4, 8).
+    """
+
+    def __init__(self, num_classes: int, width: int = 64) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = self._stage(width, width, stride=1)
+        self.layer2 = self._stage(width, 2 * width, stride=2)
+        self.layer3 = self._stage(2 * width, 4 * width, stride=2)
+        self.layer4_caltech = self._stage(4 * width, 8 * width, stride=2)
+        self.fc_caltech = nn.Linear(8 * width, num_classes)  # task head
+        self.added_fc = nn.Linear(8 * width, num_classes)  # consistency head
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @staticmethod
+    def _stage(in_channels: int, channels: int, stride: int) -> nn.Sequential:
+        downsample = None
+        if stride != 1 or in_channels != channels:
+            downsample = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False),
+                nn.BatchNorm2d(channels),
+            )
+        return nn.Sequential(
+            BasicBlock(in_channels, channels, stride, downsample), BasicBlock(channels, channels)
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Images (N, 3, H, W) → logits (N, C), consistency logits (N, C), features (N, 8·width),
+        and the four stages' feature maps (N, channels, height, width)."""
+        out = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        feature_maps = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4_caltech):
+            out = stage(out)
+            feature_maps.append(out)
+        features = F.adaptive_avg_pool2d(out, 1).flatten(1)
+        return self.fc_caltech(features), self.added_fc(features), features, feature_maps
+
+    def load_imagenet_weights(self, state_dict: dict[str, Tensor]) -> None:
+        """Takes all but the fourth stage and the classifier from torchvision's `state_dict`.
+
+        Raises:
+            RuntimeError: a weight is missing, has another shape, or is not a ResNet-18's.
+        """
+        kept = {k: v for k, v in state_dict.items() if not k.startswith(FRESH_PARTS)}
+        missing, unexpected = self.load_state_dict(kept, strict=False)
+        # Checkpoints of 2018 and before have no batch counters; nothing here reads these.
+        fresh = ("layer4_caltech", "fc_caltech", "added_fc")
+        missing = [
+            k for k in missing if not k.startswith(fresh) and not k.endswith("num_batches_tracked")
+        ]
+        if missing or unexpected:
+            raise RuntimeError(f"no ResNet-18 weights: {(missing + unexpected)[0]} does not match")

@@ -1,0 +1,34 @@
+"""LL4AL's loss-prediction module (Yoo & Kweon, *Learning Loss for Active Learning*, CVPR 2019)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LossNet(nn.Module):
+    """Predicts an image's loss from the feature maps of the backbone's four stages.
+
+    The maps are averaged over their whole area, whatever its size, as the LL4AL paper describes.
+
+    Args:
+        num_channels: channels of the four feature maps.
+        hidden: outputs of the linear layer behind each map.
+    """
+
+    def __init__(
+        self, num_channels: Sequence[int] = (64, 128, 256, 512), hidden: int = 128
+    ) -> None:
+        super().__init__()
+        self.FC1, self.FC2, self.FC3, self.FC4 = (nn.Linear(c, hidden) for c in num_channels)
+        self.linear = nn.Linear(4 * hidden, 1)
+
+    def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
+        """Four feature maps (N, channels, height, width) → predicted losses (N,)."""
+        layers = (self.FC1, self.FC2, self.FC3, self.FC4)
+        hidden = [
+            F.relu(layer(F.adaptive_avg_pool2d(feature_map, 1).flatten(1)))
+            for layer, feature_map in zip(layers, feature_maps, strict=True)
+        ]
+        return self.linear(torch.cat(hidden, dim=1)).squeeze(1)

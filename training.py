@@ -1,0 +1,350 @@
+"""One cycle: epochs of SGD on the labelled images with an auxiliary loss; evaluation."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from augmentation import ImageBatches
+from configuration import Config, InputError, Run
+from losses import cod_loss, ranking_loss, task_losses
+from models import build_backbone, build_lossnet
+from utils import random_generator, seed_torch, update_ema
+
+
+def new_backbone(
+    run: Run, num_classes: int, device: torch.device, role: str, trial: int
+) -> nn.Module:
+    """A randomly initialised backbone for one role (backbone, teacher, previous) in a trial."""
+    seed_torch(run.seed, role, trial)
+    return build_backbone(run.config.model, num_classes).to(device)
+
+
+def sgd(network: nn.Module, config: Config) -> torch.optim.SGD:
+    """The optimiser that every network gets anew in every cycle."""
+    settings = config.training
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+
+
+Outputs = tuple[Tensor, Tensor, Tensor, list[Tensor]]
+
+
+class Step(NamedTuple):
+    """What an auxiliary loss may look at in one step.
+
+    Attributes:
+        epoch: of this cycle, from 0.
+        images: the labelled batch, (N, 3, H, W).
+        outputs: what the backbone, in training mode, gave for it.
+        losses: the task loss of each of its images, (N,).
+        unlabeled_images: the unlabelled batch, (M, 3, H, W), or None.
+    """
+
+    epoch: int
+    images: Tensor
+    outputs: Outputs
+    losses: Tensor
+    unlabeled_images: Tensor | None
+
+
+class NoAuxiliary:
+    """The task loss alone; also what the auxiliary losses have in common."""
+
+    uses_unlabeled_images = False
+    advice = ""
+    """What else to try when training diverges."""
+
+    def __init__(self, run: Run, num_classes: int, device: torch.device, trial: int) -> None:
+        self.config = run.config
+
+    def start_cycle(self) -> None:
+        """Called before each cycle's training."""
+
+    def loss(self, backbone: nn.Module, step: Step) -> Tensor:
+        """The weighted auxiliary loss of one step, a scalar."""
+        return step.losses.new_zeros(())
+
+    def after_backward(self, backbone: nn.Module) -> None:
+        """Called after the backbone's optimiser has taken its step."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Networks that belong into a cycle's published checkpoint, by name."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+
+
+class CODLoss(NoAuxiliary):
+    """TOD's semi-supervised loss, with its EMA teacher (Huang et al., ICCV 2021, section 3.3)."""
+
+    uses_unlabeled_images = True
+    advice = " or a smaller cod.weight"
+
+    def __init__(self, run: Run, num_classes: int, device: torch.device, trial: int) -> None:
+        super().__init__(run, num_classes, device, trial)
+        self.teacher = new_backbone(run, num_classes, device, "teacher", trial).train()
+        self.step = 0
+
+    def loss(self, backbone: nn.Module, step: Step) -> Tensor:
+        """λ · Σ over the labelled and the unlabelled batch of their COD losses."""
+        loss = self._of_batch(step.images, step.outputs)
+        if step.unlabeled_images is not None:
+            loss = loss + self._of_batch(step.unlabeled_images, backbone(step.unlabeled_images))
+        return self.config.cod.weight * loss
+
+    def _of_batch(self, images: Tensor, outputs: Outputs) -> Tensor:
+        logits, consistency_logits, _, _ = outputs
+        with torch.no_grad():
+            ema_logits, _, _, _ = self.teacher(images)
+        return cod_loss(logits, consistency_logits, ema_logits)
+
+    def after_backward(self, backbone: nn.Module) -> None:
+        self.step += 1
+        update_ema(self.teacher, backbone, self.step, self.config.cod.ema_decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"teacher": self.teacher.state_dict(), "step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.teacher.load_state_dict(state["teacher"])
+        self.step = state["step"]
+
+
+class LossPrediction(NoAuxiliary):
+    """LL4AL's loss-prediction module, trained beside the backbone (Yoo & Kweon, CVPR 2019)."""
+
+    advice = " or a smaller ll4al.weight"
+
+    def __init__(self, run: Run, num_classes: int, device: torch.device, trial: int) -> None:
+        super().__init__(run, num_classes, device, trial)
+        seed_torch(run.seed, "lossnet", trial)
+        self.lossnet = build_lossnet(run.config.model).to(device).train()
+        self.start_cycle()
+
+    def start_cycle(self) -> None:
+        # Its learning rate is never decayed, the backbone's is: so it is in the published code.
+        self.optimizer = sgd(self.lossnet, self.config)
+
+    def reaches_backbone(self, epoch: int) -> bool:
+        """Whether the ranking loss trains the backbone too in this epoch, counted from 0."""
+        return epoch <= self.config.ll4al.detach_epoch
+
+    def loss(self, backbone: nn.Module, step: Step) -> Tensor:
+        """The weighted ranking loss of the labelled batch."""
+        _, _, _, feature_maps = step.outputs
+        if not self.reaches_backbone(step.epoch):
+            feature_maps = [feature_map.detach() for feature_map in feature_maps]
+        settings = self.config.ll4al
+        predicted_losses = self.lossnet(feature_maps)
+        return settings.weight * ranking_loss(predicted_losses, step.losses, settings.margin)
+
+    def after_backward(self, backbone: nn.Module) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"module": self.lossnet}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"lossnet": self.lossnet.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.lossnet.load_state_dict(state["lossnet"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class DetachedLossPrediction(LossPrediction):
+    """The loss-prediction module as an onlooker: its loss never reaches the backbone."""
+
+    def reaches_backbone(self, epoch: int) -> bool:
+        return False
+
+
+class Learner:
+    """A backbone under training: its weights last through all cycles, its optimiser for one.
+
+    `epoch` and `step` say where in the cycle it stands; both count from 0.
+    """
+
+    def __init__(self, run: Run, trial: int, backbone: nn.Module, auxiliary: NoAuxiliary) -> None:
+        self.config = run.config
+        self.seed = run.seed
+        self.trial = trial
+        self.backbone = backbone
+        self.auxiliary = auxiliary
+        self.start_cycle()
+
+    def start_cycle(self) -> None:
+        """A new optimiser and the learning-rate schedule from its start; the weights stay."""
+        self.optimizer = sgd(self.backbone, self.config)
+        self.auxiliary.start_cycle()
+        self.epoch = 0
+        self.step = 0
+        self.total_loss = next(self.backbone.parameters()).new_zeros(())
+        self.epoch_loss = float("nan")
+
+    def _end_epoch(self) -> None:
+        self.check_finite()
+        self.epoch_loss = self.total_loss.item() / self.step
+        self.total_loss = torch.zeros_like(self.total_loss)
+        self.epoch += 1
+        self.step = 0
+
+    def check_finite(self) -> None:
+        """Makes sure that training has not diverged; on a GPU, this waits for it.
+
+        Raises:
+            InputError: the loss since the epoch began, or a weight, is not finite.
+        """
+        norms = torch._foreach_norm(list(self.backbone.parameters()))
+        if torch.stack([self.total_loss, *norms]).isfinite().all():
+            return
+        rate = learning_rate(self.config, self.epoch)
+        raise InputError(
+            f"trial {self.trial}, cycle {self.cycle}, epoch {self.epoch + 1}, "
+            f"learning rate {rate:g}: the loss is not finite; what was saved before stays. "
+            f"Try, in another --output-dir, --set training.lr={self.config.training.lr / 10:g}{self.auxiliary.advice}"
+        )
+
+    def train_cycle(
+        self,
+        images: ImageBatches,
+        labels: Tensor,
+        labeled: np.ndarray,
+        unlabeled: np.ndarray,
+        cycle: int,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Trains from where it stands to the end of the cycle.
+
+        Args:
+            images: the training set.
+            labels: its labels, (N,), on the device.
+            labeled: indices of the labelled images.
+            unlabeled: indices of the pool.
+            cycle: from 1.
+            after_step: called after each optimiser step, when `epoch` and `step` say what is next.
+        """
+        self.cycle = cycle
+        self.backbone.train()
+        while self.epoch < self.config.training.epochs:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.config, self.epoch)
+            batches = self._batches(images, labeled, unlabeled, cycle)
+            for views, unlabeled_views in batches[self.step :]:
+                loss = self._training_step(
+                    images.augmented(views),
+                    labels[views[:, 0]],
+                    None if unlabeled_views is None else images.augmented(unlabeled_views),
+                )
+                self.total_loss = self.total_loss + loss.detach()
+                self.step += 1
+                if self.step == len(batches):
+                    self._end_epoch()
+                after_step()
+
+    def _training_step(
+        self, images: Tensor, labels: Tensor, unlabeled_images: Tensor | None
+    ) -> Tensor:
+        outputs = self.backbone(images)
+        losses = task_losses(outputs[0], labels)
+        step = Step(self.epoch, images, outputs, losses, unlabeled_images)
+        loss = losses.mean() + self.auxiliary.loss(self.backbone, step)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.auxiliary.after_backward(self.backbone)
+        return loss
+
+    def _batches(
+        self, images: ImageBatches, labeled: np.ndarray, unlabeled: np.ndarray, cycle: int
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """One epoch's batches of labelled and unlabelled views, all drawn at its start.
+
+        An epoch's draws depend on trial, cycle and epoch alone, so that a run can go on anywhere.
+        """
+        config, seed = self.config, self.seed
+        place = (self.trial, cycle, self.epoch)
+        random = random_generator(seed, "labeled batches", *place)
+        views = images.random_views(random.permutation(labeled), random)
+        labeled_batches = split_into_batches(views, config.training.batch_size)
+        # Batch norm needs more than one image.
+        if not self.auxiliary.uses_unlabeled_images or len(unlabeled) < 2:
+            return [(batch, None) for batch in labeled_batches]
+
+        batch_size = min(config.training.batch_size, len(unlabeled))
+        random = random_generator(seed, "unlabeled batches", *place)
+        if cycle == 1 and config.cod.fixed_batch_in_first_cycle:
+            once = random_generator(seed, "fixed unlabeled batch", self.trial)
+            chosen = [once.choice(unlabeled, batch_size, replace=False)] * len(labeled_batches)
+        else:
+            chosen = [random.choice(unlabeled, batch_size, replace=False) for _ in labeled_batches]
+        unlabeled_views = images.random_views(np.concatenate(chosen), random)
+        return list(zip(labeled_batches, unlabeled_views.split(batch_size), strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs to end bit for bit as an uninterrupted one."""
+        return {
+            "backbone": self.backbone.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "auxiliary": self.auxiliary.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "total_loss": self.total_loss,
+            "epoch_loss": self.epoch_loss,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.backbone.load_state_dict(state["backbone"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.auxiliary.load_state_dict(state["auxiliary"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.total_loss, self.epoch_loss = state["total_loss"], state["epoch_loss"]
+
+
+def learning_rate(config: Config, epoch: int) -> float:
+    """The backbone's learning rate in an epoch, from 0: ×0.1 at each milestone."""
+    passed = sum(milestone <= epoch for milestone in config.training.milestones)
+    return config.training.lr * 0.1**passed
+
+
+def split_into_batches(rows: Tensor, batch_size: int) -> list[Tensor]:
+    """Batches of `batch_size` rows; the last one is smaller, but never a single row.
+
+    A lone row joins the batch before it: batch norm cannot train on one image whose feature map
+    is 1×1.
+    """
+    sizes = [batch_size] * (len(rows) // batch_size)
+    rest = len(rows) % batch_size
+    if rest == 1 and sizes:
+        sizes[-1] += 1
+    elif rest:
+        sizes.append(rest)
+    return list(rows.split(sizes))
+
+
+@torch.inference_mode()
+def accuracy(backbone: nn.Module, batches: Iterable[Tensor], labels: Tensor) -> float:
+    """The percentage of images that the backbone, in evaluation mode, classifies correctly.
+
+    Args:
+        backbone: the network.
+        batches: the images in order, each batch (N, 3, H, W).
+        labels: of all images, on the device.
+    """
+    backbone.eval()
+    predicted = torch.cat([backbone(images)[0].argmax(dim=1) for images in batches])
+    return 100.0 * (predicted == labels).sum().item() / len(labels)

@@ -1,0 +1,107 @@
+"""Seeds, the EMA teacher, the device, signals: what has no better home."""
+
+import logging
+import os
+import signal
+import zlib
+from types import FrameType
+
+import numpy as np
+import torch
+from torch import nn
+
+from configuration import InputError
+
+log = logging.getLogger("tod")
+
+
+def random_generator(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
+    """The random numbers for one purpose at one place (trial, cycle, epoch …) of a run.
+
+    Each place has a stream of its own, so nothing depends on what was drawn elsewhere: trials and
+    strategies can be compared pairwise, and an epoch can be repeated without the ones before it.
+    """
+    key = (zlib.crc32(purpose.encode()), *numbers)
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def seed_torch(seed: int, purpose: str, *numbers: int) -> None:
+    """Seeds PyTorch's global generator, which initialises networks, for one purpose and place."""
+    torch.manual_seed(int(random_generator(seed, purpose, *numbers).integers(2**63)))
+
+
+@torch.no_grad()
+def update_ema(ema_model: nn.Module, model: nn.Module, step: int, decay: float = 0.999) -> None:
+    """Moves the teacher's parameters towards the backbone's (Huang et al., ICCV 2021, section 3.3).
+
+    `w_ema ← α·w_ema + (1−α)·w` with α = min(1 − 1/(step + 1), decay). Buffers stay: the teacher's
+    batch-norm statistics are its own.
+
+    Args:
+        ema_model: the teacher, changed in place.
+        model: the backbone, of the same architecture.
+        step: the optimiser steps taken in this trial, from 1.
+        decay: the largest α.
+    """
+    alpha = min(1.0 - 1.0 / (step + 1), decay)
+    ema_parameters = list(ema_model.parameters())
+    torch._foreach_mul_(ema_parameters, alpha)
+    torch._foreach_add_(ema_parameters, list(model.parameters()), alpha=1.0 - alpha)
+
+
+def select_device(name: str) -> torch.device:
+    """The device of this name; `auto` is CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        InputError: this machine, or its PyTorch, has no such device.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(device for device, is_there in available.items() if is_there)
+    if not available[name]:
+        there = ", ".join(device for device, is_there in available.items() if is_there)
+        raise InputError(f"--device {name}: PyTorch finds none here; it finds {there}")
+    return torch.device(name)
+
+
+class Interruption:
+    """Turns SIGINT and SIGTERM into a request, which the loop answers once its progress is saved.
+
+    A second SIGINT leaves at once.
+    """
+
+    def __init__(self) -> None:
+        self._signal: int | None = None
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal has come."""
+        return self._signal is not None
+
+    def stop_if_requested(self) -> None:
+        """Leaves with the shell's exit status for the signal: 130 or 143.
+
+        Raises:
+            SystemExit: where a signal has come.
+        """
+        if self._signal is not None:
+            log.warning("interrupted; the same command again continues where it stopped")
+            raise SystemExit(128 + self._signal)
+
+    def _request(self, signal_number: int, frame: FrameType | None) -> None:
+        if self.requested and signal_number == signal.SIGINT:
+            os._exit(128 + signal.SIGINT)
+        self._signal = signal_number
+
+    def __enter__(self) -> "Interruption":
+        signals = (signal.SIGINT, signal.SIGTERM)
+        self._previous = {number: signal.signal(number, self._request) for number in signals}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
