@@ -68,4 +68,5 @@ class ImageBatches:
         return torch.from_numpy(views).to(self.device, non_blocking=True)
 
     def _normalise(self, pixels: Tensor) -> Tensor:
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
         return (pixels.float() / 255 - self.mean) / self.std

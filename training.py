@@ -19,7 +19,9 @@ def new_backbone(
 ) -> nn.Module:
     """A randomly initialised backbone for one role (backbone, teacher, previous) in a trial."""
     seed_torch(run.seed, role, trial)
-    return build_backbone(run.config.model, num_classes).to(device)
+    return build_backbone(run.config.model, num_classes).to(
+        device, memory_format=torch.channels_last
+    )
 
 
 def sgd(network: nn.Module, config: Config) -> torch.optim.SGD:
@@ -182,6 +184,7 @@ class Learner:
         self.config = run.config
         self.seed = run.seed
         self.trial = trial
+        self.cycle = 1
         self.backbone = backbone
         self.auxiliary = auxiliary
         self.start_cycle()
@@ -212,10 +215,11 @@ class Learner:
         if torch.stack([self.total_loss, *norms]).isfinite().all():
             return
         rate = learning_rate(self.config, self.epoch)
+        where = f"trial {self.trial}, cycle {self.cycle}, epoch {self.epoch + 1}"
         raise InputError(
-            f"trial {self.trial}, cycle {self.cycle}, epoch {self.epoch + 1}, "
-            f"learning rate {rate:g}: the loss is not finite; what was saved before stays. "
-            f"Try, in another --output-dir, --set training.lr={self.config.training.lr / 10:g}{self.auxiliary.advice}"
+            f"{where}, learning rate {rate:g}: the loss is not finite; what was saved before stays. "
+            f"Try --set training.lr={self.config.training.lr / 10:g}{self.auxiliary.advice}, "
+            "in another --output-dir"
         )
 
     def train_cycle(
