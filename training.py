@@ -217,7 +217,7 @@ class Learner:
         rate = learning_rate(self.config, self.epoch)
         where = f"trial {self.trial}, cycle {self.cycle}, epoch {self.epoch + 1}"
         raise InputError(
-            f"{where}, learning rate {rate:g}: the loss is not finite; what was saved before stays. "
+            f"{where}, learning rate {rate:g}: the loss is not finite; what was saved stays. "
             f"Try --set training.lr={self.config.training.lr / 10:g}{self.auxiliary.advice}, "
             "in another --output-dir"
         )

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
+from configuration import InputError
+
 FRESH_PARTS = ("layer4", "fc")
 """The parts of an ImageNet checkpoint that are left out: the fourth stage and the classifier."""
 
@@ -63,14 +65,20 @@ class ResNet18(nn.Module):
         """Takes all but the fourth stage and the classifier from torchvision's `state_dict`.
 
         Raises:
-            RuntimeError: a weight is missing, has another shape, or is not a ResNet-18's.
+            InputError: a weight is missing, has another shape, or is not a ResNet-18's.
         """
         kept = {k: v for k, v in state_dict.items() if not k.startswith(FRESH_PARTS)}
-        missing, unexpected = self.load_state_dict(kept, strict=False)
         # Checkpoints of 2018 and before have no batch counters; nothing here reads these.
-        fresh = ("layer4_caltech", "fc_caltech", "added_fc")
-        missing = [
-            k for k in missing if not k.startswith(fresh) and not k.endswith("num_batches_tracked")
-        ]
-        if missing or unexpected:
-            raise RuntimeError(f"no ResNet-18 weights: {(missing + unexpected)[0]} does not match")
+        wanted = {
+            k: v.shape
+            for k, v in self.state_dict().items()
+            if not k.startswith(("layer4_caltech", "fc_caltech", "added_fc"))
+            and not (k.endswith("num_batches_tracked") and k not in kept)
+        }
+        for key in sorted(wanted.keys() | kept.keys()):
+            if key not in wanted or key not in kept or kept[key].shape != wanted[key]:
+                raise InputError(
+                    f"the ImageNet weights are not a ResNet-18's ({key} does not match); "
+                    "remove the file resnet18-*.pth from which they come and get it again"
+                )
+        self.load_state_dict(kept, strict=False)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import configuration
+
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
 TINY_DIGITS = [
@@ -35,4 +37,27 @@ def run_script(
         capture_output=True,
         text=True,
         check=False,
+    )
+
+
+def tiny_run(
+    output_dir: Path,
+    script: str = "main_TOD.py",
+    sampling: str = "TOD",
+    auxiliary: str = "TOD",
+    *arguments: str,
+) -> configuration.Run:
+    """What the entry script would run for the tiny digits, to look into it from within."""
+    both = {"main_TOD.py": "TOD", "main_LL4AL.py": "LL4AL"}[script]
+    return configuration.parse_arguments(
+        script,
+        ("RANDOM", both),
+        ("NONE", both),
+        [
+            *TINY_DIGITS,
+            f"--output-dir={output_dir}",
+            f"--sampling={sampling}",
+            f"--auxiliary={auxiliary}",
+            *arguments,
+        ],
     )

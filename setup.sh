@@ -1,0 +1,83 @@
+# Sourced by run.sh and test.sh. Sets PYTHON to one that has what a requirements file asks for: the
+# active Python where it does, else .venv beside this file, built or completed first.
+#   . setup.sh requirements.txt
+
+project=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+has_requirements() { # PYTHON REQUIREMENTS
+    "$1" - "$2" <<'END' 2>/dev/null
+import re
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+
+def numbers(text):
+    return [int(number) for number in re.findall(r"\d+", text)[:3]]
+
+
+def require(path):
+    for line in path.read_text().split("\n"):
+        if line.startswith("-r "):
+            require(path.parent / line[3:].strip())
+        elif line.strip():
+            name, bound = line.split(">=")
+            if numbers(version(name)) < numbers(bound):
+                sys.exit(1)
+
+
+if sys.version_info < (3, 10):
+    sys.exit(1)
+require(Path(sys.argv[1]))
+# Versions of the two that do not fit each other show only here.
+import torchvision
+END
+}
+
+find_python() {
+    local name
+    for name in python3 python python3.14 python3.13 python3.12 python3.11 python3.10; do
+        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            echo "$name"
+            return
+        fi
+    done
+    echo "Python 3.10 or newer is needed, and none was found" >&2
+    return 2
+}
+
+make_venv() { # PYTHON VENV
+    "$1" -m venv "$2" >/dev/null 2>&1 && return
+    # Some distributions ship Python without ensurepip; pip can then do its part from outside.
+    rm -rf "$2"
+    if "$1" -m venv --without-pip "$2" >/dev/null 2>&1 && "$1" -m pip --version >/dev/null 2>&1; then
+        "$1" -m pip --python "$2/bin/python" install --quiet pip && return
+    fi
+    rm -rf "$2"
+    echo "$1 can make no virtual environment: install its venv module (python3-venv) or pip" >&2
+    return 2
+}
+
+set_up() { # REQUIREMENTS
+    local venv="$project/.venv" active
+    for active in python python3; do
+        if has_requirements "$active" "$1"; then
+            PYTHON=$active
+            return
+        fi
+    done
+    PYTHON=$venv/bin/python
+    has_requirements "$PYTHON" "$1" && return
+    if ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
+        active=$(find_python) || return
+        echo "building $venv (once, a few minutes)" >&2
+        make_venv "$active" "$venv" || return
+    fi
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$1" || return
+    if ! has_requirements "$PYTHON" "$1"; then
+        echo "$venv lacks what $1 asks for even after its installation; remove $venv and try again" >&2
+        return 2
+    fi
+}
+
+set_up "$project/$1" || exit

@@ -1,0 +1,138 @@
+"""The losses, scores, EMA and query rule against the published implementation's numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from losses import cod_loss, ranking_loss, task_losses
+from samplers import select_queries, temporal_output_discrepancy
+from utils import update_ema
+
+VECTORS = dict(np.load(Path(__file__).parent / "vectors.npz"))
+TOLERANCE = {"rtol": 1e-6, "atol": 1e-6}
+
+
+def vector(key: str) -> torch.Tensor:
+    return torch.from_numpy(VECTORS[key])
+
+
+@pytest.mark.parametrize("case", ["a", "b", "c"])
+def test_ranking_loss_and_its_gradient_equal_the_reference(case):
+    predicted_loss = vector(f"ranking_{case}_predicted_loss").requires_grad_()
+    margin = float(VECTORS[f"ranking_{case}_margin"])
+    loss = ranking_loss(predicted_loss, vector(f"ranking_{case}_target_loss"), margin)
+    loss.backward()
+    torch.testing.assert_close(loss, vector(f"ranking_{case}_value"), **TOLERANCE)
+    torch.testing.assert_close(predicted_loss.grad, vector(f"ranking_{case}_grad"), **TOLERANCE)
+
+
+@pytest.mark.parametrize("case", ["a", "b"])
+def test_cod_loss_of_a_labeled_and_an_unlabeled_batch_equals_the_reference(case):
+    total = sum(
+        cod_loss(
+            vector(f"cod_{case}_{batch}logits"),
+            vector(f"cod_{case}_{batch}consistency_logits"),
+            vector(f"cod_{case}_{batch}ema_logits"),
+        )
+        for batch in ("", "unlabeled_")
+    )
+    torch.testing.assert_close(total, vector(f"cod_{case}_value"), **TOLERANCE)
+
+
+def test_tod_scores_equal_the_reference():
+    scores = temporal_output_discrepancy(vector("tod_logits"), vector("tod_previous_logits"))
+    torch.testing.assert_close(scores, vector("tod_scores"), **TOLERANCE)
+
+
+def test_ema_steps_equal_the_reference():
+    start, weights = vector("ema_start_weight"), vector("ema_model_weights")
+    teacher, model = nn.Linear(4, 3, bias=False), nn.Linear(4, 3, bias=False)
+    teacher.weight.data.copy_(start)
+    for step, weight in enumerate(weights, start=1):
+        model.weight.data.copy_(weight)
+        update_ema(teacher, model, step)
+        expected = vector("ema_weights_after")[step - 1]
+        torch.testing.assert_close(teacher.weight.data, expected, **TOLERANCE)
+
+
+def test_queries_equal_the_reference_in_order():
+    subset, scores = VECTORS["query_subset"], VECTORS["query_scores"]
+    size = int(VECTORS["query_size"])
+    later = select_queries(subset, scores, size)
+    first = select_queries(subset, scores, size, lowest=True)
+    assert later.tolist() == VECTORS["query_later_cycle_selected"].tolist()
+    assert first.tolist() == VECTORS["query_first_cycle_selected"].tolist()
+
+
+def test_ema_decay_grows_to_its_limit():
+    teacher, model = nn.Linear(1, 1), nn.Linear(1, 1)
+    for step, alpha in [(1, 0.5), (2, 2 / 3), (998, 998 / 999), (999, 0.999), (10**6, 0.999)]:
+        teacher.weight.data.fill_(1.0)
+        model.weight.data.fill_(0.0)
+        update_ema(teacher, model, step)
+        assert teacher.weight.item() == pytest.approx(alpha, abs=1e-6)
+
+
+def test_ema_leaves_the_teachers_batch_norm_statistics_alone():
+    teacher, model = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    model.running_mean.fill_(5.0)
+    update_ema(teacher, model, step=1)
+    assert teacher.running_mean.tolist() == [0.0, 0.0]
+
+
+def test_ranking_loss_counts_a_tie_as_minus_one():
+    loss = ranking_loss(torch.tensor([3.0, 1.0]), torch.tensor([2.0, 2.0]), margin=1.0)
+    assert loss.item() == 3.0  # 1 + (3 − 1)
+
+
+def test_ranking_loss_leaves_the_unpaired_image_out():
+    predicted = torch.tensor([0.0, 100.0, 0.5], requires_grad=True)
+    loss = ranking_loss(predicted, torch.tensor([1.0, 50.0, 0.0]))
+    loss.backward()
+    assert loss.item() == pytest.approx(1.5)
+    assert predicted.grad[1] == 0.0
+
+
+def test_ranking_loss_of_one_image_is_zero():
+    predicted = torch.tensor([1.0], requires_grad=True)
+    loss = ranking_loss(predicted, torch.tensor([2.0]))
+    loss.backward()
+    assert (loss.item(), predicted.grad.item()) == (0.0, 0.0)
+
+
+def test_ranking_loss_refuses_losses_that_do_not_match():
+    with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
+        ranking_loss(torch.zeros(2), torch.zeros(3))
+
+
+def test_cod_loss_moves_the_backbone_and_never_the_teacher():
+    logits, consistency, ema = (torch.randn(4, 3, requires_grad=True) for _ in range(3))
+    cod_loss(logits, consistency, ema).backward()
+    assert logits.grad is not None
+    assert consistency.grad is not None
+    assert ema.grad is None
+
+
+def test_tod_is_zero_for_equal_outputs_and_one_for_opposite_certainty():
+    certain = torch.tensor([[100.0, 0.0], [100.0, 0.0]])
+    previous = torch.tensor([[100.0, 0.0], [0.0, 100.0]])
+    assert temporal_output_discrepancy(certain, previous).tolist() == [0.0, 1.0]
+
+
+def test_task_losses_average_to_the_cross_entropy():
+    logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
+    torch.testing.assert_close(
+        task_losses(logits, labels).mean(), nn.functional.cross_entropy(logits, labels)
+    )
+
+
+@pytest.mark.parametrize(
+    ("subset", "scores", "size"),
+    [([1, 2], [0.1], 1), ([1, 2], [0.1, 0.2], 3), ([1, 2], [0.1, float("nan")], 1)],
+)
+def test_queries_that_cannot_be_chosen_are_refused(subset, scores, size):
+    with pytest.raises(ValueError):
+        select_queries(subset, scores, size)

@@ -1,0 +1,163 @@
+"""The networks: shapes, names, initialisation and the weights they start from."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import configuration
+from models import build_backbone, build_lossnet, imagenet_resnet, imagenet_weights, resnet
+from models.lossnet import LossNet
+
+NETWORKS = [resnet.ResNet18, imagenet_resnet.ResNet18]
+BLOCK = {"conv1.weight", "conv2.weight"} | {
+    f"bn{n}.{part}"
+    for n in (1, 2)
+    for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+}
+
+
+def block_keys(stages: tuple[str, ...], shortcut: str) -> set[str]:
+    keys = {f"{stage}.{block}.{key}" for stage in stages for block in (0, 1) for key in BLOCK}
+    projection = {f"{shortcut}.0.weight"} | {
+        key.replace("bn1", f"{shortcut}.1") for key in BLOCK if key.startswith("bn1")
+    }
+    return keys | {f"{stage}.0.{key}" for stage in stages[1:] for key in projection}
+
+
+STEM = {key for key in BLOCK if "2" not in key}
+
+
+def heads(*names: str) -> set[str]:
+    return {f"{name}.{part}" for name in names for part in ("weight", "bias")}
+
+
+def test_small_network_has_the_published_keys():
+    stages = ("layer1", "layer2", "layer3", "layer4")
+    expected = STEM | block_keys(stages, "shortcut") | heads("linear", "linear1")
+    assert set(resnet.ResNet18(10).state_dict()) == expected
+
+
+def test_imagenet_network_has_the_published_keys():
+    stages = ("layer1", "layer2", "layer3", "layer4_caltech")
+    expected = STEM | block_keys(stages, "downsample") | heads("fc_caltech", "added_fc")
+    assert set(imagenet_resnet.ResNet18(101).state_dict()) == expected
+
+
+def test_loss_prediction_has_the_published_keys_and_shapes():
+    state = LossNet().state_dict()
+    assert set(state) == heads("FC1", "FC2", "FC3", "FC4", "linear")
+    assert [tuple(state[f"FC{n}.weight"].shape) for n in (1, 2, 3, 4)] == [
+        (128, 64),
+        (128, 128),
+        (128, 256),
+        (128, 512),
+    ]
+    assert tuple(state["linear.weight"].shape) == (1, 512)
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_networks_have_the_size_of_resnet18():
+    # 11,173,962 is the 32×32 ResNet-18 with its one head; the other has 5,130.
+    assert parameters(resnet.ResNet18(10)) == 11_173_962 + 5_130
+    with_one_head = parameters(torchvision.models.resnet18(num_classes=101))
+    assert parameters(imagenet_resnet.ResNet18(101)) == with_one_head + 513 * 101
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(("size", "width"), [(32, 64), (8, 16), (40, 8), (224, 4), (33, 4)])
+def test_networks_take_any_image_size_and_width(network, size, width):
+    net = network(7, width=width).eval()
+    logits, consistency_logits, features, feature_maps = net(torch.randn(2, 3, size, size))
+    assert logits.shape == consistency_logits.shape == (2, 7)
+    assert features.shape == (2, 8 * width)
+    assert [m.shape[1] for m in feature_maps] == [width, 2 * width, 4 * width, 8 * width]
+    predicted = build_lossnet(configuration.Model(name="resnet", width=width))(feature_maps)
+    assert predicted.shape == (2,)
+
+
+def test_small_network_halves_the_map_three_times_and_the_imagenet_network_five_times():
+    for network, size, expected in (
+        (resnet.ResNet18, 32, [32, 16, 8, 4]),
+        (imagenet_resnet.ResNet18, 224, [56, 28, 14, 7]),
+    ):
+        feature_maps = network(2, width=2).eval()(torch.randn(1, 3, size, size))[3]
+        assert [m.shape[2] for m in feature_maps] == expected
+
+
+def test_loss_prediction_sees_the_whole_map():
+    lossnet = LossNet((2, 2, 2, 2)).eval()
+    maps = [torch.zeros(1, 2, 8, 8) for _ in range(4)]
+    corner = [m.clone() for m in maps]
+    corner[0][..., 7, 7] = 100.0
+    assert lossnet(maps).item() != lossnet(corner).item()
+
+
+def test_imagenet_network_computes_what_torchvisions_does():
+    reference = torchvision.models.resnet18(num_classes=5).eval()
+    network = imagenet_resnet.ResNet18(5).eval()
+    renamed = {
+        key.replace("layer4", "layer4_caltech").replace("fc.", "fc_caltech."): value
+        for key, value in reference.state_dict().items()
+    }
+    network.load_state_dict(renamed, strict=False)
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(network(images)[0], reference(images))
+
+
+def test_imagenet_convolutions_are_initialised_kaiming_normal_over_fan_out():
+    convolution = imagenet_resnet.ResNet18(2).layer3[1].conv2
+    assert convolution.weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.01)
+
+
+@pytest.fixture
+def published_weights():
+    return torchvision.models.resnet18(weights=None).state_dict()
+
+
+def test_imagenet_weights_fill_all_but_the_fourth_stage_and_the_heads(published_weights):
+    network = imagenet_resnet.ResNet18(101)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.load_imagenet_weights(published_weights)
+    for name, value in network.state_dict().items():
+        if name.startswith(("layer4_caltech", "fc_caltech", "added_fc")):
+            assert torch.equal(value, before[name])
+        else:
+            assert torch.equal(value, published_weights[name])
+
+
+@pytest.mark.parametrize("name", ["resnet18-5c106cde.pth", "resnet18-f37072fd.pth"])
+def test_imagenet_weights_are_read_from_a_file_beside_the_scripts(
+    tmp_path, published_weights, name
+):
+    # The older file is in PyTorch's first format, holds parameters and has no batch counters.
+    old = {
+        key: nn.Parameter(value) if value.is_floating_point() else value
+        for key, value in published_weights.items()
+        if "num_batches_tracked" not in key
+    }
+    torch.save(old, tmp_path / name, _use_new_zipfile_serialization=name.endswith("f37072fd.pth"))
+    network = imagenet_resnet.ResNet18(101)
+    network.load_imagenet_weights(imagenet_weights(tmp_path))
+    assert torch.equal(network.conv1.weight, published_weights["conv1.weight"])
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+def test_damaged_imagenet_weights_are_named(tmp_path, content):
+    (tmp_path / "resnet18-f37072fd.pth").write_bytes(content)
+    with pytest.raises(configuration.InputError, match=r"resnet18-f37072fd.pth: is no readable"):
+        imagenet_weights(tmp_path)
+
+
+def test_weights_of_another_network_are_refused():
+    state = torchvision.models.resnet34(weights=None).state_dict()
+    with pytest.raises(configuration.InputError, match=r"layer1\.2"):
+        imagenet_resnet.ResNet18(2).load_imagenet_weights(state)
+
+
+def test_configuration_chooses_the_network():
+    for name, network in (("resnet", NETWORKS[0]), ("imagenet_resnet", NETWORKS[1])):
+        assert type(build_backbone(configuration.Model(name=name), 10)) is network
