@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 import datasets
 from augmentation import ImageBatches
-from configuration import Run
+from command_line import Run
 from models import imagenet_weights
 from run_folder import Row, RunFolder
 from samplers import Pool, Query

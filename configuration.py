@@ -3,17 +3,17 @@
 Torch is never imported here, so that `--help` and refusals answer at once.
 """
 
-import argparse
 import dataclasses
 import difflib
 import itertools
 import math
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import os
+import reprlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -27,6 +27,8 @@ TRAINING_SET_SIZES = {
     "digits": 1_437,
 }
 DATASETS = (*TRAINING_SET_SIZES, "image_folder")
+FILE_DATASETS = ("caltech101", "image_folder")
+LARGEST_FLOAT32 = 3.4e38
 
 
 class InputError(Exception):
@@ -62,17 +64,17 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def integer(minimum: int) -> Rule:
-    """A whole number of at least `minimum`; the upper bound is what a 64-bit index holds."""
+def integer(minimum: int, maximum: int = 10**9) -> Rule:
+    """A whole number from `minimum` to `maximum`."""
     return _rule(
-        f"a whole number of at least {minimum}",
-        lambda v: _is_integer(v) and minimum <= v < 2**63,
+        f"a whole number from {minimum} to {maximum:,}",
+        lambda v: _is_integer(v) and minimum <= v <= maximum,
     )
 
 
 def number(words: str, accepts: Callable[[float], bool]) -> Rule:
-    """A finite number for which `accepts` holds."""
-    return _rule(words, lambda v: _is_number(v) and accepts(v), float)
+    """A number for which `accepts` holds and which is finite in the networks' float32."""
+    return _rule(words, lambda v: _is_number(v) and abs(v) <= LARGEST_FLOAT32 and accepts(v), float)
 
 
 def boolean() -> Rule:
@@ -87,7 +89,14 @@ def choice(*names: str) -> Rule:
 
 def text() -> Rule:
     """A non-empty string."""
-    return _rule("a text", lambda v: isinstance(v, str) and bool(v.strip()) and "\0" not in v)
+    return _rule("a text", lambda v: isinstance(v, str) and bool(v.strip()) and _is_path(v))
+
+
+def _is_path(value: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
 
 
 def optional(rule: Rule) -> Rule:
@@ -141,7 +150,7 @@ class Model:
     """The backbone."""
 
     name: str = _setting(choice("resnet", "imagenet_resnet"))
-    width: int = _setting(integer(1), default=64)
+    width: int = _setting(integer(1, 1024), default=64)
     pretrained: bool = _setting(boolean(), default=False)
 
 
@@ -149,8 +158,8 @@ class Model:
 class Images:
     """How image files become tensors; what is null is taken from the data."""
 
-    resize: int | None = _setting(optional(integer(1)), default=None)
-    size: int | None = _setting(optional(integer(1)), default=None)
+    resize: int | None = _setting(optional(integer(1, 4096)), default=None)
+    size: int | None = _setting(optional(integer(1, 4096)), default=None)
     mean: tuple[float, ...] | None = _setting(optional(three(_fraction)), default=None)
     std: tuple[float, ...] | None = _setting(optional(three(_positive)), default=None)
 
@@ -160,14 +169,14 @@ class Augmentation:
     """The random views of training images."""
 
     flip: bool = _setting(boolean())
-    crop_padding: int = _setting(integer(0))
+    crop_padding: int = _setting(integer(0, 224))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActiveLearning:
     """Trials, cycles and how many images are labelled in each."""
 
-    trials: int = _setting(integer(1))
+    trials: int = _setting(integer(1, 1000))
     cycles: int = _setting(integer(1))
     initial_labels: int = _setting(integer(2))
     query_size: int = _setting(integer(1))
@@ -266,21 +275,31 @@ def load(config: str, overrides: Sequence[str] = (), data_dir: str | None = None
     for override in overrides:
         key, value = _parse_override(override)
         _put(values, key, value)
-        sources[key] = f"--set {override}"
+        sources[".".join(map(_shown_key, key.split(".")))] = f"--set {shortened(override)}"
     if data_dir is not None:
         values["data_dir"] = data_dir
         sources["data_dir"] = "--data-dir"
     problems: dict[str, str] = {}
-    checked = _checked(Config, values, "", problems)
-    if not problems:
-        resolved = Config(name=path.stem, **checked)
-        problems = _contradictions(resolved)
+    valid: dict[str, Any] = {}
+    checked = _checked(Config, values, "", problems, valid)
+    problems |= _contradictions(valid)
     if problems:
-        shown_path = f"config/{path.name}" if named else path
+        shown_path = f"config/{path.name}" if named else str(path)
         raise InputError(
-            "\n".join(f"{sources.get(key, shown_path)}: {key}: {m}" for key, m in problems.items())
+            "\n".join(
+                f"{_source(key, sources) or shown_path}: {key}: {message}"
+                for key, message in problems.items()
+            )
         )
-    return resolved
+    return Config(name=path.stem, **checked)
+
+
+def _source(key: str, sources: dict[str, str]) -> str | None:
+    """The override that set `key`, or a key within it."""
+    for overridden, source in sources.items():
+        if key == overridden or overridden.startswith(f"{key}."):
+            return source
+    return None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -293,9 +312,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise InputError(f"--config {path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: is not YAML ({reason})") from None
+    # PyYAML lets many kinds of errors through, for `!!int ''` an IndexError.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: is not YAML ({shortened(reason)})") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds no settings; copy a file from {CONFIG_DIR.name}/")
     return values
@@ -304,11 +324,13 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _parse_override(override: str) -> tuple[str, Any]:
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
-        raise InputError(f"--set {override}: write KEY=VALUE, as in --set training.epochs=20")
+        raise InputError(
+            f"--set {shortened(override)}: write KEY=VALUE, as in --set training.epochs=20"
+        )
     try:
         return key.strip(), yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise InputError(f"--set {override}: the value is not YAML") from None
+    except Exception:
+        raise InputError(f"--set {shortened(override)}: the value is not YAML") from None
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
@@ -320,31 +342,42 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-def _checked(section: type, values: Any, prefix: str, problems: dict[str, str]) -> dict[str, Any]:
-    """The values of one section, converted; what is wrong goes to `problems` under its key."""
+def _checked(
+    section: type, values: Any, prefix: str, problems: dict[str, str], valid: dict[str, Any]
+) -> dict[str, Any]:
+    """The values of one section, converted, and in `valid` under their dotted keys.
+
+    What is wrong goes to `problems` under its key.
+    """
     if not isinstance(values, dict):
         problems[prefix.rstrip(".")] = f"{_shown(values)} is no section of KEY: VALUE lines"
         return {}
     fields = {f.name: f for f in dataclasses.fields(section) if f.name != "name" or prefix}
     for key in values:
         if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)
-            problems[f"{prefix}{key}"] = f"unknown key; the nearest known one is {prefix}{near[0]}"
+            near = difflib.get_close_matches(_shown_key(key), fields, n=1, cutoff=0.0)
+            problems[f"{prefix}{_shown_key(key)}"] = (
+                f"unknown key; the nearest known one is {prefix}{near[0]}"
+            )
     converted = {}
     for name, field in fields.items():
         key = prefix + name
         if name not in values:
-            if field.default is dataclasses.MISSING:
+            if field.default is not dataclasses.MISSING:
+                if "rule" in field.metadata:
+                    valid[key] = field.default
+            else:
                 problems[key] = f"is missing; add it, {_expectation(field)}"
         elif "rule" in field.metadata:
             try:
-                converted[name] = field.metadata["rule"].convert(values[name])
+                rule = field.metadata["rule"]
+                converted[name] = valid[key] = rule.convert(values[name])
             except ValueError as error:
-                problems[key] = f"{_shown(values[name])} is not {error}"
-                problems[key] += _advice_on_number(values[name])
+                advice = _advice_on_number(rule, values[name])
+                problems[key] = f"{_shown(values[name])} is not {error}{advice}"
         else:
             problems_before = len(problems)
-            nested = _checked(field.type, values[name], f"{key}.", problems)
+            nested = _checked(field.type, values[name], f"{key}.", problems, valid)
             if len(problems) == problems_before:
                 converted[name] = field.type(**nested)
     return converted
@@ -356,220 +389,137 @@ def _expectation(field: dataclasses.Field) -> str:
     return "a section of " + ", ".join(f.name for f in dataclasses.fields(field.type))
 
 
+_short = reprlib.Repr()
+_short.maxlevel = 3
+_short.maxstring = _short.maxlong = _short.maxother = 60
+
+
 def _shown(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
-
-
-def _advice_on_number(value: Any) -> str:
-    """YAML reads `1e-4`, which has no dot, as text."""
+    """A value as one short line, however long, deep or recursive it is."""
     try:
-        return (
-            f"; to YAML this is text, write {_yaml_float(float(value))}"
-            if isinstance(value, str)
-            else ""
-        )
-    except ValueError:
-        return ""
+        return shortened(_short.repr(value))
+    except ValueError:  # Python writes out no integer of more than 4,300 digits.
+        return "this huge number"
 
 
-def _yaml_float(value: float) -> str:
+def _shown_key(key: Any) -> str:
+    """A key as it is where it could be one, else as a value: `training.lr` as one key is none."""
+    return shortened(key) if isinstance(key, str) and key.isidentifier() else _shown(key)
+
+
+def shortened(line: str, length: int = 100) -> str:
+    """Text as part of a message: printable, and not long."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return shown if len(shown) <= length else shown[: length - 3] + "..."
+
+
+def _advice_on_number(rule: Rule, value: Any) -> str:
+    """YAML reads `1e-4`, which has no dot, as text."""
+    if isinstance(value, str):
+        for kind in (int, float):
+            with suppress(ValueError):
+                return f"; to YAML this is text, write {_yaml_number(rule.convert(kind(value)))}"
+    return ""
+
+
+def _yaml_number(value: float) -> str:
     return yaml.safe_dump(value).split()[0]
 
 
-def _contradictions(config: Config) -> dict[str, str]:
+Contradiction = Iterator[tuple[str, str]]
+
+
+def _contradictions(valid: dict[str, Any]) -> dict[str, str]:
     """What is wrong between values that are each right, under the key to change."""
     problems = {}
-    active, training = config.active_learning, config.training
-    size = TRAINING_SET_SIZES.get(config.dataset)
-    labels = active.initial_labels + (active.cycles - 1) * active.query_size
-    if size and labels > size:
-        problems["active_learning.query_size"] = too_many_labels(config, size)
-    if active.query_size > active.subset_size and active.cycles > 1:
-        problems["active_learning.subset_size"] = (
-            f"{active.subset_size} is smaller than query_size {active.query_size}; "
-            "as many images must be scored as are queried"
-        )
-    if training.milestones and training.milestones[-1] > training.epochs:
-        problems["training.milestones"] = (
-            f"{training.milestones[-1]} lies beyond the {training.epochs} epochs; "
-            "lower it, or write [] for a constant learning rate"
-        )
-    if config.model.name == "resnet" and config.model.pretrained:
-        problems["model.pretrained"] = (
-            "true needs model.name imagenet_resnet; resnet has no weights"
-        )
-    if config.model.pretrained and config.model.width != 64:
-        problems["model.width"] = (
-            f"{config.model.width} has no ImageNet weights; write 64, or pretrained: false"
-        )
-    if config.dataset == "image_folder" and not config.images.size:
-        problems["images.size"] = (
-            "null has no meaning for image files of mixed sizes; write 32, say"
-        )
-    if config.images.resize and (config.images.size or 0) > config.images.resize:
-        problems["images.size"] = (
-            f"{config.images.size} is larger than resize {config.images.resize}, "
-            "from which it is cropped"
-        )
+    for check in (
+        _labels_beyond_images,
+        _queries_beyond_subset,
+        _milestones_beyond_epochs,
+        _weights_of_another_network,
+        _unknown_image_size,
+        _images_never_resized,
+    ):
+        # Where a value is missing or wrong, what it contradicts cannot be told.
+        with suppress(KeyError):
+            problems.update(check(valid))
     return problems
 
 
-def too_many_labels(config: Config, available: int) -> str:
-    """The message for more labels than the `available` training images."""
-    active = config.active_learning
-    wanted = active.initial_labels + (active.cycles - 1) * active.query_size
+def _labels_beyond_images(valid: dict[str, Any]) -> Contradiction:
+    problem = too_many_labels(
+        valid["active_learning.initial_labels"],
+        valid["active_learning.cycles"],
+        valid["active_learning.query_size"],
+        TRAINING_SET_SIZES.get(valid["dataset"]),
+    )
+    if problem is not None:
+        yield "active_learning.query_size", problem
+
+
+def _queries_beyond_subset(valid: dict[str, Any]) -> Contradiction:
+    subset_size = valid["active_learning.subset_size"]
+    query_size = valid["active_learning.query_size"]
+    if query_size > subset_size:
+        yield (
+            "active_learning.subset_size",
+            f"{subset_size} is smaller than query_size {query_size}; "
+            "as many images must be scored as are queried",
+        )
+
+
+def _milestones_beyond_epochs(valid: dict[str, Any]) -> Contradiction:
+    last, epochs = max(valid["training.milestones"], default=0), valid["training.epochs"]
+    if last > epochs:
+        yield (
+            "training.milestones",
+            f"{last} lies beyond the {epochs} epochs; "
+            "lower it, or write [] for a constant learning rate",
+        )
+
+
+def _weights_of_another_network(valid: dict[str, Any]) -> Contradiction:
+    if not valid["model.pretrained"]:
+        return
+    if valid["model.name"] == "resnet":
+        yield (
+            "model.pretrained",
+            "true needs model.name imagenet_resnet; there are no weights for resnet",
+        )
+    if valid["model.width"] != 64:
+        yield (
+            "model.width",
+            f"{valid['model.width']} has no ImageNet weights; write 64, or pretrained: false",
+        )
+
+
+def _unknown_image_size(valid: dict[str, Any]) -> Contradiction:
+    size, resize = valid["images.size"], valid["images.resize"]
+    if valid["dataset"] in FILE_DATASETS and not size and not resize:
+        yield "images.size", "null has no meaning for image files of mixed sizes; write 32, say"
+    if size and resize and size > resize:
+        yield "images.size", f"{size} is larger than resize {resize}, from which it is cropped"
+
+
+def _images_never_resized(valid: dict[str, Any]) -> Contradiction:
+    dataset = valid["dataset"]
+    if dataset not in FILE_DATASETS:
+        for key in ("images.size", "images.resize"):
+            if valid[key]:
+                yield (
+                    key,
+                    f"{valid[key]} is for image files; {dataset} has one size of its own, write null",
+                )
+
+
+def too_many_labels(
+    initial_labels: int, cycles: int, query_size: int, available: int | None
+) -> str | None:
+    """The message for more labels than the `available` training images; None where they suffice."""
+    wanted = initial_labels + (cycles - 1) * query_size
+    if available is None or wanted <= available:
+        return None
     return (
         f"initial_labels + (cycles - 1) * query_size = {wanted} labels, but there are "
         f"{available} training images; lower initial_labels, cycles or query_size"
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One run of an entry script: the configuration and what the command line adds to it."""
-
-    config: Config
-    entry: str
-    sampling: str
-    auxiliary: str
-    seed: int
-    output_dir: Path
-    device: str
-    trials: tuple[int, ...]
-    overwrite: bool = False
-    keep_weights: str = "all"
-
-    @property
-    def title(self) -> str:
-        """What the printed lines begin with."""
-        return f"{self.config.name} auxiliary:{self.auxiliary} sampling:{self.sampling}"
-
-    @property
-    def folder(self) -> Path:
-        """Where the run's results go."""
-        name = f"{self.config.name}_auxiliary_{self.auxiliary}_sampling_{self.sampling}"
-        return self.output_dir / f"{name}_seed{self.seed}"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line instead of argparse's usage block."""
-        self.exit(2, f"{self.prog}: {message} (--help lists the arguments)\n")
-
-
-def parse_arguments(
-    description: str,
-    sampling: Iterable[str],
-    auxiliary: Iterable[str],
-    argv: list[str] | None = None,
-) -> Run:
-    """Reads the command line of an entry script that offers these sampling strategies and losses.
-
-    The last name of each is the default: the method that the script is named after.
-
-    Raises:
-        InputError: the configuration is wrong.
-        SystemExit: with status 2 after one line, where an argument is wrong.
-    """
-    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--config",
-        default="digits",
-        metavar="NAME|FILE",
-        help=f"{', '.join(config_names())}, or a YAML file (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--sampling",
-        choices=sampling,
-        default=list(sampling)[-1],
-        help="which images are queried (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--auxiliary",
-        choices=auxiliary,
-        default=list(auxiliary)[-1],
-        help="the loss beside the task loss (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--seed", type=_seed, default=0, help="decides everything random (default: 0)"
-    )
-    parser.add_argument("--data-dir", metavar="DIR", help="where the datasets lie (default: data)")
-    parser.add_argument(
-        "--output-dir",
-        type=Path,
-        default=Path("results"),
-        metavar="DIR",
-        help="where the run's folder is made (default: results)",
-    )
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default: auto"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override one value, as in --set training.epochs=20; as often as wanted",
-    )
-    parser.add_argument(
-        "--trials",
-        type=_trials,
-        metavar="N|N-M",
-        help="run only these trials, from 1 (default: all that the configuration asks for)",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="start afresh where the run's folder has results"
-    )
-    parser.add_argument(
-        "--keep-weights",
-        choices=("all", "last"),
-        default="all",
-        help="keep the weights of each cycle, or of each trial's last one (default: all)",
-    )
-    arguments = parser.parse_args(argv)
-    config = load(arguments.config, arguments.set, arguments.data_dir)
-    trials = arguments.trials or (1, config.active_learning.trials)
-    if trials[1] > config.active_learning.trials:
-        parser.error(
-            f"argument --trials: there are {config.active_learning.trials} trials "
-            "(active_learning.trials)"
-        )
-    return Run(
-        config=config,
-        entry=Path(sys.argv[0]).name,
-        sampling=arguments.sampling,
-        auxiliary=arguments.auxiliary,
-        seed=arguments.seed,
-        output_dir=arguments.output_dir,
-        device=arguments.device,
-        trials=tuple(range(trials[0], trials[1] + 1)),
-        overwrite=arguments.overwrite,
-        keep_weights=arguments.keep_weights,
-    )
-
-
-def _seed(value: str) -> int:
-    if not value.isdecimal() or not int(value) < 2**63:
-        raise argparse.ArgumentTypeError(f"{value} is not a whole number from 0 to 2**63 - 1")
-    return int(value)
-
-
-def _trials(value: str) -> tuple[int, int]:
-    first, dash, last = value.partition("-")
-    last = last if dash else first
-    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-        raise argparse.ArgumentTypeError(f"{value} is not a trial, like 2, or a range, like 1-3")
-    return int(first), int(last)
-
-
-@contextmanager
-def exit_status() -> Iterator[None]:
-    """Turns bad input into its message and status 2, and an early SIGINT into status 130."""
-    try:
-        yield
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)

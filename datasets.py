@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.datasets.utils import check_integrity
 from tqdm import tqdm
 
-from configuration import Config, InputError, too_many_labels
+from configuration import Config, InputError, shortened, too_many_labels
 from utils import random_generator
 
 log = logging.getLogger("tod")
@@ -63,21 +63,17 @@ def load(config: Config, seed: int) -> Dataset:
         InputError: something is missing, unreadable, damaged or contradicts the configuration.
     """
     root = Path(config.data_dir)
-    if config.dataset == "digits":
-        train, test, class_names = _digits()
-    elif config.dataset == "cifar10":
-        train, test, class_names = _cifar(torchvision.datasets.CIFAR10, root)
-    elif config.dataset == "cifar100":
-        train, test, class_names = _cifar(torchvision.datasets.CIFAR100, root)
-    elif config.dataset == "svhn":
-        train, test, class_names = _svhn(root / "svhn")
-    elif config.dataset == "caltech101":
-        train, test, class_names = _caltech101(root / "101_ObjectCategories", config, seed)
-    else:
-        train, test, class_names = _image_folder(root, config)
+    try:
+        train, test, class_names = _splits(root, config, seed)
+    except OSError as error:
+        raise InputError(
+            f"{root}: cannot be read ({error.strerror}); "
+            f"--data-dir names the place of the images; {WITHOUT_DATA}"
+        ) from None
     active = config.active_learning
-    if active.initial_labels + (active.cycles - 1) * active.query_size > len(train):
-        raise InputError(f"active_learning: {too_many_labels(config, len(train))}")
+    problem = too_many_labels(active.initial_labels, active.cycles, active.query_size, len(train))
+    if problem is not None:
+        raise InputError(f"{root}: {problem}")
     if len(test) == 0:
         raise InputError(f"{root}: the test set holds no image; it needs at least one")
     mean, std = _statistics(train.pixels)
@@ -88,6 +84,20 @@ def load(config: Config, seed: int) -> Dataset:
         mean=mean if config.images.mean is None else torch.tensor(config.images.mean),
         std=std if config.images.std is None else torch.tensor(config.images.std),
     )
+
+
+def _splits(root: Path, config: Config, seed: int) -> "Split":
+    if config.dataset == "digits":
+        return _digits()
+    if config.dataset == "cifar10":
+        return _cifar(torchvision.datasets.CIFAR10, root)
+    if config.dataset == "cifar100":
+        return _cifar(torchvision.datasets.CIFAR100, root)
+    if config.dataset == "svhn":
+        return _svhn(root / "svhn")
+    if config.dataset == "caltech101":
+        return _caltech101(root / "101_ObjectCategories", config, seed)
+    return _image_folder(root, config)
 
 
 def _statistics(pixels: Tensor, chunk: int = 1000) -> tuple[Tensor, Tensor]:
@@ -167,7 +177,8 @@ def _cifar(published: type[torchvision.datasets.CIFAR10], root: Path) -> Split:
         if not check_integrity(folder / name, md5):
             entry = _plain_pickle(folder / name)
             if name in images_in_file:
-                _accept_reduced_copy(folder / name, len(entry["data"]), images_in_file[name])
+                count = _number_of_cifar_images(folder / name, entry)
+                _accept_reduced_copy(folder / name, count, images_in_file[name])
 
     unchecked = _without_checksums(
         published,
@@ -197,13 +208,23 @@ def _plain_pickle(path: Path) -> dict:
             entry = _PlainUnpickler(file, encoding="latin1").load()
         if not isinstance(entry, dict):
             raise pickle.UnpicklingError("holds no dictionary")
-        if "data" in entry and entry["data"].shape[1:] != (3 * 32 * 32,):
-            raise pickle.UnpicklingError("its rows are not 3×32×32 pixels")
     # A damaged pickle can raise anything at all.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: cannot be read ({reason}); {_REMOVE_IT}") from None
     return entry
+
+
+def _number_of_cifar_images(path: Path, entry: dict) -> int:
+    """How many images a file holds that is not the published one, once it is known to be sound."""
+    pixels, labels = entry.get("data"), entry.get("labels", entry.get("fine_labels"))
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 2:
+        raise InputError(f"{path}: holds no rows of 8-bit pixels under 'data'; {_REMOVE_IT}")
+    if pixels.shape[1] != 3 * 32 * 32:
+        raise InputError(f"{path}: its rows are not 3×32×32 pixels; {_REMOVE_IT}")
+    if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
+        raise InputError(f"{path}: holds no list of whole-numbered labels; {_REMOVE_IT}")
+    return len(pixels)
 
 
 def _svhn(folder: Path) -> Split:
@@ -221,8 +242,9 @@ def _svhn(folder: Path) -> Split:
         try:
             data = unchecked(str(folder), split=split)
             pixels = torch.from_numpy(np.ascontiguousarray(data.data))
-            if pixels.shape[1:] != (3, 32, 32):
-                raise ValueError(f"its images are {tuple(pixels.shape[1:])}, not 3×32×32")
+            if pixels.shape[1:] != (3, 32, 32) or pixels.dtype != torch.uint8:
+                found = f"{pixels.dtype} of {tuple(pixels.shape[1:])}"
+                raise ValueError(f"its images are {found}, not 8-bit pixels of (3, 32, 32)")
         # A damaged .mat file can raise anything at all.
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -231,7 +253,7 @@ def _svhn(folder: Path) -> Split:
             ) from None
         if not check_integrity(folder / name, md5):
             _accept_reduced_copy(folder / name, len(pixels), count)
-        labels = torch.from_numpy(np.asarray(data.labels)).long()
+        labels = torch.from_numpy(np.atleast_1d(data.labels)).long()
         _check_labels(folder / name, labels, len(pixels), num_classes=10)
         splits.append(Images(pixels, labels))
     return splits[0], splits[1], [str(digit) for digit in range(10)]
@@ -256,7 +278,10 @@ def _without_checksums(published: type, **file_lists: Any) -> type:
 
 def _check_published_file(path: Path, url: str) -> None:
     if not path.is_file():
-        raise InputError(f"{path}: is missing; it is part of {url}; {WITHOUT_DATA}")
+        raise InputError(
+            f"{path}: is missing, though its folder is there; {_REMOVE_IT} from {url}; "
+            f"{WITHOUT_DATA}"
+        )
 
 
 def _accept_reduced_copy(path: Path, count: int, published_count: int) -> None:
@@ -353,11 +378,11 @@ def _class_folders(folder: Path) -> list[str]:
 
 def _list_images(folder: Path, class_names: Sequence[str]) -> tuple[list[str], list[int]]:
     """The image files of each class, relative to `folder`, and their labels."""
-    endings = Image.registered_extensions()
+    endings = {e for e, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     files, labels, others = [], [], []
     for label, name in enumerate(class_names):
         for path in sorted((folder / name).glob("*")):
-            if path.name.startswith(".") or not path.is_file():
+            if path.name.startswith(".") or path.is_dir():
                 continue
             if path.suffix.lower() in endings:
                 files.append(f"{name}/{path.name}")
@@ -393,7 +418,8 @@ def _decode(folder: Path, files: Sequence[str], config: Config) -> Tensor:
         # Pillow's decoders raise many kinds of errors on damaged files.
         except Exception as error:
             raise InputError(
-                f"{path}: cannot be read as an image ({error}); mend or remove it"
+                f"{shortened(str(path), 300)}: cannot be read as an image "
+                f"({shortened(str(error), 300)}); mend or remove it"
             ) from None
         pixels[index] = np.asarray(square).transpose(2, 0, 1)
 

@@ -5,7 +5,7 @@ loss-prediction module predicts the largest loss (--sampling LL4AL), and trains 
 ranking loss trains the backbone too (--auxiliary LL4AL).
 """
 
-import configuration
+import command_line
 
 SAMPLING = {"RANDOM": "query_at_random", "LL4AL": "query_by_predicted_loss"}
 AUXILIARY = {"NONE": "DetachedLossPrediction", "LL4AL": "LossPrediction"}
@@ -13,7 +13,7 @@ AUXILIARY = {"NONE": "DetachedLossPrediction", "LL4AL": "LossPrediction"}
 
 def main() -> None:
     """Reads the command line, then runs the experiment."""
-    run = configuration.parse_arguments(__doc__, SAMPLING, AUXILIARY)
+    run = command_line.parse_arguments(__doc__, SAMPLING, AUXILIARY)
 
     # Torch takes seconds to import, so nothing imports it before there is work to do.
     import active_learning
@@ -28,5 +28,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with configuration.exit_status():
+    with command_line.exit_status():
         main()

@@ -5,7 +5,7 @@ output still moves between cycles (--sampling TOD), and trains on; unlabelled im
 the COD loss (--auxiliary TOD).
 """
 
-import configuration
+import command_line
 
 SAMPLING = {"RANDOM": "query_at_random", "TOD": "query_by_tod"}
 AUXILIARY = {"NONE": "NoAuxiliary", "TOD": "CODLoss"}
@@ -13,7 +13,7 @@ AUXILIARY = {"NONE": "NoAuxiliary", "TOD": "CODLoss"}
 
 def main() -> None:
     """Reads the command line, then runs the experiment."""
-    run = configuration.parse_arguments(__doc__, SAMPLING, AUXILIARY)
+    run = command_line.parse_arguments(__doc__, SAMPLING, AUXILIARY)
 
     # Torch takes seconds to import, so nothing imports it before there is work to do.
     import active_learning
@@ -28,5 +28,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with configuration.exit_status():
+    with command_line.exit_status():
         main()

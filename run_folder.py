@@ -19,7 +19,8 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from configuration import InputError, Run
+from command_line import Run
+from configuration import InputError
 from datasets import Dataset
 from samplers import Query
 
@@ -31,8 +32,13 @@ RESULT_COLUMNS = ("trial", "cycle", "num_labeled", "test_accuracy", "train_loss"
 Row = dict[str, str]
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, spare: Path | None = None) -> None:
     """Writes a file that is, whatever happens, the old one or the new one, never a part of it.
+
+    Args:
+        path: the file; its folder is made where there is none.
+        content: all of it.
+        spare: where the old file goes, if it is to be kept.
 
     Raises:
         InputError: the disk is full, or the folder cannot be written to.
@@ -45,6 +51,8 @@ def write_atomically(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            if spare is not None and path.exists():
+                path.replace(spare)
             temporary.replace(path)
         except OSError:
             temporary.unlink(missing_ok=True)
@@ -78,7 +86,10 @@ class RunFolder:
         log.setLevel(logging.INFO)
         log.propagate = False
         if self.path.exists():
-            self._acquire_lock()
+            try:
+                self._acquire_lock()
+            except OSError as error:
+                raise self._unwritable(error) from None
             if not self.run.overwrite:
                 self._refuse_another_run()
         return self
@@ -103,16 +114,19 @@ class RunFolder:
                 self._clear()
             log_file = _LogFile(self.path / "log.txt", encoding="utf-8")
         except OSError as error:
-            raise InputError(
-                f"{self.path}: cannot be written ({error.strerror}); "
-                "name another place with --output-dir"
-            ) from None
+            raise self._unwritable(error) from None
         # What was logged before there was a file goes into it now.
         self._log_memory.setTarget(log_file)
         self._log_memory.close()
         log.handlers = [self._terminal, log_file]
         if not (self.path / "config.yaml").exists():
             self._write_config(device)
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(
+            f"{self.path}: cannot be written ({error.strerror}); "
+            "name another place with --output-dir"
+        )
 
     def _acquire_lock(self) -> None:
         """The lock goes when its process does, however that ends."""
@@ -194,7 +208,9 @@ class RunFolder:
         return rows
 
     def is_finished(self, trial: int) -> bool:
-        """Whether a trial's last cycle has its results."""
+        """Whether a trial's last cycle has its results, and these are to stay."""
+        if self.run.overwrite:
+            return False
         last = str(self.run.config.active_learning.cycles)
         return any(row["trial"] == str(trial) and row["cycle"] == last for row in self.rows())
 
@@ -249,9 +265,7 @@ class RunFolder:
         """Saves a trial's state; the one saved before is kept as a spare."""
         content = _torch_bytes(state)
         newest, spare = self._progress_files(trial)
-        if newest.exists():
-            newest.replace(spare)
-        write_atomically(newest, content + hashlib.blake2b(content).digest())
+        write_atomically(newest, content + hashlib.blake2b(content).digest(), spare=spare)
 
     def load_progress(self, trial: int, device: torch.device) -> dict[str, Any] | None:
         """The trial's state as last saved; None where there is none to go on from."""

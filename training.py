@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from augmentation import ImageBatches
-from configuration import Config, InputError, Run
+from command_line import Run
+from configuration import Config, InputError
 from losses import cod_loss, ranking_loss, task_losses
 from models import build_backbone, build_lossnet
 from utils import random_generator, seed_torch, update_ema

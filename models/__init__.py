@@ -35,7 +35,7 @@ def imagenet_weights(folder: Path = PROJECT_DIR) -> dict[str, torch.Tensor]:
     for path in (folder / name for name in IMAGENET_FILES):
         if path.exists():
             try:
-                return torch.load(path, map_location="cpu", weights_only=True)
+                return dict(torch.load(path, map_location="cpu", weights_only=True))
             # A damaged file can raise anything at all.
             except Exception:
                 raise configuration.InputError(

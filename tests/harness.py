@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import configuration
+import command_line
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
@@ -46,10 +46,10 @@ def tiny_run(
     sampling: str = "TOD",
     auxiliary: str = "TOD",
     *arguments: str,
-) -> configuration.Run:
+) -> command_line.Run:
     """What the entry script would run for the tiny digits, to look into it from within."""
     both = {"main_TOD.py": "TOD", "main_LL4AL.py": "LL4AL"}[script]
-    return configuration.parse_arguments(
+    return command_line.parse_arguments(
         script,
         ("RANDOM", both),
         ("NONE", both),

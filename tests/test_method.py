@@ -10,6 +10,7 @@ import pytest
 import torch
 from harness import tiny_run
 
+import command_line
 import configuration
 from active_learning import Experiment, Trial, run_experiment
 from run_folder import RunFolder
@@ -31,7 +32,7 @@ THREE_CYCLES = ("--set=active_learning.cycles=3",)
 
 @contextmanager
 def trial_of(
-    run: configuration.Run, sampling=query_by_tod, auxiliary=CODLoss, number: int = 1
+    run: command_line.Run, sampling=query_by_tod, auxiliary=CODLoss, number: int = 1
 ) -> Iterator[Trial]:
     with RunFolder(run) as folder:
         experiment = Experiment(run, sampling, auxiliary, folder)
@@ -262,7 +263,7 @@ def test_ranking_loss_never_reaches_the_backbone_without_the_auxiliary_loss(tmp_
         assert not gradient_through_ranking_loss(trial, epoch=0)
 
 
-def rows_of(run: configuration.Run) -> list[tuple]:
+def rows_of(run: command_line.Run) -> list[tuple]:
     columns = ("trial", "cycle", "num_labeled", "test_accuracy")
     rows = csv.DictReader((run.folder / "results.csv").open())
     return [tuple(row[column] for column in columns) for row in rows]

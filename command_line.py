@@ -1,0 +1,184 @@
+"""The command line of the entry scripts; it imports no torch, so that it answers at once."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from configuration import Config, InputError, config_names, load, shortened
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of an entry script: the configuration and what the command line adds to it."""
+
+    config: Config
+    entry: str
+    sampling: str
+    auxiliary: str
+    seed: int
+    output_dir: Path
+    device: str
+    trials: tuple[int, ...]
+    overwrite: bool = False
+    keep_weights: str = "all"
+
+    @property
+    def title(self) -> str:
+        """What the printed lines begin with."""
+        return f"{self.config.name} auxiliary:{self.auxiliary} sampling:{self.sampling}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's results go."""
+        name = f"{self.config.name}_auxiliary_{self.auxiliary}_sampling_{self.sampling}"
+        return self.output_dir / f"{name}_seed{self.seed}"
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that answers an error with one line instead of a usage block."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help lists the arguments)\n")
+
+
+def parse_arguments(
+    description: str,
+    sampling: Iterable[str],
+    auxiliary: Iterable[str],
+    argv: list[str] | None = None,
+) -> Run:
+    """Reads the command line of an entry script that offers these sampling strategies and losses.
+
+    The last name of each is the default: the method that the script is named after.
+
+    Raises:
+        InputError: the configuration is wrong.
+        SystemExit: with status 2 after one line, where an argument is wrong.
+    """
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--config",
+        default="digits",
+        metavar="NAME|FILE",
+        help=f"{', '.join(config_names())}, or a YAML file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--sampling",
+        choices=sampling,
+        default=list(sampling)[-1],
+        help="which images are queried (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--auxiliary",
+        choices=auxiliary,
+        default=list(auxiliary)[-1],
+        help="the loss beside the task loss (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=_seed, default=0, help="decides everything random (default: 0)"
+    )
+    parser.add_argument("--data-dir", metavar="DIR", help="where the datasets lie (default: data)")
+    parser.add_argument(
+        "--output-dir",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="where the run's folder is made (default: results)",
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default: auto"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one value, as in --set training.epochs=20; as often as wanted",
+    )
+    parser.add_argument(
+        "--trials",
+        type=_trials,
+        metavar="N|N-M",
+        help="run only these trials, from 1 (default: all that the configuration asks for)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="start afresh where the run's folder has results"
+    )
+    parser.add_argument(
+        "--keep-weights",
+        choices=("all", "last"),
+        default="all",
+        help="keep the weights of each cycle, or of each trial's last one (default: all)",
+    )
+    arguments = parser.parse_args(argv)
+    config = load(arguments.config, arguments.set, arguments.data_dir)
+    trials = arguments.trials or (1, config.active_learning.trials)
+    if trials[1] > config.active_learning.trials:
+        parser.error(
+            f"argument --trials: there are {config.active_learning.trials} trials "
+            "(active_learning.trials)"
+        )
+    run = Run(
+        config=config,
+        entry=Path(sys.argv[0]).name,
+        sampling=arguments.sampling,
+        auxiliary=arguments.auxiliary,
+        seed=arguments.seed,
+        output_dir=arguments.output_dir,
+        device=arguments.device,
+        trials=tuple(range(trials[0], trials[1] + 1)),
+        overwrite=arguments.overwrite,
+        keep_weights=arguments.keep_weights,
+    )
+    _refuse_what_is_no_folder(run.folder)
+    return run
+
+
+def _refuse_what_is_no_folder(path: Path) -> None:
+    """Refuses a run folder that could not be made, before anything slow begins."""
+    try:
+        nearest = next(p for p in (path, *path.parents) if p.exists())
+        if nearest.is_dir():
+            return
+        reason = f"{nearest} is no folder"
+    except OSError as error:
+        reason = error.strerror
+    raise InputError(
+        f"--output-dir: {path} cannot be written ({reason}); name another place"
+    ) from None
+
+
+def _seed(value: str) -> int:
+    # Python reads no integer of more than 4,300 digits.
+    if not value.isdecimal() or len(value) > 19 or not int(value) < 2**63:
+        raise argparse.ArgumentTypeError(
+            f"{shortened(value)} is not a whole number from 0 to 2**63 - 1"
+        )
+    return int(value)
+
+
+def _trials(value: str) -> tuple[int, int]:
+    first, dash, last = value.partition("-")
+    last = last if dash else first
+    digits = first.isdecimal() and last.isdecimal() and len(value) < 20
+    if not (digits and 1 <= int(first) <= int(last)):
+        raise argparse.ArgumentTypeError(
+            f"{shortened(value)} is not a trial, like 2, or a range, like 1-3"
+        )
+    return int(first), int(last)
+
+
+@contextmanager
+def exit_status() -> Iterator[None]:
+    """Turns bad input into its message and status 2, and an early SIGINT into status 130."""
+    try:
+        yield
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

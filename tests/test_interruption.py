@@ -1,0 +1,193 @@
+"""Runs that are killed, interrupted, refused or out of room, as real processes."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from harness import PROJECT_DIR, TINY_DIGITS, run_script
+from soak import RUN, SCRIPTS, differences, results, run_folder, soak, start
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_killed_runs_end_bit_for_bit_as_uninterrupted_ones(script, tmp_path, pytestconfig):
+    assert soak(script, pytestconfig.getoption("--kills"), tmp_path) >= 1
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """The folder of an uninterrupted run."""
+    output_dir = tmp_path_factory.mktemp("finished")
+    process = start("main_TOD.py", output_dir)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return run_folder("main_TOD.py", output_dir)
+
+
+def go_on(output_dir: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return run_script("main_TOD.py", *RUN, f"--output-dir={output_dir}", *arguments)
+
+
+def wait_for(path: Path, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.02)
+
+
+def interrupted(output_dir: Path, signal_number: int) -> subprocess.Popen:
+    """A run that was sent a signal once it had saved its second state."""
+    process = start("main_TOD.py", output_dir)
+    wait_for(run_folder("main_TOD.py", output_dir) / "progress" / "trial1.before.pt")
+    process.send_signal(signal_number)
+    return process
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_run_saves_says_how_to_go_on_and_goes_on(tmp_path, finished, number, status):
+    process = interrupted(tmp_path, number)
+    output, _ = process.communicate()
+    assert process.returncode == status
+    assert "the same command again continues" in output
+    assert "Traceback" not in output
+    again = go_on(tmp_path)
+    assert again.returncode == 0
+    assert "continuing with trial 1, cycle " in again.stdout
+    assert not differences(results(finished), results(run_folder("main_TOD.py", tmp_path)))
+
+
+def test_second_sigint_leaves_at_once(tmp_path):
+    process = interrupted(tmp_path, signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130
+
+
+DAMAGES = {
+    "truncated": lambda content: content[: len(content) // 2],
+    "bit-flipped": lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:],
+    "empty": lambda content: b"",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_state_is_named_and_the_one_before_it_used(tmp_path, finished, damage):
+    interrupted(tmp_path, signal.SIGKILL).communicate()
+    folder = run_folder("main_TOD.py", tmp_path)
+    newest, before = (folder / "progress" / f"trial1{part}.pt" for part in ("", ".before"))
+    if not newest.exists():
+        shutil.copy(before, newest)
+    newest.write_bytes(DAMAGES[damage](newest.read_bytes()))
+    again = go_on(tmp_path)
+    assert again.returncode == 0
+    assert f"{newest}: is damaged" in again.stdout
+    assert "continuing with trial 1" in again.stdout
+    assert not differences(results(finished), results(folder))
+
+
+def test_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, finished):
+    def no_room_for_weights() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    full = subprocess.run(
+        [sys.executable, PROJECT_DIR / "main_TOD.py", *RUN, f"--output-dir={tmp_path}"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=no_room_for_weights,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert full.returncode == 2
+    assert len(full.stderr.strip().splitlines()) == 1
+    assert "cannot be written (File too large)" in full.stderr
+    folder = run_folder("main_TOD.py", tmp_path)
+    assert not list(folder.rglob("*.partial"))
+    assert go_on(tmp_path).returncode == 0
+    assert not differences(results(finished), results(folder))
+
+
+def test_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", Path("/proc/nowhere")):
+        refused = go_on(place)
+        assert refused.returncode == 2
+        assert len(refused.stderr.strip().splitlines()) == 1
+        assert "cannot be written" in refused.stderr
+        assert "--output-dir" in refused.stderr
+
+
+def test_second_process_on_a_run_folder_is_refused(tmp_path):
+    first = start("main_TOD.py", tmp_path)
+    wait_for(run_folder("main_TOD.py", tmp_path) / "config.yaml")
+    second = go_on(tmp_path)
+    first.kill()
+    first.communicate()
+    assert second.returncode == 2
+    assert "is in use by another process" in second.stderr
+
+
+def test_training_that_diverges_stops_with_place_and_advice(tmp_path):
+    diverged = go_on(tmp_path, "--set=training.lr=1.0e+20")
+    assert diverged.returncode == 2
+    assert "Traceback" not in diverged.stderr
+    for part in (
+        "trial 1, cycle 1, epoch",
+        "learning rate 1e+20",
+        "training.lr=1e+19",
+        "cod.weight",
+    ):
+        assert part in diverged.stderr
+
+
+def test_finished_run_says_so_and_shows_its_table(finished):
+    before = {path: path.read_bytes() for path in finished.rglob("*.*") if path.is_file()}
+    again = go_on(finished.parent)
+    assert again.returncode == 0
+    assert "is finished" in again.stdout
+    assert "± " in again.stdout
+    assert before == {path: path.read_bytes() for path in finished.rglob("*.*") if path.is_file()}
+
+
+def test_folder_of_another_configuration_is_refused_naming_the_value(finished):
+    other = go_on(finished.parent, "--set=training.momentum=0.5")
+    assert other.returncode == 2
+    assert "training.momentum (0.9 there, 0.5 here)" in other.stderr
+
+
+def test_overwrite_starts_afresh(tmp_path):
+    run = [*TINY_DIGITS, f"--output-dir={tmp_path}"]
+    assert run_script("main_TOD.py", *run).returncode == 0
+    folder = run_folder("main_TOD.py", tmp_path)
+    before = results(folder)
+    (folder / "notes.txt").write_text("the user's own")
+    again = run_script("main_TOD.py", *run, "--overwrite", "--set=training.momentum=0.5")
+    assert again.returncode == 0
+    assert differences(before, results(folder))
+    assert (folder / "notes.txt").exists()
+
+
+def test_a_trial_is_the_same_alone_as_after_others(tmp_path, finished):
+    assert go_on(tmp_path, "--trials=2").returncode == 0
+    alone = results(run_folder("main_TOD.py", tmp_path))
+    assert alone
+    together = {name: value for name, value in results(finished).items() if name in alone}
+    assert not differences(alone, together)
+    assert go_on(tmp_path).returncode == 0
+    assert not differences(results(finished), results(run_folder("main_TOD.py", tmp_path)))
+
+
+def test_only_the_last_weights_are_kept_where_asked(tmp_path):
+    run = [*TINY_DIGITS, f"--output-dir={tmp_path}", "--keep-weights=last"]
+    assert run_script("main_TOD.py", *run).returncode == 0
+    weights = run_folder("main_TOD.py", tmp_path) / "weights"
+    assert [path.name for path in weights.iterdir()] == ["trial1_cycle2.pth"]
+
+
+def test_nothing_but_results_is_left_of_a_finished_run(finished):
+    assert not list((finished / "progress").iterdir())
+    assert not list(finished.rglob("*.partial"))
