@@ -508,7 +508,7 @@ def _images_never_resized(valid: dict[str, Any]) -> Contradiction:
             if valid[key]:
                 yield (
                     key,
-                    f"{valid[key]} is for image files; {dataset} has one size of its own, write null",
+                    f"{valid[key]} is for image files; {dataset} has a size of its own, write null",
                 )
 
 
