@@ -12,16 +12,27 @@ from tqdm import tqdm
 import datasets
 from augmentation import ImageBatches
 from command_line import Run
+from configuration import InputError
 from models import imagenet_weights
 from run_folder import Row, RunFolder
 from samplers import Pool, Query
 from training import Learner, NoAuxiliary, accuracy, new_backbone
-from utils import Interruption, random_generator, select_device
+from utils import (
+    Interruption,
+    is_out_of_memory,
+    make_deterministic,
+    random_generator,
+    select_device,
+)
 
 log = logging.getLogger("tod")
 
 EPOCHS_BETWEEN_SAVES = 20
 SECONDS_BETWEEN_SAVES = 300.0
+OUT_OF_MEMORY = (
+    "out of memory; what was saved stays. Try a smaller training.batch_size, model.width or "
+    "images.size, or another --device, in another --output-dir"
+)
 
 
 def run_experiment(
@@ -41,10 +52,15 @@ def run_experiment(
     with RunFolder(run) as folder:
         unfinished = [trial for trial in run.trials if not folder.is_finished(trial)]
         if unfinished:
-            experiment = Experiment(run, sampling, auxiliary, folder)
-            with experiment.interruption, experiment.progress_bar:
-                for trial in unfinished:
-                    Trial(experiment, trial).run()
+            try:
+                experiment = Experiment(run, sampling, auxiliary, folder)
+                with experiment.interruption, experiment.progress_bar:
+                    for trial in unfinished:
+                        Trial(experiment, trial).run()
+            except (MemoryError, RuntimeError) as error:
+                if is_out_of_memory(error):
+                    raise InputError(OUT_OF_MEMORY) from None
+                raise
         else:
             log.info("%s: is finished; --overwrite starts it afresh", folder.path)
         folder.log_table()
@@ -65,6 +81,8 @@ class Experiment:
         self.auxiliary = auxiliary
         self.folder = folder
         self.device = select_device(run.device)
+        if run.deterministic:
+            make_deterministic()
         self.dataset = datasets.load(run.config, run.seed)
         self.num_classes = len(self.dataset.class_names)
         self.train_images = self._on_device(self.dataset.train)

@@ -25,6 +25,7 @@ class Run:
     trials: tuple[int, ...]
     overwrite: bool = False
     keep_weights: str = "all"
+    deterministic: bool = False
 
     @property
     def title(self) -> str:
@@ -114,6 +115,11 @@ def parse_arguments(
         default="all",
         help="keep the weights of each cycle, or of each trial's last one (default: all)",
     )
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="the same bytes each time on CUDA too, for some speed (a CPU gives them anyway)",
+    )
     arguments = parser.parse_args(argv)
     config = load(arguments.config, arguments.set, arguments.data_dir)
     trials = arguments.trials or (1, config.active_learning.trials)
@@ -133,6 +139,7 @@ def parse_arguments(
         trials=tuple(range(trials[0], trials[1] + 1)),
         overwrite=arguments.overwrite,
         keep_weights=arguments.keep_weights,
+        deterministic=arguments.deterministic,
     )
     _refuse_what_is_no_folder(run.folder)
     return run

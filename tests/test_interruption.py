@@ -191,3 +191,24 @@ def test_only_the_last_weights_are_kept_where_asked(tmp_path):
 def test_nothing_but_results_is_left_of_a_finished_run(finished):
     assert not list((finished / "progress").iterdir())
     assert not list(finished.rglob("*.partial"))
+
+
+def test_memory_that_runs_out_is_one_line(tmp_path):
+    # Each convolution between 8,192 channels has 2.4 GB of weights.
+    def little_memory() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+
+    refused = subprocess.run(
+        [
+            *(sys.executable, PROJECT_DIR / "main_TOD.py", *TINY_DIGITS),
+            *("--set=model.width=1024", f"--output-dir={tmp_path}"),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=little_memory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 2, refused.stderr
+    assert refused.stderr.startswith("out of memory")
+    assert len(refused.stderr.splitlines()) == 1
