@@ -31,15 +31,18 @@ class ImageBatches:
         augmentation: configuration.Augmentation,
         device: torch.device,
     ) -> None:
-        self.pixels = pixels.to(device)
-        self.mean = mean.view(3, 1, 1).to(device)
-        self.std = std.view(3, 1, 1).to(device)
+        _, _, self.height, self.width = pixels.shape
+        # An image is one row of bytes, pixel by pixel: channels-last, as the networks want it.
+        self.pixels = pixels.permute(0, 2, 3, 1).flatten(1).to(device)
+        # (pixel / 255 − mean) / std as one multiplication and addition, for each byte of a row.
+        self.scale = (1 / (255 * std)).repeat(self.width).to(device)
+        self.shift = (-mean / std).repeat(self.width).to(device)
         self.augmentation = augmentation
         self.device = device
 
     def plain(self, indices: Tensor) -> Tensor:
         """Images as they are: indices (N,) → (N, 3, H, W) float32, normalised."""
-        return self._normalise(self.pixels[indices])
+        return self._normalise(self._select(indices))
 
     def augmented(self, views: Tensor) -> Tensor:
         """Random views (N, 4) → (N, 3, H, W) float32, normalised.
@@ -47,15 +50,15 @@ class ImageBatches:
         The padding is black before normalisation, as in the published transforms.
         """
         index, flip, top, left = views.unbind(1)
-        images = self.pixels[index]
-        if padding := self.augmentation.crop_padding:
-            height, width = images.shape[2:]
-            padded = F.pad(images, (padding,) * 4)
-            crops = padded.unfold(2, height, 1).unfold(3, width, 1)
-            images = crops[torch.arange(len(index), device=self.device), :, top, left]
+        padding = self.augmentation.crop_padding
+        images = F.pad(self._select(index), (0, 0, *(padding,) * 4))
+        position = torch.arange(len(views), device=self.device)
         if self.augmentation.flip:
-            images = torch.where(flip.bool().view(-1, 1, 1, 1), images.flip(3), images)
-        return self._normalise(images)
+            # A crop of the mirrored image, at the mirrored column, is the mirrored crop.
+            images = torch.cat([images, images.flip(2)])
+            position = position + flip * len(views)
+            left = torch.where(flip == 1, 2 * padding - left, left)
+        return self._normalise(self._crop(images, position, top, left))
 
     def random_views(self, indices: np.ndarray, random: np.random.Generator) -> Tensor:
         """One random view of each image: indices (N,) → (N, 4) int64, on the device.
@@ -67,6 +70,21 @@ class ImageBatches:
         views = np.column_stack([indices, draws])
         return torch.from_numpy(views).to(self.device, non_blocking=True)
 
-    def _normalise(self, pixels: Tensor) -> Tensor:
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return (pixels.float() / 255 - self.mean) / self.std
+    def _select(self, indices: Tensor) -> Tensor:
+        rows = self.pixels.index_select(0, indices)
+        return rows.view(len(indices), self.height, self.width, 3)
+
+    def _crop(self, images: Tensor, position: Tensor, top: Tensor, left: Tensor) -> Tensor:
+        """Crops (N, H, W, 3) of `images[position]` from row `top` and column `left`, each (N,)."""
+        _, height, width, channels = images.shape
+        # Each run of as many pixels as a crop is wide, wherever it starts; a crop is H such runs.
+        runs = images.flatten().unfold(0, self.width * channels, 1)
+        row = torch.arange(self.height, device=self.device)
+        first = ((position * height + top).view(-1, 1) + row) * width + left.view(-1, 1)
+        crops = runs.index_select(0, first.flatten() * channels)
+        return crops.view(len(position), self.height, self.width, channels)
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        """(N, H, W, 3) uint8 → (N, 3, H, W) float32 in channels-last order."""
+        rows = images.flatten(2).float().mul_(self.scale).add_(self.shift)
+        return rows.view_as(images).permute(0, 3, 1, 2)
