@@ -50,13 +50,14 @@ def run_experiment(
         SystemExit: with status 130 or 143, when interrupted by SIGINT or SIGTERM.
     """
     with RunFolder(run) as folder:
-        unfinished = [trial for trial in run.trials if not folder.is_finished(trial)]
-        if unfinished:
+        if not all(map(folder.is_finished, run.trials)):
             try:
                 experiment = Experiment(run, sampling, auxiliary, folder)
                 with experiment.interruption, experiment.progress_bar:
-                    for trial in unfinished:
-                        Trial(experiment, trial).run()
+                    for trial in run.trials:
+                        if not folder.is_finished(trial):
+                            Trial(experiment, trial).run()
+                        folder.remove_progress(trial)
             except (MemoryError, RuntimeError) as error:
                 if is_out_of_memory(error):
                     raise InputError(OUT_OF_MEMORY) from None
@@ -81,6 +82,7 @@ class Experiment:
         self.auxiliary = auxiliary
         self.folder = folder
         self.device = select_device(run.device)
+        torch.backends.cudnn.benchmark = not run.deterministic
         if run.deterministic:
             make_deterministic()
         self.dataset = datasets.load(run.config, run.seed)
@@ -90,9 +92,13 @@ class Experiment:
         self.test_images = self._on_device(self.dataset.test)
         self.test_labels = self.dataset.test.labels.to(self.device)
         self.imagenet_weights = imagenet_weights() if run.config.model.pretrained else None
-        folder.start(self.device)
-        self.interruption = Interruption()
-        epochs = len(run.trials) * run.config.active_learning.cycles * run.config.training.epochs
+        folder.start(self.device, self.dataset)
+        without = " without --overwrite" if run.overwrite else ""
+        self.interruption = Interruption(
+            f"the same command again{without} continues where it stopped"
+        )
+        unfinished = [trial for trial in run.trials if not folder.is_finished(trial)]
+        epochs = len(unfinished) * run.config.active_learning.cycles * run.config.training.epochs
         self.progress_bar = tqdm(total=epochs, unit="epoch", leave=False, disable=None)
 
     def _on_device(self, images: datasets.Images) -> ImageBatches:
@@ -133,10 +139,21 @@ class Trial:
         )
         self.learner = Learner(experiment.run, number, self.backbone, self.auxiliary)
         self.train_seconds = 0.0
+        self.clock = time.monotonic()
 
     def run(self) -> None:
-        """The method's loop, from the initial labels to the last cycle's accuracy."""
+        """The method's loop, from where it stopped to the last cycle's accuracy.
+
+        Raises:
+            InputError: training has diverged, or a file cannot be written.
+        """
         self._continue_where_it_stopped()
+        try:
+            self._run()
+        except FloatingPointError as error:
+            raise self.learner.divergence(str(error)) from None
+
+    def _run(self) -> None:
         while True:
             self._train()
             row = self._evaluate()
@@ -148,7 +165,6 @@ class Trial:
             self.folder.write_row(row)
             self._start_next_cycle(query)
         self.folder.write_row(row)
-        self.folder.remove_progress(self.number)
 
     def _train(self) -> None:
         self.clock = time.monotonic()

@@ -68,7 +68,7 @@ class ImageBatches:
         offsets = 2 * self.augmentation.crop_padding + 1
         draws = random.integers([2, offsets, offsets], size=(len(indices), 3))
         views = np.column_stack([indices, draws])
-        return torch.from_numpy(views).to(self.device, non_blocking=True)
+        return torch.from_numpy(views).to(self.device)
 
     def _select(self, indices: Tensor) -> Tensor:
         rows = self.pixels.index_select(0, indices)

@@ -1,11 +1,13 @@
 """The datasets as uint8 tensors, with their statistics, class names and file names."""
 
+import hashlib
 import logging
 import pickle
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,14 @@ class Dataset:
     class_names: Sequence[str]
     mean: Tensor
     std: Tensor
+
+    def fingerprint(self) -> str:
+        """Differs where the images, their order or their labels do."""
+        digest = hashlib.blake2b(digest_size=16)
+        for images in (self.train, self.test):
+            digest.update(images.pixels.numpy().data)
+            digest.update(images.labels.numpy().data)
+        return digest.hexdigest()
 
 
 def load(config: Config, seed: int) -> Dataset:
@@ -264,7 +274,7 @@ def _failed_download(path: Path, url: str) -> Iterator[None]:
     log.info("%s is missing; downloading %s", path, url)
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPException) as error:
         raise InputError(
             f"{path}: is missing and could not be downloaded from {url} ({error}); "
             f"put it there, or name its place with --data-dir; {WITHOUT_DATA}"

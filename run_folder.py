@@ -11,6 +11,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from samplers import Query
 
 log = logging.getLogger("tod")
 
-CONTENTS = ("config.yaml", "results.csv", "log.txt", "queries", "weights", "progress")
+# In the order in which they go: without its configuration, nothing else may be gone on from.
+CONTENTS = ("progress", "results.csv", "queries", "weights", "log.txt", "config.yaml")
 DIGEST_BYTES = hashlib.blake2b().digest_size
 RESULT_COLUMNS = ("trial", "cycle", "num_labeled", "test_accuracy", "train_loss", "train_seconds")
 Row = dict[str, str]
@@ -54,6 +56,7 @@ def write_atomically(path: Path, content: bytes, spare: Path | None = None) -> N
             if spare is not None and path.exists():
                 path.replace(spare)
             temporary.replace(path)
+            _sync_folder(path.parent)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
@@ -62,6 +65,15 @@ def write_atomically(path: Path, content: bytes, spare: Path | None = None) -> N
             f"{path}: cannot be written ({error.strerror}); what was saved before is intact: "
             "mend this and run the same command again"
         ) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename outlives a power cut only once its folder is on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class RunFolder:
@@ -77,7 +89,6 @@ class RunFolder:
         self.run = run
         self.path = run.folder
         self._lock: io.TextIOBase | None = None
-        self._log_file: logging.FileHandler | None = None
 
     def __enter__(self) -> "RunFolder":
         self._log_memory = logging.handlers.MemoryHandler(capacity=1000, flushLevel=100)
@@ -96,20 +107,26 @@ class RunFolder:
 
     def __exit__(self, *exception: object) -> None:
         for handler in log.handlers:
-            handler.close()
+            # What a full disk has no room for is said where the results are written.
+            with suppress(OSError):
+                handler.close()
         log.handlers = []
         if self._lock is not None:
             self._lock.close()
 
-    def start(self, device: torch.device) -> None:
+    def start(self, device: torch.device, dataset: Dataset) -> None:
         """Makes the folder ready for results.
 
         Raises:
-            InputError: it cannot be written to.
+            InputError: it cannot be written to, or its results come from other images.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._acquire_lock()
+            if self._lock is None:
+                # Another run may have come and gone while this one read its data.
+                self._acquire_lock()
+                if not self.run.overwrite:
+                    self._refuse_another_run()
             if self.run.overwrite:
                 self._clear()
             log_file = _LogFile(self.path / "log.txt", encoding="utf-8")
@@ -119,8 +136,16 @@ class RunFolder:
         self._log_memory.setTarget(log_file)
         self._log_memory.close()
         log.handlers = [self._terminal, log_file]
-        if not (self.path / "config.yaml").exists():
-            self._write_config(device)
+        surroundings = {
+            "data": dataset.fingerprint(),
+            "device": device_name(device),
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+        }
+        if (self.path / "config.yaml").exists():
+            self._compare_surroundings(surroundings)
+        else:
+            self._write_config(surroundings)
 
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(
@@ -130,8 +155,6 @@ class RunFolder:
 
     def _acquire_lock(self) -> None:
         """The lock goes when its process does, however that ends."""
-        if self._lock is not None:
-            return
         lock = (self.path / ".lock").open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,6 +163,8 @@ class RunFolder:
                 f"{self.path}: is in use by another process; wait for it, "
                 "or name another place with --output-dir"
             ) from None
+        except OSError as error:
+            log.warning("%s: cannot be locked (%s); start no second run on it", lock.name, error)
         self._lock = lock
 
     def _clear(self) -> None:
@@ -158,20 +183,18 @@ class RunFolder:
             "sampling": run.sampling,
             "auxiliary": run.auxiliary,
             "seed": run.seed,
+            "deterministic": run.deterministic,
         }
         return {**run.config.as_dict(), "run": choices}
 
     def _refuse_another_run(self) -> None:
         path, wanted = self.path / "config.yaml", self._identity()
         if not path.exists():
+            if any((self.path / name).exists() for name in ("progress", "results.csv")):
+                raise self._unreadable_config()
             return
-        try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-            found["run"] = {key: found["run"][key] for key in wanted["run"]}
-        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
-            raise InputError(
-                f"{path}: cannot be read back; --overwrite starts the run afresh"
-            ) from None
+        found = self._read_config()
+        found["run"] = {key: found["run"].get(key) for key in wanted["run"]}
         difference = first_difference(found, wanted)
         if difference is not None:
             raise InputError(
@@ -179,13 +202,41 @@ class RunFolder:
                 "name another place with --output-dir, or start afresh with --overwrite"
             )
 
-    def _write_config(self, device: torch.device) -> None:
+    def _read_config(self) -> dict[str, Any]:
+        path = self.path / "config.yaml"
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            raise self._unreadable_config() from None
+        if not isinstance(found, dict) or not isinstance(found.get("run"), dict):
+            raise self._unreadable_config()
+        return found
+
+    def _unreadable_config(self) -> InputError:
+        return InputError(
+            f"{self.path / 'config.yaml'}: cannot be read back; --overwrite starts the run afresh"
+        )
+
+    def _compare_surroundings(self, surroundings: dict[str, str]) -> None:
+        found = self._read_config()["run"]
+        if found.get("data") != surroundings["data"]:
+            raise InputError(
+                f"{self.path}: its results come from other images than are there now; "
+                "name another place with --output-dir, or start afresh with --overwrite"
+            )
+        for name in ("device", "python", "torch"):
+            if found.get(name) != surroundings[name]:
+                log.warning(
+                    "the run began with %s %s and goes on with %s: "
+                    "its numbers may differ from an uninterrupted run's",
+                    name,
+                    found.get(name),
+                    surroundings[name],
+                )
+
+    def _write_config(self, surroundings: dict[str, str]) -> None:
         content = self._identity()
-        content["run"] |= {
-            "device": device_name(device),
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-        }
+        content["run"] |= surroundings
         text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
         write_atomically(self.path / "config.yaml", text.encode())
 
@@ -281,6 +332,8 @@ class RunFolder:
             # Whatever is wrong with the newest state, the one before it may be good.
             except Exception as error:
                 log.warning("%s: is damaged (%s); using what was saved before", path, error)
+                # It must not become the spare of the next state.
+                path.unlink()
         return None
 
     def remove_progress(self, trial: int) -> None:
@@ -303,8 +356,12 @@ class _TerminalHandler(logging.Handler):
     """Writes to standard output without tearing the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record))
-        sys.stdout.flush()
+        try:
+            tqdm.write(self.format(record))
+            sys.stdout.flush()
+        except OSError:
+            # Nobody reads on, or there is no room: log.txt and the results go on without it.
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
 
 
 class _LogFile(logging.FileHandler):

@@ -97,10 +97,16 @@ class Pool:
 
         Args:
             score_of_batch: images (N, 3, H, W) → scores (N,).
+
+        Raises:
+            FloatingPointError: a score is not finite.
         """
         for network in (self.backbone, self.previous, *self.modules.values()):
             network.eval()
-        return torch.cat([score_of_batch(images) for images in self.batches()]).cpu().numpy()
+        scores = torch.cat([score_of_batch(images) for images in self.batches()])
+        if not scores.isfinite().all():
+            raise FloatingPointError("a score")
+        return scores.cpu().numpy()
 
     def query(self, scores: np.ndarray, lowest: bool = False) -> Query:
         """The images with the highest scores, or with the lowest."""

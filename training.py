@@ -74,7 +74,7 @@ class NoAuxiliary:
         """The weighted auxiliary loss of one step, a scalar."""
         return step.losses.new_zeros(())
 
-    def after_backward(self, backbone: nn.Module) -> None:
+    def after_optimizer_step(self, backbone: nn.Module) -> None:
         """Called after the backbone's optimiser has taken its step."""
 
     def modules(self) -> dict[str, nn.Module]:
@@ -98,7 +98,7 @@ class CODLoss(NoAuxiliary):
     def __init__(self, run: Run, num_classes: int, device: torch.device, trial: int) -> None:
         super().__init__(run, num_classes, device, trial)
         self.teacher = new_backbone(run, num_classes, device, "teacher", trial).train()
-        self.step = 0
+        self.steps_taken = 0
 
     def loss(self, backbone: nn.Module, step: Step) -> Tensor:
         """λ · Σ over the labelled and the unlabelled batch of their COD losses."""
@@ -113,16 +113,16 @@ class CODLoss(NoAuxiliary):
             ema_logits, _, _, _ = self.teacher(images)
         return cod_loss(logits, consistency_logits, ema_logits)
 
-    def after_backward(self, backbone: nn.Module) -> None:
-        self.step += 1
-        update_ema(self.teacher, backbone, self.step, self.config.cod.ema_decay)
+    def after_optimizer_step(self, backbone: nn.Module) -> None:
+        self.steps_taken += 1
+        update_ema(self.teacher, backbone, self.steps_taken, self.config.cod.ema_decay)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"teacher": self.teacher.state_dict(), "step": self.step}
+        return {"teacher": self.teacher.state_dict(), "steps_taken": self.steps_taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.teacher.load_state_dict(state["teacher"])
-        self.step = state["step"]
+        self.steps_taken = state["steps_taken"]
 
 
 class LossPrediction(NoAuxiliary):
@@ -153,7 +153,7 @@ class LossPrediction(NoAuxiliary):
         predicted_losses = self.lossnet(feature_maps)
         return settings.weight * ranking_loss(predicted_losses, step.losses, settings.margin)
 
-    def after_backward(self, backbone: nn.Module) -> None:
+    def after_optimizer_step(self, backbone: nn.Module) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -212,13 +212,17 @@ class Learner:
         Raises:
             InputError: the loss since the epoch began, or a weight, is not finite.
         """
-        norms = torch._foreach_norm(list(self.backbone.parameters()))
-        if torch.stack([self.total_loss, *norms]).isfinite().all():
-            return
+        networks = (self.backbone, *self.auxiliary.modules().values())
+        norms = torch._foreach_norm([p for network in networks for p in network.parameters()])
+        if not torch.stack([self.total_loss, *norms]).isfinite().all():
+            raise self.divergence("the loss")
+
+    def divergence(self, what: str) -> InputError:
+        """The error that says where training was when something was found not to be finite."""
         rate = learning_rate(self.config, self.epoch)
         where = f"trial {self.trial}, cycle {self.cycle}, epoch {self.epoch + 1}"
-        raise InputError(
-            f"{where}, learning rate {rate:g}: the loss is not finite; what was saved stays. "
+        return InputError(
+            f"{where}, learning rate {rate:g}: {what} is not finite; what was saved stays. "
             f"Try --set training.lr={self.config.training.lr / 10:g}{self.auxiliary.advice}, "
             "in another --output-dir"
         )
@@ -270,7 +274,7 @@ class Learner:
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.auxiliary.after_backward(self.backbone)
+        self.auxiliary.after_optimizer_step(self.backbone)
         return loss
 
     def _batches(
@@ -349,7 +353,12 @@ def accuracy(backbone: nn.Module, batches: Iterable[Tensor], labels: Tensor) -> 
         backbone: the network.
         batches: the images in order, each batch (N, 3, H, W).
         labels: of all images, on the device.
+
+    Raises:
+        FloatingPointError: a logit is not finite.
     """
     backbone.eval()
-    predicted = torch.cat([backbone(images)[0].argmax(dim=1) for images in batches])
-    return 100.0 * (predicted == labels).sum().item() / len(labels)
+    logits = torch.cat([backbone(images)[0] for images in batches])
+    if not logits.isfinite().all():
+        raise FloatingPointError("the network's output")
+    return 100.0 * (logits.argmax(dim=1) == labels).sum().item() / len(labels)

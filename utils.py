@@ -74,7 +74,6 @@ def make_deterministic() -> None:
     Where an operation has no deterministic form, PyTorch warns and names it. A CPU needs nothing.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
@@ -91,9 +90,13 @@ class Interruption:
     """Turns SIGINT and SIGTERM into a request, which the loop answers once its progress is saved.
 
     A second SIGINT leaves at once.
+
+    Args:
+        advice: how to go on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, advice: str) -> None:
+        self.advice = advice
         self._signal: int | None = None
 
     @property
@@ -108,7 +111,7 @@ class Interruption:
             SystemExit: where a signal has come.
         """
         if self._signal is not None:
-            log.warning("interrupted; the same command again continues where it stopped")
+            log.warning("interrupted; %s", self.advice)
             raise SystemExit(128 + self._signal)
 
     def _request(self, signal_number: int, frame: FrameType | None) -> None:

@@ -42,10 +42,15 @@ def imagenet_weights(folder: Path = PROJECT_DIR) -> dict[str, torch.Tensor]:
                     f"{path}: is no readable checkpoint; remove it and get it again"
                 ) from None
     try:
-        return ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+        weights = ResNet18_Weights.IMAGENET1K_V1.get_state_dict(
+            progress=True, check_hash=True, map_location="cpu", weights_only=True
+        )
+        return dict(weights)
+    # A failed download and a damaged file in torch.hub's cache can raise anything at all.
     except Exception as error:
+        reason = configuration.shortened(" ".join(str(error).split()), 200)
         raise configuration.InputError(
-            f"{folder / IMAGENET_FILES[1]}: is missing and could not be downloaded from "
-            f"{ResNet18_Weights.IMAGENET1K_V1.url} ({error}); put it there, "
+            f"{folder / IMAGENET_FILES[1]}: is missing, and {ResNet18_Weights.IMAGENET1K_V1.url} "
+            f"could not be had through {torch.hub.get_dir()}/checkpoints ({reason}); put it there, "
             "or start from random weights with --set model.pretrained=false"
         ) from None

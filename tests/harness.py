@@ -19,6 +19,7 @@ TINY_DIGITS = [
     "--set=active_learning.query_size=20",
     "--set=active_learning.subset_size=100",
     "--set=training.batch_size=16",
+    "--set=training.lr=0.1",
     "--set=training.epochs=2",
     "--set=training.milestones=[1]",
 ]

@@ -134,12 +134,12 @@ def test_4_teacher_and_its_step_counter_go_on_across_cycles(tmp_path):
         teacher = trial.auxiliary.teacher
         assert not same_weights(weights_of(teacher), weights_of(trial.backbone))
         trial._train()
-        assert trial.auxiliary.step == 2 * 3  # two epochs of 40 images in batches of 16
+        assert trial.auxiliary.steps_taken == 2 * 3  # two epochs of 40 images in batches of 16
         before = weights_of(teacher)
         trial._start_next_cycle(trial._query())
         assert same_weights(before, weights_of(teacher))
         trial._train()
-        assert trial.auxiliary.step == 2 * 3 + 2 * 4
+        assert trial.auxiliary.steps_taken == 2 * 3 + 2 * 4
 
 
 def test_5_reported_accuracy_is_that_of_the_last_epoch(tmp_path):
