@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from formats import write_image_folder
 from harness import PROJECT_DIR, TINY_DIGITS, run_script
 from soak import RUN, SCRIPTS, differences, results, run_folder, soak, start
 
@@ -61,11 +62,24 @@ def test_interrupted_run_saves_says_how_to_go_on_and_goes_on(tmp_path, finished,
     assert not differences(results(finished), results(run_folder("main_TOD.py", tmp_path)))
 
 
-def test_second_sigint_leaves_at_once(tmp_path):
-    process = interrupted(tmp_path, signal.SIGINT)
-    process.send_signal(signal.SIGINT)
-    process.communicate()
-    assert process.returncode == 130
+def test_second_sigint_leaves_at_once():
+    endless_step = (
+        "import time, utils\n"
+        "with utils.Interruption('') as interruption:\n"
+        "    print('ready', flush=True)\n"
+        "    while True:\n"
+        "        time.sleep(0.01)\n"
+        "        if interruption.requested:\n"
+        "            print('requested', flush=True)\n"
+        "            time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", endless_step], cwd=PROJECT_DIR, stdout=subprocess.PIPE, text=True
+    )
+    for word in ("ready\n", "requested\n"):
+        assert process.stdout.readline() == word
+        process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == 130
 
 
 DAMAGES = {
@@ -212,3 +226,76 @@ def test_memory_that_runs_out_is_one_line(tmp_path):
     assert refused.returncode == 2, refused.stderr
     assert refused.stderr.startswith("out of memory")
     assert len(refused.stderr.splitlines()) == 1
+
+
+def test_overwriting_that_was_killed_halfway_is_not_taken_for_another_run(tmp_path, finished):
+    folder = run_folder("main_TOD.py", tmp_path)
+    shutil.copytree(finished, folder)
+    (folder / "config.yaml").unlink()
+    refused = go_on(tmp_path)
+    assert refused.returncode == 2
+    assert "config.yaml: cannot be read back; --overwrite" in refused.stderr
+
+
+def test_damaged_state_never_becomes_the_spare(tmp_path):
+    interrupted(tmp_path, signal.SIGKILL).communicate()
+    progress = run_folder("main_TOD.py", tmp_path) / "progress"
+    newest, before = progress / "trial1.pt", progress / "trial1.before.pt"
+    spare = before.read_bytes()
+    newest.write_bytes(b"damaged")
+    process = start("main_TOD.py", tmp_path)
+    while "continuing" not in process.stdout.readline():
+        pass
+    process.kill()
+    process.communicate()
+    assert before.read_bytes() in (spare, newest.read_bytes() if newest.exists() else spare)
+    assert b"damaged" not in (before.read_bytes(), newest.exists() and newest.read_bytes())
+
+
+def test_run_whose_images_have_changed_is_refused(tmp_path):
+    write_image_folder(tmp_path / "images")
+    run = [
+        *TINY_DIGITS[1:],
+        "--config=image_folder",
+        f"--data-dir={tmp_path / 'images'}",
+        f"--output-dir={tmp_path / 'results'}",
+        "--set=images.size=16",
+        "--set=active_learning.initial_labels=10",
+        "--set=active_learning.query_size=2",
+        "--set=active_learning.trials=2",
+    ]
+    assert run_script("main_TOD.py", *run, "--trials=1").returncode == 0
+    next((tmp_path / "images" / "train").rglob("*.png")).unlink()
+    again = run_script("main_TOD.py", *run)
+    assert again.returncode == 2
+    assert "other images than are there now" in again.stderr
+
+
+def test_output_that_nobody_reads_does_not_stop_a_run(tmp_path):
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run(
+            [
+                *(sys.executable, PROJECT_DIR / "main_TOD.py", *TINY_DIGITS),
+                f"--output-dir={tmp_path}",
+            ],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert process.returncode == 0, process.stderr
+    assert "Test acc" in (run_folder("main_TOD.py", tmp_path) / "log.txt").read_text()
+
+
+def test_outputs_that_overflow_are_a_divergence_and_no_traceback(tmp_path):
+    diverged = run_script(
+        "main_TOD.py",
+        *TINY_DIGITS,
+        f"--output-dir={tmp_path}",
+        "--set=training.lr=1.0e+3",
+        "--set=training.epochs=1",
+        "--set=training.batch_size=64",
+    )
+    assert diverged.returncode == 2
+    assert "not finite" in diverged.stderr
+    assert "Traceback" not in diverged.stderr

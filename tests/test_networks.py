@@ -1,5 +1,7 @@
 """The networks: shapes, names, initialisation and the weights they start from."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torchvision
@@ -161,3 +163,27 @@ def test_weights_of_another_network_are_refused():
 def test_configuration_chooses_the_network():
     for name, network in (("resnet", NETWORKS[0]), ("imagenet_resnet", NETWORKS[1])):
         assert type(build_backbone(configuration.Model(name=name), 10)) is network
+
+
+class Intruder:
+    """Runs code when unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("place", ["beside the scripts", "in torch.hub's cache"])
+def test_code_in_imagenet_weights_is_not_executed(tmp_path, monkeypatch, place):
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    path = (tmp_path if place == "beside the scripts" else cache) / "resnet18-f37072fd.pth"
+    torch.save({"conv1.weight": Intruder(tmp_path / "executed")}, path)
+    with pytest.raises(configuration.InputError, match="resnet18-f37072fd"):
+        imagenet_weights(tmp_path)
+    assert not (tmp_path / "executed").exists()
+    torch.load(path, weights_only=False)
+    assert (tmp_path / "executed").exists()
