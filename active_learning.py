@@ -19,6 +19,7 @@ from samplers import Pool, Query
 from training import Learner, NoAuxiliary, accuracy, new_backbone
 from utils import (
     Interruption,
+    fastest_memory_format,
     is_out_of_memory,
     make_deterministic,
     random_generator,
@@ -102,8 +103,11 @@ class Experiment:
         self.progress_bar = tqdm(total=epochs, unit="epoch", leave=False, disable=None)
 
     def _on_device(self, images: datasets.Images) -> ImageBatches:
-        data, augmentation = self.dataset, self.run.config.augmentation
-        return ImageBatches(images.pixels, data.mean, data.std, augmentation, self.device)
+        data, config = self.dataset, self.run.config
+        memory_format = fastest_memory_format(self.device, config.model.width)
+        return ImageBatches(
+            images.pixels, data.mean, data.std, config.augmentation, self.device, memory_format
+        )
 
     def new_backbone(self, role: str, trial: int) -> nn.Module:
         """A randomly initialised backbone for one role in one trial."""

@@ -21,6 +21,7 @@ class ImageBatches:
         std: (3,), likewise.
         augmentation: which random views there are.
         device: where the images stay and the batches are made.
+        memory_format: of the batches.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class ImageBatches:
         std: Tensor,
         augmentation: configuration.Augmentation,
         device: torch.device,
+        memory_format: torch.memory_format = torch.channels_last,
     ) -> None:
         _, _, self.height, self.width = pixels.shape
         # An image is one row of bytes, pixel by pixel: channels-last, as the networks want it.
@@ -39,6 +41,7 @@ class ImageBatches:
         self.shift = (-mean / std).repeat(self.width).to(device)
         self.augmentation = augmentation
         self.device = device
+        self.memory_format = memory_format
 
     def plain(self, indices: Tensor) -> Tensor:
         """Images as they are: indices (N,) → (N, 3, H, W) float32, normalised."""
@@ -85,6 +88,7 @@ class ImageBatches:
         return crops.view(len(position), self.height, self.width, channels)
 
     def _normalise(self, images: Tensor) -> Tensor:
-        """(N, H, W, 3) uint8 → (N, 3, H, W) float32 in channels-last order."""
+        """(N, H, W, 3) uint8 → (N, 3, H, W) float32."""
         rows = images.flatten(2).float().mul_(self.scale).add_(self.shift)
-        return rows.view_as(images).permute(0, 3, 1, 2)
+        batch = rows.view_as(images).permute(0, 3, 1, 2)
+        return batch.contiguous(memory_format=self.memory_format)

@@ -98,7 +98,7 @@ def parse_arguments(
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override one value, as in --set training.epochs=20; as often as wanted",
+        help="override one value, as in --set training.lr=0.05; as often as wanted",
     )
     parser.add_argument(
         "--trials",

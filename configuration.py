@@ -325,7 +325,7 @@ def _parse_override(override: str) -> tuple[str, Any]:
     key, equals, value = override.partition("=")
     if not equals or not key.strip():
         raise InputError(
-            f"--set {shortened(override)}: write KEY=VALUE, as in --set training.epochs=20"
+            f"--set {shortened(override)}: write KEY=VALUE, as in --set training.lr=0.05"
         )
     try:
         return key.strip(), yaml.safe_load(value)
@@ -474,7 +474,7 @@ def _milestones_beyond_epochs(valid: dict[str, Any]) -> Contradiction:
         yield (
             "training.milestones",
             f"{last} lies beyond the {epochs} epochs; "
-            "lower it, or write [] for a constant learning rate",
+            "lower it, or write --set training.milestones=[] for a constant learning rate",
         )
 
 

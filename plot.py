@@ -5,6 +5,7 @@ python plot.py results/digits_auxiliary_TOD_sampling_TOD_seed0 [RUN ...] --outpu
 
 import argparse
 import csv
+import re
 from pathlib import Path
 
 import command_line
@@ -32,11 +33,14 @@ def read_curve(folder: Path) -> dict[int, list[float]]:
 
 
 def label_of(folder: Path) -> str:
-    """What a run's curve is called: its sampling strategy and auxiliary loss."""
+    """What a run's curve is called: configuration, sampling strategy, auxiliary loss and seed."""
     name = folder.resolve().name
-    _, _, choices = name.partition("_auxiliary_")
-    auxiliary, _, rest = choices.partition("_sampling_")
-    return f"{rest.partition('_seed')[0]} sampling, {auxiliary} loss" if rest else name
+    found = re.fullmatch(r"(.+)_auxiliary_(\w+?)_sampling_(\w+)_seed(\d+)", name)
+    if found is None:
+        return name
+    config, auxiliary, sampling, seed = found.groups()
+    loss = {"NONE": "", "TOD": " + COD loss"}.get(auxiliary, f" + {auxiliary} loss")
+    return f"{config}, {sampling} sampling{loss}, seed {seed}"
 
 
 def draw(folders: list[Path], output: Path) -> None:
@@ -61,7 +65,10 @@ def draw(folders: list[Path], output: Path) -> None:
     axes.set_ylabel("test accuracy (%)")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(output, dpi=120)
+    try:
+        figure.savefig(output, dpi=120)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--output {output}: cannot be written ({error})") from None
     pyplot.close(figure)
 
 
@@ -71,8 +78,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
-    parser.add_argument("--output", type=Path, default=Path("learning_curve.png"), metavar="FILE")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("learning_curve.png"),
+        metavar="FILE",
+        help="the figure, in the format of its ending (default: %(default)s)",
+    )
     arguments = parser.parse_args()
+    if not arguments.output.suffix:
+        parser.error(f"argument --output: {arguments.output} has no ending, such as .png")
     draw(arguments.runs, arguments.output)
     print(arguments.output)
 

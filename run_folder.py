@@ -137,6 +137,9 @@ class RunFolder:
         self._log_memory.close()
         log.handlers = [self._terminal, log_file]
         surroundings = {
+            "class_names": list(dataset.class_names),
+            "mean": [round(value, 6) for value in dataset.mean.tolist()],
+            "std": [round(value, 6) for value in dataset.std.tolist()],
             "data": dataset.fingerprint(),
             "device": device_name(device),
             "python": platform.python_version(),
@@ -176,7 +179,7 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def _identity(self) -> dict[str, Any]:
-        """All that makes two runs the same."""
+        """All that makes two runs the same, but for the images themselves."""
         run = self.run
         choices = {
             "entry": run.entry,
@@ -195,6 +198,8 @@ class RunFolder:
             return
         found = self._read_config()
         found["run"] = {key: found["run"].get(key) for key in wanted["run"]}
+        # Images may move; that they are the same is seen once they have been read.
+        found["data_dir"] = wanted["data_dir"]
         difference = first_difference(found, wanted)
         if difference is not None:
             raise InputError(
@@ -217,7 +222,7 @@ class RunFolder:
             f"{self.path / 'config.yaml'}: cannot be read back; --overwrite starts the run afresh"
         )
 
-    def _compare_surroundings(self, surroundings: dict[str, str]) -> None:
+    def _compare_surroundings(self, surroundings: dict[str, Any]) -> None:
         found = self._read_config()["run"]
         if found.get("data") != surroundings["data"]:
             raise InputError(
@@ -234,7 +239,7 @@ class RunFolder:
                     surroundings[name],
                 )
 
-    def _write_config(self, surroundings: dict[str, str]) -> None:
+    def _write_config(self, surroundings: dict[str, Any]) -> None:
         content = self._identity()
         content["run"] |= surroundings
         text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)

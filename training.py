@@ -12,7 +12,7 @@ from command_line import Run
 from configuration import Config, InputError
 from losses import cod_loss, ranking_loss, task_losses
 from models import build_backbone, build_lossnet
-from utils import random_generator, seed_torch, update_ema
+from utils import fastest_memory_format, random_generator, seed_torch, update_ema
 
 
 def new_backbone(
@@ -20,9 +20,8 @@ def new_backbone(
 ) -> nn.Module:
     """A randomly initialised backbone for one role (backbone, teacher, previous) in a trial."""
     seed_torch(run.seed, role, trial)
-    return build_backbone(run.config.model, num_classes).to(
-        device, memory_format=torch.channels_last
-    )
+    memory_format = fastest_memory_format(device, run.config.model.width)
+    return build_backbone(run.config.model, num_classes).to(device, memory_format=memory_format)
 
 
 def sgd(network: nn.Module, config: Config) -> torch.optim.SGD:

@@ -68,6 +68,17 @@ def select_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def fastest_memory_format(device: torch.device, width: int) -> torch.memory_format:
+    """Channels-last where it is faster and safe, for images and for networks of this width.
+
+    On a CPU, the backward pass of a narrow channels-last 1×1 convolution of stride 2 corrupts the
+    heap (oneDNN in PyTorch 2.15, 4 and 8 channels at 64×64; 12 and more are sound).
+    """
+    if device.type == "cuda" or (device.type == "cpu" and width >= 16):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
 def make_deterministic() -> None:
     """Makes CUDA give the same bytes each time, for some speed.
 
