@@ -11,8 +11,13 @@ from pathlib import Path
 
 import pytest
 from formats import write_image_folder
-from harness import PROJECT_DIR, TINY_DIGITS, run_script
+from harness import PROJECT_DIR, TINY_DIGITS, run_script, tiny_run
 from soak import RUN, SCRIPTS, differences, results, run_folder, soak, start
+
+import active_learning
+from active_learning import Trial, run_experiment
+from samplers import query_by_tod
+from training import CODLoss
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -299,3 +304,38 @@ def test_outputs_that_overflow_are_a_divergence_and_no_traceback(tmp_path):
     assert diverged.returncode == 2
     assert "not finite" in diverged.stderr
     assert "Traceback" not in diverged.stderr
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8])
+def test_run_stopped_within_an_epoch_goes_on_with_its_next_step(tmp_path, monkeypatch, steps):
+    whole, stopped = (tiny_run(tmp_path / name) for name in ("whole", "stopped"))
+    run_experiment(whole, query_by_tod, CODLoss)
+
+    after_step = Trial._after_step
+    taken = 0
+
+    def after_step_with_sigterm(trial: Trial) -> None:
+        nonlocal taken
+        taken += 1
+        if taken == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        after_step(trial)
+
+    monkeypatch.setattr(Trial, "_after_step", after_step_with_sigterm)
+    with pytest.raises(SystemExit) as leaving:
+        run_experiment(stopped, query_by_tod, CODLoss)
+    assert leaving.value.code == 143
+    run_experiment(stopped, query_by_tod, CODLoss)
+    assert taken == 2 * 3 + 2 * 4  # each step of both cycles once
+    assert not differences(results(whole.folder), results(stopped.folder))
+
+
+def test_state_is_saved_within_an_epoch_when_that_takes_long(tmp_path, monkeypatch):
+    saved = []
+    save = Trial._save
+    monkeypatch.setattr(active_learning, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(
+        Trial, "_save", lambda trial: (saved.append(trial.learner.step), save(trial))
+    )
+    run_experiment(tiny_run(tmp_path), query_by_tod, CODLoss)
+    assert saved.count(1) == 4  # after the first step of each of two epochs in two cycles
