@@ -218,8 +218,9 @@ class Learner:
 
     def divergence(self, what: str) -> InputError:
         """The error that says where training was when something was found not to be finite."""
-        rate = learning_rate(self.config, self.epoch)
-        where = f"trial {self.trial}, cycle {self.cycle}, epoch {self.epoch + 1}"
+        epoch = min(self.epoch, self.config.training.epochs - 1)
+        rate = learning_rate(self.config, epoch)
+        where = f"trial {self.trial}, cycle {self.cycle}, epoch {epoch + 1}"
         return InputError(
             f"{where}, learning rate {rate:g}: {what} is not finite; what was saved stays. "
             f"Try --set training.lr={self.config.training.lr / 10:g}{self.auxiliary.advice}, "

@@ -1,0 +1,71 @@
+"""Whatever values are accepted, a run of them ends, or is refused in words."""
+
+import itertools
+
+import pytest
+from harness import tiny_run
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
+
+from active_learning import run_experiment
+from configuration import InputError
+from samplers import query_by_predicted_loss, query_by_tod
+from training import CODLoss, LossPrediction
+
+size = some.floats(min_value=1e-30, max_value=3e38)
+VALUES = {
+    "model.width": some.integers(1, 5),
+    "augmentation.flip": some.booleans(),
+    "augmentation.crop_padding": some.integers(0, 20),
+    "images.std": some.lists(size, min_size=3, max_size=3),
+    "active_learning.cycles": some.integers(1, 3),
+    "active_learning.initial_labels": some.integers(2, 40),
+    "active_learning.query_size": some.integers(1, 30),
+    "active_learning.subset_size": some.integers(30, 2000),
+    "training.batch_size": some.integers(2, 50),
+    "training.epochs": some.integers(1, 2),
+    "training.lr": some.one_of(size, some.floats(1e-4, 1.0)),
+    "training.momentum": some.floats(0, 1, exclude_max=True),
+    "training.weight_decay": some.one_of(some.just(0.0), size),
+    "training.milestones": some.sampled_from([[], [1]]),
+    "cod.weight": some.one_of(some.just(0.0), size),
+    "cod.ema_decay": some.floats(0, 1),
+    "cod.fixed_batch_in_first_cycle": some.booleans(),
+    "ll4al.margin": some.one_of(some.just(0.0), size),
+    "ll4al.weight": some.one_of(some.just(0.0), size),
+    "ll4al.detach_epoch": some.integers(0, 3),
+    "scoring.augment": some.booleans(),
+    "scoring.lowest_in_first_cycle": some.booleans(),
+}
+METHODS = {
+    "main_TOD.py": ("TOD", query_by_tod, CODLoss),
+    "main_LL4AL.py": ("LL4AL", query_by_predicted_loss, LossPrediction),
+}
+numbers = itertools.count()
+
+
+@pytest.mark.parametrize("script", METHODS)
+@settings(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    changed=some.lists(some.sampled_from(sorted(VALUES)), max_size=5, unique=True), data=some.data()
+)
+def test_every_accepted_configuration_runs_or_is_refused_in_words(tmp_path, script, changed, data):
+    values = {key: data.draw(VALUES[key], label=key) for key in changed}
+    name, sampling, auxiliary = METHODS[script]
+    overrides = [f"--set={key}={_as_yaml(value)}" for key, value in values.items()]
+    try:
+        run = tiny_run(tmp_path / str(next(numbers)), script, name, name, *overrides)
+        run_experiment(run, sampling, auxiliary)
+    except InputError as refusal:
+        assert "not finite" in str(refusal) or "--set" in str(refusal) or ".yaml" in str(refusal)
+
+
+def _as_yaml(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_yaml, value))}]"
+    return f"{value:.9e}" if isinstance(value, float) else str(value).lower()
