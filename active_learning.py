@@ -13,17 +13,19 @@ import datasets
 from augmentation import ImageBatches
 from command_line import Run
 from configuration import InputError
-from models import imagenet_weights
+from models import fold_batch_norm, imagenet_weights
 from run_folder import Row, RunFolder
 from samplers import Pool, Query
 from training import Learner, NoAuxiliary, accuracy, new_backbone
 from utils import (
     Interruption,
+    allow_tf32,
     fastest_memory_format,
     is_out_of_memory,
     make_deterministic,
     random_generator,
     select_device,
+    select_precision,
 )
 
 log = logging.getLogger("tod")
@@ -83,6 +85,8 @@ class Experiment:
         self.auxiliary = auxiliary
         self.folder = folder
         self.device = select_device(run.device)
+        self.precision = select_precision(run.precision, self.device)
+        allow_tf32(self.precision == "tf32")
         torch.backends.cudnn.benchmark = not run.deterministic
         if run.deterministic:
             make_deterministic()
@@ -93,7 +97,7 @@ class Experiment:
         self.test_images = self._on_device(self.dataset.test)
         self.test_labels = self.dataset.test.labels.to(self.device)
         self.imagenet_weights = imagenet_weights() if run.config.model.pretrained else None
-        folder.start(self.device, self.dataset)
+        folder.start(self.device, self.precision, self.dataset)
         without = " without --overwrite" if run.overwrite else ""
         self.interruption = Interruption(
             f"the same command again{without} continues where it stopped"
@@ -141,7 +145,9 @@ class Trial:
         self.auxiliary = experiment.auxiliary(
             experiment.run, experiment.num_classes, experiment.device, number
         )
-        self.learner = Learner(experiment.run, number, self.backbone, self.auxiliary)
+        self.learner = Learner(
+            experiment.run, number, self.backbone, self.auxiliary, experiment.precision
+        )
         self.train_seconds = 0.0
         self.clock = time.monotonic()
 
@@ -186,7 +192,8 @@ class Trial:
         batches = self._plain_batches(
             experiment.test_images, np.arange(len(experiment.dataset.test))
         )
-        test_accuracy = accuracy(self.backbone, batches, experiment.test_labels)
+        backbone = fold_batch_norm(self.backbone)
+        test_accuracy = accuracy(backbone, batches, experiment.test_labels)
         log.info(
             "%s Trial:%d/%d || Cycle:%d/%d || Label set size:%d ||  Test acc:%.2f",
             experiment.run.title,
@@ -217,7 +224,7 @@ class Trial:
                 yield from self._plain_batches(images, subset)
                 return
             views = images.random_views(subset, self._random("scoring views", self.cycle))
-            for batch in views.split(self._inference_batch_size):
+            for batch in images.placed(views).split(self._inference_batch_size):
                 self.experiment.interruption.stop_if_requested()
                 yield images.augmented(batch)
 
@@ -227,8 +234,8 @@ class Trial:
                 cycle=self.cycle,
                 subset=subset,
                 batches=batches,
-                backbone=self.backbone,
-                previous=self.previous,
+                backbone=fold_batch_norm(self.backbone),
+                previous=fold_batch_norm(self.previous),
                 modules=self.auxiliary.modules(),
                 random=self._random("sampling", self.cycle),
             )
@@ -257,8 +264,7 @@ class Trial:
         return 2 * self.config.training.batch_size
 
     def _plain_batches(self, images: ImageBatches, indices: np.ndarray) -> Iterator[Tensor]:
-        on_device = torch.from_numpy(indices).to(self.experiment.device)
-        for batch in on_device.split(self._inference_batch_size):
+        for batch in images.placed(torch.from_numpy(indices)).split(self._inference_batch_size):
             self.experiment.interruption.stop_if_requested()
             yield images.plain(batch)
 

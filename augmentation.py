@@ -15,6 +15,9 @@ import configuration
 class ImageBatches:
     """Makes normalised batches of images that stay on a device as uint8.
 
+    Images that would fill more than half of a GPU's free memory stay on the host; then the bytes
+    of one batch travel while the GPU trains on the one before.
+
     Args:
         pixels: (N, 3, H, W) uint8.
         mean: (3,), of pixels from 0 to 1.
@@ -35,7 +38,12 @@ class ImageBatches:
     ) -> None:
         _, _, self.height, self.width = pixels.shape
         # An image is one row of bytes, pixel by pixel: channels-last, as the networks want it.
-        self.pixels = pixels.permute(0, 2, 3, 1).flatten(1).to(device)
+        self.pixels = pixels.permute(0, 2, 3, 1).flatten(1)
+        self.copy_stream = None
+        if device.type == "cuda" and pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+            self.copy_stream = torch.cuda.Stream(device)
+        else:
+            self.pixels = self.pixels.to(device)
         # (pixel / 255 − mean) / std as one multiplication and addition, for each byte of a row.
         self.scale = (1 / (255 * std)).repeat(self.width).to(device)
         self.shift = (-mean / std).repeat(self.width).to(device)
@@ -43,18 +51,23 @@ class ImageBatches:
         self.device = device
         self.memory_format = memory_format
 
+    def placed(self, indices: Tensor) -> Tensor:
+        """Indices or views, from the host, as the batches want them: where the images are."""
+        # Pinned memory travels without being waited for.
+        return indices.pin_memory() if self.copy_stream else indices.to(self.device)
+
     def plain(self, indices: Tensor) -> Tensor:
-        """Images as they are: indices (N,) → (N, 3, H, W) float32, normalised."""
+        """Images as they are: placed indices (N,) → (N, 3, H, W) float32, normalised."""
         return self._normalise(self._select(indices))
 
     def augmented(self, views: Tensor) -> Tensor:
-        """Random views (N, 4) → (N, 3, H, W) float32, normalised.
+        """Placed random views (N, 4) → (N, 3, H, W) float32, normalised.
 
         The padding is black before normalisation, as in the published transforms.
         """
-        index, flip, top, left = views.unbind(1)
         padding = self.augmentation.crop_padding
-        images = F.pad(self._select(index), (0, 0, *(padding,) * 4))
+        images = F.pad(self._select(views[:, 0]), (0, 0, *(padding,) * 4))
+        flip, top, left = views.to(self.device, non_blocking=True)[:, 1:].unbind(1)
         position = torch.arange(len(views), device=self.device)
         if self.augmentation.flip:
             # A crop of the mirrored image, at the mirrored column, is the mirrored crop.
@@ -64,18 +77,28 @@ class ImageBatches:
         return self._normalise(self._crop(images, position, top, left))
 
     def random_views(self, indices: np.ndarray, random: np.random.Generator) -> Tensor:
-        """One random view of each image: indices (N,) → (N, 4) int64, on the device.
+        """One random view of each image: indices (N,) → (N, 4) int64, on the host.
 
         With padding p, the crop starts anywhere from (0, 0) to (2p, 2p); half are flipped.
         """
         offsets = 2 * self.augmentation.crop_padding + 1
         draws = random.integers([2, offsets, offsets], size=(len(indices), 3))
-        views = np.column_stack([indices, draws])
-        return torch.from_numpy(views).to(self.device)
+        return torch.from_numpy(np.column_stack([indices, draws]))
 
     def _select(self, indices: Tensor) -> Tensor:
-        rows = self.pixels.index_select(0, indices)
-        return rows.view(len(indices), self.height, self.width, 3)
+        select = self._fetch if self.copy_stream else self.pixels.index_select
+        return select(0, indices).view(len(indices), self.height, self.width, 3)
+
+    def _fetch(self, dim: int, indices: Tensor) -> Tensor:
+        """`index_select` from the host, on a stream that does not wait for the training's."""
+        rows = torch.empty(len(indices), *self.pixels.shape[1:], dtype=torch.uint8, pin_memory=True)
+        torch.index_select(self.pixels, dim, indices, out=rows)
+        training_stream = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self.copy_stream):
+            on_device = rows.to(self.device, non_blocking=True)
+        training_stream.wait_stream(self.copy_stream)
+        on_device.record_stream(training_stream)
+        return on_device
 
     def _crop(self, images: Tensor, position: Tensor, top: Tensor, left: Tensor) -> Tensor:
         """Crops (N, H, W, 3) of `images[position]` from row `top` and column `left`, each (N,)."""

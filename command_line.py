@@ -23,6 +23,7 @@ class Run:
     output_dir: Path
     device: str
     trials: tuple[int, ...]
+    precision: str = "auto"
     overwrite: bool = False
     keep_weights: str = "all"
     deterministic: bool = False
@@ -94,6 +95,13 @@ def parse_arguments(
         "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default: auto"
     )
     parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "tf32", "bf16"),
+        default="auto",
+        help="of training; auto is bf16 on CUDA and fp32 elsewhere. Images are scored and "
+        "accuracies measured in fp32, with tf32 in tf32 (default: auto)",
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -136,6 +144,7 @@ def parse_arguments(
         seed=arguments.seed,
         output_dir=arguments.output_dir,
         device=arguments.device,
+        precision=arguments.precision,
         trials=tuple(range(trials[0], trials[1] + 1)),
         overwrite=arguments.overwrite,
         keep_weights=arguments.keep_weights,

@@ -114,11 +114,12 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
 
-    def start(self, device: torch.device, dataset: Dataset) -> None:
+    def start(self, device: torch.device, precision: str, dataset: Dataset) -> None:
         """Makes the folder ready for results.
 
         Raises:
-            InputError: it cannot be written to, or its results come from other images.
+            InputError: it cannot be written to, or its results come from other images or another
+                precision.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -142,6 +143,7 @@ class RunFolder:
             "std": [round(value, 6) for value in dataset.std.tolist()],
             "data": dataset.fingerprint(),
             "device": device_name(device),
+            "precision": precision,
             "python": platform.python_version(),
             "torch": str(torch.__version__),
         }
@@ -227,6 +229,12 @@ class RunFolder:
         if found.get("data") != surroundings["data"]:
             raise InputError(
                 f"{self.path}: its results come from other images than are there now; "
+                "name another place with --output-dir, or start afresh with --overwrite"
+            )
+        if found.get("precision") != surroundings["precision"]:
+            raise InputError(
+                f"{self.path}: its networks were trained in {found.get('precision')}, which "
+                f"--precision chooses, not in {surroundings['precision']}; "
                 "name another place with --output-dir, or start afresh with --overwrite"
             )
         for name in ("device", "python", "torch"):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from augmentation import ImageBatches
 from command_line import Run
 from configuration import Config, InputError
+from cuda_graph import GraphedGradients
 from losses import cod_loss, ranking_loss, task_losses
 from models import build_backbone, build_lossnet
 from utils import fastest_memory_format, random_generator, seed_torch, update_ema
@@ -32,6 +33,8 @@ def sgd(network: nn.Module, config: Config) -> torch.optim.SGD:
         lr=settings.lr,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
+        # One call for all parameters.
+        fused=next(network.parameters()).device.type in ("cpu", "cuda"),
     )
 
 
@@ -46,14 +49,14 @@ class Step(NamedTuple):
         images: the labelled batch, (N, 3, H, W).
         outputs: what the backbone, in training mode, gave for it.
         losses: the task loss of each of its images, (N,).
-        unlabeled_images: the unlabelled batch, (M, 3, H, W), or None.
+        unlabeled_images: the unlabelled batch, (M, 3, H, W); M is 0 where there is none.
     """
 
     epoch: int
     images: Tensor
     outputs: Outputs
     losses: Tensor
-    unlabeled_images: Tensor | None
+    unlabeled_images: Tensor
 
 
 class NoAuxiliary:
@@ -69,9 +72,16 @@ class NoAuxiliary:
     def start_cycle(self) -> None:
         """Called before each cycle's training."""
 
+    def kind_of_step(self, epoch: int) -> bool:
+        """Epochs that give the same answer compute the same function of the batches."""
+        return False
+
     def loss(self, backbone: nn.Module, step: Step) -> Tensor:
         """The weighted auxiliary loss of one step, a scalar."""
         return step.losses.new_zeros(())
+
+    def zero_grad(self) -> None:
+        """Called before a step's gradients are computed."""
 
     def after_optimizer_step(self, backbone: nn.Module) -> None:
         """Called after the backbone's optimiser has taken its step."""
@@ -79,6 +89,10 @@ class NoAuxiliary:
     def modules(self) -> dict[str, nn.Module]:
         """Networks that belong into a cycle's published checkpoint, by name."""
         return {}
+
+    def networks(self) -> list[nn.Module]:
+        """All networks that a step runs beside the backbone."""
+        return list(self.modules().values())
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs."""
@@ -102,7 +116,7 @@ class CODLoss(NoAuxiliary):
     def loss(self, backbone: nn.Module, step: Step) -> Tensor:
         """λ · Σ over the labelled and the unlabelled batch of their COD losses."""
         loss = self._of_batch(step.images, step.outputs)
-        if step.unlabeled_images is not None:
+        if len(step.unlabeled_images) > 0:
             loss = loss + self._of_batch(step.unlabeled_images, backbone(step.unlabeled_images))
         return self.config.cod.weight * loss
 
@@ -115,6 +129,9 @@ class CODLoss(NoAuxiliary):
     def after_optimizer_step(self, backbone: nn.Module) -> None:
         self.steps_taken += 1
         update_ema(self.teacher, backbone, self.steps_taken, self.config.cod.ema_decay)
+
+    def networks(self) -> list[nn.Module]:
+        return [self.teacher]
 
     def state_dict(self) -> dict[str, Any]:
         return {"teacher": self.teacher.state_dict(), "steps_taken": self.steps_taken}
@@ -143,6 +160,9 @@ class LossPrediction(NoAuxiliary):
         """Whether the ranking loss trains the backbone too in this epoch, counted from 0."""
         return epoch <= self.config.ll4al.detach_epoch
 
+    def kind_of_step(self, epoch: int) -> bool:
+        return self.reaches_backbone(epoch)
+
     def loss(self, backbone: nn.Module, step: Step) -> Tensor:
         """The weighted ranking loss of the labelled batch."""
         _, _, _, feature_maps = step.outputs
@@ -152,9 +172,11 @@ class LossPrediction(NoAuxiliary):
         predicted_losses = self.lossnet(feature_maps)
         return settings.weight * ranking_loss(predicted_losses, step.losses, settings.margin)
 
+    def zero_grad(self) -> None:
+        self.optimizer.zero_grad()
+
     def after_optimizer_step(self, backbone: nn.Module) -> None:
         self.optimizer.step()
-        self.optimizer.zero_grad()
 
     def modules(self) -> dict[str, nn.Module]:
         return {"module": self.lossnet}
@@ -180,13 +202,20 @@ class Learner:
     `epoch` and `step` say where in the cycle it stands; both count from 0.
     """
 
-    def __init__(self, run: Run, trial: int, backbone: nn.Module, auxiliary: NoAuxiliary) -> None:
+    def __init__(
+        self, run: Run, trial: int, backbone: nn.Module, auxiliary: NoAuxiliary, precision: str
+    ) -> None:
         self.config = run.config
         self.seed = run.seed
         self.trial = trial
         self.cycle = 1
         self.backbone = backbone
         self.auxiliary = auxiliary
+        self.device = next(backbone.parameters()).device
+        self.precision = precision
+        self.graphs = None
+        if self.device.type == "cuda":
+            self.graphs = GraphedGradients([backbone, *auxiliary.networks()])
         self.start_cycle()
 
     def start_cycle(self) -> None:
@@ -195,7 +224,7 @@ class Learner:
         self.auxiliary.start_cycle()
         self.epoch = 0
         self.step = 0
-        self.total_loss = next(self.backbone.parameters()).new_zeros(())
+        self.total_loss = torch.zeros((), device=self.device)
         self.epoch_loss = float("nan")
 
     def _end_epoch(self) -> None:
@@ -252,56 +281,67 @@ class Learner:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.config, self.epoch)
             batches = self._batches(images, labeled, unlabeled, cycle)
-            for views, unlabeled_views in batches[self.step :]:
-                loss = self._training_step(
-                    images.augmented(views),
-                    labels[views[:, 0]],
-                    None if unlabeled_views is None else images.augmented(unlabeled_views),
-                )
-                self.total_loss = self.total_loss + loss.detach()
+            for views, num_labeled in batches[self.step :]:
+                batch = images.augmented(views)
+                targets = labels[views[:num_labeled, 0].to(self.device, non_blocking=True)]
+                loss = self._step(batch[:num_labeled], targets, batch[num_labeled:])
+                self.total_loss = self.total_loss + loss
                 self.step += 1
                 if self.step == len(batches):
                     self._end_epoch()
                 after_step()
 
-    def _training_step(
-        self, images: Tensor, labels: Tensor, unlabeled_images: Tensor | None
-    ) -> Tensor:
-        outputs = self.backbone(images)
-        losses = task_losses(outputs[0], labels)
-        step = Step(self.epoch, images, outputs, losses, unlabeled_images)
-        loss = losses.mean() + self.auxiliary.loss(self.backbone, step)
-        loss.backward()
+    def _step(self, images: Tensor, labels: Tensor, unlabeled_images: Tensor) -> Tensor:
+        """One optimiser step; gives its loss, a scalar."""
+        inputs = (images, labels, unlabeled_images)
+        if self.graphs is None:
+            self.optimizer.zero_grad()
+            self.auxiliary.zero_grad()
+            loss = self._backward(*inputs)
+        else:
+            kind = self.auxiliary.kind_of_step(self.epoch)
+            loss = self.graphs(self._backward, kind, *inputs)
         self.optimizer.step()
-        self.optimizer.zero_grad()
         self.auxiliary.after_optimizer_step(self.backbone)
         return loss
 
+    def _backward(self, images: Tensor, labels: Tensor, unlabeled_images: Tensor) -> Tensor:
+        """The loss of one step; its gradients are added to the parameters'."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            outputs = self.backbone(images)
+            losses = task_losses(outputs[0], labels)
+            step = Step(self.epoch, images, outputs, losses, unlabeled_images)
+            loss = losses.mean() + self.auxiliary.loss(self.backbone, step)
+        loss.backward()
+        return loss.detach()
+
     def _batches(
         self, images: ImageBatches, labeled: np.ndarray, unlabeled: np.ndarray, cycle: int
-    ) -> list[tuple[Tensor, Tensor | None]]:
-        """One epoch's batches of labelled and unlabelled views, all drawn at its start.
+    ) -> list[tuple[Tensor, int]]:
+        """One epoch's batches of views, and how many of each are of labelled images.
 
-        An epoch's draws depend on trial, cycle and epoch alone, so that a run can go on anywhere.
+        The labelled come first. All are drawn and sent to the device at the epoch's start; the
+        draws depend on trial, cycle and epoch alone, so that a run can go on anywhere.
         """
         config, seed = self.config, self.seed
         place = (self.trial, cycle, self.epoch)
         random = random_generator(seed, "labeled batches", *place)
         views = images.random_views(random.permutation(labeled), random)
-        labeled_batches = split_into_batches(views, config.training.batch_size)
+        batches = split_into_batches(views, config.training.batch_size)
+        sizes = [len(batch) for batch in batches]
         # Batch norm needs more than one image.
-        if not self.auxiliary.uses_unlabeled_images or len(unlabeled) < 2:
-            return [(batch, None) for batch in labeled_batches]
-
-        batch_size = min(config.training.batch_size, len(unlabeled))
-        random = random_generator(seed, "unlabeled batches", *place)
-        if cycle == 1 and config.cod.fixed_batch_in_first_cycle:
-            once = random_generator(seed, "fixed unlabeled batch", self.trial)
-            chosen = [once.choice(unlabeled, batch_size, replace=False)] * len(labeled_batches)
-        else:
-            chosen = [random.choice(unlabeled, batch_size, replace=False) for _ in labeled_batches]
-        unlabeled_views = images.random_views(np.concatenate(chosen), random)
-        return list(zip(labeled_batches, unlabeled_views.split(batch_size), strict=True))
+        if self.auxiliary.uses_unlabeled_images and len(unlabeled) >= 2:
+            batch_size = min(config.training.batch_size, len(unlabeled))
+            random = random_generator(seed, "unlabeled batches", *place)
+            if cycle == 1 and config.cod.fixed_batch_in_first_cycle:
+                once = random_generator(seed, "fixed unlabeled batch", self.trial)
+                chosen = [once.choice(unlabeled, batch_size, replace=False)] * len(batches)
+            else:
+                chosen = [random.choice(unlabeled, batch_size, replace=False) for _ in batches]
+            unlabeled_views = images.random_views(np.concatenate(chosen), random).split(batch_size)
+            batches = list(map(torch.cat, zip(batches, unlabeled_views, strict=True)))
+        views = images.placed(torch.cat(batches)).split([len(batch) for batch in batches])
+        return list(zip(views, sizes, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to end bit for bit as an uninterrupted one."""

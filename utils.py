@@ -44,9 +44,8 @@ def update_ema(ema_model: nn.Module, model: nn.Module, step: int, decay: float =
         decay: the largest α.
     """
     alpha = min(1.0 - 1.0 / (step + 1), decay)
-    ema_parameters = list(ema_model.parameters())
-    torch._foreach_mul_(ema_parameters, alpha)
-    torch._foreach_add_(ema_parameters, list(model.parameters()), alpha=1.0 - alpha)
+    # One call for all parameters.
+    torch._foreach_lerp_(list(ema_model.parameters()), list(model.parameters()), 1.0 - alpha)
 
 
 def select_device(name: str) -> torch.device:
@@ -77,6 +76,30 @@ def fastest_memory_format(device: torch.device, width: int) -> torch.memory_form
     if device.type == "cuda" or (device.type == "cpu" and width >= 16):
         return torch.channels_last
     return torch.contiguous_format
+
+
+def select_precision(name: str, device: torch.device) -> str:
+    """The precision of this name; `auto` is bf16 on a CUDA device that computes in it, else fp32.
+
+    Raises:
+        InputError: the device does not compute in it.
+    """
+    if name == "auto":
+        has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        return "bf16" if has_bf16 else "fp32"
+    there = {"cuda": ("fp32", "tf32", "bf16"), "cpu": ("fp32", "bf16"), "mps": ("fp32",)}
+    if name not in there[device.type]:
+        raise InputError(
+            f"--precision {name}: {device.type} does not compute in it; "
+            f"it offers {', '.join(there[device.type])}"
+        )
+    return name
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether CUDA may round the inputs of fp32 products and convolutions to TF32's 10 bits."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def make_deterministic() -> None:

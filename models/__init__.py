@@ -1,9 +1,12 @@
 """The networks: two ResNet-18s with two heads, and LL4AL's loss-prediction module."""
 
+import copy
+import itertools
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet18_Weights
 
 import configuration
@@ -24,6 +27,17 @@ def build_backbone(config: configuration.Model, num_classes: int) -> nn.Module:
 def build_lossnet(config: configuration.Model) -> lossnet.LossNet:
     """The loss-prediction module that fits the configured backbone."""
     return lossnet.LossNet([config.width * factor for factor in (1, 2, 4, 8)])
+
+
+def fold_batch_norm(network: nn.Module) -> nn.Module:
+    """A copy in evaluation mode whose convolutions do their batch norm's work: same outputs."""
+    network = copy.deepcopy(network).eval()
+    for module in list(network.modules()):
+        for (name, layer), (next_name, next_layer) in itertools.pairwise(module.named_children()):
+            if isinstance(layer, nn.Conv2d) and isinstance(next_layer, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(layer, next_layer))
+                setattr(module, next_name, nn.Identity())
+    return network
 
 
 def imagenet_weights(folder: Path = PROJECT_DIR) -> dict[str, torch.Tensor]:

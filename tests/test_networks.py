@@ -8,7 +8,14 @@ import torchvision
 from torch import nn
 
 import configuration
-from models import build_backbone, build_lossnet, imagenet_resnet, imagenet_weights, resnet
+from models import (
+    build_backbone,
+    build_lossnet,
+    fold_batch_norm,
+    imagenet_resnet,
+    imagenet_weights,
+    resnet,
+)
 from models.lossnet import LossNet
 
 NETWORKS = [resnet.ResNet18, imagenet_resnet.ResNet18]
@@ -187,3 +194,23 @@ def test_code_in_imagenet_weights_is_not_executed(tmp_path, monkeypatch, place):
     assert not (tmp_path / "executed").exists()
     torch.load(path, weights_only=False)
     assert (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("architecture, size", [(resnet, 32), (imagenet_resnet, 64)])
+def test_folding_batch_norm_changes_no_output_and_not_the_network_itself(architecture, size):
+    torch.manual_seed(0)
+    network = architecture.ResNet18(10, width=16).train()
+    for _ in range(20):
+        network(torch.randn(8, 3, size, size) * 2 + 1)
+    for name, parameter in network.named_parameters():
+        if "bn" in name or "shortcut.1" in name or "downsample.1" in name:
+            nn.init.uniform_(parameter, 0.5, 1.5)
+    folded = fold_batch_norm(network)
+    assert network.training
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    images = torch.randn(4, 3, size, size)
+    with torch.no_grad():
+        *expected, expected_maps = network.eval()(images)
+        *found, found_maps = folded(images)
+    for a, b in zip([*found, *found_maps], [*expected, *expected_maps], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * b.abs().max().item())

@@ -1,0 +1,103 @@
+"""The training step's gradients as CUDA graphs: one launch in place of some thousand."""
+
+import logging
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+log = logging.getLogger("tod")
+
+WARM_UP_STEPS = 3
+"""Steps before a capture, in which cuDNN chooses its algorithms."""
+
+
+class _Captured(NamedTuple):
+    graph: torch.cuda.CUDAGraph
+    inputs: list[Tensor]
+    loss: Tensor
+
+
+class GraphedGradients:
+    """Replays the computation of a loss and its gradients.
+
+    It is captured once for each kind of step and each shape of its arguments, so that a smaller
+    last batch has a graph of its own, which all epochs share. A capture leaves parameters and
+    buffers as they were. Where it fails, or gives another loss than the computation itself, all
+    further steps are computed without graphs.
+
+    Args:
+        networks: all that are trained or run, on one CUDA device.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        self.parameters = [p for network in networks for p in network.parameters()]
+        self.buffers = [b for network in networks for b in network.buffers()]
+        self.captured: dict[Hashable, _Captured] = {}
+        self.works = True
+
+    def __call__(self, compute: Callable[..., Tensor], kind: Hashable, *inputs: Tensor) -> Tensor:
+        """The loss of one step; its gradients are in the parameters' `grad`.
+
+        Args:
+            compute: inputs → the loss, a scalar without history; it adds the gradients to those
+                of the parameters, and may change the networks' buffers.
+            kind: what else than the inputs' shapes decides what is computed.
+            inputs: tensors on the device.
+        """
+        key = (kind, *(tuple(tensor.shape) for tensor in inputs))
+        if self.works and key not in self.captured:
+            try:
+                self.captured[key] = self._capture(compute, inputs)
+            except RuntimeError as error:
+                self.works = False
+                self.captured.clear()
+                reason = str(error).strip().split("\n")[0]
+                log.warning("CUDA graphs do not work here (%s): steps are launched singly", reason)
+        if not self.works:
+            self._remove_gradients()
+            return compute(*inputs)
+        captured = self.captured[key]
+        torch._foreach_copy_(captured.inputs, list(inputs))
+        captured.graph.replay()
+        return captured.loss
+
+    def _capture(self, compute: Callable[..., Tensor], inputs: Sequence[Tensor]) -> _Captured:
+        static = [tensor.clone() for tensor in inputs]
+        before = [buffer.clone() for buffer in self.buffers]
+        try:
+            expected = self._warm_up(compute, static)
+            # All graphs write to the same gradients; what has none must not decay.
+            gradients = self._gradients()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                torch._foreach_zero_(gradients)
+                loss = compute(*static)
+            graph.replay()
+            if not torch.allclose(loss, expected, rtol=1e-2, atol=1e-4, equal_nan=True):
+                raise RuntimeError(f"loss {loss.item():g} instead of {expected.item():g}")
+        finally:
+            torch._foreach_copy_(self.buffers, before)
+        return _Captured(graph, static, loss)
+
+    def _warm_up(self, compute: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:
+        """The loss, computed without a graph; a capture wants this on a stream of its own."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_STEPS):
+                if self.captured:
+                    torch._foreach_zero_(self._gradients())
+                else:
+                    self._remove_gradients()
+                loss = compute(*inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        return loss
+
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.parameters if p.grad is not None]
+
+    def _remove_gradients(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
