@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from augmentation import ImageBatches
 from command_line import Run
 from configuration import InputError
 from models import fold_batch_norm, imagenet_weights
+from ranks import in_turn
 from run_folder import Row, RunFolder
 from samplers import Pool, Query
 from training import Learner, NoAuxiliary, accuracy, new_backbone
@@ -52,22 +54,34 @@ def run_experiment(
         InputError: something that the user must mend; what was saved before stays good.
         SystemExit: with status 130 or 143, when interrupted by SIGINT or SIGTERM.
     """
-    with RunFolder(run) as folder:
-        if not all(map(folder.is_finished, run.trials)):
-            try:
+    with ExitStack() as stack:
+        stack.enter_context(out_of_memory_is_an_input_error())
+        with in_turn(run):
+            folder = stack.enter_context(RunFolder(run))
+            unfinished = folder.unfinished_trials()
+            if unfinished:
                 experiment = Experiment(run, sampling, auxiliary, folder)
-                with experiment.interruption, experiment.progress_bar:
-                    for trial in run.trials:
-                        if not folder.is_finished(trial):
-                            Trial(experiment, trial).run()
-                        folder.remove_progress(trial)
-            except (MemoryError, RuntimeError) as error:
-                if is_out_of_memory(error):
-                    raise InputError(OUT_OF_MEMORY) from None
-                raise
-        else:
+        if unfinished:
+            with experiment.interruption, experiment.progress_bar:
+                for trial in run.trials:
+                    if trial in unfinished:
+                        Trial(experiment, trial).run()
+                    folder.remove_progress(trial)
+        elif run.trials:
             log.info("%s: is finished; --overwrite starts it afresh", folder.path)
-        folder.log_table()
+        if run.world_size == 1 or folder.is_finished():
+            folder.log_table()
+
+
+@contextmanager
+def out_of_memory_is_an_input_error() -> Iterator[None]:
+    """Says in words what to lower."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise InputError(OUT_OF_MEMORY) from None
+        raise
 
 
 class Experiment:
@@ -84,7 +98,7 @@ class Experiment:
         self.sampling = sampling
         self.auxiliary = auxiliary
         self.folder = folder
-        self.device = select_device(run.device)
+        self.device = select_device(run.device, run.local_rank)
         self.precision = select_precision(run.precision, self.device)
         allow_tf32(self.precision == "tf32")
         torch.backends.cudnn.benchmark = not run.deterministic
@@ -102,9 +116,13 @@ class Experiment:
         self.interruption = Interruption(
             f"the same command again{without} continues where it stopped"
         )
-        unfinished = [trial for trial in run.trials if not folder.is_finished(trial)]
-        epochs = len(unfinished) * run.config.active_learning.cycles * run.config.training.epochs
-        self.progress_bar = tqdm(total=epochs, unit="epoch", leave=False, disable=None)
+        epochs = run.config.active_learning.cycles * run.config.training.epochs
+        self.progress_bar = tqdm(
+            total=epochs * len(folder.unfinished_trials()),
+            unit="epoch",
+            leave=False,
+            disable=None if run.rank == 0 else True,
+        )
 
     def _on_device(self, images: datasets.Images) -> ImageBatches:
         data, config = self.dataset, self.run.config

@@ -1,6 +1,7 @@
 """The command line of the entry scripts; it imports no torch, so that it answers at once."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,11 @@ from configuration import Config, InputError, config_names, load, shortened
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of an entry script: the configuration and what the command line adds to it."""
+    """One run of an entry script: the configuration and what the command line adds to it.
+
+    `trials` are those of this process; `rank`, `local_rank` (on its node) and `world_size` say
+    which of how many processes it is that `torchrun` has started for the run.
+    """
 
     config: Config
     entry: str
@@ -27,6 +32,9 @@ class Run:
     overwrite: bool = False
     keep_weights: str = "all"
     deterministic: bool = False
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
 
     @property
     def title(self) -> str:
@@ -136,6 +144,7 @@ def parse_arguments(
             f"argument --trials: there are {config.active_learning.trials} trials "
             "(active_learning.trials)"
         )
+    rank, local_rank, world_size = _place_under_torchrun()
     run = Run(
         config=config,
         entry=Path(sys.argv[0]).name,
@@ -145,10 +154,14 @@ def parse_arguments(
         output_dir=arguments.output_dir,
         device=arguments.device,
         precision=arguments.precision,
-        trials=tuple(range(trials[0], trials[1] + 1)),
-        overwrite=arguments.overwrite,
+        trials=tuple(range(trials[0], trials[1] + 1))[rank::world_size],
+        # What rank 0 has emptied, the others fill.
+        overwrite=arguments.overwrite and rank == 0,
         keep_weights=arguments.keep_weights,
         deterministic=arguments.deterministic,
+        rank=rank,
+        local_rank=local_rank,
+        world_size=world_size,
     )
     _refuse_what_is_no_folder(run.folder)
     return run
@@ -166,6 +179,16 @@ def _refuse_what_is_no_folder(path: Path) -> None:
     raise InputError(
         f"--output-dir: {path} cannot be written ({reason}); name another place"
     ) from None
+
+
+def _place_under_torchrun() -> tuple[int, int, int]:
+    """Rank, rank on this node, and number of processes; one alone, without `torchrun`."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 0, 0, 1
+    rank, local_rank, world_size = (
+        int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    )
+    return rank, local_rank, world_size
 
 
 def _seed(value: str) -> int:

@@ -4,7 +4,6 @@ import hashlib
 import logging
 import pickle
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -14,14 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
-from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision.datasets.utils import check_integrity
-from tqdm import tqdm
 
-from configuration import Config, InputError, shortened, too_many_labels
+from configuration import Config, InputError, too_many_labels
+from image_files import class_folders, list_images, load_images
 from utils import random_generator
 
 log = logging.getLogger("tod")
@@ -32,8 +30,8 @@ CALTECH101_SOURCE = "https://data.caltech.edu/records/mzrjq-6wc02"
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images: `pixels` (N, 3, H, W) uint8, `labels` (N,) int64, and where they are files,
-    their `names` relative to the dataset's folder."""
+    """Labelled images: `pixels` (N, 3, H, W) uint8, channels-last in memory, `labels` (N,) int64,
+    and where they are files, their `names` relative to the dataset's folder."""
 
     pixels: Tensor
     labels: Tensor
@@ -57,7 +55,7 @@ class Dataset:
         """Differs where the images, their order or their labels do."""
         digest = hashlib.blake2b(digest_size=16)
         for images in (self.train, self.test):
-            digest.update(images.pixels.numpy().data)
+            digest.update(np.ascontiguousarray(images.pixels.permute(0, 2, 3, 1)).data)
             digest.update(images.labels.numpy().data)
         return digest.hexdigest()
 
@@ -86,13 +84,15 @@ def load(config: Config, seed: int) -> Dataset:
         raise InputError(f"{root}: {problem}")
     if len(test) == 0:
         raise InputError(f"{root}: the test set holds no image; it needs at least one")
-    mean, std = _statistics(train.pixels)
+    mean, std = config.images.mean, config.images.std
+    if mean is None or std is None:
+        computed_mean, computed_std = _statistics(train.pixels)
     return Dataset(
         train=train,
         test=test,
         class_names=class_names,
-        mean=mean if config.images.mean is None else torch.tensor(config.images.mean),
-        std=std if config.images.std is None else torch.tensor(config.images.std),
+        mean=computed_mean if mean is None else torch.tensor(mean),
+        std=computed_std if std is None else torch.tensor(std),
     )
 
 
@@ -134,14 +134,14 @@ Split = tuple[Images, Images, Sequence[str]]
 def _digits() -> Split:
     digits = load_digits()
     grey = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8))
-    pixels = grey.unsqueeze(1).repeat(1, 3, 1, 1)
+    pixels = grey.unsqueeze(3).repeat(1, 1, 1, 3).permute(0, 3, 1, 2)
     labels = torch.from_numpy(digits.target).long()
     train, test = train_test_split(
         np.arange(len(labels)), test_size=0.2, stratify=digits.target, random_state=0
     )
     return (
-        Images(pixels[train], labels[train]),
-        Images(pixels[test], labels[test]),
+        Images(pixels[train].contiguous(memory_format=torch.channels_last), labels[train]),
+        Images(pixels[test].contiguous(memory_format=torch.channels_last), labels[test]),
         [str(name) for name in digits.target_names],
     )
 
@@ -200,7 +200,7 @@ def _cifar(published: type[torchvision.datasets.CIFAR10], root: Path) -> Split:
     for train in (True, False):
         try:
             data = unchecked(str(root), train=train)
-            pixels = torch.from_numpy(data.data.transpose(0, 3, 1, 2).copy())
+            pixels = torch.from_numpy(data.data).permute(0, 3, 1, 2)
             labels = torch.tensor(data.targets, dtype=torch.int64)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{folder}: is no CIFAR data ({error}); {_REMOVE_IT}") from None
@@ -251,7 +251,7 @@ def _svhn(folder: Path) -> Split:
         unchecked = _without_checksums(published, split_list={split: [url, name, None]})
         try:
             data = unchecked(str(folder), split=split)
-            pixels = torch.from_numpy(np.ascontiguousarray(data.data))
+            pixels = torch.from_numpy(data.data).contiguous(memory_format=torch.channels_last)
             if pixels.shape[1:] != (3, 32, 32) or pixels.dtype != torch.uint8:
                 found = f"{pixels.dtype} of {tuple(pixels.shape[1:])}"
                 raise ValueError(f"its images are {found}, not 8-bit pixels of (3, 32, 32)")
@@ -322,13 +322,13 @@ def _caltech101(folder: Path, config: Config, seed: int) -> Split:
             f"{folder}: is missing; Caltech-101 comes from {CALTECH101_SOURCE}: unpack "
             f"101_ObjectCategories there, or name its place with --data-dir; {WITHOUT_DATA}"
         )
-    class_names = [c for c in _class_folders(folder) if c != "BACKGROUND_Google"]
+    class_names = [c for c in class_folders(folder) if c != "BACKGROUND_Google"]
     if len(class_names) > 101:
         raise InputError(
             f"{folder}: holds {len(class_names)} classes, Caltech-101 has 101; remove what does "
             "not belong there, or use --config image_folder for other images"
         )
-    files, labels = _list_images(folder, class_names)
+    files, labels = list_images(folder, class_names)
     if len(class_names) < 101 or len(files) < 8_677:
         log.warning(
             "%s: holds %d classes and %s images, Caltech-101 has 101 and 8,677: "
@@ -345,11 +345,13 @@ def _caltech101(folder: Path, config: Config, seed: int) -> Split:
         cut = len(members) * 9 // 10
         train += sorted(members[:cut].tolist())
         test += sorted(members[cut:].tolist())
-    pixels = _decode(folder, files, config)
+    pixels = load_images(folder, files, config.images)
 
     def split(indices: list[int]) -> Images:
         return Images(
-            pixels[indices], torch.tensor(labels)[indices], [files[index] for index in indices]
+            pixels[indices].contiguous(memory_format=torch.channels_last),
+            torch.tensor(labels)[indices],
+            [files[index] for index in indices],
         )
 
     return split(train), split(test), class_names
@@ -362,8 +364,8 @@ def _image_folder(root: Path, config: Config) -> Split:
                 f"{folder}: is missing; images go to {folder}/CLASS/, "
                 f"and --data-dir names the folder that holds train and test; {WITHOUT_DATA}"
             )
-    class_names = _class_folders(root / "train")
-    unknown = set(_class_folders(root / "test")) - set(class_names)
+    class_names = class_folders(root / "train")
+    unknown = set(class_folders(root / "test")) - set(class_names)
     if unknown:
         raise InputError(
             f"{root / 'test' / min(unknown)}: is a class without training images; "
@@ -371,70 +373,11 @@ def _image_folder(root: Path, config: Config) -> Split:
         )
     splits = []
     for folder in (root / "train", root / "test"):
-        files, labels = _list_images(folder, class_names)
-        splits.append(Images(_decode(folder, files, config), torch.tensor(labels), files))
+        files, labels = list_images(folder, class_names)
+        splits.append(
+            Images(load_images(folder, files, config.images), torch.tensor(labels), files)
+        )
     empty = set(range(len(class_names))) - set(splits[0].labels.tolist())
     if empty:
         raise InputError(f"{root / 'train' / class_names[min(empty)]}: holds no image")
     return splits[0], splits[1], class_names
-
-
-def _class_folders(folder: Path) -> list[str]:
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if len(names) < 2:
-        raise InputError(f"{folder}: holds {len(names)} class folders; there must be at least two")
-    return names
-
-
-def _list_images(folder: Path, class_names: Sequence[str]) -> tuple[list[str], list[int]]:
-    """The image files of each class, relative to `folder`, and their labels."""
-    endings = {e for e, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    files, labels, others = [], [], []
-    for label, name in enumerate(class_names):
-        for path in sorted((folder / name).glob("*")):
-            if path.name.startswith(".") or path.is_dir():
-                continue
-            if path.suffix.lower() in endings:
-                files.append(f"{name}/{path.name}")
-                labels.append(label)
-            else:
-                others.append(path)
-    if others:
-        log.warning(
-            "%s: %d files are no images by their names and are left out, %s first",
-            folder,
-            len(others),
-            others[0].relative_to(folder),
-        )
-    return files, labels
-
-
-def _decode(folder: Path, files: Sequence[str], config: Config) -> Tensor:
-    """Image files → (N, 3, size, size) uint8, resized to a square and centre-cropped."""
-    size = config.images.size or config.images.resize
-    resize = config.images.resize or size
-    pixels = np.empty((len(files), 3, size, size), dtype=np.uint8)
-    border = (resize - size) // 2
-    box = (border, border, border + size, border + size)
-
-    def decode(index: int) -> None:
-        path = folder / files[index]
-        try:
-            with Image.open(path) as image:
-                if image.mode.startswith(("I", "F")):
-                    raise ValueError(f"pixels of mode {image.mode}: convert it to 8 bits a channel")
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-            square = upright.resize((resize, resize), Image.Resampling.BILINEAR).crop(box)
-        # Pillow's decoders raise many kinds of errors on damaged files.
-        except Exception as error:
-            raise InputError(
-                f"{shortened(str(path), 300)}: cannot be read as an image "
-                f"({shortened(str(error), 300)}); mend or remove it"
-            ) from None
-        pixels[index] = np.asarray(square).transpose(2, 0, 1)
-
-    with ThreadPoolExecutor() as pool:
-        done = pool.map(decode, range(len(files)))
-        for _ in tqdm(done, f"decoding {folder}", len(files), leave=False, disable=None):
-            pass
-    return torch.from_numpy(pixels)

@@ -10,8 +10,8 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ log = logging.getLogger("tod")
 
 # In the order in which they go: without its configuration, nothing else may be gone on from.
 CONTENTS = ("progress", "results.csv", "queries", "weights", "log.txt", "config.yaml")
+TO_THE_END = 0
+"""The length of a lock on all bytes from its first one on."""
 DIGEST_BYTES = hashlib.blake2b().digest_size
 RESULT_COLUMNS = ("trial", "cycle", "num_labeled", "test_accuracy", "train_loss", "train_seconds")
 Row = dict[str, str]
@@ -77,28 +79,32 @@ def _sync_folder(folder: Path) -> None:
 
 
 class RunFolder:
-    """`OUTPUT_DIR/CONFIG_auxiliary_A_sampling_S_seedN/`, held by one process at a time.
+    """`OUTPUT_DIR/CONFIG_auxiliary_A_sampling_S_seedN/`, each trial held by one process at a time.
 
     Opening it writes nothing; `start` makes it, or empties it where the run is to overwrite it.
 
     Raises:
-        InputError: another process uses the folder, or it holds the results of another run.
+        InputError: another process works on a trial, or the folder holds another run's results.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.path = run.folder
         self._lock: io.TextIOBase | None = None
+        self._format: logging.Formatter | None = None
 
     def __enter__(self) -> "RunFolder":
         self._log_memory = logging.handlers.MemoryHandler(capacity=1000, flushLevel=100)
         self._terminal = _TerminalHandler()
+        if self.run.world_size > 1:
+            self._format = logging.Formatter(f"[rank {self.run.rank}] %(message)s")
+        self._terminal.setFormatter(self._format)
         log.handlers = [self._terminal, self._log_memory]
         log.setLevel(logging.INFO)
         log.propagate = False
         if self.path.exists():
             try:
-                self._acquire_lock()
+                self._lock_trials()
             except OSError as error:
                 raise self._unwritable(error) from None
             if not self.run.overwrite:
@@ -125,14 +131,16 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             if self._lock is None:
                 # Another run may have come and gone while this one read its data.
-                self._acquire_lock()
+                self._lock_trials()
                 if not self.run.overwrite:
                     self._refuse_another_run()
             if self.run.overwrite:
                 self._clear()
+                self._leave_other_trials()
             log_file = _LogFile(self.path / "log.txt", encoding="utf-8")
         except OSError as error:
             raise self._unwritable(error) from None
+        log_file.setFormatter(self._format)
         # What was logged before there was a file goes into it now.
         self._log_memory.setTarget(log_file)
         self._log_memory.close()
@@ -147,10 +155,11 @@ class RunFolder:
             "python": platform.python_version(),
             "torch": str(torch.__version__),
         }
-        if (self.path / "config.yaml").exists():
-            self._compare_surroundings(surroundings)
-        else:
-            self._write_config(surroundings)
+        with self._shared_files():
+            if (self.path / "config.yaml").exists():
+                self._compare_surroundings(surroundings)
+            else:
+                self._write_config(surroundings)
 
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(
@@ -158,19 +167,44 @@ class RunFolder:
             "name another place with --output-dir"
         )
 
-    def _acquire_lock(self) -> None:
-        """The lock goes when its process does, however that ends."""
-        lock = (self.path / ".lock").open("w")
+    def _lock_trials(self) -> None:
+        """Keeps other processes from this one's trials, or from all where they are to go.
+
+        The locks are on bytes of one file, byte T for trial T and byte 0 for the files that the
+        trials share; they go when their process does, however that ends.
+        """
+        self._lock = (self.path / ".lock").open("w")
+        ranges = [(1, TO_THE_END)] if self.run.overwrite else [(t, 1) for t in self.run.trials]
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            for first, length in ranges:
+                fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, length, first)
+        except (BlockingIOError, PermissionError):
             raise InputError(
                 f"{self.path}: is in use by another process; wait for it, "
                 "or name another place with --output-dir"
             ) from None
         except OSError as error:
-            log.warning("%s: cannot be locked (%s); start no second run on it", lock.name, error)
-        self._lock = lock
+            log.warning("%s: cannot be locked (%s); start no second run on it", self.path, error)
+
+    def _leave_other_trials(self) -> None:
+        """Lets other processes work on the trials that are not this one's."""
+        with suppress(OSError):
+            fcntl.lockf(self._lock, fcntl.LOCK_UN, TO_THE_END, max(self.run.trials, default=0) + 1)
+            for trial in range(1, max(self.run.trials, default=0)):
+                if trial not in self.run.trials:
+                    fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, trial)
+
+    @contextmanager
+    def _shared_files(self) -> Iterator[None]:
+        """For a moment, keeps other processes from changing what belongs to no single trial."""
+        # Where locks do not work, this was said at the start.
+        with suppress(OSError):
+            fcntl.lockf(self._lock, fcntl.LOCK_EX, 1, 0)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, 0)
 
     def _clear(self) -> None:
         for name in CONTENTS:
@@ -271,23 +305,30 @@ class RunFolder:
             ) from None
         return rows
 
-    def is_finished(self, trial: int) -> bool:
-        """Whether a trial's last cycle has its results, and these are to stay."""
-        if self.run.overwrite:
-            return False
+    def unfinished_trials(self) -> list[int]:
+        """This process's trials whose last cycle has no results, or none that are to stay."""
+        finished = set() if self.run.overwrite else self._finished_trials()
+        return [trial for trial in self.run.trials if trial not in finished]
+
+    def is_finished(self) -> bool:
+        """Whether all trials, also those of other processes, have their last cycle's results."""
+        return len(self._finished_trials()) == self.run.config.active_learning.trials
+
+    def _finished_trials(self) -> set[int]:
         last = str(self.run.config.active_learning.cycles)
-        return any(row["trial"] == str(trial) and row["cycle"] == last for row in self.rows())
+        return {int(row["trial"]) for row in self.rows() if row["cycle"] == last}
 
     def write_row(self, row: Row) -> None:
         """Adds a cycle's row to `results.csv`; what is there of it or of later cycles goes."""
         place = (int(row["trial"]), int(row["cycle"]))
-        kept = [
-            other
-            for other in self.rows()
-            if int(other["trial"]) != place[0] or int(other["cycle"]) < place[1]
-        ]
-        rows = sorted([*kept, row], key=lambda r: (int(r["trial"]), int(r["cycle"])))
-        write_atomically(self.path / "results.csv", _csv(RESULT_COLUMNS, rows))
+        with self._shared_files():
+            kept = [
+                other
+                for other in self.rows()
+                if int(other["trial"]) != place[0] or int(other["cycle"]) < place[1]
+            ]
+            rows = sorted([*kept, row], key=lambda r: (int(r["trial"]), int(r["cycle"])))
+            write_atomically(self.path / "results.csv", _csv(RESULT_COLUMNS, rows))
 
     def write_queries(
         self, trial: int, cycle: int, subset: np.ndarray, query: Query, dataset: Dataset

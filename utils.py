@@ -48,8 +48,10 @@ def update_ema(ema_model: nn.Module, model: nn.Module, step: int, decay: float =
     torch._foreach_lerp_(list(ema_model.parameters()), list(model.parameters()), 1.0 - alpha)
 
 
-def select_device(name: str) -> torch.device:
+def select_device(name: str, local_rank: int = 0) -> torch.device:
     """The device of this name; `auto` is CUDA, else Apple's MPS, else the CPU.
+
+    The ranks on a node share out its GPUs.
 
     Raises:
         InputError: this machine, or its PyTorch, has no such device.
@@ -64,7 +66,11 @@ def select_device(name: str) -> torch.device:
     if not available[name]:
         there = ", ".join(device for device, is_there in available.items() if is_there)
         raise InputError(f"--device {name}: PyTorch finds none here; it finds {there}")
-    return torch.device(name)
+    if name != "cuda":
+        return torch.device(name)
+    device = torch.device(name, local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
 
 
 def fastest_memory_format(device: torch.device, width: int) -> torch.memory_format:

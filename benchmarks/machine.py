@@ -1,0 +1,84 @@
+"""What a benchmark ran on, and what it is measured against."""
+
+import platform
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from statistics import median
+
+import torch
+import torchvision
+from torch import nn
+
+
+def describe(device: torch.device) -> str:
+    """Date, hardware and versions, in one line."""
+    if device.type == "cuda":
+        hardware = torch.cuda.get_device_name(device)
+    else:
+        hardware = f"{torch.get_num_threads()} threads of {_processor()}"
+    return (
+        f"{date.today()}; {hardware}; Python {platform.python_version()}, "
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for all that a GPU was asked to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """How long a piece of work takes."""
+    synchronize(device)
+    began = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - began
+
+
+def interleaved(
+    works: dict[str, Callable[[], object]], repeats: int, device: torch.device
+) -> dict[str, float]:
+    """The median seconds of each piece of work; they take turns, and the first does not count."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(repeats + 1):
+        for name, work in works.items():
+            elapsed = seconds(work, device)
+            if turn > 0:
+                times[name].append(elapsed)
+    return {name: median(values) for name, values in times.items()}
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """The most operations a second that a large matrix product or convolution reaches here."""
+    size = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    convolution = nn.Conv2d(256, 256, 3, padding=1, bias=False, device=device, dtype=dtype)
+    convolution.to(memory_format=torch.channels_last)
+    images = torch.randn(size // 64, 256, 16, 16, device=device, dtype=dtype)
+    images = images.contiguous(memory_format=torch.channels_last)
+    operations = {
+        "product": 2 * size**3,
+        "convolution": 2 * 9 * 256 * 256 * images[:, 0].numel(),
+    }
+    with torch.inference_mode():
+        works = {"product": lambda: a @ a, "convolution": lambda: convolution(images)}
+        times = interleaved(works, 9, device)
+    return max(operations[name] / times[name] for name in works)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

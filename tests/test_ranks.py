@@ -1,0 +1,127 @@
+"""Trials dealt out to several processes: by torchrun, or by hand."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from harness import PROJECT_DIR, TINY_DIGITS, run_script
+from soak import differences, results, run_folder
+
+RUN = [
+    *TINY_DIGITS,
+    "--set=active_learning.trials=3",
+    "--set=training.epochs=22",
+    "--set=training.milestones=[15]",
+]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+SHORT_RUN = [*RUN, "--set=training.epochs=2", "--set=training.milestones=[1]"]
+
+
+def torchrun(processes: int, output_dir: Path, *arguments: str) -> subprocess.Popen:
+    """Starts main_TOD.py as so many ranks; all that they print goes to one pipe."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.Popen(
+        [
+            *command,
+            f"--nproc_per_node={processes}",
+            PROJECT_DIR / "main_TOD.py",
+            *arguments,
+            f"--output-dir={output_dir}",
+        ],
+        env=ONE_THREAD,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """The output folder of one process that ran all trials."""
+    output_dir = tmp_path_factory.mktemp("alone")
+    done = run_script("main_TOD.py", *RUN, f"--output-dir={output_dir}")
+    assert done.returncode == 0, done.stderr
+    return output_dir
+
+
+def assert_same(output_dir: Path, expected: Path) -> None:
+    a, b = (results(run_folder("main_TOD.py", folder)) for folder in (output_dir, expected))
+    assert not differences(a, b)
+
+
+def rank_of_trial(trial: int, output_dir: Path) -> int:
+    """The process id of the rank that has this trial, from the locks that the kernel lists."""
+    inode = (run_folder("main_TOD.py", output_dir) / ".lock").stat().st_ino
+    for line in Path("/proc/locks").read_text().splitlines():
+        found = re.search(rf"WRITE (\d+) \S+:{inode} {trial} {trial}$", line)
+        if found:
+            return int(found[1])
+    raise AssertionError(f"no process has trial {trial}")
+
+
+def test_ranks_give_the_bytes_of_one_process_and_one_log_that_names_them(tmp_path, alone):
+    process = torchrun(2, tmp_path, *RUN)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert_same(tmp_path, alone)
+    log = (run_folder("main_TOD.py", tmp_path) / "log.txt").read_text(encoding="utf-8")
+    lines = [line for line in log.splitlines() if "Test acc" in line]
+    dealt = {re.match(r"\[rank (\d)\] .* Trial:(\d)/3 ", line).groups() for line in lines}
+    assert dealt == {("0", "1"), ("1", "2"), ("0", "3")}
+    # One table, from whoever ends last, and over all trials.
+    assert log.count("test accuracy in %") == 1
+    assert log.count("(3)") == 2
+
+
+def test_a_rank_that_dies_takes_no_other_trial_with_it(tmp_path, alone):
+    process = torchrun(2, tmp_path, *RUN)
+    saved = run_folder("main_TOD.py", tmp_path) / "progress" / "trial1.before.pt"
+    deadline = time.monotonic() + 120
+    while not saved.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(rank_of_trial(2, tmp_path), signal.SIGKILL)
+    output, _ = process.communicate()
+    assert process.returncode != 0
+    # torchrun stops the other rank with SIGTERM, which saves.
+    assert "[rank 0] interrupted; the same command again continues" in output
+    again = torchrun(2, tmp_path, *RUN)
+    output, _ = again.communicate()
+    assert again.returncode == 0, output
+    assert "continuing with trial 1, cycle " in output
+    assert_same(tmp_path, alone)
+
+
+def test_more_ranks_than_trials_and_starting_afresh(tmp_path):
+    for arguments in ((), ("--overwrite",)):
+        process = torchrun(3, tmp_path, *SHORT_RUN, "--set=active_learning.trials=2", *arguments)
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
+        assert output.count("Test acc") == 4
+        assert "is finished" not in output
+
+
+def test_processes_with_different_trials_share_a_folder_and_others_are_refused(tmp_path, alone):
+    place = f"--output-dir={tmp_path}"
+    command = [sys.executable, PROJECT_DIR / "main_TOD.py", *RUN, place, "--trials=1"]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ONE_THREAD)
+    config = run_folder("main_TOD.py", tmp_path) / "config.yaml"
+    while not config.exists():
+        assert first.poll() is None
+        time.sleep(0.02)
+    refused = run_script("main_TOD.py", *RUN, place)
+    cleared = run_script("main_TOD.py", *RUN, place, "--trials=2", "--overwrite")
+    second = run_script("main_TOD.py", *RUN, place, "--trials=2-3")
+    output, _ = first.communicate()
+    for answer in (refused, cleared):
+        assert answer.returncode == 2
+        assert "is in use by another process" in answer.stderr
+    assert first.returncode == 0, output
+    assert second.returncode == 0, second.stderr
+    assert_same(tmp_path, alone)
