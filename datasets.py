@@ -37,6 +37,11 @@ class Images:
     labels: Tensor
     names: Sequence[str] | None = None
 
+    def __post_init__(self) -> None:
+        # Batches are made of these bytes as they lie; nothing copies them again.
+        pixels = self.pixels.contiguous(memory_format=torch.channels_last)
+        object.__setattr__(self, "pixels", pixels)
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -134,14 +139,14 @@ Split = tuple[Images, Images, Sequence[str]]
 def _digits() -> Split:
     digits = load_digits()
     grey = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8))
-    pixels = grey.unsqueeze(3).repeat(1, 1, 1, 3).permute(0, 3, 1, 2)
+    pixels = grey.unsqueeze(1).repeat(1, 3, 1, 1)
     labels = torch.from_numpy(digits.target).long()
     train, test = train_test_split(
         np.arange(len(labels)), test_size=0.2, stratify=digits.target, random_state=0
     )
     return (
-        Images(pixels[train].contiguous(memory_format=torch.channels_last), labels[train]),
-        Images(pixels[test].contiguous(memory_format=torch.channels_last), labels[test]),
+        Images(pixels[train], labels[train]),
+        Images(pixels[test], labels[test]),
         [str(name) for name in digits.target_names],
     )
 
@@ -204,9 +209,12 @@ def _cifar(published: type[torchvision.datasets.CIFAR10], root: Path) -> Split:
             labels = torch.tensor(data.targets, dtype=torch.int64)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{folder}: is no CIFAR data ({error}); {_REMOVE_IT}") from None
-        _check_labels(folder, labels, len(pixels), len(data.classes))
+        class_names = data.classes
+        _check_labels(folder, labels, len(pixels), len(class_names))
         splits.append(Images(pixels, labels))
-    return splits[0], splits[1], data.classes
+        # The next split is read without a second copy of this one in memory.
+        del data, pixels
+    return splits[0], splits[1], class_names
 
 
 _REMOVE_IT = "remove the folder and it is downloaded again"
@@ -251,7 +259,7 @@ def _svhn(folder: Path) -> Split:
         unchecked = _without_checksums(published, split_list={split: [url, name, None]})
         try:
             data = unchecked(str(folder), split=split)
-            pixels = torch.from_numpy(data.data).contiguous(memory_format=torch.channels_last)
+            pixels = torch.from_numpy(data.data)
             if pixels.shape[1:] != (3, 32, 32) or pixels.dtype != torch.uint8:
                 found = f"{pixels.dtype} of {tuple(pixels.shape[1:])}"
                 raise ValueError(f"its images are {found}, not 8-bit pixels of (3, 32, 32)")
@@ -349,9 +357,7 @@ def _caltech101(folder: Path, config: Config, seed: int) -> Split:
 
     def split(indices: list[int]) -> Images:
         return Images(
-            pixels[indices].contiguous(memory_format=torch.channels_last),
-            torch.tensor(labels)[indices],
-            [files[index] for index in indices],
+            pixels[indices], torch.tensor(labels)[indices], [files[index] for index in indices]
         )
 
     return split(train), split(test), class_names

@@ -115,8 +115,10 @@ def test_processes_with_different_trials_share_a_folder_and_others_are_refused(t
     while not config.exists():
         assert first.poll() is None
         time.sleep(0.02)
+    first.send_signal(signal.SIGSTOP)
     refused = run_script("main_TOD.py", *RUN, place)
     cleared = run_script("main_TOD.py", *RUN, place, "--trials=2", "--overwrite")
+    first.send_signal(signal.SIGCONT)
     second = run_script("main_TOD.py", *RUN, place, "--trials=2-3")
     output, _ = first.communicate()
     for answer in (refused, cleared):

@@ -1,0 +1,114 @@
+"""How cost grows: with trials at once, and with pool size, batch size and width.
+
+python benchmarks/scaling.py
+
+Trials at once are ranks of `torchrun`, each training one trial of the digits; on a CPU, each has
+one thread. The other lines train with the COD loss, or score, random 32×32 images.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import machine
+from step import NUM_CLASSES, Ours
+
+import command_line
+from utils import select_device, select_precision
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+
+def trials_at_once(device: str) -> list[list[str]]:
+    """Seconds of one, two and three trials at once, each in a process of its own."""
+    rows = []
+    for count in (1, 2, 3):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [
+                *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+                f"--nproc_per_node={count}",
+                str(PROJECT_DIR / "main_TOD.py"),
+                *("--config=digits", f"--device={device}", f"--trials=1-{count}"),
+                *("--set=active_learning.cycles=3", f"--output-dir={folder}"),
+            ]
+            began = time.perf_counter()
+            subprocess.run(
+                command,
+                check=True,
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+            seconds = time.perf_counter() - began
+        rows.append([str(count), f"{seconds:.1f}", f"{seconds / count:.1f}"])
+    return rows
+
+
+def images_per_second(
+    device: torch.device, width: int, batch_size: int, num_labeled: int, num_scored: int
+) -> tuple[float, float]:
+    """Training, in labelled images, and scoring."""
+    run = command_line.parse_arguments(
+        "",
+        ("TOD",),
+        ("TOD",),
+        [
+            "--config=cifar10",
+            f"--output-dir={tempfile.gettempdir()}",
+            f"--set=model.width={width}",
+            f"--set=training.batch_size={batch_size}",
+            "--set=training.epochs=1",
+            "--set=training.milestones=[]",
+        ],
+    )
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (num_labeled + num_scored, 32, 32, 3), dtype=np.uint8)
+    labels = torch.from_numpy(random.integers(0, NUM_CLASSES, len(pixels)))
+    precision = select_precision("auto", device)
+    ours = Ours(run, "COD", precision, pixels, labels, num_labeled, device)
+    works = {"train": ours.train_epoch, "score": ours.score}
+    times = machine.interleaved(works, 3, device)
+    return num_labeled / times["train"], len(pixels) / times["score"]
+
+
+def main() -> None:
+    """Measures and prints two tables."""
+    parser = command_line.Parser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    arguments = parser.parse_args()
+    device = select_device(arguments.device)
+    print(machine.describe(device))
+    print(machine.table(["trials at once", "s", "s a trial"], trials_at_once(arguments.device)))
+    print()
+    scale = 1 if device.type == "cpu" else 20
+    rows = []
+    for width, batch_size, num_scored in (
+        (16, 128, 256),
+        (16, 128, 1024),
+        (16, 128, 4096),
+        (16, 32, 256),
+        (16, 64, 256),
+        (16, 256, 256),
+        (32, 128, 256),
+        (64, 128, 256),
+    ):
+        pool = num_scored * scale
+        train, score = images_per_second(device, width, batch_size, 256 * scale, pool)
+        rows.append([str(width), str(batch_size), f"{pool:,}", f"{train:,.0f}", f"{score:,.0f}"])
+    header = ["width", "batch size", "pool", "trained images/s (COD)", "scored images/s (TOD)"]
+    print(machine.table(header, rows))
+
+
+if __name__ == "__main__":
+    with command_line.exit_status():
+        main()
