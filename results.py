@@ -160,6 +160,8 @@ class Curve:
 def read_runs(folders: Sequence[Path]) -> list[Curve]:
     """The curves of several runs, in their order; runs that differ in the seed alone are pooled.
 
+    Curves of the same name are numbered.
+
     Raises:
         InputError: a folder holds no run, or its files are damaged.
     """
@@ -174,8 +176,10 @@ def read_runs(folders: Sequence[Path]) -> list[Curve]:
             curves.append(curve)
     names = [curve.name for curve in curves]
     return [
-        replace(c, name=shortened(f"{c.name} ({c.folders[0]})")) if names.count(c.name) > 1 else c
-        for c in curves
+        replace(c, name=f"{c.name} #{names[: i + 1].count(c.name)}")
+        if names.count(c.name) > 1
+        else c
+        for i, c in enumerate(curves)
     ]
 
 
@@ -195,7 +199,7 @@ def read_run(folder: Path) -> Curve:
         ) from None
     if not rows:
         raise InputError(f"{path}: holds no results yet; wait for the run's first cycle to end")
-    config = _read_config(folder / "config.yaml")
+    config = _read_config(folder)
     run = config.pop("run")
     trials: dict[Place, dict[int, dict[str, float]]] = {}
     for row in rows:
@@ -221,9 +225,23 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config_text(folder: Path) -> str:
+    """A run's `config.yaml`, the configuration as resolved, as it is written there.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    path = folder / "config.yaml"
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise _unreadable_config(path, _reason(error)) from None
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    text = read_config_text(folder)
+    try:
+        config = yaml.safe_load(text)
         run = config["run"]
         if not (
             isinstance(config["dataset"], str)
@@ -233,16 +251,16 @@ def _read_config(path: Path) -> dict[str, Any]:
             and isinstance(run["auxiliary"], str)
         ):
             raise ValueError("a setting is of the wrong kind")
-    except OSError as error:
-        reason = error.strerror
     # PyYAML lets many kinds of errors through, and what it reads may have any form.
     except Exception:
-        reason = "it is not a run's configuration"
-    else:
-        return config
-    raise InputError(
+        raise _unreadable_config(folder / "config.yaml", "it is damaged") from None
+    return config
+
+
+def _unreadable_config(path: Path, reason: str) -> InputError:
+    return InputError(
         f"{path}: cannot be read ({reason}); copy it back from where the run was made"
-    ) from None
+    )
 
 
 def _pooled(curve: Curve, other: Curve) -> Curve:
