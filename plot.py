@@ -106,7 +106,7 @@ def diagnostics(curves: Sequence[Curve]) -> "Figure":
         (spearman, "Spearman ρ of score and true loss"),
         (auroc, "AUROC for misclassified images"),
         (loss, "mean true loss"),
-        (entropy, "class entropy of the queried"),
+        (entropy, "class entropy of the queried (nats)"),
     ):
         _label(axes, "labelled images", label)
     spearman.legend(fontsize="x-small")

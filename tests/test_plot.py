@@ -228,7 +228,7 @@ def test_diagnostics_show_how_well_the_scores_estimate_the_loss(tmp_path):
         "Spearman ρ of score and true loss",
         "AUROC for misclassified images",
         "mean true loss",
-        "class entropy of the queried",
+        "class entropy of the queried (nats)",
     ]
     assert {axes.get_xlabel() for axes in figure.axes} == {"labelled images"}
     for axes in (spearman, auroc, entropy, loss):
