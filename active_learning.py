@@ -191,8 +191,10 @@ class Trial:
                 break
             query = self._query()
             self.folder.write_row(row)
+            self.folder.write_learning_curve()
             self._start_next_cycle(query)
         self.folder.write_row(row)
+        self.folder.write_learning_curve()
 
     def _train(self) -> None:
         self.clock = time.monotonic()

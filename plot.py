@@ -1,95 +1,301 @@
 """Learning curves of one or more runs: mean ± standard deviation of the test accuracy over trials.
 
 python plot.py results/digits_auxiliary_TOD_sampling_TOD_seed0 [RUN ...] --output curves.png
+
+Prints the table in Markdown and writes it beside the figure as CSV. Runs that differ in the seed
+alone are one curve, over all their trials; differences are to the first run, trial by trial.
 """
 
 import argparse
 import csv
-import re
+import io
+import logging
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import command_line
+import results
 from configuration import InputError
+from results import ACCURACY, DIAGNOSTICS, Curve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PAPER_CURVES = Path(__file__).resolve().parent / "docs" / "paper_curves.csv"
+CHANCE = {"score_loss_spearman": 0.0, "score_error_auroc": 0.5}
+"""What a random score reaches."""
 
 
-def read_curve(folder: Path) -> dict[int, list[float]]:
-    """Test accuracies in % by number of labels, one for each trial that has got there.
+# ---------------------------------------------------------------- figures
+
+
+def _new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of its own, in inches; pyplot, which keeps figures, is not involved."""
+    # On a machine's first figure matplotlib reports that it reads the fonts: no news to a run.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def learning_curves(curves: Sequence[Curve]) -> "Figure":
+    """Test accuracy against the number of labels, and against their share where it is known."""
+    figure = _new_figure(7, 4.8)
+    axes = figure.subplots()
+    for curve in curves:
+        _draw_mean(axes, curve, ACCURACY, _shown_name(curve.name))
+    _label(axes, "labelled images", "test accuracy (%)")
+    size = results.shared_training_images(curves)
+    if size:
+        share = axes.secondary_xaxis(
+            "top", functions=(lambda n: 100 * n / size, lambda s: s * size / 100)
+        )
+        share.set_xlabel("share of the training set (%)")
+    axes.legend(fontsize="small")
+    return figure
+
+
+def published_learning_curves(curves: Sequence[Curve]) -> "Figure":
+    """Test accuracy against the share of labels, with the paper's curves dashed.
 
     Raises:
-        InputError: the folder holds no results.
+        InputError: the runs are not all of one dataset for which the paper has curves.
     """
-    path = folder / "results.csv"
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        curve: dict[int, list[float]] = {}
-        for row in rows:
-            curve.setdefault(int(row["num_labeled"]), []).append(float(row["test_accuracy"]))
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read ({error}); name the folder of a run that has ended a cycle"
-        ) from None
-    return dict(sorted(curve.items()))
+    published = read_published_curves(_only_dataset(curves))
+    figure = _new_figure(7, 4.8)
+    axes = figure.subplots()
+    for curve in curves:
+        size = curve.training_images
+        _draw_mean(axes, curve, ACCURACY, _shown_name(curve.name), lambda n, s=size: 100 * n / s)
+    for i, (method, (shares, accuracies)) in enumerate(published.items()):
+        style = {"linestyle": "--", "color": f"C{len(curves) + i}", "label": f"{method} (paper)"}
+        if len(shares) == 1:  # all labels, to which no curve of a tenth of them need be stretched
+            axes.axhline(accuracies[0], **{**style, "linestyle": ":"})
+        else:
+            axes.plot(shares, accuracies, marker=".", **style)
+    _label(axes, "share of the training set (%)", "test accuracy (%)")
+    axes.legend(fontsize="small")
+    return figure
 
 
-def label_of(folder: Path) -> str:
-    """What a run's curve is called: configuration, sampling strategy, auxiliary loss and seed."""
-    name = folder.resolve().name
-    found = re.fullmatch(r"(.+)_auxiliary_(\w+?)_sampling_(\w+)_seed(\d+)", name)
-    if found is None:
-        return name
-    config, auxiliary, sampling, seed = found.groups()
-    loss = {"NONE": "", "TOD": " + COD loss"}.get(auxiliary, f" + {auxiliary} loss")
-    return f"{config}, {sampling} sampling{loss}, seed {seed}"
+def diagnostics(curves: Sequence[Curve]) -> "Figure":
+    """How well the scores estimated the loss, and what was queried, in four panels.
 
-
-def draw(folders: list[Path], output: Path) -> None:
-    """Draws the curves of all runs into one figure."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import numpy as np
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for folder in folders:
-        curve = read_curve(folder)
-        labels = list(curve)
-        means = np.array([np.mean(values) for values in curve.values()])
-        deviations = [np.std(v, ddof=1) if len(v) > 1 else 0.0 for v in curve.values()]
-        (line,) = axes.plot(labels, means, marker="o", label=label_of(folder))
-        axes.fill_between(
-            labels, means - deviations, means + deviations, color=line.get_color(), alpha=0.15
+    Raises:
+        InputError: a run has recorded nothing of this.
+    """
+    require_diagnostics(curves)
+    figure = _new_figure(9, 6.6)
+    panels = figure.subplots(2, 2).flat
+    spearman, auroc, loss, entropy = panels
+    for i, curve in enumerate(curves):
+        name, color = _shown_name(curve.name), f"C{i}"
+        for axes, column in ((spearman, DIAGNOSTICS[0]), (auroc, DIAGNOSTICS[1])):
+            _draw_mean(axes, curve, column, name, color=color)
+        _draw_mean(loss, curve, "queried_mean_loss", f"{name}: queried", color=color)
+        _draw_mean(
+            loss, curve, "unqueried_mean_loss", f"{name}: not queried", color=color, linestyle="--"
         )
-    axes.set_xlabel("labelled images")
-    axes.set_ylabel("test accuracy (%)")
+        _draw_mean(entropy, curve, "queried_class_entropy", name, color=color)
+    spearman.axhline(CHANCE["score_loss_spearman"], color="grey", linewidth=0.8)
+    auroc.axhline(CHANCE["score_error_auroc"], color="grey", linewidth=0.8)
+    for axes, label in (
+        (spearman, "Spearman ρ of score and true loss"),
+        (auroc, "AUROC for misclassified images"),
+        (loss, "mean true loss"),
+        (entropy, "class entropy of the queried (nats)"),
+    ):
+        _label(axes, "labelled images", label)
+    spearman.legend(fontsize="x-small")
+    loss.legend(fontsize="x-small")
+    return figure
+
+
+def _draw_mean(
+    axes: "Axes",
+    curve: Curve,
+    column: str,
+    label: str,
+    abscissa: Callable[[int], float] = float,
+    **style: str,
+) -> None:
+    """A column's mean over trials as a line, and its standard deviation as a band around it."""
+    values = curve.values(column)
+    summaries = [results.summarize(by_trial.values()) for by_trial in values.values()]
+    x = [abscissa(n) for n in values]
+    (line,) = axes.plot(x, [s.mean for s in summaries], marker="o", label=label, **style)
+    axes.fill_between(
+        x,
+        [s.mean - (s.std or 0.0) for s in summaries],
+        [s.mean + (s.std or 0.0) for s in summaries],
+        color=line.get_color(),
+        alpha=0.15,
+        linewidth=0,
+    )
+
+
+def _label(axes: "Axes", x: str, y: str) -> None:
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
     axes.grid(alpha=0.3)
-    axes.legend()
+
+
+def _shown_name(name: str) -> str:
+    """A name as matplotlib shows it: a dollar starts a formula, and `_…` is left out of legends."""
+    name = name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
+
+
+def rendered(figure: "Figure", kind: str = "png") -> bytes:
+    """The figure as a file of this kind."""
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        # A letter that the font lacks is drawn as a box.
+        warnings.simplefilter("ignore", UserWarning)
+        figure.savefig(content, format=kind, dpi=120)
+    return content.getvalue()
+
+
+# ------------------------------------------------------------- what they need
+
+
+def read_published_curves(dataset: str) -> dict[str, tuple[list[float], list[float]]]:
+    """The paper's curves, read from its figure to about ±0.2 points.
+
+    Returns:
+        By method: the shares of labels in %, and the mean accuracies in %.
+
+    Raises:
+        InputError: the paper has none for this dataset.
+    """
+    with PAPER_CURVES.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    curves: dict[str, tuple[list[float], list[float]]] = {}
+    for row in rows:
+        if row["dataset"] == dataset:
+            shares, accuracies = curves.setdefault(row["method"], ([], []))
+            shares.append(float(row["labeled_percent"]))
+            accuracies.append(float(row["mean_accuracy"]))
+    if not curves:
+        known = ", ".join(dict.fromkeys(row["dataset"] for row in rows))
+        raise InputError(f"--paper: the paper has no curves for {dataset}, only for {known}")
+    return curves
+
+
+def _only_dataset(curves: Sequence[Curve]) -> str:
+    datasets = list(dict.fromkeys(curve.config["dataset"] for curve in curves))
+    if len(datasets) > 1:
+        raise InputError(f"--paper: name runs of one dataset, not of {' and '.join(datasets)}")
+    return datasets[0]
+
+
+def has_diagnostics(curve: Curve) -> bool:
+    """Whether a curve has at least one value of the diagnostics."""
+    return any(curve.values(column) for column in DIAGNOSTICS)
+
+
+def require_diagnostics(curves: Sequence[Curve]) -> None:
+    """Refuses runs without diagnostics.
+
+    Raises:
+        InputError: a run lacks their columns, or has not queried yet.
+    """
+    for curve in curves:
+        path = curve.folders[0] / "results.csv"
+        missing = [column for column in DIAGNOSTICS if column not in curve.columns]
+        if missing:
+            raise InputError(
+                f"{path}: --diagnostics needs the column {missing[0]}, which is not there; "
+                "make the run anew with this version"
+            )
+        if not has_diagnostics(curve):
+            raise InputError(
+                f"{path}: holds no diagnostics; they come with each cycle that queries"
+            )
+
+
+def markdown(table: Sequence[Sequence[str]]) -> str:
+    """A table, its header first, in Markdown; '' where there is none."""
+    if not table:
+        return ""
+    rows = [[cell.replace("|", r"\|") for cell in row] for row in table]
+    rule = ["---", *["--:"] * (len(rows[0]) - 1)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (rows[0], rule, *rows[1:]))
+
+
+def tables(curves: Sequence[Curve], of_diagnostics: bool = False) -> list[list[list[str]]]:
+    """The tables to a figure, each a header and rows."""
+    if of_diagnostics:
+        return [results.diagnostics_table(curves, column) for column in DIAGNOSTICS]
+    return [t for t in (results.accuracy_table(curves), results.difference_table(curves)) if t]
+
+
+# ------------------------------------------------------------------ the script
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes what the user asked for.
+
+    Raises:
+        InputError: it cannot be written there.
+    """
     try:
-        figure.savefig(output, dpi=120)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--output {output}: cannot be written ({error})") from None
-    pyplot.close(figure)
+        path.write_bytes(content)
+    except OSError as error:
+        raise InputError(
+            f"--output: {path} cannot be written ({error.strerror}); name another place"
+        ) from None
 
 
-def main() -> None:
-    """Reads the command line and draws."""
+def _parse_arguments() -> argparse.Namespace:
     parser = command_line.Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--paper", action="store_true", help="add the paper's published curves, dashed"
+    )
+    what.add_argument(
+        "--diagnostics",
+        action="store_true",
+        help="draw instead how well the scores estimated the loss, and what was queried",
+    )
     parser.add_argument(
         "--output",
         type=Path,
-        default=Path("learning_curve.png"),
         metavar="FILE",
-        help="the figure, in the format of its ending (default: %(default)s)",
+        help="the figure, in the format of its ending; the table goes beside it "
+        "(default: learning_curve.png, or diagnostics.png)",
     )
     arguments = parser.parse_args()
-    if not arguments.output.suffix:
-        parser.error(f"argument --output: {arguments.output} has no ending, such as .png")
-    draw(arguments.runs, arguments.output)
-    print(arguments.output)
+    default = "diagnostics.png" if arguments.diagnostics else "learning_curve.png"
+    arguments.output = arguments.output or Path(default)
+    if arguments.output.suffix.lower() not in (".png", ".pdf", ".svg"):
+        parser.error(f"argument --output: {arguments.output} does not end in .png, .pdf or .svg")
+    return arguments
+
+
+def main() -> None:
+    """Reads the command line, draws, and shows the table."""
+    arguments = _parse_arguments()
+    curves = results.read_runs(arguments.runs)
+    if arguments.diagnostics:
+        figure, columns = diagnostics(curves), DIAGNOSTICS
+    else:
+        draw = published_learning_curves if arguments.paper else learning_curves
+        figure, columns = draw(curves), (ACCURACY,)
+    output = arguments.output
+    write(output, rendered(figure, output.suffix[1:].lower()))
+    write(output.with_suffix(".csv"), results.tidy_csv(curves, columns).encode())
+    print("\n".join(markdown(table) for table in tables(curves, arguments.diagnostics)))
+    for note in results.unpaired_notes(curves):
+        print(note)
+    print(f"{output}, {output.with_suffix('.csv')}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,26 @@ import torch
 import yaml
 from tqdm import tqdm
 
+import contact_sheet
+import plot
+import results
 from command_line import Run
 from configuration import InputError
 from datasets import Dataset
+from results import Row
 from samplers import Query
 
 log = logging.getLogger("tod")
 
 # In the order in which they go: without its configuration, nothing else may be gone on from.
-CONTENTS = ("progress", "results.csv", "queries", "weights", "log.txt", "config.yaml")
+CONTENTS = (
+    *("progress", "results.csv", "learning_curve.png", "queries", "weights", "log.txt"),
+    "config.yaml",
+)
 TO_THE_END = 0
 """The length of a lock on all bytes from its first one on."""
 DIGEST_BYTES = hashlib.blake2b().digest_size
 RESULT_COLUMNS = ("trial", "cycle", "num_labeled", "test_accuracy", "train_loss", "train_seconds")
-Row = dict[str, str]
 
 
 def write_atomically(path: Path, content: bytes, spare: Path | None = None) -> None:
@@ -150,6 +156,7 @@ class RunFolder:
             "mean": [round(value, 6) for value in dataset.mean.tolist()],
             "std": [round(value, 6) for value in dataset.std.tolist()],
             "data": dataset.fingerprint(),
+            "training_images": len(dataset.train),
             "device": device_name(device),
             "precision": precision,
             "python": platform.python_version(),
@@ -293,17 +300,11 @@ class RunFolder:
         if not path.exists():
             return []
         try:
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-            for row in rows:
-                if not {"trial", "cycle", "num_labeled", "test_accuracy"} <= set(row):
-                    raise ValueError("columns are missing")
-                int(row["trial"]), int(row["cycle"]), float(row["test_accuracy"])
-        except (OSError, ValueError, TypeError) as error:
+            return results.read_rows(path)
+        except (OSError, ValueError) as error:
             raise InputError(
                 f"{path}: cannot be read back ({error}); --overwrite starts the run afresh"
             ) from None
-        return rows
 
     def unfinished_trials(self) -> list[int]:
         """This process's trials whose last cycle has no results, or none that are to stay."""
@@ -330,10 +331,18 @@ class RunFolder:
             rows = sorted([*kept, row], key=lambda r: (int(r["trial"]), int(r["cycle"])))
             write_atomically(self.path / "results.csv", _csv(RESULT_COLUMNS, rows))
 
+    def write_learning_curve(self) -> None:
+        """Draws `learning_curve.png` from `results.csv`."""
+        with self._shared_files():
+            _write_picture(
+                self.path / "learning_curve.png",
+                lambda: plot.rendered(plot.learning_curves([results.read_run(self.path)])),
+            )
+
     def write_queries(
         self, trial: int, cycle: int, subset: np.ndarray, query: Query, dataset: Dataset
     ) -> None:
-        """Writes what was queried after a cycle, in the order queried."""
+        """Writes what was queried after a cycle, in the order queried, and its contact sheet."""
         score_of = dict(zip(subset.tolist(), query.scores.tolist(), strict=True))
         rows = []
         for index in query.indices.tolist():
@@ -349,6 +358,10 @@ class RunFolder:
             rows.append(row)
         path = self.path / "queries" / f"trial{trial}_cycle{cycle}.csv"
         write_atomically(path, _csv(tuple(rows[0]), rows))
+        _write_picture(
+            path.with_suffix(".png"),
+            lambda: contact_sheet.of_query(subset, query.scores, query.indices, dataset),
+        )
 
     def write_weights(self, trial: int, cycle: int, networks: dict[str, torch.nn.Module]) -> None:
         """Writes a cycle's published checkpoint: `cycle`, and `state_dict_NAME` of each network."""
@@ -397,11 +410,8 @@ class RunFolder:
 
     def log_table(self) -> None:
         """Shows the accuracy by number of labels, over the trials that there are."""
-        accuracies: dict[int, list[float]] = {}
-        for row in self.rows():
-            accuracies.setdefault(int(row["num_labeled"]), []).append(float(row["test_accuracy"]))
         log.info("labels  test accuracy in % (mean ± standard deviation over trials)")
-        for num_labeled, values in sorted(accuracies.items()):
+        for num_labeled, values in results.by_num_labeled(self.rows()).items():
             deviation = f"± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
             log.info("%6d  %.2f %s (%d)", num_labeled, np.mean(values), deviation, len(values))
 
@@ -443,6 +453,16 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     return device.type
+
+
+def _write_picture(path: Path, draw: Callable[[], bytes]) -> None:
+    """Writes a picture; one that cannot be drawn must not stop the run, which goes on without."""
+    try:
+        content = draw()
+    except Exception as error:
+        log.warning("%s: cannot be drawn (%s)", path, error)
+        return
+    write_atomically(path, content)
 
 
 def _csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> bytes:

@@ -3,9 +3,13 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 import command_line
+import configuration
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
@@ -62,3 +66,43 @@ def tiny_run(
             *arguments,
         ],
     )
+
+
+def write_run(
+    output_dir: Path,
+    accuracies: Sequence[Sequence[float]],
+    *,
+    config: str = "digits",
+    sampling: str = "TOD",
+    auxiliary: str = "NONE",
+    seed: int = 0,
+    cycles: int = 3,
+    diagnostics: Sequence[str] = (),
+    **run: object,
+) -> Path:
+    """Writes a run folder by hand: 100 labels at first, then 50 a cycle.
+
+    Args:
+        output_dir: where the folder is made.
+        accuracies: of each trial, in % by cycle, as far as it has got.
+        config: the configuration's name, after which the folder is called.
+        sampling, auxiliary, seed: the strategy, and what it began with.
+        cycles: of a finished trial.
+        diagnostics: further columns; in a trial's cycle c they hold c + 0.1 · trial, and in the
+            last cycle nothing.
+        run: added to the section of config.yaml.
+    """
+    folder = output_dir / f"{config}_auxiliary_{auxiliary}_sampling_{sampling}_seed{seed}"
+    folder.mkdir(parents=True)
+    lines = [",".join(("trial", "cycle", "num_labeled", "test_accuracy", *diagnostics))]
+    for trial, of_trial in enumerate(accuracies, start=1):
+        for cycle, accuracy in enumerate(of_trial, start=1):
+            value = "" if cycle == cycles else str(cycle + trial / 10)
+            cells = (trial, cycle, 50 + 50 * cycle, accuracy, *[value] * len(diagnostics))
+            lines.append(",".join(map(str, cells)))
+    (folder / "results.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    settings = configuration.load(config, [f"active_learning.cycles={cycles}"]).as_dict()
+    settings["run"] = {"sampling": sampling, "auxiliary": auxiliary, "seed": seed, "data": "x"}
+    settings["run"] |= run
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return folder

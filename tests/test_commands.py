@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from harness import PROJECT_DIR, TINY_DIGITS, run_script
+from PIL import Image
 
 import models
 from models import imagenet_resnet, lossnet, resnet
@@ -80,10 +81,14 @@ class Finished:
         """What holds for every run."""
         files = {str(p.relative_to(self.path)) for p in self.path.rglob("*") if p.is_file()}
         assert files - {".lock"} == {
-            *("config.yaml", "log.txt", "results.csv"),
+            *("config.yaml", "log.txt", "results.csv", "learning_curve.png"),
             *(f"queries/trial1_cycle{cycle}.csv" for cycle in self.cycles[:-1]),
+            *(f"queries/trial1_cycle{cycle}.png" for cycle in self.cycles[:-1]),
             *(f"weights/trial1_cycle{cycle}.pth" for cycle in self.cycles),
         }
+        for path in self.path.rglob("*.png"):
+            with Image.open(path) as picture:
+                picture.load()
         assert list(self.results[0])[:4] == ["trial", "cycle", "num_labeled", "test_accuracy"]
         assert {row["trial"] for row in self.results} == {"1"}
         assert [int(row["cycle"]) for row in self.results] == list(self.cycles)
@@ -103,6 +108,7 @@ class Finished:
             assert len(queries) == next_size - size
             scores = [float(row["score"]) for row in queries]
             assert scores == sorted(scores)
+        assert self.config["run"]["training_images"] == pool_size
         # No image is queried twice, neither in one cycle nor in two.
         indices = {int(row["index"]) for row in self.queries}
         assert len(indices) == len(self.queries) == self.sizes[-1] - self.sizes[0]
