@@ -11,7 +11,7 @@ from augmentation import ImageBatches
 from command_line import Run
 from configuration import Config, InputError
 from losses import cod_loss, ranking_loss, task_losses
-from models import build_backbone, build_lossnet
+from models import Outputs, build_backbone, build_lossnet
 from utils import fastest_memory_format, random_generator, seed_torch, update_ema
 
 
@@ -33,9 +33,6 @@ def sgd(network: nn.Module, config: Config) -> torch.optim.SGD:
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
     )
-
-
-Outputs = tuple[Tensor, Tensor, Tensor, list[Tensor]]
 
 
 class Step(NamedTuple):

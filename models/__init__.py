@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights
 
 import configuration
@@ -13,6 +13,10 @@ IMAGENET_FILES = ("resnet18-5c106cde.pth", "resnet18-f37072fd.pth")
 """The two names under which torchvision has published the same ImageNet weights."""
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+Outputs = tuple[Tensor, Tensor, Tensor, list[Tensor]]
+"""What a backbone gives for N images: logits (N, C), consistency logits (N, C), features (N, F),
+and the four stages' feature maps."""
 
 
 def build_backbone(config: configuration.Model, num_classes: int) -> nn.Module:
