@@ -13,6 +13,7 @@ import datasets
 from augmentation import ImageBatches
 from command_line import Run
 from configuration import InputError
+from diagnostics import query_diagnostics
 from models import imagenet_weights
 from run_folder import Row, RunFolder
 from samplers import Pool, Query
@@ -167,7 +168,7 @@ class Trial:
                 break
             pool = self._pool()
             query = self._query(pool)
-            self.folder.write_row(row)
+            self.folder.write_row(row | self._diagnostics(pool, query))
             self._start_next_cycle(query)
         self.folder.write_row(row)
 
@@ -231,6 +232,16 @@ class Trial:
         dataset = self.experiment.dataset
         self.folder.write_queries(self.number, self.cycle, pool.subset, query, dataset)
         return query
+
+    def _diagnostics(self, pool: Pool, query: Query) -> Row:
+        misclassified = pool.logits().argmax(dim=1) != pool.labels
+        return query_diagnostics(
+            query.scores,
+            pool.true_losses().cpu().numpy(),
+            misclassified.cpu().numpy(),
+            pool.labels.cpu().numpy(),
+            np.isin(pool.subset, query.indices),
+        )
 
     def _start_next_cycle(self, query: Query) -> None:
         self.labeled = np.concatenate([self.labeled, query.indices])

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from command_line import Run
 from configuration import InputError
 from datasets import Dataset
+from diagnostics import DIAGNOSTIC_COLUMNS
 from samplers import Query
 
 log = logging.getLogger("tod")
@@ -30,7 +31,10 @@ log = logging.getLogger("tod")
 # In the order in which they go: without its configuration, nothing else may be gone on from.
 CONTENTS = ("progress", "results.csv", "queries", "weights", "log.txt", "config.yaml")
 DIGEST_BYTES = hashlib.blake2b().digest_size
-RESULT_COLUMNS = ("trial", "cycle", "num_labeled", "test_accuracy", "train_loss", "train_seconds")
+RESULT_COLUMNS = (
+    *("trial", "cycle", "num_labeled", "test_accuracy", "train_loss", "train_seconds"),
+    *DIAGNOSTIC_COLUMNS,
+)
 Row = dict[str, str]
 
 
@@ -271,7 +275,10 @@ class RunFolder:
         return any(row["trial"] == str(trial) and row["cycle"] == last for row in self.rows())
 
     def write_row(self, row: Row) -> None:
-        """Adds a cycle's row to `results.csv`; what is there of it or of later cycles goes."""
+        """Adds a cycle's row to `results.csv`; what is there of it or of later cycles goes.
+
+        A cell is empty where its row has no such column.
+        """
         place = (int(row["trial"]), int(row["cycle"]))
         kept = [
             other
