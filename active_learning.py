@@ -14,6 +14,7 @@ import datasets
 from augmentation import ImageBatches
 from command_line import Run
 from configuration import InputError
+from diagnostics import query_diagnostics
 from models import fold_batch_norm, imagenet_weights
 from ranks import in_turn
 from run_folder import Row, RunFolder
@@ -189,8 +190,9 @@ class Trial:
             self.folder.write_weights(self.number, self.cycle, networks)
             if self.cycle == self.config.active_learning.cycles:
                 break
-            query = self._query()
-            self.folder.write_row(row)
+            pool = self._pool()
+            query = self._query(pool)
+            self.folder.write_row(row | self._diagnostics(pool, query))
             self.folder.write_learning_curve()
             self._start_next_cycle(query)
         self.folder.write_row(row)
@@ -233,35 +235,40 @@ class Trial:
             "train_seconds": f"{self.train_seconds:.1f}",
         }
 
-    def _query(self) -> Query:
+    def _pool(self) -> Pool:
         unlabeled = self._unlabeled()
         size = min(self.config.active_learning.subset_size, len(unlabeled))
         subset = self._random("subset", self.cycle).choice(unlabeled, size, replace=False)
-        images = self.experiment.train_images
-
-        def batches() -> Iterator[Tensor]:
-            if not self.config.scoring.augment:
-                yield from self._plain_batches(images, subset)
-                return
-            views = images.random_views(subset, self._random("scoring views", self.cycle))
-            for batch in images.placed(views).split(self._inference_batch_size):
-                self.experiment.interruption.stop_if_requested()
-                yield images.augmented(batch)
-
-        query = self.experiment.sampling(
-            Pool(
-                config=self.config,
-                cycle=self.cycle,
-                subset=subset,
-                batches=batches,
-                backbone=fold_batch_norm(self.backbone),
-                previous=fold_batch_norm(self.previous),
-                modules=self.auxiliary.modules(),
-                random=self._random("sampling", self.cycle),
-            )
+        return Pool(
+            config=self.config,
+            cycle=self.cycle,
+            subset=subset,
+            labels=self.experiment.train_labels[
+                torch.from_numpy(subset).to(self.experiment.device)
+            ],
+            batches=lambda: self._scoring_batches(subset, "scoring views"),
+            labeled_batches=lambda: self._scoring_batches(self.labeled, "labeled scoring views"),
+            backbone=fold_batch_norm(self.backbone),
+            previous=fold_batch_norm(self.previous),
+            modules=self.auxiliary.modules(),
+            random=self._random("sampling", self.cycle),
         )
-        self.folder.write_queries(self.number, self.cycle, subset, query, self.experiment.dataset)
+
+    def _query(self, pool: Pool) -> Query:
+        query = self.experiment.sampling(pool)
+        dataset = self.experiment.dataset
+        self.folder.write_queries(self.number, self.cycle, pool.subset, query, dataset)
         return query
+
+    def _diagnostics(self, pool: Pool, query: Query) -> Row:
+        misclassified = pool.logits().argmax(dim=1) != pool.labels
+        return query_diagnostics(
+            query.scores,
+            pool.true_losses().cpu().numpy(),
+            misclassified.cpu().numpy(),
+            pool.labels.cpu().numpy(),
+            np.isin(pool.subset, query.indices),
+        )
 
     def _start_next_cycle(self, query: Query) -> None:
         self.labeled = np.concatenate([self.labeled, query.indices])
@@ -287,6 +294,17 @@ class Trial:
         for batch in images.placed(torch.from_numpy(indices)).split(self._inference_batch_size):
             self.experiment.interruption.stop_if_requested()
             yield images.plain(batch)
+
+    def _scoring_batches(self, indices: np.ndarray, purpose: str) -> Iterator[Tensor]:
+        """The images in the configured view; the random views for a purpose are always the same."""
+        images = self.experiment.train_images
+        if not self.config.scoring.augment:
+            yield from self._plain_batches(images, indices)
+            return
+        views = images.random_views(indices, self._random(purpose, self.cycle))
+        for batch in images.placed(views).split(self._inference_batch_size):
+            self.experiment.interruption.stop_if_requested()
+            yield images.augmented(batch)
 
     def _after_step(self) -> None:
         learner, interruption = self.learner, self.experiment.interruption

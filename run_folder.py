@@ -26,7 +26,7 @@ import results
 from command_line import Run
 from configuration import InputError
 from datasets import Dataset
-from results import Row
+from results import DIAGNOSTICS, Row
 from samplers import Query
 
 log = logging.getLogger("tod")
@@ -39,7 +39,10 @@ CONTENTS = (
 TO_THE_END = 0
 """The length of a lock on all bytes from its first one on."""
 DIGEST_BYTES = hashlib.blake2b().digest_size
-RESULT_COLUMNS = ("trial", "cycle", "num_labeled", "test_accuracy", "train_loss", "train_seconds")
+RESULT_COLUMNS = (
+    *("trial", "cycle", "num_labeled", "test_accuracy", "train_loss", "train_seconds"),
+    *DIAGNOSTICS,
+)
 
 
 def write_atomically(path: Path, content: bytes, spare: Path | None = None) -> None:
@@ -320,7 +323,10 @@ class RunFolder:
         return {int(row["trial"]) for row in self.rows() if row["cycle"] == last}
 
     def write_row(self, row: Row) -> None:
-        """Adds a cycle's row to `results.csv`; what is there of it or of later cycles goes."""
+        """Adds a cycle's row to `results.csv`; what is there of it or of later cycles goes.
+
+        A cell is empty where its row has no such column.
+        """
         place = (int(row["trial"]), int(row["cycle"]))
         with self._shared_files():
             kept = [

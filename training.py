@@ -12,7 +12,7 @@ from command_line import Run
 from configuration import Config, InputError
 from cuda_graph import GraphedGradients
 from losses import cod_loss, ranking_loss, task_losses
-from models import build_backbone, build_lossnet
+from models import Outputs, build_backbone, build_lossnet
 from utils import fastest_memory_format, random_generator, seed_torch, update_ema
 
 
@@ -36,9 +36,6 @@ def sgd(network: nn.Module, config: Config) -> torch.optim.SGD:
         # One call for all parameters.
         fused=next(network.parameters()).device.type in ("cpu", "cuda"),
     )
-
-
-Outputs = tuple[Tensor, Tensor, Tensor, list[Tensor]]
 
 
 class Step(NamedTuple):

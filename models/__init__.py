@@ -5,7 +5,7 @@ import itertools
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import ResNet18_Weights
 
@@ -16,6 +16,10 @@ IMAGENET_FILES = ("resnet18-5c106cde.pth", "resnet18-f37072fd.pth")
 """The two names under which torchvision has published the same ImageNet weights."""
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
+
+Outputs = tuple[Tensor, Tensor, Tensor, list[Tensor]]
+"""What a backbone gives for N images: logits (N, C), consistency logits (N, C), features (N, F),
+and the four stages' feature maps."""
 
 
 def build_backbone(config: configuration.Model, num_classes: int) -> nn.Module:

@@ -72,7 +72,7 @@ def test_1_backbone_goes_on_and_optimizer_starts_anew_in_each_cycle(tmp_path):
         trained = weights_of(trial.backbone)
         assert trial.learner.optimizer.state
         assert trial.learner.optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
-        trial._start_next_cycle(trial._query())
+        trial._start_next_cycle(trial._query(trial._pool()))
         assert same_weights(trained, weights_of(trial.backbone))
         assert not trial.learner.optimizer.state
         assert trial.learner.optimizer.param_groups[0]["lr"] == 0.1
@@ -120,10 +120,10 @@ def test_3_what_is_not_chosen_goes_back_and_the_subset_is_drawn_afresh(tmp_path)
     with trial_of(run, spy, NoAuxiliary) as trial:
         trial._train()
         first_pool = trial._unlabeled()
-        query = trial._query()
+        query = trial._query(trial._pool())
         trial._start_next_cycle(query)
         assert set(trial._unlabeled()) == set(first_pool) - set(query.indices)
-        trial._query()
+        trial._query(trial._pool())
     first, second = (pool.subset for pool in spy.pools)
     # All but 97 and 77 of the pool are drawn, so what was scored before is mostly drawn again.
     assert len(set(first) & set(second)) > 1100
@@ -138,7 +138,7 @@ def test_4_teacher_and_its_step_counter_go_on_across_cycles(tmp_path):
         trial._train()
         assert trial.auxiliary.steps_taken == 2 * 3  # two epochs of 40 images in batches of 16
         before = weights_of(teacher)
-        trial._start_next_cycle(trial._query())
+        trial._start_next_cycle(trial._query(trial._pool()))
         assert same_weights(before, weights_of(teacher))
         trial._train()
         assert trial.auxiliary.steps_taken == 2 * 3 + 2 * 4
@@ -172,7 +172,7 @@ def test_6_scoring_view_follows_the_configuration(tmp_path, augment):
     spy = Spy(query_at_random)
     run = tiny_run(tmp_path, "main_TOD.py", "RANDOM", "NONE", f"--set=scoring.augment={augment}")
     with trial_of(run, spy, NoAuxiliary) as trial:
-        trial._query()
+        trial._query(trial._pool())
         pool = spy.pools[0]
         scored = torch.cat(list(pool.batches()))
         plain = trial.experiment.train_images.plain(torch.from_numpy(pool.subset))
@@ -309,7 +309,7 @@ def test_labeled_and_unlabeled_images_are_disjoint_and_complete_in_every_cycle(t
             assert labeled | unlabeled == set(range(1437))
             counts.append(len(labeled))
             trial._train()
-            trial._start_next_cycle(trial._query())
+            trial._start_next_cycle(trial._query(trial._pool()))
     assert counts == [40, 60, 80]
 
 

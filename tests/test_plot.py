@@ -4,6 +4,7 @@ import csv
 import io
 import logging
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -380,9 +381,16 @@ def test_help_waits_for_no_import(tmp_path):
 # --------------------------------------------------------------- in a run
 
 
+def redraw(output_dir: Path) -> None:
+    """Draws the learning curve as a run does, from whatever results lie there."""
+    folder = RunFolder(tiny_run(output_dir))
+    folder._lock_trials()
+    folder.write_learning_curve()
+
+
 def test_a_run_draws_its_learning_curve(tmp_path):
     folder = write_run(tmp_path, TWO_TRIALS, auxiliary="TOD")
-    RunFolder(tiny_run(tmp_path)).write_learning_curve()
+    redraw(tmp_path)
     with Image.open(folder / "learning_curve.png") as image:
         assert image.size == (840, 576)
 
@@ -394,7 +402,7 @@ def test_a_picture_that_cannot_be_drawn_stops_no_run(tmp_path, monkeypatch, capl
     folder = write_run(tmp_path, TWO_TRIALS, auxiliary="TOD")
     monkeypatch.setattr(plot, "learning_curves", broken)
     monkeypatch.setattr(logging.getLogger("tod"), "propagate", True)
-    RunFolder(tiny_run(tmp_path)).write_learning_curve()
+    redraw(tmp_path)
     assert "learning_curve.png: cannot be drawn (no fonts)" in caplog.text
     assert not (folder / "learning_curve.png").exists()
 
@@ -403,4 +411,4 @@ def test_a_picture_that_cannot_be_written_is_reported_as_results_are(tmp_path):
     folder = write_run(tmp_path, TWO_TRIALS, auxiliary="TOD")
     (folder / "learning_curve.png").mkdir()
     with pytest.raises(InputError, match=r"learning_curve\.png: cannot be written \(Is a direc"):
-        RunFolder(tiny_run(tmp_path)).write_learning_curve()
+        redraw(tmp_path)
