@@ -17,6 +17,7 @@ class _Captured(NamedTuple):
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]
     loss: Tensor
+    gradients: list[Tensor | None]
 
 
 class GraphedGradients:
@@ -61,6 +62,8 @@ class GraphedGradients:
         captured = self.captured[key]
         torch._foreach_copy_(captured.inputs, list(inputs))
         captured.graph.replay()
+        for parameter, gradient in zip(self.parameters, captured.gradients, strict=True):
+            parameter.grad = gradient
         return captured.loss
 
     def _capture(self, compute: Callable[..., Tensor], inputs: Sequence[Tensor]) -> _Captured:
@@ -68,18 +71,18 @@ class GraphedGradients:
         before = [buffer.clone() for buffer in self.buffers]
         try:
             expected = self._warm_up(compute, static)
-            # All graphs write to the same gradients; what has none must not decay.
-            gradients = self._gradients()
+            # Without gradients to add to, a graph writes its own, and need not clear them first.
+            self._remove_gradients()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                torch._foreach_zero_(gradients)
                 loss = compute(*static)
+            gradients = [parameter.grad for parameter in self.parameters]
             graph.replay()
             if not torch.allclose(loss, expected, rtol=1e-2, atol=1e-4, equal_nan=True):
                 raise RuntimeError(f"loss {loss.item():g} instead of {expected.item():g}")
         finally:
             torch._foreach_copy_(self.buffers, before)
-        return _Captured(graph, static, loss)
+        return _Captured(graph, static, loss, gradients)
 
     def _warm_up(self, compute: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:
         """The loss, computed without a graph; a capture wants this on a stream of its own."""
@@ -87,16 +90,10 @@ class GraphedGradients:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_STEPS):
-                if self.captured:
-                    torch._foreach_zero_(self._gradients())
-                else:
-                    self._remove_gradients()
+                self._remove_gradients()
                 loss = compute(*inputs)
         torch.cuda.current_stream().wait_stream(stream)
         return loss
-
-    def _gradients(self) -> list[Tensor]:
-        return [p.grad for p in self.parameters if p.grad is not None]
 
     def _remove_gradients(self) -> None:
         for parameter in self.parameters:

@@ -1,6 +1,7 @@
 """One cycle: epochs of SGD on the labelled images with an auxiliary loss; evaluation."""
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,20 +109,30 @@ class CODLoss(NoAuxiliary):
     def __init__(self, run: Run, num_classes: int, device: torch.device, trial: int) -> None:
         super().__init__(run, num_classes, device, trial)
         self.teacher = new_backbone(run, num_classes, device, "teacher", trial).train()
+        self.teacher_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.steps_taken = 0
 
     def loss(self, backbone: nn.Module, step: Step) -> Tensor:
         """λ · Σ over the labelled and the unlabelled batch of their COD losses."""
-        loss = self._of_batch(step.images, step.outputs)
+        batches = [step.images]
         if len(step.unlabeled_images) > 0:
-            loss = loss + self._of_batch(step.unlabeled_images, backbone(step.unlabeled_images))
-        return self.config.cod.weight * loss
+            batches.append(step.unlabeled_images)
+        with torch.no_grad(), self._beside_the_backbone():
+            ema_logits = [self.teacher(images)[0] for images in batches]
+        outputs = [step.outputs, *map(backbone, batches[1:])]
+        if self.teacher_stream:
+            torch.cuda.current_stream().wait_stream(self.teacher_stream)
+        losses = [
+            cod_loss(*of_batch[:2], ema) for of_batch, ema in zip(outputs, ema_logits, strict=True)
+        ]
+        return self.config.cod.weight * sum(losses)
 
-    def _of_batch(self, images: Tensor, outputs: Outputs) -> Tensor:
-        logits, consistency_logits, _, _ = outputs
-        with torch.no_grad():
-            ema_logits, _, _, _ = self.teacher(images)
-        return cod_loss(logits, consistency_logits, ema_logits)
+    def _beside_the_backbone(self) -> AbstractContextManager[Any]:
+        """A GPU has room for the teacher and the backbone at once."""
+        if self.teacher_stream is None:
+            return nullcontext()
+        self.teacher_stream.wait_stream(torch.cuda.current_stream())
+        return torch.cuda.stream(self.teacher_stream)
 
     def after_optimizer_step(self, backbone: nn.Module) -> None:
         self.steps_taken += 1

@@ -13,9 +13,13 @@ import configuration
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
+DEVICE = os.environ.get("TEST_DEVICE", "cpu")
+"""Where the entry scripts run in the tests; TEST_DEVICE=cuda tests them on a GPU."""
+
 TINY_DIGITS = [
     "--config=digits",
-    "--device=cpu",
+    f"--device={DEVICE}",
+    "--deterministic",
     "--set=model.width=4",
     "--set=active_learning.trials=1",
     "--set=active_learning.cycles=2",
