@@ -1,6 +1,7 @@
 """What is fast computes what the plain PyTorch of the paper's formulas does, on every device."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,11 +36,20 @@ def full_precision() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def learner_on(device: str, auxiliary: type[NoAuxiliary], precision: str, tmp_path) -> Learner:
+def learner_on(
+    device: str,
+    auxiliary: type[NoAuxiliary],
+    precision: str,
+    tmp_path: Path,
+    dtype: torch.dtype = torch.float32,
+) -> Learner:
     settings = [f"--set=model.width={WIDTH}", "--set=ll4al.detach_epoch=0"]
     run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", *settings)
     backbone = new_backbone(run, 10, torch.device(device), "backbone", 1).train()
     loss = auxiliary(run, 10, torch.device(device), 1)
+    for network in (backbone, *loss.networks()):
+        network.to(dtype)
+    loss.start_cycle()
     return Learner(run, 1, backbone, loss, precision)
 
 
@@ -128,9 +138,7 @@ def assert_equal(found: Tensor, expected: Tensor, tolerance: float, what: str) -
 @pytest.mark.parametrize("kind", [NoAuxiliary, CODLoss, LossPrediction, DetachedLossPrediction])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
 def test_step_is_the_plain_one(device, kind, dtype, tolerance, tmp_path):
-    learner = learner_on(device, kind, "fp32", tmp_path)
-    for network in all_networks(learner):
-        network.to(dtype)
+    learner = learner_on(device, kind, "fp32", tmp_path, dtype)
     momenta = [{}, {}]
     for number, sizes in enumerate(STEPS):
         learner.epoch = int(number >= 3)
