@@ -259,7 +259,7 @@ def load(config: str, overrides: Sequence[str] = (), data_dir: str | None = None
 
     Args:
         config: the name or path.
-        overrides: `KEY=VALUE` strings, the keys dotted (`training.epochs=20`), the values YAML.
+        overrides: `KEY=VALUE` strings, the keys dotted (`training.lr=0.1`), the values YAML.
         data_dir: replaces the configuration's.
 
     Raises:

@@ -1,0 +1,151 @@
+"""Experiments over configurations, strategies and seeds, one after the other, and their tables.
+
+python benchmarks/grid.py --config digits cifar10 --strategy RANDOM/NONE TOD/TOD --seed 0 1
+
+A strategy is SAMPLING/AUXILIARY; the default are the paper's. What is finished is passed over, so
+the same command goes on where it stopped. In a Slurm array, `--only $SLURM_ARRAY_TASK_ID` runs one
+cell of the grid, from 0; `--only none` prints the tables alone. --scale 0.25 shortens epochs,
+milestones and detach_epoch alike. What follows `--` goes to the entry scripts, as in
+`-- --data-dir DIR --trials 1`.
+"""
+
+import argparse
+import itertools
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import command_line
+import configuration
+import plot
+import results
+from configuration import InputError
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+PAPER = ("RANDOM/NONE", "TOD/NONE", "TOD/TOD", "LL4AL/LL4AL")
+
+
+class Cell(NamedTuple):
+    """One run of the grid."""
+
+    config: str
+    strategy: str
+    seed: int
+
+    def command(self, output_dir: Path, scale: float, further: Sequence[str]) -> list[str]:
+        """The command that runs it, or goes on with it."""
+        sampling, auxiliary = self.strategy.split("/")
+        script = "main_LL4AL.py" if "LL4AL" in (sampling, auxiliary) else "main_TOD.py"
+        return [
+            *(sys.executable, str(PROJECT_DIR / script), f"--config={self.config}"),
+            *(f"--sampling={sampling}", f"--auxiliary={auxiliary}", f"--seed={self.seed}"),
+            *(f"--output-dir={output_dir}", *shortened_training(self.config, scale), *further),
+        ]
+
+    def folder(self, output_dir: Path) -> Path:
+        """Where its results lie."""
+        sampling, auxiliary = self.strategy.split("/")
+        name = f"{Path(self.config).stem}_auxiliary_{auxiliary}_sampling_{sampling}"
+        return output_dir / f"{name}_seed{self.seed}"
+
+
+def shortened_training(config: str, scale: float) -> list[str]:
+    """The arguments that multiply all numbers of epochs by `scale`."""
+    if scale == 1:
+        return []
+    settings = configuration.load(config)
+    epochs = max(1, round(scale * settings.training.epochs))
+    milestones = sorted(
+        {round(scale * m) for m in settings.training.milestones} & {*range(1, epochs)}
+    )
+    return [
+        f"--set=training.epochs={epochs}",
+        f"--set=training.milestones={milestones}",
+        f"--set=ll4al.detach_epoch={round(scale * settings.ll4al.detach_epoch)}",
+    ]
+
+
+def run(command: Sequence[str]) -> int:
+    """Runs a command to its end; a signal is its to answer, since it saves its state first."""
+    child = subprocess.Popen(command)
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    signal.signal(signal.SIGTERM, lambda number, frame: child.terminate())
+    return child.wait()
+
+
+def run_all(cells: Sequence[Cell], output_dir: Path, scale: float, further: Sequence[str]) -> int:
+    """Runs the cells; the largest exit status. An interrupted one is the last."""
+    worst = 0
+    for cell in cells:
+        print(f"{cell.config}, {cell.strategy}, seed {cell.seed}", file=sys.stderr, flush=True)
+        status = run(cell.command(output_dir, scale, further))
+        worst = max(worst, status)
+        if status in (130, 143):
+            break
+    return worst
+
+
+def tables(cells: Sequence[Cell], output_dir: Path) -> str:
+    """The tables of all cells that have results, one configuration after the other, in Markdown."""
+    texts = []
+    for config in dict.fromkeys(cell.config for cell in cells):
+        folders = [cell.folder(output_dir) for cell in cells if cell.config == config]
+        found = [folder for folder in folders if (folder / "results.csv").exists()]
+        if found:
+            curves = results.read_runs(found)
+            texts += [plot.markdown(table) for table in plot.tables(curves) if table]
+    return "\n\n".join(texts)
+
+
+def parsed() -> tuple[argparse.Namespace, list[str]]:
+    """The command line, and what goes to the entry scripts."""
+    own, further = sys.argv[1:], []
+    if "--" in own:
+        place = own.index("--")
+        own, further = own[:place], own[place + 1 :]
+    parser = command_line.Parser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", nargs="+", required=True, help="names or paths")
+    parser.add_argument("--strategy", nargs="+", default=PAPER, help="SAMPLING/AUXILIARY")
+    parser.add_argument("--seed", nargs="+", type=int, default=[0], help="default: 0")
+    parser.add_argument("--scale", type=float, default=1.0, help="of all epochs (default: 1)")
+    parser.add_argument("--output-dir", type=Path, default=Path("results"))
+    parser.add_argument("--only", help="the number of one cell, from 0, or none")
+    arguments = parser.parse_args(own)
+    for strategy in arguments.strategy:
+        if strategy.count("/") != 1:
+            raise InputError(f"--strategy {strategy}: write SAMPLING/AUXILIARY, like TOD/NONE")
+    if not 0 < arguments.scale <= 1:
+        raise InputError(f"--scale {arguments.scale:g}: must be above 0 and at most 1")
+    return arguments, further
+
+
+def main() -> None:
+    """Runs the grid, then prints its tables."""
+    arguments, further = parsed()
+    product = itertools.product(arguments.config, arguments.strategy, arguments.seed)
+    cells = chosen = [Cell(*place) for place in product]
+    if arguments.only == "none":
+        chosen = []
+    elif arguments.only is not None:
+        if not (arguments.only.isdecimal() and int(arguments.only) < len(cells)):
+            raise InputError(
+                f"--only {arguments.only}: must be from 0 to {len(cells) - 1}, or none"
+            )
+        chosen = [cells[int(arguments.only)]]
+    status = run_all(chosen, arguments.output_dir, arguments.scale, further)
+    if arguments.scale != 1:
+        print(f"epochs, milestones and detach_epoch are {arguments.scale:g} of the configured ones")
+    print(tables(cells, arguments.output_dir))
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    with command_line.exit_status():
+        main()

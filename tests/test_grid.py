@@ -1,0 +1,49 @@
+"""The grid of experiments, as processes."""
+
+import sys
+
+from harness import PROJECT_DIR, TINY_DIGITS, run_script
+
+sys.path.insert(0, str(PROJECT_DIR / "benchmarks"))
+
+from grid import shortened_training
+
+GRID = ["--config", "digits", "--strategy", "RANDOM/NONE", "LL4AL/LL4AL", "--seed", "0"]
+REST = ["--", *[argument for argument in TINY_DIGITS if not argument.startswith("--config")]]
+
+
+def test_grid_runs_each_cell_once_and_prints_one_table(tmp_path):
+    grid = [*GRID, "--output-dir", tmp_path]
+    one = run_script("benchmarks/grid.py", *grid, "--only", "1", *REST)
+    assert one.returncode == 0, one.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["digits_auxiliary_LL4AL_sampling_LL4AL_seed0"]
+    before = next(tmp_path.iterdir()).joinpath("results.csv").read_bytes()
+
+    both = run_script("benchmarks/grid.py", *grid, *REST)
+    assert both.returncode == 0, both.stderr
+    folders = sorted(tmp_path.iterdir())
+    assert len(folders) == 2
+    assert (folders[0] / "results.csv").read_bytes() == before
+    assert "is finished" in both.stdout + both.stderr
+    rows = [line for line in both.stdout.splitlines() if line.startswith("| digits, ")]
+    assert any("RANDOM" in row for row in rows) and any("LL4AL" in row for row in rows)
+
+    table = run_script("benchmarks/grid.py", *grid, "--only", "none", *REST)
+    assert [line for line in table.stdout.splitlines() if line.startswith("| digits, ")] == rows
+
+
+def test_scale_shortens_epochs_milestones_and_detach_epoch_alike():
+    assert shortened_training("cifar10", 1.0) == []
+    assert shortened_training("cifar10", 0.25) == [
+        "--set=training.epochs=50",
+        "--set=training.milestones=[40]",
+        "--set=ll4al.detach_epoch=30",
+    ]
+
+
+def test_a_wrong_strategy_or_cell_is_one_line(tmp_path):
+    for wrong in (["--strategy", "TOD"], ["--only", "9"], ["--scale", "2"]):
+        done = run_script("benchmarks/grid.py", "--config", "digits", *wrong)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1
+        assert wrong[1] in done.stderr
