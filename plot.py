@@ -58,13 +58,13 @@ def learning_curves(curves: Sequence[Curve]) -> "Figure":
     return figure
 
 
-def published_learning_curves(curves: Sequence[Curve]) -> "Figure":
-    """Test accuracy against the share of labels, with the paper's curves dashed.
+def published_learning_curves(curves: Sequence[Curve], dataset: str) -> "Figure":
+    """Test accuracy against the share of labels, with the paper's curves of a dataset dashed.
 
     Raises:
-        InputError: the runs are not all of one dataset for which the paper has curves.
+        InputError: the paper has no curves for this dataset.
     """
-    published = read_published_curves(_only_dataset(curves))
+    published = read_published_curves(dataset)
     figure = _new_figure(7, 4.8)
     axes = figure.subplots()
     for curve in curves:
@@ -163,6 +163,16 @@ def rendered(figure: "Figure", kind: str = "png") -> bytes:
 # ------------------------------------------------------------- what they need
 
 
+def _published_rows() -> list[dict[str, str]]:
+    with PAPER_CURVES.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def published_datasets() -> list[str]:
+    """The datasets for which the paper has curves."""
+    return list(dict.fromkeys(row["dataset"] for row in _published_rows()))
+
+
 def read_published_curves(dataset: str) -> dict[str, tuple[list[float], list[float]]]:
     """The paper's curves, read from its figure to about ±0.2 points.
 
@@ -172,21 +182,24 @@ def read_published_curves(dataset: str) -> dict[str, tuple[list[float], list[flo
     Raises:
         InputError: the paper has none for this dataset.
     """
-    with PAPER_CURVES.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
     curves: dict[str, tuple[list[float], list[float]]] = {}
-    for row in rows:
+    for row in _published_rows():
         if row["dataset"] == dataset:
             shares, accuracies = curves.setdefault(row["method"], ([], []))
             shares.append(float(row["labeled_percent"]))
             accuracies.append(float(row["mean_accuracy"]))
     if not curves:
-        known = ", ".join(dict.fromkeys(row["dataset"] for row in rows))
-        raise InputError(f"--paper: the paper has no curves for {dataset}, only for {known}")
+        known = ", ".join(published_datasets())
+        raise InputError(f"the paper has no curves for {dataset}, only for {known}")
     return curves
 
 
-def _only_dataset(curves: Sequence[Curve]) -> str:
+def only_dataset(curves: Sequence[Curve]) -> str:
+    """The dataset of all runs.
+
+    Raises:
+        InputError: they have more than one.
+    """
     datasets = list(dict.fromkeys(curve.config["dataset"] for curve in curves))
     if len(datasets) > 1:
         raise InputError(f"--paper: name runs of one dataset, not of {' and '.join(datasets)}")
@@ -287,8 +300,9 @@ def main() -> None:
     if arguments.diagnostics:
         figure, columns = diagnostics(curves), DIAGNOSTICS
     else:
-        draw = published_learning_curves if arguments.paper else learning_curves
-        figure, columns = draw(curves), (ACCURACY,)
+        figure, columns = learning_curves(curves), (ACCURACY,)
+        if arguments.paper:
+            figure = published_learning_curves(curves, only_dataset(curves))
     output = arguments.output
     write(output, rendered(figure, output.suffix[1:].lower()))
     write(output.with_suffix(".csv"), results.tidy_csv(curves, columns).encode())

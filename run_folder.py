@@ -28,6 +28,7 @@ from configuration import InputError
 from datasets import Dataset
 from results import DIAGNOSTICS, Row
 from samplers import Query
+from utils import device_name
 
 log = logging.getLogger("tod")
 
@@ -452,13 +453,6 @@ def first_difference(found: dict, wanted: dict, prefix: str = "") -> str | None:
         elif a != b:
             return f"{prefix}{key} ({a} there, {b} here)"
     return None
-
-
-def device_name(device: torch.device) -> str:
-    """The device as a person knows it."""
-    if device.type == "cuda":
-        return f"cuda ({torch.cuda.get_device_name(device)})"
-    return device.type
 
 
 def _write_picture(path: Path, draw: Callable[[], bytes]) -> None:

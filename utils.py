@@ -2,8 +2,11 @@
 
 import logging
 import os
+import platform
 import signal
 import zlib
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 import numpy as np
@@ -71,6 +74,23 @@ def select_device(name: str, local_rank: int = 0) -> torch.device:
     device = torch.device(name, local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """The device as a person knows it; of a CPU, with the number of threads in use."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    if device.type == "cpu":
+        return f"cpu ({_processor()}, threads: {torch.get_num_threads()})"
+    return device.type
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def fastest_memory_format(device: torch.device, width: int) -> torch.memory_format:

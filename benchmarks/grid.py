@@ -102,12 +102,25 @@ def tables(cells: Sequence[Cell], output_dir: Path) -> str:
     return "\n\n".join(texts)
 
 
+def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before a `--`, and what after it."""
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:place], arguments[place + 1 :]
+
+
+def check_scale(scale: float) -> None:
+    """Refuses what does not shorten training.
+
+    Raises:
+        InputError: it is not above 0 and at most 1.
+    """
+    if not 0 < scale <= 1:
+        raise InputError(f"--scale {scale:g}: must be above 0 and at most 1")
+
+
 def parsed() -> tuple[argparse.Namespace, list[str]]:
     """The command line, and what goes to the entry scripts."""
-    own, further = sys.argv[1:], []
-    if "--" in own:
-        place = own.index("--")
-        own, further = own[:place], own[place + 1 :]
+    own, further = split_arguments(sys.argv[1:])
     parser = command_line.Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -118,11 +131,12 @@ def parsed() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--output-dir", type=Path, default=Path("results"))
     parser.add_argument("--only", help="the number of one cell, from 0, or none")
     arguments = parser.parse_args(own)
+    for config in arguments.config:
+        configuration.load(config)  # a wrong one is refused before the others run
     for strategy in arguments.strategy:
         if strategy.count("/") != 1:
             raise InputError(f"--strategy {strategy}: write SAMPLING/AUXILIARY, like TOD/NONE")
-    if not 0 < arguments.scale <= 1:
-        raise InputError(f"--scale {arguments.scale:g}: must be above 0 and at most 1")
+    check_scale(arguments.scale)
     return arguments, further
 
 

@@ -4,32 +4,21 @@ import platform
 import time
 from collections.abc import Callable
 from datetime import date
-from pathlib import Path
 from statistics import median
 
 import torch
 import torchvision
 from torch import nn
 
+from utils import device_name
+
 
 def describe(device: torch.device) -> str:
     """Date, hardware and versions, in one line."""
-    if device.type == "cuda":
-        hardware = torch.cuda.get_device_name(device)
-    else:
-        hardware = f"{torch.get_num_threads()} threads of {_processor()}"
     return (
-        f"{date.today()}; {hardware}; Python {platform.python_version()}, "
+        f"{date.today()}; {device_name(device)}; Python {platform.python_version()}, "
         f"torch {torch.__version__}, torchvision {torchvision.__version__}"
     )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def synchronize(device: torch.device) -> None:

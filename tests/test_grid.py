@@ -42,7 +42,12 @@ def test_scale_shortens_epochs_milestones_and_detach_epoch_alike():
 
 
 def test_a_wrong_strategy_or_cell_is_one_line(tmp_path):
-    for wrong in (["--strategy", "TOD"], ["--only", "9"], ["--scale", "2"]):
+    for wrong in (
+        ["--strategy", "TOD"],
+        ["--config", "nothing"],
+        ["--only", "9"],
+        ["--scale", "2"],
+    ):
         done = run_script("benchmarks/grid.py", "--config", "digits", *wrong)
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,159 @@
+"""The paper's comparison on one dataset: random queries, TOD, TOD with the COD loss, and LL4AL.
+
+python benchmarks/reproduce.py --config digits --trials 5
+
+Runs what is missing of the four experiments, so the same command goes on where it stopped, and
+writes their section of RESULTS.md: command, seeds, hardware, figure and tables, with the paper's
+values where it has some. What stands outside of the section stays. --scale 0.25 shortens epochs,
+milestones and detach_epoch alike. What follows `--` goes to the entry scripts.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from grid import PAPER, Cell, check_scale, run_all, split_arguments
+
+import command_line
+import configuration
+import plot
+import results
+from results import ACCURACY, Curve
+
+PAPER_NAMES = {
+    ("RANDOM", "NONE"): "random",
+    ("TOD", "NONE"): "TOD sampling",
+    ("TOD", "TOD"): "TOD sampling + COD loss",
+    ("LL4AL", "LL4AL"): "LL4AL",
+}
+
+
+def paper_rows(curves: Sequence[Curve], dataset: str, header: Sequence[str]) -> list[list[str]]:
+    """For each curve, the paper's accuracies at the same shares of labels, as a row of the table.
+
+    Raises:
+        InputError: the paper has no curves for this dataset.
+    """
+    published = plot.read_published_curves(dataset)
+    labels = sorted({n for curve in curves for n in curve.values(ACCURACY)})
+    rows = []
+    for curve in curves:
+        name = PAPER_NAMES[curve.run["sampling"], curve.run["auxiliary"]]
+        at_share = {
+            round(share, 1): accuracy for share, accuracy in zip(*published[name], strict=True)
+        }
+        found = [at_share.get(round(100 * n / curve.training_images, 1)) for n in labels]
+        cells = ["–" if accuracy is None else f"{accuracy:.1f}" for accuracy in found]
+        rows.append([f"{name} (paper)", *cells, *["–"] * (len(header) - 1 - len(cells))])
+    return rows
+
+
+def section(name: str, curves: Sequence[Curve], published: str | None, notes: list[str]) -> str:
+    """What RESULTS.md says about these runs, in Markdown."""
+    accuracies, *differences = plot.tables(curves)
+    if published is not None:
+        accuracies += paper_rows(curves, published, accuracies[0])
+    run = curves[0].run
+    made_on = f"{run['device']}, {run['precision']}, Python {run['python']}, PyTorch {run['torch']}"
+    seeds = ", ".join(map(str, sorted(curves[0].images)))
+    size = max(len(curve.trials) for curve in curves)
+    lines = [
+        f"## {name}",
+        *[
+            f"`{shlex.join(['python', *sys.argv])}`",
+            f"Seed {seeds}, {size} trial{'s' if size > 1 else ''}; {made_on}.",
+        ],
+        *notes,
+        f"![Test accuracy against the number of labels](docs/{figure_name(name)})",
+        *(plot.markdown(table).rstrip() for table in (accuracies, *differences)),
+    ]
+    return "\n\n".join(lines)
+
+
+def figure_name(name: str) -> str:
+    """The file of a section's figure."""
+    return f"results_{name}.png"
+
+
+def replace_section(text: str, name: str, content: str) -> str:
+    """The text with the content between the section's marks, which are added where it has none."""
+    begin, end = f"<!-- {name}: written by benchmarks/reproduce.py -->", f"<!-- end of {name} -->"
+    before, found, rest = text.partition(begin)
+    after = rest.partition(end)[2] if found else "\n"
+    before = before if found or not before else before.rstrip() + "\n\n"
+    return f"{before}{begin}\n{content}\n{end}{after}"
+
+
+def parsed() -> tuple[argparse.Namespace, list[str]]:
+    """The command line, and what goes to the entry scripts."""
+    own, further = split_arguments(sys.argv[1:])
+    parser = command_line.Parser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="digits", help="a name or path (default: digits)")
+    parser.add_argument("--seed", nargs="+", type=int, default=[0], help="default: 0")
+    parser.add_argument("--trials", type=int, help="of each seed (default: the configuration's)")
+    parser.add_argument("--scale", type=float, default=1.0, help="of all epochs (default: 1)")
+    parser.add_argument("--name", help="of the section (default: the configuration's)")
+    parser.add_argument(
+        "--published",
+        metavar="DATASET",
+        help="whose values of the paper stand beside (default: those of the configuration's name)",
+    )
+    parser.add_argument("--output-dir", type=Path, default=Path("results"), metavar="DIR")
+    parser.add_argument("--output", type=Path, default=Path("RESULTS.md"), metavar="FILE")
+    arguments = parser.parse_args(own)
+    arguments.name = arguments.name or Path(arguments.config).stem
+    check_scale(arguments.scale)
+    configuration.load(arguments.config)  # refused once, not by each experiment
+    if arguments.trials is not None:
+        further.append(f"--set=active_learning.trials={arguments.trials}")
+    return arguments, further
+
+
+def main() -> None:
+    """Runs the experiments, then writes their section, of what has got there."""
+    arguments, further = parsed()
+    published = arguments.published
+    if published is not None:
+        plot.read_published_curves(published)  # refuses a wrong name before the work
+    cells = [
+        Cell(arguments.config, strategy, seed) for strategy in PAPER for seed in arguments.seed
+    ]
+    status = run_all(cells, arguments.output_dir, arguments.scale, further)
+    folders = [cell.folder(arguments.output_dir) for cell in cells]
+    found = [folder for folder in folders if (folder / "results.csv").exists()]
+    if not found:
+        sys.exit(status)
+    curves = results.read_runs(found)
+    dataset = curves[0].config["dataset"]
+    if published is None and dataset in plot.published_datasets():
+        published = dataset
+    notes = []
+    if arguments.scale != 1:
+        notes.append(
+            f"Epochs, milestones and `detach_epoch` are {arguments.scale:g} of the configured ones."
+        )
+    if status:
+        notes.append("**Unfinished**: the same command goes on with it.")
+    figure = plot.learning_curves(curves)
+    if published is not None:
+        figure = plot.published_learning_curves(curves, published)
+    output = arguments.output
+    content = section(arguments.name, curves, published, notes)
+    text = output.read_text(encoding="utf-8") if output.exists() else ""
+    picture = output.parent / "docs" / figure_name(arguments.name)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    plot.write(picture, plot.rendered(figure))
+    plot.write(output, replace_section(text, arguments.name, content).encode())
+    print(content)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    with command_line.exit_status():
+        main()

@@ -1,0 +1,62 @@
+"""The paper's comparison, run and written down."""
+
+import sys
+
+from harness import PROJECT_DIR, TINY_DIGITS, run_script, write_run
+from PIL import Image
+
+import results
+
+sys.path.insert(0, str(PROJECT_DIR / "benchmarks"))
+
+from reproduce import paper_rows, replace_section
+
+REST = ["--", *[argument for argument in TINY_DIGITS if not argument.startswith("--config")]]
+
+
+def test_the_four_experiments_and_what_is_written_about_them(tmp_path):
+    (tmp_path / "RESULTS.md").write_text("# Results\n\nA reading.\n", encoding="utf-8")
+    command = ["benchmarks/reproduce.py", "--config=digits", "--seed", "3", *REST]
+    first = run_script(*command, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert len(list((tmp_path / "results").iterdir())) == 4
+    text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert text.startswith("# Results\n\nA reading.\n")
+    assert "--config=digits --seed 3 -- --device=" in text
+    assert "Seed 3, 1 trial; " in text
+    for name in ("RANDOM sampling", "TOD sampling", "TOD sampling + COD loss", "LL4AL sampling"):
+        assert f"| digits, {name}" in text
+    assert "(paper)" not in text  # the paper has no digits
+    with Image.open(tmp_path / "docs" / "results_digits.png") as picture:
+        picture.load()
+
+    again = run_script(*command, cwd=tmp_path)
+    assert again.stdout.count("is finished") == 4
+    assert (tmp_path / "RESULTS.md").read_text(encoding="utf-8") == text
+
+
+def test_the_papers_values_stand_at_the_same_shares(tmp_path):
+    folder = write_run(tmp_path, [[80, 85, 90]], config="cifar10", training_images=1000)
+    (row,) = paper_rows(results.read_runs([folder]), "cifar10", ["", "100", "150", "200", "area"])
+    assert row[0] == "TOD sampling (paper)"
+    assert row[1:] == ["79.5", "86.7", "89.4", "–"]
+    other = write_run(tmp_path / "other", [[80, 85, 90]], config="cifar10", training_images=1437)
+    (row,) = paper_rows(results.read_runs([other]), "cifar10", ["", "100", "150", "200", "area"])
+    assert row[1:] == ["–"] * 4
+
+
+def test_a_section_replaces_itself_alone():
+    text = replace_section("# Results\n", "a", "one")
+    text = replace_section(text, "b", "two")
+    text = replace_section(text + "A reading.\n", "a", "three")
+    assert "one" not in text
+    assert text.index("three") < text.index("two") < text.index("A reading.")
+
+
+def test_wrong_arguments_are_one_line(tmp_path):
+    for wrong in (["--scale", "0"], ["--published", "digits"], ["--config", "nothing"]):
+        done = run_script("benchmarks/reproduce.py", *wrong, cwd=tmp_path)
+        assert done.returncode == 2
+        assert wrong[1] in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert not (tmp_path / "RESULTS.md").exists()
