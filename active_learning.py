@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import datasets
 from augmentation import ImageBatches
@@ -16,10 +15,11 @@ from command_line import Run
 from configuration import InputError
 from diagnostics import query_diagnostics
 from models import fold_batch_norm, imagenet_weights
+from monitoring import Monitor
 from ranks import in_turn
 from run_folder import Row, RunFolder
 from samplers import Pool, Query
-from training import Learner, NoAuxiliary, accuracy, new_backbone
+from training import Learner, NoAuxiliary, accuracy, learning_rate, new_backbone
 from utils import (
     Interruption,
     allow_tf32,
@@ -63,7 +63,7 @@ def run_experiment(
             if unfinished:
                 experiment = Experiment(run, sampling, auxiliary, folder)
         if unfinished:
-            with experiment.interruption, experiment.progress_bar:
+            with experiment.interruption, experiment.monitor:
                 for trial in run.trials:
                     if trial in unfinished:
                         Trial(experiment, trial).run()
@@ -117,13 +117,7 @@ class Experiment:
         self.interruption = Interruption(
             f"the same command again{without} continues where it stopped"
         )
-        epochs = run.config.active_learning.cycles * run.config.training.epochs
-        self.progress_bar = tqdm(
-            total=epochs * len(folder.unfinished_trials()),
-            unit="epoch",
-            leave=False,
-            disable=None if run.rank == 0 else True,
-        )
+        self.monitor = Monitor(run, len(folder.unfinished_trials()), folder.path / "tensorboard")
 
     def _on_device(self, images: datasets.Images) -> ImageBatches:
         data, config = self.dataset, self.run.config
@@ -177,6 +171,7 @@ class Trial:
             InputError: training has diverged, or a file cannot be written.
         """
         self._continue_where_it_stopped()
+        self.experiment.monitor.start_trial(self.number, self.cycle, self.learner.epoch)
         try:
             self._run()
         except FloatingPointError as error:
@@ -226,12 +221,13 @@ class Trial:
             len(self.labeled),
             test_accuracy,
         )
+        experiment.monitor.evaluated(len(self.labeled), test_accuracy)
         return {
             "trial": str(self.number),
             "cycle": str(self.cycle),
             "num_labeled": str(len(self.labeled)),
             "test_accuracy": f"{test_accuracy:.4f}",
-            "train_loss": f"{self.learner.epoch_loss:.6g}",
+            "train_loss": f"{self.learner.epoch_losses['loss']:.6g}",
             "train_seconds": f"{self.train_seconds:.1f}",
         }
 
@@ -256,6 +252,7 @@ class Trial:
 
     def _query(self, pool: Pool) -> Query:
         query = self.experiment.sampling(pool)
+        self.experiment.monitor.scored(query.scores)
         dataset = self.experiment.dataset
         self.folder.write_queries(self.number, self.cycle, pool.subset, query, dataset)
         return query
@@ -317,13 +314,20 @@ class Trial:
                 or learner.epoch == self.config.training.epochs
             )
         )
+        if epoch_ended:
+            self.experiment.monitor.epoch_ended(
+                self.number,
+                self.cycle,
+                learner.epoch,
+                len(self.labeled),
+                learner.epoch_losses,
+                learning_rate(self.config, learner.epoch - 1),
+            )
         if due or interruption.requested:
             self.train_seconds += seconds
             self._save()
             self.clock = time.monotonic()
             interruption.stop_if_requested()
-        if epoch_ended:
-            self.experiment.progress_bar.update()
 
     def _save(self) -> None:
         self.learner.check_finite()
@@ -351,5 +355,3 @@ class Trial:
             self.cycle,
             self.learner.epoch + 1,
         )
-        epochs = (self.cycle - 1) * self.config.training.epochs + self.learner.epoch
-        self.experiment.progress_bar.update(epochs)

@@ -32,6 +32,8 @@ class Run:
     overwrite: bool = False
     keep_weights: str = "all"
     deterministic: bool = False
+    quiet: bool = False
+    tensorboard: bool = False
     rank: int = 0
     local_rank: int = 0
     world_size: int = 1
@@ -136,6 +138,14 @@ def parse_arguments(
         action="store_true",
         help="the same bytes each time on CUDA too, for some speed (a CPU gives them anyway)",
     )
+    parser.add_argument(
+        "--quiet", action="store_true", help="show only warnings; log.txt holds the rest"
+    )
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write losses, learning rate, accuracy and scores for TensorBoard",
+    )
     arguments = parser.parse_args(argv)
     config = load(arguments.config, arguments.set, arguments.data_dir)
     trials = arguments.trials or (1, config.active_learning.trials)
@@ -159,6 +169,8 @@ def parse_arguments(
         overwrite=arguments.overwrite and rank == 0,
         keep_weights=arguments.keep_weights,
         deterministic=arguments.deterministic,
+        quiet=arguments.quiet,
+        tensorboard=arguments.tensorboard,
         rank=rank,
         local_rank=local_rank,
         world_size=world_size,

@@ -16,7 +16,7 @@ WARM_UP_STEPS = 3
 class _Captured(NamedTuple):
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]
-    loss: Tensor
+    losses: Tensor
     gradients: list[Tensor | None]
 
 
@@ -39,10 +39,10 @@ class GraphedGradients:
         self.works = True
 
     def __call__(self, compute: Callable[..., Tensor], kind: Hashable, *inputs: Tensor) -> Tensor:
-        """The loss of one step; its gradients are in the parameters' `grad`.
+        """The losses of one step; their gradients are in the parameters' `grad`.
 
         Args:
-            compute: inputs → the loss, a scalar without history; it adds the gradients to those
+            compute: inputs → the losses, (K,), without history; it adds the gradients to those
                 of the parameters, and may change the networks' buffers.
             kind: what else than the inputs' shapes decides what is computed.
             inputs: tensors on the device.
@@ -64,7 +64,7 @@ class GraphedGradients:
         captured.graph.replay()
         for parameter, gradient in zip(self.parameters, captured.gradients, strict=True):
             parameter.grad = gradient
-        return captured.loss
+        return captured.losses
 
     def _capture(self, compute: Callable[..., Tensor], inputs: Sequence[Tensor]) -> _Captured:
         static = [tensor.clone() for tensor in inputs]
@@ -75,25 +75,25 @@ class GraphedGradients:
             self._remove_gradients()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                loss = compute(*static)
+                losses = compute(*static)
             gradients = [parameter.grad for parameter in self.parameters]
             graph.replay()
-            if not torch.allclose(loss, expected, rtol=1e-2, atol=1e-4, equal_nan=True):
-                raise RuntimeError(f"loss {loss.item():g} instead of {expected.item():g}")
+            if not torch.allclose(losses, expected, rtol=1e-2, atol=1e-4, equal_nan=True):
+                raise RuntimeError(f"loss {losses[0].item():g} instead of {expected[0].item():g}")
         finally:
             torch._foreach_copy_(self.buffers, before)
-        return _Captured(graph, static, loss, gradients)
+        return _Captured(graph, static, losses, gradients)
 
     def _warm_up(self, compute: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:
-        """The loss, computed without a graph; a capture wants this on a stream of its own."""
+        """The losses, computed without a graph; a capture wants this on a stream of its own."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP_STEPS):
                 self._remove_gradients()
-                loss = compute(*inputs)
+                losses = compute(*inputs)
         torch.cuda.current_stream().wait_stream(stream)
-        return loss
+        return losses
 
     def _remove_gradients(self) -> None:
         for parameter in self.parameters:

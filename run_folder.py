@@ -34,8 +34,8 @@ log = logging.getLogger("tod")
 
 # In the order in which they go: without its configuration, nothing else may be gone on from.
 CONTENTS = (
-    *("progress", "results.csv", "learning_curve.png", "queries", "weights", "log.txt"),
-    "config.yaml",
+    *("progress", "results.csv", "learning_curve.png", "queries", "weights", "tensorboard"),
+    *("log.txt", "config.yaml"),
 )
 TO_THE_END = 0
 """The length of a lock on all bytes from its first one on."""
@@ -109,6 +109,8 @@ class RunFolder:
         if self.run.world_size > 1:
             self._format = logging.Formatter(f"[rank {self.run.rank}] %(message)s")
         self._terminal.setFormatter(self._format)
+        if self.run.quiet:
+            self._terminal.setLevel(logging.WARNING)
         log.handlers = [self._terminal, self._log_memory]
         log.setLevel(logging.INFO)
         log.propagate = False

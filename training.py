@@ -61,6 +61,10 @@ class NoAuxiliary:
     """The task loss alone; also what the auxiliary losses have in common."""
 
     uses_unlabeled_images = False
+    parts: tuple[str, ...] = ()
+    """The names of what `losses` gives."""
+    weight = 1.0
+    """Of the sum of `losses` beside the task loss."""
     advice = ""
     """What else to try when training diverges."""
 
@@ -74,9 +78,9 @@ class NoAuxiliary:
         """Epochs that give the same answer compute the same function of the batches."""
         return False
 
-    def loss(self, backbone: nn.Module, step: Step) -> Tensor:
-        """The weighted auxiliary loss of one step, a scalar."""
-        return step.losses.new_zeros(())
+    def losses(self, backbone: nn.Module, step: Step) -> list[Tensor]:
+        """The parts of the auxiliary loss of one step, scalars without their weight."""
+        return []
 
     def zero_grad(self) -> None:
         """Called before a step's gradients are computed."""
@@ -104,16 +108,18 @@ class CODLoss(NoAuxiliary):
     """TOD's semi-supervised loss, with its EMA teacher (Huang et al., ICCV 2021, section 3.3)."""
 
     uses_unlabeled_images = True
+    parts = ("cod_labeled", "cod_unlabeled")
     advice = " or a smaller cod.weight"
 
     def __init__(self, run: Run, num_classes: int, device: torch.device, trial: int) -> None:
         super().__init__(run, num_classes, device, trial)
+        self.weight = run.config.cod.weight
         self.teacher = new_backbone(run, num_classes, device, "teacher", trial).train()
         self.teacher_stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.steps_taken = 0
 
-    def loss(self, backbone: nn.Module, step: Step) -> Tensor:
-        """λ · Σ over the labelled and the unlabelled batch of their COD losses."""
+    def losses(self, backbone: nn.Module, step: Step) -> list[Tensor]:
+        """The COD losses of the labelled and, where there is one, of the unlabelled batch."""
         batches = [step.images]
         if len(step.unlabeled_images) > 0:
             batches.append(step.unlabeled_images)
@@ -122,10 +128,9 @@ class CODLoss(NoAuxiliary):
         outputs = [step.outputs, *map(backbone, batches[1:])]
         if self.teacher_stream:
             torch.cuda.current_stream().wait_stream(self.teacher_stream)
-        losses = [
+        return [
             cod_loss(*of_batch[:2], ema) for of_batch, ema in zip(outputs, ema_logits, strict=True)
         ]
-        return self.config.cod.weight * sum(losses)
 
     def _beside_the_backbone(self) -> AbstractContextManager[Any]:
         """A GPU has room for the teacher and the backbone at once."""
@@ -152,10 +157,12 @@ class CODLoss(NoAuxiliary):
 class LossPrediction(NoAuxiliary):
     """LL4AL's loss-prediction module, trained beside the backbone (Yoo & Kweon, CVPR 2019)."""
 
+    parts = ("ranking",)
     advice = " or a smaller ll4al.weight"
 
     def __init__(self, run: Run, num_classes: int, device: torch.device, trial: int) -> None:
         super().__init__(run, num_classes, device, trial)
+        self.weight = run.config.ll4al.weight
         seed_torch(run.seed, "lossnet", trial)
         self.lossnet = build_lossnet(run.config.model).to(device).train()
         self.start_cycle()
@@ -171,14 +178,13 @@ class LossPrediction(NoAuxiliary):
     def kind_of_step(self, epoch: int) -> bool:
         return self.reaches_backbone(epoch)
 
-    def loss(self, backbone: nn.Module, step: Step) -> Tensor:
-        """The weighted ranking loss of the labelled batch."""
+    def losses(self, backbone: nn.Module, step: Step) -> list[Tensor]:
+        """The ranking loss of the labelled batch."""
         _, _, _, feature_maps = step.outputs
         if not self.reaches_backbone(step.epoch):
             feature_maps = [feature_map.detach() for feature_map in feature_maps]
-        settings = self.config.ll4al
         predicted_losses = self.lossnet(feature_maps)
-        return settings.weight * ranking_loss(predicted_losses, step.losses, settings.margin)
+        return [ranking_loss(predicted_losses, step.losses, self.config.ll4al.margin)]
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad()
@@ -232,13 +238,15 @@ class Learner:
         self.auxiliary.start_cycle()
         self.epoch = 0
         self.step = 0
-        self.total_loss = torch.zeros((), device=self.device)
-        self.epoch_loss = float("nan")
+        self.total_losses = torch.zeros((), device=self.device)
+        self.epoch_losses: dict[str, float] = {}
 
     def _end_epoch(self) -> None:
         self.check_finite()
-        self.epoch_loss = self.total_loss.item() / self.step
-        self.total_loss = torch.zeros_like(self.total_loss)
+        means = [total / self.step for total in self.total_losses.tolist()]
+        # Without a pool, the COD loss has its first part alone.
+        self.epoch_losses = dict(zip(("loss", "task", *self.auxiliary.parts), means, strict=False))
+        self.total_losses = torch.zeros_like(self.total_losses)
         self.epoch += 1
         self.step = 0
 
@@ -250,7 +258,7 @@ class Learner:
         """
         networks = (self.backbone, *self.auxiliary.modules().values())
         norms = torch._foreach_norm([p for network in networks for p in network.parameters()])
-        if not torch.stack([self.total_loss, *norms]).isfinite().all():
+        if not torch.stack([self.total_losses.sum(), *norms]).isfinite().all():
             raise self.divergence("the loss")
 
     def divergence(self, what: str) -> InputError:
@@ -292,36 +300,38 @@ class Learner:
             for views, num_labeled in batches[self.step :]:
                 batch = images.augmented(views)
                 targets = labels[views[:num_labeled, 0].to(self.device, non_blocking=True)]
-                loss = self._step(batch[:num_labeled], targets, batch[num_labeled:])
-                self.total_loss = self.total_loss + loss
+                losses = self._step(batch[:num_labeled], targets, batch[num_labeled:])
+                self.total_losses = self.total_losses + losses
                 self.step += 1
                 if self.step == len(batches):
                     self._end_epoch()
                 after_step()
 
     def _step(self, images: Tensor, labels: Tensor, unlabeled_images: Tensor) -> Tensor:
-        """One optimiser step; gives its loss, a scalar."""
+        """One optimiser step; gives its loss, then the task loss and the auxiliary parts, (K,)."""
         inputs = (images, labels, unlabeled_images)
         if self.graphs is None:
             self.optimizer.zero_grad()
             self.auxiliary.zero_grad()
-            loss = self._backward(*inputs)
+            losses = self._backward(*inputs)
         else:
             kind = self.auxiliary.kind_of_step(self.epoch)
-            loss = self.graphs(self._backward, kind, *inputs)
+            losses = self.graphs(self._backward, kind, *inputs)
         self.optimizer.step()
         self.auxiliary.after_optimizer_step(self.backbone)
-        return loss
+        return losses
 
     def _backward(self, images: Tensor, labels: Tensor, unlabeled_images: Tensor) -> Tensor:
-        """The loss of one step; its gradients are added to the parameters'."""
+        """The losses of one step; the gradients of the first are added to the parameters'."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             outputs = self.backbone(images)
             losses = task_losses(outputs[0], labels)
             step = Step(self.epoch, images, outputs, losses, unlabeled_images)
-            loss = losses.mean() + self.auxiliary.loss(self.backbone, step)
+            parts = self.auxiliary.losses(self.backbone, step)
+            task_loss = losses.mean()
+            loss = task_loss + self.auxiliary.weight * sum(parts)
         loss.backward()
-        return loss.detach()
+        return torch.stack([term.detach().to(loss.dtype) for term in (loss, task_loss, *parts)])
 
     def _batches(
         self, images: ImageBatches, labeled: np.ndarray, unlabeled: np.ndarray, cycle: int
@@ -359,8 +369,8 @@ class Learner:
             "auxiliary": self.auxiliary.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
-            "total_loss": self.total_loss,
-            "epoch_loss": self.epoch_loss,
+            "total_losses": self.total_losses,
+            "epoch_losses": self.epoch_losses,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -369,7 +379,7 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         self.auxiliary.load_state_dict(state["auxiliary"])
         self.epoch, self.step = state["epoch"], state["step"]
-        self.total_loss, self.epoch_loss = state["total_loss"], state["epoch_loss"]
+        self.total_losses, self.epoch_losses = state["total_losses"], state["epoch_losses"]
 
 
 def learning_rate(config: Config, epoch: int) -> float:

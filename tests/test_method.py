@@ -246,9 +246,8 @@ def gradient_through_ranking_loss(trial: Trial, epoch: int) -> bool:
     outputs = trial.backbone(images)
     losses = task_losses(outputs[0], torch.tensor([0, 1, 2, 3])).detach()
     trial.backbone.zero_grad()
-    trial.auxiliary.loss(
-        trial.backbone, Step(epoch, images, outputs, losses, images[:0])
-    ).backward()
+    step = Step(epoch, images, outputs, losses, images[:0])
+    sum(trial.auxiliary.losses(trial.backbone, step)).backward()
     return trial.backbone.conv1.weight.grad is not None
 
 

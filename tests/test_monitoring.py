@@ -1,0 +1,141 @@
+"""What a run shows while it goes on: the bar in a terminal, lines elsewhere, TensorBoard."""
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+
+import pytest
+from harness import PROJECT_DIR, TINY_DIGITS, run_script, tiny_run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import monitoring
+import results
+from monitoring import Monitor, images_until
+
+NAME = "digits_auxiliary_TOD_sampling_TOD_seed0"
+LOSSES = {
+    ("main_TOD.py", "NONE"): set(),
+    ("main_TOD.py", "TOD"): {"loss/cod_labeled", "loss/cod_unlabeled"},
+    ("main_LL4AL.py", "LL4AL"): {"loss/ranking"},
+}
+
+
+def events(folder) -> EventAccumulator:
+    accumulator = EventAccumulator(str(folder / "tensorboard" / "trial1"))
+    accumulator.Reload()
+    return accumulator
+
+
+def steps(accumulator: EventAccumulator, tag: str) -> list[int]:
+    return [event.step for event in accumulator.Scalars(tag)]
+
+
+@pytest.mark.parametrize(("script", "auxiliary"), LOSSES)
+def test_tensorboard_shows_losses_rate_accuracy_and_scores(tmp_path, script, auxiliary):
+    run = [*TINY_DIGITS, f"--auxiliary={auxiliary}", "--output-dir"]
+    shown = run_script(script, *run, tmp_path / "shown", "--tensorboard")
+    plain = run_script(script, *run, tmp_path / "plain", "--quiet")
+    assert (shown.returncode, plain.returncode) == (0, 0), shown.stderr + plain.stderr
+    assert "Test acc" in shown.stdout
+    assert plain.stdout == plain.stderr == ""
+    (folder,), (other,) = (list((tmp_path / name).iterdir()) for name in ("shown", "plain"))
+    assert not (other / "tensorboard").exists()
+    assert "Test acc" in (other / "log.txt").read_text(encoding="utf-8")
+
+    found = events(folder)
+    scalars = {"loss/loss", "loss/task", "learning rate", "test accuracy", "labelled images"}
+    assert set(found.Tags()["scalars"]) == scalars | LOSSES[script, auxiliary]
+    assert steps(found, "loss/task") == [1, 2, 3, 4]
+    assert steps(found, "test accuracy") == [2, 4]
+    rates = [event.value for event in found.Scalars("learning rate")]
+    assert rates == pytest.approx([0.1, 0.01, 0.1, 0.01])
+    (histogram,) = found.Histograms("scores")
+    assert histogram.histogram_value.num == 100
+
+    # It is shown, and changes nothing.
+    rows, others = (results.read_rows(place / "results.csv") for place in (folder, other))
+    for row, same in zip(rows, others, strict=True):
+        assert row | {"train_seconds": ""} == same | {"train_seconds": ""}
+    totals = [event.value for event in found.Scalars("loss/loss")]
+    assert totals[1::2] == pytest.approx([float(row["train_loss"]) for row in rows], rel=1e-4)
+
+
+def test_the_parts_make_up_the_loss(tmp_path):
+    done = run_script("main_TOD.py", *TINY_DIGITS, "--output-dir", tmp_path, "--tensorboard")
+    assert done.returncode == 0, done.stderr
+    found = events(tmp_path / NAME)
+    total, task, labeled, unlabeled = (
+        [event.value for event in found.Scalars(f"loss/{name}")]
+        for name in ("loss", "task", "cod_labeled", "cod_unlabeled")
+    )
+    weight = tiny_run(tmp_path).config.cod.weight
+    parts = [t + weight * (a + b) for t, a, b in zip(task, labeled, unlabeled, strict=True)]
+    assert total == pytest.approx(parts, rel=1e-4)
+
+
+def test_a_terminal_gets_one_bar_over_the_whole_run(tmp_path):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, PROJECT_DIR / "main_TOD.py", *TINY_DIGITS]
+    with subprocess.Popen(
+        [*command, "--output-dir", tmp_path, "--set=training.epochs=20"],
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while chunk := os.read(ours, 65536):
+                shown += chunk
+        except OSError:  # the other end is closed
+            pass
+    assert process.returncode == 0
+    text = shown.decode()
+    bars = re.findall(
+        r"trial 1/1 cycle (\d)/2 epoch (\d+)/20 \d+%\|.*?img/s, loss [\d.]+, lr [\d.]+", text
+    )
+    assert bars
+    assert bars == sorted(bars, key=lambda bar: (int(bar[0]), int(bar[1])))
+    assert text.count("Test acc") == 2
+
+
+def test_without_a_terminal_a_line_comes_now_and_then(tmp_path, monkeypatch):
+    run = tiny_run(tmp_path)
+    monkeypatch.setattr(monitoring, "SECONDS_BETWEEN_LINES", 0.0)
+    lines = []
+    monkeypatch.setattr(monitoring.log, "info", lambda text, *of: lines.append(text % of))
+    with Monitor(run, 1, tmp_path) as monitor:
+        monitor.start_trial(1, 1, 0)
+        monitor.epoch_ended(1, 1, 1, 40, {"loss": 2.5}, 0.1)
+    (line,) = lines
+    assert line.startswith("trial 1/1 cycle 1/2 epoch 1/2: loss 2.5, lr 0.1, ")
+    assert re.search(r"lr 0.1, \d+ images/s, 00:00 left$", line)
+
+
+def test_the_images_of_a_trial_are_counted(tmp_path):
+    config = tiny_run(tmp_path).config  # 40 labels, then 60, two epochs each
+    assert [images_until(config, *place) for place in ((1, 0), (1, 1), (2, 0), (2, 1), (3, 0))] == [
+        *(0, 40, 80, 140, 200)
+    ]
+
+
+def test_a_resumed_run_shows_each_epoch_once(tmp_path):
+    run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", "--tensorboard")
+    with Monitor(run, 1, tmp_path / "tensorboard") as monitor:
+        monitor.start_trial(1, 1, 0)
+        for cycle, epoch in ((1, 1), (1, 2), (2, 1)):
+            monitor.epoch_ended(1, cycle, epoch, 40, {"loss": 1.0}, 0.1)
+    with Monitor(run, 1, tmp_path / "tensorboard") as monitor:
+        monitor.start_trial(1, 1, 1)
+        assert monitor.bar.total == 160
+        for cycle, epoch in ((1, 2), (2, 1), (2, 2)):
+            monitor.epoch_ended(1, cycle, epoch, 40, {"loss": 2.0}, 0.1)
+    found = events(tmp_path)
+    assert steps(found, "loss/loss") == [1, 2, 3, 4]
+    assert [event.value for event in found.Scalars("loss/loss")] == [1.0, 2.0, 2.0, 2.0]
