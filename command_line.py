@@ -46,8 +46,14 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where the run's results go."""
-        name = f"{self.config.name}_auxiliary_{self.auxiliary}_sampling_{self.sampling}"
-        return self.output_dir / f"{name}_seed{self.seed}"
+        return self.output_dir / folder_name(
+            self.config.name, self.sampling, self.auxiliary, self.seed
+        )
+
+
+def folder_name(config: str, sampling: str, auxiliary: str, seed: int) -> str:
+    """What the folder of a run is called; `config` is the configuration's name."""
+    return f"{config}_auxiliary_{auxiliary}_sampling_{sampling}_seed{seed}"
 
 
 class Parser(argparse.ArgumentParser):

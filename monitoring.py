@@ -23,7 +23,8 @@ class Monitor:
     """Follows the trials of this process, one after the other; it changes nothing in them.
 
     In a terminal it is a bar over all labelled images that the trials train on, so that it tells
-    images/s and the time left; elsewhere, a line a minute. `--quiet` shows neither.
+    images/s and the time left; elsewhere, a line a minute. With `--quiet` there is no bar, and the
+    lines go into log.txt alone.
 
     Args:
         run: the configuration and the command line.
@@ -43,7 +44,8 @@ class Monitor:
             leave=False,
             disable=True if run.quiet or run.rank > 0 else None,
         )
-        self.cycle, self.epoch = 1, 0
+        self.epochs_taken = 0
+        """In this trial: the step of all that TensorBoard shows."""
         self.images = 0
         self.began = self.last_line = time.monotonic()
 
@@ -56,7 +58,7 @@ class Monitor:
 
     def start_trial(self, trial: int, cycle: int, epoch: int) -> None:
         """A trial goes on from here; `cycle` counts from 1, `epoch` from 0."""
-        self.cycle, self.epoch = cycle, epoch
+        self._stands_at(cycle, epoch)
         done = images_until(self.run.config, cycle, epoch)
         # What an earlier process has trained must not count as this one's speed.
         self.bar.total -= done
@@ -69,10 +71,8 @@ class Monitor:
             place = str(self.folder / f"trial{trial}")
             self.writer = SummaryWriter(place, purge_step=self.epochs_taken + 1)
 
-    @property
-    def epochs_taken(self) -> int:
-        """In this trial: the step of all that TensorBoard shows."""
-        return (self.cycle - 1) * self.run.config.training.epochs + self.epoch
+    def _stands_at(self, cycle: int, epochs: int) -> None:
+        self.epochs_taken = (cycle - 1) * self.run.config.training.epochs + epochs
 
     def epoch_ended(
         self,
@@ -84,7 +84,7 @@ class Monitor:
         rate: float,
     ) -> None:
         """An epoch, counted from 1, has ended with these mean losses and learning rate."""
-        self.cycle, self.epoch = cycle, epoch
+        self._stands_at(cycle, epoch)
         settings, training = self.run.config.active_learning, self.run.config.training
         where = (
             f"trial {trial}/{settings.trials} cycle {cycle}/{settings.cycles} "
@@ -96,7 +96,7 @@ class Monitor:
         self.bar.set_postfix_str(figures, refresh=False)
         self.bar.update(num_labeled)
         now = time.monotonic()
-        if self.bar.disable and not self.run.quiet and now - self.last_line > SECONDS_BETWEEN_LINES:
+        if self.bar.disable and now - self.last_line > SECONDS_BETWEEN_LINES:
             speed = self.images / (now - self.began)
             left = tqdm.format_interval((self.bar.total - self.images) / speed)
             log.info("%s: %s, %.0f images/s, %s left", where, figures, speed, left)

@@ -58,13 +58,17 @@ def learning_curves(curves: Sequence[Curve]) -> "Figure":
     return figure
 
 
-def published_learning_curves(curves: Sequence[Curve], dataset: str) -> "Figure":
-    """Test accuracy against the share of labels, with the paper's curves of a dataset dashed.
+def published_learning_curves(curves: Sequence[Curve], dataset: str | None = None) -> "Figure":
+    """Test accuracy against the share of labels, with the paper's curves dashed.
+
+    Args:
+        curves: of the runs.
+        dataset: whose curves of the paper are added; None: those of the runs' own.
 
     Raises:
-        InputError: the paper has no curves for this dataset.
+        InputError: the paper has no curves for it, or the runs are not all of one dataset.
     """
-    published = read_published_curves(dataset)
+    published = read_published_curves(dataset or _only_dataset(curves))
     figure = _new_figure(7, 4.8)
     axes = figure.subplots()
     for curve in curves:
@@ -190,16 +194,11 @@ def read_published_curves(dataset: str) -> dict[str, tuple[list[float], list[flo
             accuracies.append(float(row["mean_accuracy"]))
     if not curves:
         known = ", ".join(published_datasets())
-        raise InputError(f"the paper has no curves for {dataset}, only for {known}")
+        raise InputError(f"--paper: the paper has no curves for {dataset}, only for {known}")
     return curves
 
 
-def only_dataset(curves: Sequence[Curve]) -> str:
-    """The dataset of all runs.
-
-    Raises:
-        InputError: they have more than one.
-    """
+def _only_dataset(curves: Sequence[Curve]) -> str:
     datasets = list(dict.fromkeys(curve.config["dataset"] for curve in curves))
     if len(datasets) > 1:
         raise InputError(f"--paper: name runs of one dataset, not of {' and '.join(datasets)}")
@@ -300,9 +299,8 @@ def main() -> None:
     if arguments.diagnostics:
         figure, columns = diagnostics(curves), DIAGNOSTICS
     else:
-        figure, columns = learning_curves(curves), (ACCURACY,)
-        if arguments.paper:
-            figure = published_learning_curves(curves, only_dataset(curves))
+        draw = published_learning_curves if arguments.paper else learning_curves
+        figure, columns = draw(curves), (ACCURACY,)
     output = arguments.output
     write(output, rendered(figure, output.suffix[1:].lower()))
     write(output.with_suffix(".csv"), results.tidy_csv(curves, columns).encode())

@@ -37,9 +37,14 @@ class Cell(NamedTuple):
     strategy: str
     seed: int
 
+    @property
+    def choices(self) -> list[str]:
+        """Sampling strategy and auxiliary loss."""
+        return self.strategy.split("/")
+
     def command(self, output_dir: Path, scale: float, further: Sequence[str]) -> list[str]:
         """The command that runs it, or goes on with it."""
-        sampling, auxiliary = self.strategy.split("/")
+        sampling, auxiliary = self.choices
         script = "main_LL4AL.py" if "LL4AL" in (sampling, auxiliary) else "main_TOD.py"
         return [
             *(sys.executable, str(PROJECT_DIR / script), f"--config={self.config}"),
@@ -49,9 +54,8 @@ class Cell(NamedTuple):
 
     def folder(self, output_dir: Path) -> Path:
         """Where its results lie."""
-        sampling, auxiliary = self.strategy.split("/")
-        name = f"{Path(self.config).stem}_auxiliary_{auxiliary}_sampling_{sampling}"
-        return output_dir / f"{name}_seed{self.seed}"
+        name = Path(self.config).stem
+        return output_dir / command_line.folder_name(name, *self.choices, self.seed)
 
 
 def shortened_training(config: str, scale: float) -> list[str]:
@@ -71,11 +75,16 @@ def shortened_training(config: str, scale: float) -> list[str]:
 
 
 def run(command: Sequence[str]) -> int:
-    """Runs a command to its end; a signal is its to answer, since it saves its state first."""
+    """Runs a command to its end; a signal is its to answer, since it saves its state first.
+
+    Returns:
+        Its exit status; 128 + the signal's number, as in a shell, where a signal has ended it.
+    """
     child = subprocess.Popen(command)
     signal.signal(signal.SIGINT, lambda number, frame: None)
     signal.signal(signal.SIGTERM, lambda number, frame: child.terminate())
-    return child.wait()
+    status = child.wait()
+    return status if status >= 0 else 128 - status
 
 
 def run_all(cells: Sequence[Cell], output_dir: Path, scale: float, further: Sequence[str]) -> int:
@@ -90,53 +99,61 @@ def run_all(cells: Sequence[Cell], output_dir: Path, scale: float, further: Sequ
     return worst
 
 
+def curves_of(cells: Sequence[Cell], output_dir: Path) -> list[results.Curve]:
+    """The curves of those cells that have results."""
+    folders = [cell.folder(output_dir) for cell in cells]
+    return results.read_runs([folder for folder in folders if (folder / "results.csv").exists()])
+
+
 def tables(cells: Sequence[Cell], output_dir: Path) -> str:
     """The tables of all cells that have results, one configuration after the other, in Markdown."""
     texts = []
     for config in dict.fromkeys(cell.config for cell in cells):
-        folders = [cell.folder(output_dir) for cell in cells if cell.config == config]
-        found = [folder for folder in folders if (folder / "results.csv").exists()]
-        if found:
-            curves = results.read_runs(found)
-            texts += [plot.markdown(table) for table in plot.tables(curves) if table]
+        curves = curves_of([cell for cell in cells if cell.config == config], output_dir)
+        if curves:
+            texts += map(plot.markdown, plot.tables(curves))
     return "\n\n".join(texts)
 
 
-def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """What stands before a `--`, and what after it."""
-    place = arguments.index("--") if "--" in arguments else len(arguments)
-    return arguments[:place], arguments[place + 1 :]
+def new_parser(description: str) -> command_line.Parser:
+    """A parser of what all scripts that run cells offer; `parse` reads the command line with it."""
+    parser = command_line.Parser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", nargs="+", type=int, default=[0], help="default: 0")
+    parser.add_argument("--scale", type=float, default=1.0, help="of all epochs (default: 1)")
+    parser.add_argument("--output-dir", type=Path, default=Path("results"), metavar="DIR")
+    return parser
 
 
-def check_scale(scale: float) -> None:
-    """Refuses what does not shorten training.
+def parse(parser: command_line.Parser) -> tuple[argparse.Namespace, list[str]]:
+    """The command line, and what follows `--` in it: the entry scripts' further arguments.
 
     Raises:
-        InputError: it is not above 0 and at most 1.
+        InputError: a configuration is wrong, which is refused before any other runs, or the scale.
     """
-    if not 0 < scale <= 1:
-        raise InputError(f"--scale {scale:g}: must be above 0 and at most 1")
+    own, further = sys.argv[1:], []
+    if "--" in own:
+        place = own.index("--")
+        own, further = own[:place], own[place + 1 :]
+    arguments = parser.parse_args(own)
+    for config in arguments.config:
+        configuration.load(config)
+    if not 0 < arguments.scale <= 1:
+        raise InputError(f"--scale {arguments.scale:g}: must be above 0 and at most 1")
+    return arguments, further
 
 
 def parsed() -> tuple[argparse.Namespace, list[str]]:
-    """The command line, and what goes to the entry scripts."""
-    own, further = split_arguments(sys.argv[1:])
-    parser = command_line.Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """The grid's command line, and the entry scripts' further arguments."""
+    parser = new_parser(__doc__)
     parser.add_argument("--config", nargs="+", required=True, help="names or paths")
     parser.add_argument("--strategy", nargs="+", default=PAPER, help="SAMPLING/AUXILIARY")
-    parser.add_argument("--seed", nargs="+", type=int, default=[0], help="default: 0")
-    parser.add_argument("--scale", type=float, default=1.0, help="of all epochs (default: 1)")
-    parser.add_argument("--output-dir", type=Path, default=Path("results"))
     parser.add_argument("--only", help="the number of one cell, from 0, or none")
-    arguments = parser.parse_args(own)
-    for config in arguments.config:
-        configuration.load(config)  # a wrong one is refused before the others run
+    arguments, further = parse(parser)
     for strategy in arguments.strategy:
         if strategy.count("/") != 1:
             raise InputError(f"--strategy {strategy}: write SAMPLING/AUXILIARY, like TOD/NONE")
-    check_scale(arguments.scale)
     return arguments, further
 
 
@@ -144,7 +161,7 @@ def main() -> None:
     """Runs the grid, then prints its tables."""
     arguments, further = parsed()
     product = itertools.product(arguments.config, arguments.strategy, arguments.seed)
-    cells = chosen = [Cell(*place) for place in product]
+    cells = chosen = list(map(Cell._make, product))
     if arguments.only == "none":
         chosen = []
     elif arguments.only is not None:

@@ -9,6 +9,7 @@ milestones and detach_epoch alike. What follows `--` goes to the entry scripts.
 """
 
 import argparse
+import itertools
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,12 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from grid import PAPER, Cell, check_scale, run_all, split_arguments
+from grid import PAPER, Cell, curves_of, new_parser, parse, run_all
 
 import command_line
-import configuration
 import plot
-import results
 from results import ACCURACY, Curve
 
 PAPER_NAMES = {
@@ -63,10 +62,8 @@ def section(name: str, curves: Sequence[Curve], published: str | None, notes: li
     size = max(len(curve.trials) for curve in curves)
     lines = [
         f"## {name}",
-        *[
-            f"`{shlex.join(['python', *sys.argv])}`",
-            f"Seed {seeds}, {size} trial{'s' if size > 1 else ''}; {made_on}.",
-        ],
+        f"`{shlex.join(['python', 'benchmarks/reproduce.py', *sys.argv[1:]])}`",
+        f"Seed {seeds}, {size} trial{'s' if size > 1 else ''}; {made_on}.",
         *notes,
         f"![Test accuracy against the number of labels](docs/{figure_name(name)})",
         *(plot.markdown(table).rstrip() for table in (accuracies, *differences)),
@@ -90,26 +87,22 @@ def replace_section(text: str, name: str, content: str) -> str:
 
 def parsed() -> tuple[argparse.Namespace, list[str]]:
     """The command line, and what goes to the entry scripts."""
-    own, further = split_arguments(sys.argv[1:])
-    parser = command_line.Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = new_parser(__doc__)
+    parser.add_argument(
+        "--config", nargs=1, default=["digits"], help="a name or path (default: digits)"
     )
-    parser.add_argument("--config", default="digits", help="a name or path (default: digits)")
-    parser.add_argument("--seed", nargs="+", type=int, default=[0], help="default: 0")
     parser.add_argument("--trials", type=int, help="of each seed (default: the configuration's)")
-    parser.add_argument("--scale", type=float, default=1.0, help="of all epochs (default: 1)")
     parser.add_argument("--name", help="of the section (default: the configuration's)")
     parser.add_argument(
-        "--published",
+        "--paper",
         metavar="DATASET",
-        help="whose values of the paper stand beside (default: those of the configuration's name)",
+        help="whose values of the paper stand beside (default: those of the images' own, if any)",
     )
-    parser.add_argument("--output-dir", type=Path, default=Path("results"), metavar="DIR")
     parser.add_argument("--output", type=Path, default=Path("RESULTS.md"), metavar="FILE")
-    arguments = parser.parse_args(own)
-    arguments.name = arguments.name or Path(arguments.config).stem
-    check_scale(arguments.scale)
-    configuration.load(arguments.config)  # refused once, not by each experiment
+    arguments, further = parse(parser)
+    arguments.name = arguments.name or Path(arguments.config[0]).stem
+    if arguments.paper is not None:
+        plot.read_published_curves(arguments.paper)  # refuses a wrong name before the work
     if arguments.trials is not None:
         further.append(f"--set=active_learning.trials={arguments.trials}")
     return arguments, further
@@ -118,21 +111,13 @@ def parsed() -> tuple[argparse.Namespace, list[str]]:
 def main() -> None:
     """Runs the experiments, then writes their section, of what has got there."""
     arguments, further = parsed()
-    published = arguments.published
-    if published is not None:
-        plot.read_published_curves(published)  # refuses a wrong name before the work
-    cells = [
-        Cell(arguments.config, strategy, seed) for strategy in PAPER for seed in arguments.seed
-    ]
+    cells = list(map(Cell._make, itertools.product(arguments.config, PAPER, arguments.seed)))
     status = run_all(cells, arguments.output_dir, arguments.scale, further)
-    folders = [cell.folder(arguments.output_dir) for cell in cells]
-    found = [folder for folder in folders if (folder / "results.csv").exists()]
-    if not found:
+    curves = curves_of(cells, arguments.output_dir)
+    if not curves:
         sys.exit(status)
-    curves = results.read_runs(found)
-    dataset = curves[0].config["dataset"]
-    if published is None and dataset in plot.published_datasets():
-        published = dataset
+    dataset = arguments.paper or curves[0].config["dataset"]
+    published = dataset if dataset in plot.published_datasets() else None
     notes = []
     if arguments.scale != 1:
         notes.append(
@@ -140,8 +125,9 @@ def main() -> None:
         )
     if status:
         notes.append("**Unfinished**: the same command goes on with it.")
-    figure = plot.learning_curves(curves)
-    if published is not None:
+    if published is None:
+        figure = plot.learning_curves(curves)
+    else:
         figure = plot.published_learning_curves(curves, published)
     output = arguments.output
     content = section(arguments.name, curves, published, notes)

@@ -1,5 +1,6 @@
 """The grid of experiments, as processes."""
 
+import subprocess
 import sys
 
 from harness import PROJECT_DIR, TINY_DIGITS, run_script
@@ -32,6 +33,14 @@ def test_grid_runs_each_cell_once_and_prints_one_table(tmp_path):
     assert [line for line in table.stdout.splitlines() if line.startswith("| digits, ")] == rows
 
 
+def test_a_run_ended_by_a_signal_has_failed():
+    killed = "import os; os.kill(os.getpid(), 9)"
+    # The signal handlers of `run` stay, so it has a process of its own.
+    script = f"import sys, grid; sys.exit(grid.run([sys.executable, '-c', {killed!r}]))"
+    command = [sys.executable, "-c", script]
+    assert subprocess.run(command, cwd=PROJECT_DIR / "benchmarks", check=False).returncode == 137
+
+
 def test_scale_shortens_epochs_milestones_and_detach_epoch_alike():
     assert shortened_training("cifar10", 1.0) == []
     assert shortened_training("cifar10", 0.25) == [
@@ -51,4 +60,4 @@ def test_a_wrong_strategy_or_cell_is_one_line(tmp_path):
         done = run_script("benchmarks/grid.py", "--config", "digits", *wrong)
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1
-        assert wrong[1] in done.stderr
+        assert f"{wrong[0]} {wrong[1]}" in done.stderr

@@ -184,7 +184,7 @@ def test_a_picture_is_drawn_of_a_single_number_and_of_any_name(tmp_path):
 
 def test_published_curves_are_dashed_over_the_share_of_labels(tmp_path):
     folder = write_run(tmp_path, TWO_TRIALS, config="cifar10", training_images=1000)
-    figure = plot.published_learning_curves(results.read_runs([folder]), "cifar10")
+    figure = plot.published_learning_curves(results.read_runs([folder]))
     (axes,) = figure.axes
     assert axes.get_xlabel() == "share of the training set (%)"
     own, *published = axes.lines
@@ -215,10 +215,10 @@ def test_every_dataset_of_the_paper_has_its_curves():
 def test_runs_without_published_curves_are_refused(tmp_path):
     digits = write_run(tmp_path, TWO_TRIALS)
     svhn = write_run(tmp_path, TWO_TRIALS, config="svhn")
-    with pytest.raises(InputError, match="the paper has no curves for digits, only for"):
-        plot.read_published_curves("digits")
+    with pytest.raises(InputError, match="--paper: the paper has no curves for digits, only for"):
+        plot.published_learning_curves(results.read_runs([digits]))
     with pytest.raises(InputError, match="--paper: name runs of one dataset, not of svhn and dig"):
-        plot.only_dataset(results.read_runs([svhn, digits]))
+        plot.published_learning_curves(results.read_runs([svhn, digits]))
 
 
 def test_diagnostics_show_how_well_the_scores_estimate_the_loss(tmp_path):
@@ -356,7 +356,7 @@ def test_bad_paths_give_one_line_and_status_2(tmp_path, script, arguments, messa
         (["--output=curves"], "curves does not end in .png, .pdf or .svg"),
         (["--output=curves.csv"], "curves.csv does not end in .png, .pdf or .svg"),
         (["--paper", "--diagnostics"], "not allowed with argument"),
-        (["--paper"], "the paper has no curves for digits"),
+        (["--paper"], "--paper: the paper has no curves for digits"),
         (["--diagnostics"], "--diagnostics needs the column score_loss_spearman"),
     ],
 )

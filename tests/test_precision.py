@@ -4,8 +4,7 @@ from harness import TINY_DIGITS, run_script
 from soak import differences, results
 
 NAME = "digits_auxiliary_TOD_sampling_TOD_seed0"
-RUN = [argument for argument in TINY_DIGITS if not argument.startswith("--device")]
-RUN = [*RUN, "--device=cpu", "--output-dir"]
+RUN = [*TINY_DIGITS, "--device=cpu", "--output-dir"]
 
 
 def test_what_the_device_does_not_compute_in_is_refused(tmp_path):

@@ -22,10 +22,11 @@ def test_the_four_experiments_and_what_is_written_about_them(tmp_path):
     assert len(list((tmp_path / "results").iterdir())) == 4
     text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
     assert text.startswith("# Results\n\nA reading.\n")
-    assert "--config=digits --seed 3 -- --device=" in text
+    assert "`python benchmarks/reproduce.py --config=digits --seed 3 -- --device=" in text
     assert "Seed 3, 1 trial; " in text
-    for name in ("RANDOM sampling", "TOD sampling", "TOD sampling + COD loss", "LL4AL sampling"):
-        assert f"| digits, {name}" in text
+    with_losses = ("TOD sampling + COD loss", "LL4AL sampling + LL4AL loss")
+    for name in ("RANDOM sampling", "TOD sampling", *with_losses):
+        assert f"| digits, {name}, seed 3 |" in text
     assert "(paper)" not in text  # the paper has no digits
     with Image.open(tmp_path / "docs" / "results_digits.png") as picture:
         picture.load()
@@ -54,7 +55,7 @@ def test_a_section_replaces_itself_alone():
 
 
 def test_wrong_arguments_are_one_line(tmp_path):
-    for wrong in (["--scale", "0"], ["--published", "digits"], ["--config", "nothing"]):
+    for wrong in (["--scale", "0"], ["--paper", "digits"], ["--config", "nothing"]):
         done = run_script("benchmarks/reproduce.py", *wrong, cwd=tmp_path)
         assert done.returncode == 2
         assert wrong[1] in done.stderr
