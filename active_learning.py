@@ -25,6 +25,7 @@ from utils import (
     allow_tf32,
     fastest_memory_format,
     is_out_of_memory,
+    keep_freed_memory,
     make_deterministic,
     random_generator,
     select_device,
@@ -111,6 +112,8 @@ class Experiment:
         self.train_labels = self.dataset.train.labels.to(self.device)
         self.test_images = self._on_device(self.dataset.test)
         self.test_labels = self.dataset.test.labels.to(self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.imagenet_weights = imagenet_weights() if run.config.model.pretrained else None
         folder.start(self.device, self.precision, self.dataset)
         without = " without --overwrite" if run.overwrite else ""
@@ -171,7 +174,11 @@ class Trial:
             InputError: training has diverged, or a file cannot be written.
         """
         self._continue_where_it_stopped()
-        self.experiment.monitor.start_trial(self.number, self.cycle, self.learner.epoch)
+        learner = self.learner
+        self.experiment.monitor.start_trial(
+            *(self.number, self.cycle, learner.epoch, learner.epoch_losses),
+            learning_rate(self.config, learner.epoch - 1),
+        )
         try:
             self._run()
         except FloatingPointError as error:
@@ -338,6 +345,7 @@ class Trial:
             "learner": self.learner.state_dict(),
             "train_seconds": self.train_seconds,
         }
+        self.experiment.monitor.flush()
         self.folder.save_progress(self.number, state)
 
     def _continue_where_it_stopped(self) -> None:

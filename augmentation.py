@@ -69,12 +69,11 @@ class ImageBatches:
         images = F.pad(self._select(views[:, 0]), (0, 0, *(padding,) * 4))
         flip, top, left = views.to(self.device, non_blocking=True)[:, 1:].unbind(1)
         position = torch.arange(len(views), device=self.device)
+        crops = self._crop(images, position, top, left)
         if self.augmentation.flip:
-            # A crop of the mirrored image, at the mirrored column, is the mirrored crop.
-            images = torch.cat([images, images.flip(2)])
-            position = position + flip * len(views)
-            left = torch.where(flip == 1, 2 * padding - left, left)
-        return self._normalise(self._crop(images, position, top, left))
+            both = torch.cat([crops, crops.flip(2)])
+            crops = both.index_select(0, position + flip * len(views))
+        return self._normalise(crops)
 
     def random_views(self, indices: np.ndarray, random: np.random.Generator) -> Tensor:
         """One random view of each image: indices (N,) → (N, 4) int64, on the host.

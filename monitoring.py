@@ -1,7 +1,10 @@
 """What a run shows while it goes on: a progress bar or lines, and TensorBoard."""
 
 import logging
+import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,30 +37,39 @@ class Monitor:
 
     def __init__(self, run: Run, num_trials: int, folder: Path) -> None:
         self.run = run
+        self.num_trials = num_trials
         self.folder = folder
         self.writer: SummaryWriter | None = None
+        self.in_lines = run.quiet or not sys.stderr.isatty()
+        self.epochs_taken = 0
+        """In this trial: the step of all that TensorBoard shows."""
+        self.images = 0
+
+    def __enter__(self) -> "Monitor":
+        config = self.run.config
+        # Under torchrun, rank 0 waits for the others before it comes here.
+        self.began = self.last_line = time.monotonic()
         self.bar = tqdm(
-            total=num_trials * images_until(run.config, run.config.active_learning.cycles + 1, 0),
+            total=self.num_trials * images_until(config, config.active_learning.cycles + 1, 0),
             unit="img",
             unit_scale=True,
             bar_format="{desc} {percentage:.0f}%|{bar}|<{remaining}, {rate_fmt}{postfix}",
             leave=False,
-            disable=True if run.quiet or run.rank > 0 else None,
+            disable=self.in_lines or self.run.rank > 0,
         )
-        self.epochs_taken = 0
-        """In this trial: the step of all that TensorBoard shows."""
-        self.images = 0
-        self.began = self.last_line = time.monotonic()
-
-    def __enter__(self) -> "Monitor":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._close_writer()
         self.bar.close()
 
-    def start_trial(self, trial: int, cycle: int, epoch: int) -> None:
-        """A trial goes on from here; `cycle` counts from 1, `epoch` from 0."""
+    def start_trial(
+        self, trial: int, cycle: int, epoch: int, losses: dict[str, float], rate: float
+    ) -> None:
+        """A trial goes on from here; `cycle` counts from 1, `epoch` from 0.
+
+        `losses` and `rate` are those of the last epoch, if there was one in this cycle.
+        """
         self._stands_at(cycle, epoch)
         done = images_until(self.run.config, cycle, epoch)
         # What an earlier process has trained must not count as this one's speed.
@@ -67,9 +79,17 @@ class Monitor:
         if self.run.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
 
-            # What was written after the saved state comes again.
-            place = str(self.folder / f"trial{trial}")
-            self.writer = SummaryWriter(place, purge_step=self.epochs_taken + 1)
+            # What was written after the saved state comes again: after the last epoch of a cycle,
+            # also what stands at its step, the accuracy and the scores.
+            cycle_trained = epoch == self.run.config.training.epochs
+            purge_step = self.epochs_taken + (0 if cycle_trained else 1)
+            try:
+                place = str(self.folder / f"trial{trial}")
+                self.writer = SummaryWriter(place, purge_step=purge_step)
+            except OSError as error:
+                self._warn(error)
+            if cycle_trained:
+                self._show_epoch(losses, rate)
 
     def _stands_at(self, cycle: int, epochs: int) -> None:
         self.epochs_taken = (cycle - 1) * self.run.config.training.epochs + epochs
@@ -96,30 +116,53 @@ class Monitor:
         self.bar.set_postfix_str(figures, refresh=False)
         self.bar.update(num_labeled)
         now = time.monotonic()
-        if self.bar.disable and now - self.last_line > SECONDS_BETWEEN_LINES:
+        if self.in_lines and now - self.last_line > SECONDS_BETWEEN_LINES:
             speed = self.images / (now - self.began)
             left = tqdm.format_interval((self.bar.total - self.images) / speed)
             log.info("%s: %s, %.0f images/s, %s left", where, figures, speed, left)
             self.last_line = now
-        if self.writer is not None:
-            for name, loss in losses.items():
-                self.writer.add_scalar(f"loss/{name}", loss, self.epochs_taken)
-            self.writer.add_scalar("learning rate", rate, self.epochs_taken)
+        self._show_epoch(losses, rate)
+
+    def _show_epoch(self, losses: dict[str, float], rate: float) -> None:
+        for name, loss in losses.items():
+            self._show(f"loss/{name}", loss)
+        self._show("learning rate", rate)
 
     def evaluated(self, num_labeled: int, test_accuracy: float) -> None:
         """A cycle's network has this accuracy in %."""
-        if self.writer is not None:
-            self.writer.add_scalar("test accuracy", test_accuracy, self.epochs_taken)
-            self.writer.add_scalar("labelled images", num_labeled, self.epochs_taken)
+        self._show("test accuracy", test_accuracy)
+        self._show("labelled images", num_labeled)
 
     def scored(self, scores: np.ndarray) -> None:
         """The subset has these scores."""
-        if self.writer is not None:
-            self.writer.add_histogram("scores", scores, self.epochs_taken)
+        self._write(lambda writer: writer.add_histogram("scores", scores, self.epochs_taken))
+
+    def flush(self) -> None:
+        """Writes out what TensorBoard is to show, since what is saved is not shown again."""
+        self._write(lambda writer: writer.flush())
+
+    def _show(self, name: str, value: float) -> None:
+        self._write(lambda writer: writer.add_scalar(name, value, self.epochs_taken))
+
+    def _write(self, write: Callable[["SummaryWriter"], object]) -> None:
+        """Writes for TensorBoard, without which the run goes on where that cannot be done."""
+        if self.writer is None:
+            return
+        try:
+            write(self.writer)
+        except OSError as error:
+            self._warn(error)
+            self._close_writer()
+
+    def _warn(self, error: OSError) -> None:
+        log.warning(
+            "%s: cannot be written (%s); the run goes on without it", self.folder, error.strerror
+        )
 
     def _close_writer(self) -> None:
         if self.writer is not None:
-            self.writer.close()
+            with suppress(OSError):
+                self.writer.close()
             self.writer = None
 
 

@@ -22,7 +22,7 @@ from step import PILImages
 import command_line
 import configuration
 from augmentation import ImageBatches
-from utils import select_device
+from utils import keep_freed_memory, select_device
 
 
 def main() -> None:
@@ -36,6 +36,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = select_device(arguments.device)
     config = configuration.load("cifar10")
+    keep_freed_memory()
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (arguments.images, 32, 32, 3), dtype=np.uint8)
     mean, std = torch.tensor(config.images.mean), torch.tensor(config.images.std)

@@ -33,7 +33,7 @@ from losses import cod_loss, ranking_loss, task_losses
 from models import build_backbone, build_lossnet, fold_batch_norm
 from samplers import temporal_output_discrepancy
 from training import CODLoss, Learner, LossPrediction, NoAuxiliary, new_backbone
-from utils import allow_tf32, fastest_memory_format, select_device
+from utils import allow_tf32, fastest_memory_format, keep_freed_memory, select_device
 
 AUXILIARIES = {"NONE": NoAuxiliary, "COD": CODLoss, "LL4AL": LossPrediction}
 NUM_CLASSES = 10
@@ -271,31 +271,31 @@ def main() -> None:
     data = (pixels, labels, num_labeled, device)
     for auxiliary in AUXILIARIES:
         baseline = Baseline(run, auxiliary, *data)
-        works = {"baseline": baseline.train_epoch}
+        works = {"baseline": prepared(baseline.train_epoch)}
         for precision in peaks:
-            works[precision] = with_tf32(
-                precision == "tf32", Ours(run, auxiliary, precision, *data).train_epoch
-            )
+            ours = Ours(run, auxiliary, precision, *data)
+            works[precision] = prepared(ours.train_epoch, precision)
         rows.append(row(f"train, {auxiliary}", works, num_labeled, peaks, arguments, device))
     baseline = Baseline(run, "NONE", pixels[:num_scored], labels[:num_scored], 1, device)
-    works = {"baseline": baseline.score}
+    works = {"baseline": prepared(baseline.score)}
     for precision in peaks:
         # Scores are computed in fp32 whatever trained the networks, but with tf32 in tf32.
         if precision != "bf16":
             ours = Ours(run, "NONE", precision, pixels[:num_scored], labels[:num_scored], 1, device)
-            works[precision] = with_tf32(precision == "tf32", ours.score)
+            works[precision] = prepared(ours.score, precision)
     rows.append(row("score, TOD", works, num_scored, peaks, arguments, device))
     print(machine.table(header, rows))
 
 
-def with_tf32(allowed: bool, work: Callable[[], object]) -> Callable[[], object]:
-    """The work, with CUDA's fp32 products in TF32 or not."""
+def prepared(work: Callable[[], object], precision: str | None = None) -> Callable[[], object]:
+    """The work under this project's settings in a precision; without one, under the defaults."""
 
-    def switched() -> object:
-        allow_tf32(allowed)
+    def with_settings() -> object:
+        allow_tf32(precision == "tf32")
+        keep_freed_memory(precision is not None)
         return work()
 
-    return switched
+    return with_settings
 
 
 def row(

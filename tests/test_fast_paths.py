@@ -1,13 +1,16 @@
 """What is fast computes what the plain PyTorch of the paper's formulas does, on every device."""
 
 import copy
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from harness import tiny_run
+from harness import PROJECT_DIR, tiny_run
 from torch import Tensor, nn
 
 from augmentation import ImageBatches
@@ -235,3 +238,23 @@ def test_batches_are_the_same_where_images_do_not_fit_in_device_memory(device, m
     for a, b in zip(*placed, strict=True):
         torch.testing.assert_close(on_device.augmented(a), on_host.augmented(b), rtol=0, atol=0)
         torch.testing.assert_close(on_device.plain(a[:, 0]), on_host.plain(b[:, 0]), rtol=0, atol=0)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is about glibc's malloc")
+@pytest.mark.parametrize("keep", [True, False])
+def test_memory_is_kept_for_the_next_step_and_not_cleared_anew(keep):
+    script = f"""
+import resource, torch
+from utils import keep_freed_memory
+keep_freed_memory({keep})
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for size in (10, 9, 11):  # more than malloc ever keeps by default
+        torch.ones(size * 2**20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=PROJECT_DIR, capture_output=True, text=True, check=True)
+    assert (int(done.stdout) < 50) == keep

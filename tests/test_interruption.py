@@ -306,9 +306,14 @@ def test_outputs_that_overflow_are_a_divergence_and_no_traceback(tmp_path):
     assert "Traceback" not in diverged.stderr
 
 
-@pytest.mark.parametrize("steps", [1, 2, 8])
-def test_run_stopped_within_an_epoch_goes_on_with_its_next_step(tmp_path, monkeypatch, steps):
-    whole, stopped = (tiny_run(tmp_path / name) for name in ("whole", "stopped"))
+@pytest.mark.parametrize(
+    ("steps", "precision"), [(1, "fp32"), (2, "fp32"), (8, "fp32"), (8, "bf16")]
+)
+def test_run_stopped_within_an_epoch_goes_on_with_its_next_step(
+    tmp_path, monkeypatch, steps, precision
+):
+    choices = ("main_TOD.py", "TOD", "TOD", f"--precision={precision}")
+    whole, stopped = (tiny_run(tmp_path / name, *choices) for name in ("whole", "stopped"))
     run_experiment(whole, query_by_tod, CODLoss)
 
     after_step = Trial._after_step

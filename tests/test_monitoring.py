@@ -1,6 +1,7 @@
 """What a run shows while it goes on: the bar in a terminal, lines elsewhere, TensorBoard."""
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import termios
 
+import numpy as np
 import pytest
 from harness import PROJECT_DIR, TINY_DIGITS, run_script, tiny_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -26,7 +28,8 @@ LOSSES = {
 
 
 def events(folder) -> EventAccumulator:
-    accumulator = EventAccumulator(str(folder / "tensorboard" / "trial1"))
+    place = str(folder / "tensorboard" / "trial1")
+    accumulator = EventAccumulator(place, size_guidance={"histograms": 0})  # 0: all
     accumulator.Reload()
     return accumulator
 
@@ -98,20 +101,24 @@ def test_a_terminal_gets_one_bar_over_the_whole_run(tmp_path):
     assert process.returncode == 0
     text = shown.decode()
     bars = re.findall(
-        r"trial 1/1 cycle (\d)/2 epoch (\d+)/20 \d+%\|.*?img/s, loss [\d.]+, lr [\d.]+", text
+        r"trial 1/1 cycle (\d)/2 epoch (\d+)/20 (\d+)%\|.*?img/s, loss [\d.]+, lr [\d.]+", text
     )
     assert bars
+    for cycle, epoch, percentage in bars:  # 20 epochs with 40 labels, then 20 with 60
+        taken = (0, 40 * 20)[int(cycle) - 1] + (40, 60)[int(cycle) - 1] * int(epoch)
+        assert abs(int(percentage) - 100 * taken / 2000) <= 0.5
     assert bars == sorted(bars, key=lambda bar: (int(bar[0]), int(bar[1])))
     assert text.count("Test acc") == 2
 
 
 def test_without_a_terminal_a_line_comes_now_and_then(tmp_path, monkeypatch):
     run = tiny_run(tmp_path)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
     monkeypatch.setattr(monitoring, "SECONDS_BETWEEN_LINES", 0.0)
     lines = []
     monkeypatch.setattr(monitoring.log, "info", lambda text, *of: lines.append(text % of))
     with Monitor(run, 1, tmp_path) as monitor:
-        monitor.start_trial(1, 1, 0)
+        monitor.start_trial(1, 1, 0, {}, 0.1)
         monitor.epoch_ended(1, 1, 1, 40, {"loss": 2.5}, 0.1)
     (line,) = lines
     assert line.startswith("trial 1/1 cycle 1/2 epoch 1/2: loss 2.5, lr 0.1, ")
@@ -125,17 +132,69 @@ def test_the_images_of_a_trial_are_counted(tmp_path):
     ]
 
 
-def test_a_resumed_run_shows_each_epoch_once(tmp_path):
+@pytest.mark.parametrize("saved", [(1, 1), (1, 2), (2, 0), (2, 1), (2, 2)])
+def test_a_resumed_run_shows_each_epoch_once(tmp_path, saved):
     run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", "--tensorboard")
+    places = [(1, 1), (1, 2), (2, 1), (2, 2)]
+
+    def follow(monitor: Monitor, places: list[tuple[int, int]], value: float) -> None:
+        for cycle, epoch in places:
+            monitor.epoch_ended(1, cycle, epoch, 40, {"loss": value}, 0.1)
+            if epoch == 2:
+                end_cycle(monitor, value)
+
+    def end_cycle(monitor: Monitor, value: float) -> None:
+        monitor.evaluated(40, value)
+        monitor.scored(np.arange(3.0))
+
     with Monitor(run, 1, tmp_path / "tensorboard") as monitor:
-        monitor.start_trial(1, 1, 0)
-        for cycle, epoch in ((1, 1), (1, 2), (2, 1)):
-            monitor.epoch_ended(1, cycle, epoch, 40, {"loss": 1.0}, 0.1)
+        monitor.start_trial(1, 1, 0, {}, 0.1)
+        follow(monitor, places, 1.0)
     with Monitor(run, 1, tmp_path / "tensorboard") as monitor:
-        monitor.start_trial(1, 1, 1)
-        assert monitor.bar.total == 160
-        for cycle, epoch in ((1, 2), (2, 1), (2, 2)):
-            monitor.epoch_ended(1, cycle, epoch, 40, {"loss": 2.0}, 0.1)
+        monitor.start_trial(1, *saved, {"loss": 1.0}, 0.1)
+        assert monitor.bar.total == 200 - images_until(run.config, *saved)
+        if saved[1] == 2:
+            end_cycle(monitor, 2.0)
+        follow(monitor, [place for place in places if place > saved], 2.0)
     found = events(tmp_path)
-    assert steps(found, "loss/loss") == [1, 2, 3, 4]
-    assert [event.value for event in found.Scalars("loss/loss")] == [1.0, 2.0, 2.0, 2.0]
+    for tag, expected in (("loss/loss", [1, 2, 3, 4]), ("test accuracy", [2, 4])):
+        assert steps(found, tag) == expected
+    assert [histogram.step for histogram in found.Histograms("scores")] == [2, 4]
+    taken = sum(place <= saved for place in places)
+    losses = [event.value for event in found.Scalars("loss/loss")]
+    assert losses == [1.0] * taken + [2.0] * (4 - taken)
+    accuracies = [event.value for event in found.Scalars("test accuracy")]
+    assert accuracies == [1.0 if saved > (1, 2) else 2.0, 2.0]
+
+
+def test_what_is_saved_is_also_shown_after_kill_9(tmp_path):
+    script = f"""
+import os, sys
+sys.path[:0] = [{str(PROJECT_DIR)!r}, {str(PROJECT_DIR / "tests")!r}]
+from pathlib import Path
+from harness import tiny_run
+from monitoring import Monitor
+place = Path({str(tmp_path)!r})
+run = tiny_run(place, "main_TOD.py", "TOD", "TOD", "--tensorboard")
+with Monitor(run, 1, place / "tensorboard") as monitor:
+    monitor.start_trial(1, 1, 0, {{}}, 0.1)
+    for epoch in (1, 2):
+        monitor.epoch_ended(1, 1, epoch, 40, {{"loss": 1.0}}, 0.1)
+    monitor.flush()
+    os.kill(os.getpid(), 9)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], check=False)
+    assert killed.returncode == -9
+    assert steps(events(tmp_path), "loss/loss") == [1, 2]
+
+
+def test_a_run_goes_on_where_tensorboard_cannot_write(tmp_path):
+    folder = tmp_path / NAME
+    folder.mkdir()
+    (folder / "tensorboard").write_text("no folder")
+    done = run_script("main_TOD.py", *TINY_DIGITS, "--output-dir", tmp_path, "--tensorboard")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    shown = done.stdout + done.stderr
+    assert shown.count("tensorboard: cannot be written") == 1
+    assert len(results.read_rows(folder / "results.csv")) == 2
