@@ -103,7 +103,8 @@ def measure(config: str, data_dir: str, device: str) -> None:
                 experiment = Experiment(run, query_by_tod, training.CODLoss, run_folder)
                 trial = Trial(experiment, 1)
             trial.labeled = trial.labeled[: run.config.training.batch_size]
-            trial._train()
+            with experiment.monitor:
+                trial._train()
     dataset = experiment.dataset
     images = dataset.train.pixels.nbytes + dataset.test.pixels.nbytes
     network = sum(p.numel() * p.element_size() for p in trial.backbone.parameters())

@@ -252,8 +252,7 @@ def faults():
     for size in (10, 9, 11):  # more than malloc ever keeps by default
         torch.ones(size * 2**20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-print(faults())
+print(min(faults() for _ in range(10)))
 """
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=PROJECT_DIR, capture_output=True, text=True, check=True)

@@ -37,7 +37,7 @@ def trial_of(
 ) -> Iterator[Trial]:
     with RunFolder(run) as folder:
         experiment = Experiment(run, sampling, auxiliary, folder)
-        with experiment.interruption:
+        with experiment.interruption, experiment.monitor:
             yield Trial(experiment, number)
 
 
