@@ -352,11 +352,17 @@ class Trial:
         state = self.folder.load_progress(self.number, self.experiment.device)
         if state is None:
             return
-        self.cycle = state["cycle"]
-        self.labeled = state["labeled"].cpu().numpy()
-        self.previous.load_state_dict(state["previous"])
-        self.learner.load_state_dict(state["learner"])
-        self.train_seconds = state["train_seconds"]
+        try:
+            self.cycle = state["cycle"]
+            self.labeled = state["labeled"].cpu().numpy()
+            self.previous.load_state_dict(state["previous"])
+            self.learner.load_state_dict(state["learner"])
+            self.train_seconds = state["train_seconds"]
+        except KeyError as error:
+            raise InputError(
+                f"{self.folder.path}: was saved by another version of this project (there is no "
+                f"{error}); go on with that one, or start afresh with --overwrite"
+            ) from None
         log.info(
             "continuing with trial %d, cycle %d, epoch %d",
             self.number,

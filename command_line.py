@@ -97,7 +97,7 @@ def parse_arguments(
         help="the loss beside the task loss (default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=_seed, default=0, help="decides everything random (default: 0)"
+        "--seed", type=seed, default=0, help="decides everything random (default: 0)"
     )
     parser.add_argument("--data-dir", metavar="DIR", help="where the datasets lie (default: data)")
     parser.add_argument(
@@ -209,7 +209,12 @@ def _place_under_torchrun() -> tuple[int, int, int]:
     return rank, local_rank, world_size
 
 
-def _seed(value: str) -> int:
+def seed(value: str) -> int:
+    """A seed from the command line.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
     # Python reads no integer of more than 4,300 digits.
     if not value.isdecimal() or len(value) > 19 or not int(value) < 2**63:
         raise argparse.ArgumentTypeError(

@@ -16,12 +16,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import command_line
 import configuration
+import main_LL4AL
+import main_TOD
 import plot
 import results
 from configuration import InputError
@@ -38,6 +41,11 @@ class Cell(NamedTuple):
     seed: int
 
     @property
+    def entry(self) -> str:
+        """The script that offers its strategy."""
+        return "main_LL4AL.py" if "LL4AL" in self.choices else "main_TOD.py"
+
+    @property
     def choices(self) -> list[str]:
         """Sampling strategy and auxiliary loss."""
         return self.strategy.split("/")
@@ -45,9 +53,8 @@ class Cell(NamedTuple):
     def command(self, output_dir: Path, scale: float, further: Sequence[str]) -> list[str]:
         """The command that runs it, or goes on with it."""
         sampling, auxiliary = self.choices
-        script = "main_LL4AL.py" if "LL4AL" in (sampling, auxiliary) else "main_TOD.py"
         return [
-            *(sys.executable, str(PROJECT_DIR / script), f"--config={self.config}"),
+            *(sys.executable, str(PROJECT_DIR / self.entry), f"--config={self.config}"),
             *(f"--sampling={sampling}", f"--auxiliary={auxiliary}", f"--seed={self.seed}"),
             *(f"--output-dir={output_dir}", *shortened_training(self.config, scale), *further),
         ]
@@ -74,28 +81,58 @@ def shortened_training(config: str, scale: float) -> list[str]:
     ]
 
 
-def run(command: Sequence[str]) -> int:
-    """Runs a command to its end; a signal is its to answer, since it saves its state first.
+class Commands:
+    """Runs commands one after the other; a signal goes to the running one, which saves its state.
 
-    Returns:
-        Its exit status; 128 + the signal's number, as in a shell, where a signal has ended it.
+    Used as a context, after which signals are answered as before.
     """
-    child = subprocess.Popen(command)
-    signal.signal(signal.SIGINT, lambda number, frame: None)
-    signal.signal(signal.SIGTERM, lambda number, frame: child.terminate())
-    status = child.wait()
-    return status if status >= 0 else 128 - status
+
+    def __init__(self) -> None:
+        self.child: subprocess.Popen | None = None
+        self.signal: int | None = None
+
+    def run(self, command: Sequence[str]) -> int:
+        """Runs a command to its end, but not one after a signal.
+
+        Returns:
+            Its exit status; 128 + the signal's number, as in a shell, where a signal has ended it.
+        """
+        if self.signal is None:
+            with subprocess.Popen(command) as self.child:
+                if self.signal is not None:  # it came while the command was started
+                    self.child.send_signal(self.signal)
+                status = self.child.wait()
+            self.child = None
+            return status if status >= 0 else 128 - status
+        return 128 + self.signal
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        # Ctrl-C reaches the command from the terminal too; a second one makes it leave at once.
+        repeated_by_terminal = number == signal.SIGINT and sys.stdin.isatty()
+        self.signal = number
+        if self.child is not None and not repeated_by_terminal:
+            self.child.send_signal(number)
+
+    def __enter__(self) -> "Commands":
+        signals = (signal.SIGINT, signal.SIGTERM)
+        self._previous = {number: signal.signal(number, self._pass_on) for number in signals}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
 
 def run_all(cells: Sequence[Cell], output_dir: Path, scale: float, further: Sequence[str]) -> int:
     """Runs the cells; the largest exit status. An interrupted one is the last."""
     worst = 0
-    for cell in cells:
-        print(f"{cell.config}, {cell.strategy}, seed {cell.seed}", file=sys.stderr, flush=True)
-        status = run(cell.command(output_dir, scale, further))
-        worst = max(worst, status)
-        if status in (130, 143):
-            break
+    with Commands() as commands:
+        for cell in cells:
+            print(f"{cell.config}, {cell.strategy}, seed {cell.seed}", file=sys.stderr, flush=True)
+            status = commands.run(cell.command(output_dir, scale, further))
+            worst = max(worst, status)
+            if status in (130, 143):
+                break
     return worst
 
 
@@ -120,7 +157,7 @@ def new_parser(description: str) -> command_line.Parser:
     parser = command_line.Parser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seed", nargs="+", type=int, default=[0], help="default: 0")
+    parser.add_argument("--seed", nargs="+", type=command_line.seed, default=[0], help="default: 0")
     parser.add_argument("--scale", type=float, default=1.0, help="of all epochs (default: 1)")
     parser.add_argument("--output-dir", type=Path, default=Path("results"), metavar="DIR")
     return parser
@@ -130,7 +167,7 @@ def parse(parser: command_line.Parser) -> tuple[argparse.Namespace, list[str]]:
     """The command line, and what follows `--` in it: the entry scripts' further arguments.
 
     Raises:
-        InputError: a configuration is wrong, which is refused before any other runs, or the scale.
+        InputError: a configuration, the scale, or what follows `--` is wrong: before anything runs.
     """
     own, further = sys.argv[1:], []
     if "--" in own:
@@ -141,6 +178,12 @@ def parse(parser: command_line.Parser) -> tuple[argparse.Namespace, list[str]]:
         configuration.load(config)
     if not 0 < arguments.scale <= 1:
         raise InputError(f"--scale {arguments.scale:g}: must be above 0 and at most 1")
+    for argument in further:
+        name = argument.partition("=")[0]
+        if name in ("--config", "--sampling", "--auxiliary", "--seed", "--output-dir"):
+            raise InputError(f"{name}: belongs before the --")
+        if name == "--overwrite":
+            raise InputError("--overwrite: remove the runs' folders instead")
     return arguments, further
 
 
@@ -152,9 +195,29 @@ def parsed() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--only", help="the number of one cell, from 0, or none")
     arguments, further = parse(parser)
     for strategy in arguments.strategy:
-        if strategy.count("/") != 1:
-            raise InputError(f"--strategy {strategy}: write SAMPLING/AUXILIARY, like TOD/NONE")
+        _refuse_wrong_strategy(strategy)
+    names = [Path(config).stem for config in arguments.config]
+    for option, values in (
+        ("--config", names),
+        ("--strategy", arguments.strategy),
+        ("--seed", arguments.seed),
+    ):
+        for value in values:
+            if values.count(value) > 1:
+                raise InputError(f"{option}: {value} is named twice")
     return arguments, further
+
+
+def _refuse_wrong_strategy(strategy: str) -> None:
+    if strategy.count("/") != 1:
+        raise InputError(f"--strategy {strategy}: write SAMPLING/AUXILIARY, like TOD/NONE")
+    cell = Cell("", strategy, 0)
+    script = main_LL4AL if cell.entry == "main_LL4AL.py" else main_TOD
+    for name, offered in zip(cell.choices, (script.SAMPLING, script.AUXILIARY), strict=True):
+        if name not in offered:
+            raise InputError(
+                f"--strategy {strategy}: {cell.entry} has no {name}, only {', '.join(offered)}"
+            )
 
 
 def main() -> None:

@@ -21,7 +21,9 @@ from grid import PAPER, Cell, curves_of, new_parser, parse, run_all
 
 import command_line
 import plot
+from configuration import InputError
 from results import ACCURACY, Curve
+from run_folder import write_atomically
 
 PAPER_NAMES = {
     ("RANDOM", "NONE"): "random",
@@ -56,8 +58,11 @@ def section(name: str, curves: Sequence[Curve], published: str | None, notes: li
     accuracies, *differences = plot.tables(curves)
     if published is not None:
         accuracies += paper_rows(curves, published, accuracies[0])
-    run = curves[0].run
-    made_on = f"{run['device']}, {run['precision']}, Python {run['python']}, PyTorch {run['torch']}"
+    surroundings = [
+        "{device}, {precision}, Python {python}, PyTorch {torch}".format(**curve.run)
+        for curve in curves
+    ]
+    made_on = "; ".join(dict.fromkeys(surroundings))
     seeds = ", ".join(map(str, sorted(curves[0].images)))
     size = max(len(curve.trials) for curve in curves)
     lines = [
@@ -77,9 +82,15 @@ def figure_name(name: str) -> str:
 
 
 def replace_section(text: str, name: str, content: str) -> str:
-    """The text with the content between the section's marks, which are added where it has none."""
+    """The text with the content between the section's marks, which are added where it has none.
+
+    Raises:
+        InputError: the section has no end, so that what follows it cannot be told from it.
+    """
     begin, end = f"<!-- {name}: written by benchmarks/reproduce.py -->", f"<!-- end of {name} -->"
     before, found, rest = text.partition(begin)
+    if found and end not in rest:
+        raise InputError(f"the section {name} has lost its last line; add it where it ends: {end}")
     after = rest.partition(end)[2] if found else "\n"
     before = before if found or not before else before.rstrip() + "\n\n"
     return f"{before}{begin}\n{content}\n{end}{after}"
@@ -111,6 +122,14 @@ def parsed() -> tuple[argparse.Namespace, list[str]]:
 def main() -> None:
     """Runs the experiments, then writes their section, of what has got there."""
     arguments, further = parsed()
+    output = arguments.output
+    try:
+        text = output.read_text(encoding="utf-8") if output.exists() else ""
+        picture = output.parent / "docs" / figure_name(arguments.name)
+        picture.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--output {output}: cannot be used ({error})") from None
+    replace_section(text, arguments.name, "")  # refuses what it cannot before the work
     cells = list(map(Cell._make, itertools.product(arguments.config, PAPER, arguments.seed)))
     status = run_all(cells, arguments.output_dir, arguments.scale, further)
     curves = curves_of(cells, arguments.output_dir)
@@ -129,13 +148,9 @@ def main() -> None:
         figure = plot.learning_curves(curves)
     else:
         figure = plot.published_learning_curves(curves, published)
-    output = arguments.output
     content = section(arguments.name, curves, published, notes)
-    text = output.read_text(encoding="utf-8") if output.exists() else ""
-    picture = output.parent / "docs" / figure_name(arguments.name)
-    picture.parent.mkdir(parents=True, exist_ok=True)
     plot.write(picture, plot.rendered(figure))
-    plot.write(output, replace_section(text, arguments.name, content).encode())
+    write_atomically(output, replace_section(text, arguments.name, content).encode())
     print(content)
     sys.exit(status)
 

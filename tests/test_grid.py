@@ -1,13 +1,14 @@
 """The grid of experiments, as processes."""
 
-import subprocess
+import signal
 import sys
 
+import pytest
 from harness import PROJECT_DIR, TINY_DIGITS, run_script
 
 sys.path.insert(0, str(PROJECT_DIR / "benchmarks"))
 
-from grid import shortened_training
+from grid import Commands, shortened_training
 
 GRID = ["--config", "digits", "--strategy", "RANDOM/NONE", "LL4AL/LL4AL", "--seed", "0"]
 REST = ["--", *[argument for argument in TINY_DIGITS if not argument.startswith("--config")]]
@@ -35,10 +36,18 @@ def test_grid_runs_each_cell_once_and_prints_one_table(tmp_path):
 
 def test_a_run_ended_by_a_signal_has_failed():
     killed = "import os; os.kill(os.getpid(), 9)"
-    # The signal handlers of `run` stay, so it has a process of its own.
-    script = f"import sys, grid; sys.exit(grid.run([sys.executable, '-c', {killed!r}]))"
-    command = [sys.executable, "-c", script]
-    assert subprocess.run(command, cwd=PROJECT_DIR / "benchmarks", check=False).returncode == 137
+    with Commands() as commands:
+        assert commands.run([sys.executable, "-c", killed]) == 137
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_goes_to_the_running_command_and_to_none_after_it(number):
+    before = signal.getsignal(number)
+    waits = f"import os, time; os.kill(os.getppid(), {int(number)}); time.sleep(60)"
+    with Commands() as commands:
+        assert commands.run([sys.executable, "-c", waits]) in (1, 128 + number)
+        assert commands.run([sys.executable, "-c", "raise SystemExit(7)"]) == 128 + number
+    assert signal.getsignal(number) == before
 
 
 def test_scale_shortens_epochs_milestones_and_detach_epoch_alike():
@@ -53,6 +62,9 @@ def test_scale_shortens_epochs_milestones_and_detach_epoch_alike():
 def test_a_wrong_strategy_or_cell_is_one_line(tmp_path):
     for wrong in (
         ["--strategy", "TOD"],
+        ["--strategy", "TOD/LL4AL"],
+        ["--strategy", "LL4AL/TOD"],
+        ["--strategy", "ENTROPHY/NONE"],
         ["--config", "nothing"],
         ["--only", "9"],
         ["--scale", "2"],
@@ -61,3 +73,22 @@ def test_a_wrong_strategy_or_cell_is_one_line(tmp_path):
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1
         assert f"{wrong[0]} {wrong[1]}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--strategy", "TOD/NONE", "TOD/NONE"], "TOD/NONE is named twice"),
+        (["--seed", "1", "1"], "1 is named twice"),
+        (["--seed", "-1"], "--seed"),
+        (["--", "--seed", "3"], "--seed: belongs before the --"),
+        (["--", "--output-dir=x"], "--output-dir: belongs before the --"),
+        (["--", "--overwrite"], "remove the runs' folders"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_runs(tmp_path, wrong, said):
+    done = run_script("benchmarks/grid.py", "--config", "digits", *wrong, cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert said in done.stderr
+    assert not any(tmp_path.iterdir())

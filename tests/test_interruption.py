@@ -16,6 +16,8 @@ from soak import RUN, SCRIPTS, differences, results, run_folder, soak, start
 
 import active_learning
 from active_learning import Trial, run_experiment
+from configuration import InputError
+from run_folder import RunFolder
 from samplers import query_by_tod
 from training import CODLoss
 
@@ -344,3 +346,19 @@ def test_state_is_saved_within_an_epoch_when_that_takes_long(tmp_path, monkeypat
     )
     run_experiment(tiny_run(tmp_path), query_by_tod, CODLoss)
     assert saved.count(1) == 4  # after the first step of each of two epochs in two cycles
+
+
+def test_a_state_of_another_version_is_one_line(tmp_path, monkeypatch):
+    run = tiny_run(tmp_path)
+    save = RunFolder.save_progress
+
+    def save_and_stop(folder: RunFolder, trial: int, state: dict) -> None:
+        del state["learner"]["total_losses"]
+        save(folder, trial, state)
+        raise SystemExit(143)
+
+    monkeypatch.setattr(RunFolder, "save_progress", save_and_stop)
+    with pytest.raises(SystemExit):
+        run_experiment(run, query_by_tod, CODLoss)
+    with pytest.raises(InputError, match=r"another version .*'total_losses'.*--overwrite"):
+        run_experiment(run, query_by_tod, CODLoss)

@@ -54,6 +54,17 @@ def test_a_section_replaces_itself_alone():
     assert text.index("three") < text.index("two") < text.index("A reading.")
 
 
+def test_a_section_without_its_end_is_refused_before_the_work(tmp_path):
+    text = replace_section("", "digits", "one").replace("<!-- end of digits -->", "") + "A reading."
+    (tmp_path / "RESULTS.md").write_text(text, encoding="utf-8")
+    done = run_script("benchmarks/reproduce.py", cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "<!-- end of digits -->" in done.stderr
+    assert (tmp_path / "RESULTS.md").read_text(encoding="utf-8") == text
+    assert not (tmp_path / "results").exists()
+
+
 def test_wrong_arguments_are_one_line(tmp_path):
     for wrong in (["--scale", "0"], ["--paper", "digits"], ["--config", "nothing"]):
         done = run_script("benchmarks/reproduce.py", *wrong, cwd=tmp_path)
