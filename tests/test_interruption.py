@@ -145,6 +145,7 @@ def test_folder_that_cannot_be_written_is_one_line(tmp_path):
 def test_second_process_on_a_run_folder_is_refused(tmp_path):
     first = start("main_TOD.py", tmp_path)
     wait_for(run_folder("main_TOD.py", tmp_path) / "config.yaml")
+    first.send_signal(signal.SIGSTOP)  # or it might end before the second one looks
     second = go_on(tmp_path)
     first.kill()
     first.communicate()
@@ -251,8 +252,7 @@ def test_damaged_state_never_becomes_the_spare(tmp_path):
     spare = before.read_bytes()
     newest.write_bytes(b"damaged")
     process = start("main_TOD.py", tmp_path)
-    while "continuing" not in process.stdout.readline():
-        pass
+    assert any("continuing" in line for line in process.stdout)
     process.kill()
     process.communicate()
     assert before.read_bytes() in (spare, newest.read_bytes() if newest.exists() else spare)
