@@ -1,9 +1,10 @@
-"""How cost grows: with trials at once, and with pool size, batch size and width.
+"""How cost grows: with trials at once, with pool size, batch size and width, and picking by pairs.
 
 python benchmarks/scaling.py
 
 Trials at once are ranks of `torchrun`, each training one trial of the digits; on a CPU, each has
-one thread. The other lines train with the COD loss, or score, random 32×32 images.
+one thread. The second table trains with the COD loss, and scores, random 32×32 images. The third
+picks as CORESET and BADGE do at the sizes of the paper's CIFAR-100 experiment, on random features.
 """
 
 import argparse
@@ -23,6 +24,8 @@ import machine
 from step import NUM_CLASSES, Ours
 
 import command_line
+import configuration
+from samplers import DRAWS, k_center_greedy, k_means_plus_plus, nearest_squared_distances
 from utils import select_device, select_precision
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
@@ -79,8 +82,31 @@ def images_per_second(
     return num_labeled / times["train"], len(pixels) / times["score"]
 
 
+def table_of_picks(device: torch.device) -> str:
+    """Seconds of the last query's choice, once the images have passed through the network."""
+    config = configuration.load("cifar100").active_learning
+    num_labeled = config.initial_labels + (config.cycles - 2) * config.query_size
+    torch.manual_seed(0)
+    features = torch.rand(config.subset_size, 512, device=device)
+    labeled = torch.rand(num_labeled, 512, device=device)
+    gradients = torch.rand(config.subset_size, 100, device=device)
+    draws = torch.randint(DRAWS, (config.query_size,), device=device)
+
+    def core_set() -> None:
+        nearest = nearest_squared_distances(features, labeled)
+        k_center_greedy(features, nearest, config.query_size)
+
+    works = {
+        "CORESET": core_set,
+        "BADGE": lambda: k_means_plus_plus(gradients, features, draws),
+    }
+    title = f"{config.query_size:,} of {config.subset_size:,} images, {num_labeled:,} labelled"
+    rows = [[name, f"{machine.seconds(work, device):.1f}"] for name, work in works.items()]
+    return machine.table([title, "s"], rows)
+
+
 def main() -> None:
-    """Measures and prints two tables."""
+    """Measures and prints three tables."""
     parser = command_line.Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -107,6 +133,8 @@ def main() -> None:
         rows.append([str(width), str(batch_size), f"{pool:,}", f"{train:,.0f}", f"{score:,.0f}"])
     header = ["width", "batch size", "pool", "trained images/s (COD)", "scored images/s (TOD)"]
     print(machine.table(header, rows))
+    print()
+    print(table_of_picks(device))
 
 
 if __name__ == "__main__":

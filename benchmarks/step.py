@@ -265,7 +265,7 @@ def main() -> None:
         f"medians of {arguments.repeats} turns; measured peak: "
         + ", ".join(f"{name} {peak / 1e12:.3g} TFLOP/s" for name, peak in peaks.items())
     )
-    header = ["", "baseline, images/s"]
+    header = ["", "baseline: images/s (share of fp32 peak)"]
     header += [f"{name}: images/s (ratio; share of peak)" for name in peaks]
     rows = []
     data = (pixels, labels, num_labeled, device)
@@ -309,7 +309,8 @@ def row(
     """Measures one line of the table."""
     operations = flops(works["baseline"])
     times = machine.interleaved(works, arguments.repeats, device)
-    cells = [name, f"{num_images / times['baseline']:,.1f}"]
+    share = operations / times["baseline"] / peaks["fp32"]
+    cells = [name, f"{num_images / times['baseline']:,.1f} ({share:.0%})"]
     for precision, peak in peaks.items():
         if precision in times:
             ratio = times["baseline"] / times[precision]

@@ -53,7 +53,7 @@ class ResNet18(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """Images (N, 3, H, W) → logits (N, C), consistency logits (N, C), features (N, 8·width),
         and the four stages' feature maps (N, channels, height, width)."""
-        out = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        out = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
         feature_maps = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4_caltech):
             out = stage(out)

@@ -25,8 +25,10 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) → (N, channels, H / stride, W / stride)."""
-        out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = self.bn2(self.conv2(out))
+        out += self.shortcut(x)
+        return F.relu(out, inplace=True)
 
 
 class ResNet18(nn.Module):
@@ -57,7 +59,7 @@ class ResNet18(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """Images (N, 3, H, W) → logits (N, C), consistency logits (N, C), features (N, 8·width),
         and the four stages' feature maps (N, channels, height, width)."""
-        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         feature_maps = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             out = stage(out)

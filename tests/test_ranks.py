@@ -3,9 +3,11 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,9 +24,14 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 SHORT_RUN = [*RUN, "--set=training.epochs=2", "--set=training.milestones=[1]"]
 
 
-def torchrun(processes: int, output_dir: Path, *arguments: str) -> subprocess.Popen:
-    """Starts main_TOD.py as so many ranks; all that they print goes to one pipe."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+def torchrun(
+    processes: int,
+    output_dir: Path,
+    *arguments: str,
+    rendezvous: Sequence[str] = ("--standalone",),
+) -> subprocess.Popen:
+    """Starts main_TOD.py as so many ranks of one node; what they print goes to one pipe."""
+    command = [sys.executable, "-m", "torch.distributed.run", *rendezvous]
     return subprocess.Popen(
         [
             *command,
@@ -77,6 +84,24 @@ def test_ranks_give_the_bytes_of_one_process_and_one_log_that_names_them(tmp_pat
     # One table, from whoever ends last, and over all trials.
     assert log.count("test accuracy in %") == 1
     assert log.count("(3)") == 2
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def test_nodes_share_out_the_trials_of_one_run(tmp_path, alone):
+    address = ("--nnodes=2", "--master_addr=127.0.0.1", f"--master_port={free_port()}")
+    nodes = [
+        torchrun(1, tmp_path, *RUN, rendezvous=(*address, f"--node_rank={node}")) for node in (0, 1)
+    ]
+    outputs = [node.communicate()[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    for rank, output in enumerate(outputs):
+        lines = [line for line in output.splitlines() if "Test acc" in line]
+        assert lines and all(line.startswith(f"[rank {rank}] ") for line in lines)
+    assert_same(tmp_path, alone)
 
 
 def test_a_rank_that_dies_takes_no_other_trial_with_it(tmp_path, alone):
