@@ -61,6 +61,7 @@ def run_experiment(
         with in_turn(run):
             folder = stack.enter_context(RunFolder(run))
             unfinished = folder.unfinished_trials()
+            found_finished = not unfinished and folder.is_finished()
             if unfinished:
                 experiment = Experiment(run, sampling, auxiliary, folder)
         if unfinished:
@@ -69,9 +70,11 @@ def run_experiment(
                     if trial in unfinished:
                         Trial(experiment, trial).run()
                     folder.remove_progress(trial)
-        elif run.trials:
+        # Of several ranks, one shows the table.
+        speaks = run.world_size == 1 or (run.rank == 0 and found_finished)
+        if speaks and not unfinished:
             log.info("%s: is finished; --overwrite starts it afresh", folder.path)
-        if run.world_size == 1 or folder.is_finished():
+        if speaks or folder.has_ended_the_run:
             folder.log_table()
 
 

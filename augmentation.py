@@ -65,15 +65,17 @@ class ImageBatches:
 
         The padding is black before normalisation, as in the published transforms.
         """
-        padding = self.augmentation.crop_padding
-        images = F.pad(self._select(views[:, 0]), (0, 0, *(padding,) * 4))
+        images = self._select(views[:, 0])
         flip, top, left = views.to(self.device, non_blocking=True)[:, 1:].unbind(1)
         position = torch.arange(len(views), device=self.device)
-        crops = self._crop(images, position, top, left)
+        padding = self.augmentation.crop_padding
+        if padding > 0:
+            images = F.pad(images, (0, 0, *(padding,) * 4))
+            images = self._crop(images, position, top, left)
         if self.augmentation.flip:
-            both = torch.cat([crops, crops.flip(2)])
-            crops = both.index_select(0, position + flip * len(views))
-        return self._normalise(crops)
+            both = torch.cat([images, images.flip(2)])
+            images = both.index_select(0, position + flip * len(views))
+        return self._normalise(images)
 
     def random_views(self, indices: np.ndarray, random: np.random.Generator) -> Tensor:
         """One random view of each image: indices (N,) → (N, 4) int64, on the host.

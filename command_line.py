@@ -1,13 +1,14 @@
 """The command line of the entry scripts; it imports no torch, so that it answers at once."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from configuration import Config, InputError, config_names, load, shortened
 
@@ -57,7 +58,10 @@ def folder_name(config: str, sampling: str, auxiliary: str, seed: int) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that answers an error with one line instead of a usage block."""
+    """An argument parser that takes no abbreviations, and answers an error with one line."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (--help lists the arguments)\n")
@@ -223,6 +227,17 @@ def seed(value: str) -> int:
     return int(value)
 
 
+def positive(value: str) -> int:
+    """A count from the command line.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    if not (value.isdecimal() and len(value) < 10 and int(value) > 0):
+        raise argparse.ArgumentTypeError(f"{shortened(value)} is not a whole number from 1")
+    return int(value)
+
+
 def _trials(value: str) -> tuple[int, int]:
     first, dash, last = value.partition("-")
     last = last if dash else first
@@ -236,9 +251,17 @@ def _trials(value: str) -> tuple[int, int]:
 
 @contextmanager
 def exit_status() -> Iterator[None]:
-    """Turns bad input into its message and status 2, and an early SIGINT into status 130."""
+    """Turns bad input into its message and status 2, and an early SIGINT into status 130.
+
+    What a terminal's encoding lacks is shown as a question mark; where nobody reads on, nothing is.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

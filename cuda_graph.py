@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Hashable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -37,6 +38,15 @@ class GraphedGradients:
         self.buffers = [b for network in networks for b in network.buffers()]
         self.captured: dict[Hashable, _Captured] = {}
         self.works = True
+
+    @cached_property
+    def _pool(self) -> tuple[int, int]:
+        """All graphs compute in the same memory, since no two of them run at once."""
+        return torch.cuda.graph_pool_handle()
+
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream()
 
     def __call__(self, compute: Callable[..., Tensor], kind: Hashable, *inputs: Tensor) -> Tensor:
         """The losses of one step; their gradients are in the parameters' `grad`.
@@ -74,25 +84,26 @@ class GraphedGradients:
             # Without gradients to add to, a graph writes its own, and need not clear them first.
             self._remove_gradients()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
                 losses = compute(*static)
             gradients = [parameter.grad for parameter in self.parameters]
             graph.replay()
             if not torch.allclose(losses[0], expected[0], rtol=1e-2, atol=1e-4, equal_nan=True):
                 raise RuntimeError(f"loss {losses[0].item():g} instead of {expected[0].item():g}")
         finally:
+            # What a failed warm-up has left running would write to the buffers later.
+            self._stream.synchronize()
             torch._foreach_copy_(self.buffers, before)
         return _Captured(graph, static, losses, gradients)
 
     def _warm_up(self, compute: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:
         """The losses, computed without a graph; a capture wants this on a stream of its own."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             for _ in range(WARM_UP_STEPS):
                 self._remove_gradients()
                 losses = compute(*inputs)
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self._stream)
         return losses
 
     def _remove_gradients(self) -> None:

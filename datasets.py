@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.datasets.utils import check_integrity
 
 from configuration import Config, InputError, too_many_labels
-from image_files import class_folders, list_images, load_images
+from image_files import alone, class_folders, list_images, load_images
 from utils import random_generator
 
 log = logging.getLogger("tod")
@@ -179,9 +179,10 @@ class _PlainUnpickler(pickle.Unpickler):
 def _cifar(published: type[torchvision.datasets.CIFAR10], root: Path) -> Split:
     """CIFAR-10 or CIFAR-100 in the paper's folder, downloaded when absent."""
     folder = root / published.base_folder
-    if not folder.exists():
-        with _failed_download(folder, published.url):
-            published(str(root), download=True)
+    with alone(root):
+        if not folder.exists():
+            with _failed_download(folder, published.url):
+                published(str(root), download=True)
     training_files = [name for name, _ in published.train_list]
     images_in_file = {name: 50_000 // len(training_files) for name in training_files}
     images_in_file[published.test_list[0][0]] = 10_000
@@ -251,10 +252,11 @@ def _svhn(folder: Path) -> Split:
     splits = []
     for split, count in images_in_file.items():
         url, name, md5 = published.split_list[split]
-        if not (folder / name).exists():
-            with _failed_download(folder / name, url):
-                folder.mkdir(parents=True, exist_ok=True)
-                published(str(folder), split=split, download=True)
+        with alone(folder):
+            if not (folder / name).exists():
+                with _failed_download(folder / name, url):
+                    folder.mkdir(parents=True, exist_ok=True)
+                    published(str(folder), split=split, download=True)
 
         unchecked = _without_checksums(published, split_list={split: [url, name, None]})
         try:

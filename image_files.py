@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ import configuration
 from configuration import InputError, shortened
 
 log = logging.getLogger("tod")
+progress = logging.getLogger("tod.progress")
+"""Its level says whether a bar may be shown."""
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -70,12 +72,15 @@ def load_images(folder: Path, files: Sequence[str], config: configuration.Images
     shape = (len(files), size, size, 3)
     kept = _mapped(path, shape)
     if kept is None:
-        with _alone(folder):
+        with alone(folder) as is_alone:
             # Another process may have been faster.
             kept = _mapped(path, shape)
             if kept is None:
                 decoded = _decode(folder, files, resize, size)
-                _keep(decoded, path, prefix)
+                if is_alone:
+                    _keep(decoded, path, prefix)
+                else:
+                    _warn_of_decoding_again(folder, "its files cannot be locked")
                 kept = _mapped(path, shape)
     return torch.from_numpy(decoded if kept is None else kept).permute(0, 3, 1, 2)
 
@@ -99,17 +104,20 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """While one process decodes a folder, others wait for it."""
-    try:
-        lock = (folder / ".decoded.lock").open("w")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError:
-        # Nobody can keep anything there: each decodes for itself.
-        yield
-        return
-    with lock:
-        yield
+def alone(folder: Path) -> Iterator[bool]:
+    """While one process decodes images or downloads data into a folder, others wait for it.
+
+    Gives whether they do: where nothing can be written or locked, they cannot.
+    """
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((folder / ".lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            is_alone = True
+        except OSError:
+            is_alone = False
+        yield is_alone
 
 
 def _keep(pixels: np.ndarray, path: Path, prefix: str) -> None:
@@ -122,13 +130,15 @@ def _keep(pixels: np.ndarray, path: Path, prefix: str) -> None:
             stale.unlink()
         partial.replace(path)
     except OSError as error:
-        log.warning(
-            "%s: the decoded images cannot be kept (%s); they are decoded each time",
-            path.parent,
-            error.strerror,
-        )
+        _warn_of_decoding_again(path.parent, error.strerror)
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _warn_of_decoding_again(folder: Path, reason: str) -> None:
+    log.warning(
+        "%s: the decoded images cannot be kept (%s); they are decoded each time", folder, reason
+    )
 
 
 def _decode(folder: Path, files: Sequence[str], resize: int, size: int) -> np.ndarray:
@@ -155,6 +165,8 @@ def _decode(folder: Path, files: Sequence[str], resize: int, size: int) -> np.nd
 
     with ThreadPoolExecutor() as pool:
         done = pool.map(decode, range(len(files)))
-        for _ in tqdm(done, f"decoding {folder}", len(files), leave=False, disable=None):
+        # None: where there is no terminal.
+        hidden = None if progress.isEnabledFor(logging.INFO) else True
+        for _ in tqdm(done, f"decoding {folder}", len(files), leave=False, disable=hidden):
             pass
     return pixels

@@ -12,6 +12,7 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAPER_CURVES = Path(__file__).resolve().parent / "docs" / "paper_curves.csv"
+PAPER_SHARE = {"caltech101": 7_766 / 8_677}
+"""The paper's shares of labels are of the training set, but of all images in Caltech-101."""
 CHANCE = {"score_loss_spearman": 0.0, "score_error_auroc": 0.5}
 """What a random score reaches."""
 
@@ -68,12 +71,13 @@ def published_learning_curves(curves: Sequence[Curve], dataset: str | None = Non
     Raises:
         InputError: the paper has no curves for it, or the runs are not all of one dataset.
     """
-    published = read_published_curves(dataset or _only_dataset(curves))
+    dataset = dataset or _only_dataset(curves)
+    published = read_published_curves(dataset)
     figure = _new_figure(7, 4.8)
     axes = figure.subplots()
     for curve in curves:
-        size = curve.training_images
-        _draw_mean(axes, curve, ACCURACY, _shown_name(curve.name), lambda n, s=size: 100 * n / s)
+        share = partial(published_share, curve, dataset)
+        _draw_mean(axes, curve, ACCURACY, _shown_name(curve.name), share)
     for i, (method, (shares, accuracies)) in enumerate(published.items()):
         style = {"linestyle": "--", "color": f"C{len(curves) + i}", "label": f"{method} (paper)"}
         if len(shares) == 1:  # all labels, to which no curve of a tenth of them need be stretched
@@ -83,6 +87,11 @@ def published_learning_curves(curves: Sequence[Curve], dataset: str | None = Non
     _label(axes, "share of the training set (%)", "test accuracy (%)")
     axes.legend(fontsize="small")
     return figure
+
+
+def published_share(curve: Curve, dataset: str, num_labeled: int) -> float:
+    """The share of labels in %, as the paper counts it for this dataset."""
+    return 100 * num_labeled / curve.training_images * PAPER_SHARE.get(dataset, 1.0)
 
 
 def diagnostics(curves: Sequence[Curve]) -> "Figure":
@@ -206,8 +215,12 @@ def _only_dataset(curves: Sequence[Curve]) -> str:
 
 
 def has_diagnostics(curve: Curve) -> bool:
-    """Whether a curve has at least one value of the diagnostics."""
-    return any(curve.values(column) for column in DIAGNOSTICS)
+    """Whether a curve has the columns of the diagnostics, and a value at least."""
+    return not _missing_diagnostics(curve) and any(curve.values(c) for c in DIAGNOSTICS)
+
+
+def _missing_diagnostics(curve: Curve) -> list[str]:
+    return [column for column in DIAGNOSTICS if column not in curve.columns]
 
 
 def require_diagnostics(curves: Sequence[Curve]) -> None:
@@ -218,7 +231,7 @@ def require_diagnostics(curves: Sequence[Curve]) -> None:
     """
     for curve in curves:
         path = curve.folders[0] / "results.csv"
-        missing = [column for column in DIAGNOSTICS if column not in curve.columns]
+        missing = _missing_diagnostics(curve)
         if missing:
             raise InputError(
                 f"{path}: --diagnostics needs the column {missing[0]}, which is not there; "
@@ -289,6 +302,9 @@ def _parse_arguments() -> argparse.Namespace:
     arguments.output = arguments.output or Path(default)
     if arguments.output.suffix.lower() not in (".png", ".pdf", ".svg"):
         parser.error(f"argument --output: {arguments.output} does not end in .png, .pdf or .svg")
+    table = arguments.output.with_suffix(".csv")
+    if table.name == "results.csv" and (table.parent / "config.yaml").exists():
+        parser.error(f"argument --output: the table would replace the run's own {table}")
     return arguments
 
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 from torch import distributed
 
 from command_line import Run
+from configuration import InputError
 
 
 @contextmanager
@@ -16,6 +17,9 @@ def in_turn(run: Run) -> Iterator[None]:
     Rank 0 goes first: it may empty the run's folder, or download the data. The first rank of every
     other node follows, whose disk may want the same data, then all others at once. After that no
     rank waits for another: one that dies takes nothing with it.
+
+    Raises:
+        InputError: a rank has failed before that.
     """
     if run.world_size == 1:
         yield
@@ -24,9 +28,16 @@ def in_turn(run: Run) -> Iterator[None]:
     turn = 0 if run.rank == 0 else 1 if run.local_rank == 0 else 2
     try:
         for _ in range(turn):
-            distributed.barrier()
+            _wait_for_the_others(run)
         yield
         for _ in range(2 - turn):
-            distributed.barrier()
+            _wait_for_the_others(run)
     finally:
         distributed.destroy_process_group()
+
+
+def _wait_for_the_others(run: Run) -> None:
+    try:
+        distributed.barrier()
+    except RuntimeError:
+        raise InputError(f"[rank {run.rank}] another rank has failed, and says why") from None

@@ -149,11 +149,16 @@ class Curve:
         }
 
     def same_but_for_the_seed(self, other: "Curve") -> bool:
-        """Whether two curves are of one method with one configuration, from other seeds."""
+        """Whether two curves are of one method, configuration and dataset, from other seeds."""
+        images = {*self.images.values(), *other.images.values()}
         return (
             not differing_keys(self, other)
-            and all(self.run[key] == other.run[key] for key in ("sampling", "auxiliary"))
+            and all(
+                self.run.get(k) == other.run.get(k) for k in ("sampling", "auxiliary", "precision")
+            )
             and self.images.keys().isdisjoint(other.images)
+            # Caltech-101 is split anew with each seed.
+            and (len(images) == 1 or self.config["dataset"] == "caltech101")
         )
 
 

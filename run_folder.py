@@ -26,9 +26,10 @@ import results
 from command_line import Run
 from configuration import InputError
 from datasets import Dataset
+from image_files import progress
 from results import DIAGNOSTICS, Row
 from samplers import Query
-from utils import device_name
+from utils import device_name, is_out_of_memory
 
 log = logging.getLogger("tod")
 
@@ -100,6 +101,8 @@ class RunFolder:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.path = run.folder
+        self.has_ended_the_run = False
+        """Whether this process has written the last row that the run lacked."""
         self._lock: io.TextIOBase | None = None
         self._format: logging.Formatter | None = None
 
@@ -111,6 +114,7 @@ class RunFolder:
         self._terminal.setFormatter(self._format)
         if self.run.quiet:
             self._terminal.setLevel(logging.WARNING)
+        progress.setLevel(logging.WARNING if self.run.quiet else logging.INFO)
         log.handlers = [self._terminal, self._log_memory]
         log.setLevel(logging.INFO)
         log.propagate = False
@@ -197,6 +201,11 @@ class RunFolder:
                 "or name another place with --output-dir"
             ) from None
         except OSError as error:
+            if self.run.world_size > 1:
+                raise InputError(
+                    f"{self.path}: cannot be locked ({error.strerror}), without which ranks would "
+                    "overwrite each other's results; name another place with --output-dir"
+                ) from None
             log.warning("%s: cannot be locked (%s); start no second run on it", self.path, error)
 
     def _leave_other_trials(self) -> None:
@@ -339,6 +348,7 @@ class RunFolder:
             ]
             rows = sorted([*kept, row], key=lambda r: (int(r["trial"]), int(r["cycle"])))
             write_atomically(self.path / "results.csv", _csv(RESULT_COLUMNS, rows))
+            self.has_ended_the_run = self.is_finished()
 
     def write_learning_curve(self) -> None:
         """Draws `learning_curve.png` from `results.csv`."""
@@ -376,7 +386,9 @@ class RunFolder:
         """Writes a cycle's published checkpoint: `cycle`, and `state_dict_NAME` of each network."""
         checkpoint = {"cycle": cycle}
         for name, network in networks.items():
-            checkpoint[f"state_dict_{name}"] = network.state_dict()
+            state = network.state_dict()
+            # For machines without this one's GPU.
+            checkpoint[f"state_dict_{name}"] = {key: state[key].cpu() for key in state}
         path = self.path / "weights" / f"trial{trial}_cycle{cycle}.pth"
         write_atomically(path, _torch_bytes(checkpoint))
         if self.run.keep_weights == "last":
@@ -407,6 +419,8 @@ class RunFolder:
                 return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
             # Whatever is wrong with the newest state, the one before it may be good.
             except Exception as error:
+                if is_out_of_memory(error):
+                    raise
                 log.warning("%s: is damaged (%s); using what was saved before", path, error)
                 # It must not become the spare of the next state.
                 path.unlink()

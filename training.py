@@ -1,7 +1,7 @@
 """One cycle: epochs of SGD on the labelled images with an auxiliary loss; evaluation."""
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,11 +123,10 @@ class CODLoss(NoAuxiliary):
         batches = [step.images]
         if len(step.unlabeled_images) > 0:
             batches.append(step.unlabeled_images)
-        with torch.no_grad(), self._beside_the_backbone():
-            ema_logits = [self.teacher(images)[0] for images in batches]
-        outputs = [step.outputs, *map(backbone, batches[1:])]
-        if self.teacher_stream:
-            torch.cuda.current_stream().wait_stream(self.teacher_stream)
+        with self._teacher_joined():
+            with torch.no_grad(), self._beside_the_backbone():
+                ema_logits = [self.teacher(images)[0] for images in batches]
+            outputs = [step.outputs, *map(backbone, batches[1:])]
         return [
             cod_loss(*of_batch[:2], ema) for of_batch, ema in zip(outputs, ema_logits, strict=True)
         ]
@@ -138,6 +137,15 @@ class CODLoss(NoAuxiliary):
             return nullcontext()
         self.teacher_stream.wait_stream(torch.cuda.current_stream())
         return torch.cuda.stream(self.teacher_stream)
+
+    @contextmanager
+    def _teacher_joined(self) -> Iterator[None]:
+        """Waits for the teacher, also after an error: a capture must end on one stream."""
+        try:
+            yield
+        finally:
+            if self.teacher_stream:
+                torch.cuda.current_stream().wait_stream(self.teacher_stream)
 
     def after_optimizer_step(self, backbone: nn.Module) -> None:
         self.steps_taken += 1
@@ -183,7 +191,8 @@ class LossPrediction(NoAuxiliary):
         _, _, _, feature_maps = step.outputs
         if not self.reaches_backbone(step.epoch):
             feature_maps = [feature_map.detach() for feature_map in feature_maps]
-        predicted_losses = self.lossnet(feature_maps)
+        # Cross-entropy is computed in fp32 under autocast; so is what is compared with it.
+        predicted_losses = self.lossnet(feature_maps).to(step.losses.dtype)
         return [ranking_loss(predicted_losses, step.losses, self.config.ll4al.margin)]
 
     def zero_grad(self) -> None:
@@ -299,7 +308,7 @@ class Learner:
             batches = self._batches(images, labeled, unlabeled, cycle)
             for views, num_labeled in batches[self.step :]:
                 batch = images.augmented(views)
-                targets = labels[views[:num_labeled, 0].to(self.device, non_blocking=True)]
+                targets = labels[views.to(self.device, non_blocking=True)[:num_labeled, 0]]
                 losses = self._step(batch[:num_labeled], targets, batch[num_labeled:])
                 self.total_losses = self.total_losses + losses
                 self.step += 1
@@ -321,9 +330,14 @@ class Learner:
         self.auxiliary.after_optimizer_step(self.backbone)
         return losses
 
+    def _autocast(self) -> AbstractContextManager[Any]:
+        # MPS has no autocast in all versions, not even one that is switched off.
+        bf16 = self.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext()
+
     def _backward(self, images: Tensor, labels: Tensor, unlabeled_images: Tensor) -> Tensor:
         """The losses of one step; the gradients of the first are added to the parameters'."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with self._autocast():
             outputs = self.backbone(images)
             losses = task_losses(outputs[0], labels)
             step = Step(self.epoch, images, outputs, losses, unlabeled_images)

@@ -31,8 +31,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    parser.add_argument("--images", type=int, default=12_800, help="of an epoch (default: 12800)")
-    parser.add_argument("--repeats", type=int, default=5, help="epochs of each (default: 5)")
+    parser.add_argument(
+        "--images", type=command_line.positive, default=12_800, help="of an epoch (default: 12800)"
+    )
+    parser.add_argument(
+        "--repeats", type=command_line.positive, default=5, help="epochs of each (default: 5)"
+    )
     arguments = parser.parse_args()
     device = select_device(arguments.device)
     config = configuration.load("cifar10")

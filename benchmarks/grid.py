@@ -30,6 +30,8 @@ import results
 from configuration import InputError
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
+REFUSED = 2
+"""The exit status of a run that was refused, or has diverged."""
 PAPER = ("RANDOM/NONE", "TOD/NONE", "TOD/TOD", "LL4AL/LL4AL")
 
 
@@ -123,17 +125,18 @@ class Commands:
             signal.signal(number, handler)
 
 
-def run_all(cells: Sequence[Cell], output_dir: Path, scale: float, further: Sequence[str]) -> int:
-    """Runs the cells; the largest exit status. An interrupted one is the last."""
-    worst = 0
+def run_all(
+    cells: Sequence[Cell], output_dir: Path, scale: float, further: Sequence[str]
+) -> dict[Cell, int]:
+    """Runs the cells; the exit status of each. An interrupted one is the last."""
+    statuses: dict[Cell, int] = {}
     with Commands() as commands:
         for cell in cells:
             print(f"{cell.config}, {cell.strategy}, seed {cell.seed}", file=sys.stderr, flush=True)
-            status = commands.run(cell.command(output_dir, scale, further))
-            worst = max(worst, status)
-            if status in (130, 143):
+            statuses[cell] = commands.run(cell.command(output_dir, scale, further))
+            if statuses[cell] in (130, 143):
                 break
-    return worst
+    return statuses
 
 
 def curves_of(cells: Sequence[Cell], output_dir: Path) -> list[results.Curve]:
@@ -176,6 +179,8 @@ def parse(parser: command_line.Parser) -> tuple[argparse.Namespace, list[str]]:
     arguments = parser.parse_args(own)
     for config in arguments.config:
         configuration.load(config)
+    _refuse_doubles("--config", [Path(config).stem for config in arguments.config])
+    _refuse_doubles("--seed", arguments.seed)
     if not 0 < arguments.scale <= 1:
         raise InputError(f"--scale {arguments.scale:g}: must be above 0 and at most 1")
     for argument in further:
@@ -196,16 +201,14 @@ def parsed() -> tuple[argparse.Namespace, list[str]]:
     arguments, further = parse(parser)
     for strategy in arguments.strategy:
         _refuse_wrong_strategy(strategy)
-    names = [Path(config).stem for config in arguments.config]
-    for option, values in (
-        ("--config", names),
-        ("--strategy", arguments.strategy),
-        ("--seed", arguments.seed),
-    ):
-        for value in values:
-            if values.count(value) > 1:
-                raise InputError(f"{option}: {value} is named twice")
+    _refuse_doubles("--strategy", arguments.strategy)
     return arguments, further
+
+
+def _refuse_doubles(option: str, values: Sequence[object]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise InputError(f"{option}: {value} is named twice")
 
 
 def _refuse_wrong_strategy(strategy: str) -> None:
@@ -233,11 +236,12 @@ def main() -> None:
                 f"--only {arguments.only}: must be from 0 to {len(cells) - 1}, or none"
             )
         chosen = [cells[int(arguments.only)]]
-    status = run_all(chosen, arguments.output_dir, arguments.scale, further)
+    statuses = run_all(chosen, arguments.output_dir, arguments.scale, further)
     if arguments.scale != 1:
         print(f"epochs, milestones and detach_epoch are {arguments.scale:g} of the configured ones")
-    print(tables(cells, arguments.output_dir))
-    sys.exit(status)
+    # What lies in the folder of a refused one is of another command.
+    print(tables([c for c in cells if statuses.get(c) != REFUSED], arguments.output_dir))
+    sys.exit(max(statuses.values(), default=0))
 
 
 if __name__ == "__main__":

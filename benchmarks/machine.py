@@ -25,6 +25,8 @@ def synchronize(device: torch.device) -> None:
     """Waits for all that a GPU was asked to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -37,12 +39,27 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def interleaved(
-    works: dict[str, Callable[[], object]], repeats: int, device: torch.device
+    works: dict[str, Callable[[], object]],
+    repeats: int,
+    device: torch.device,
+    set_up: Callable[[str], None] | None = None,
 ) -> dict[str, float]:
-    """The median seconds of each piece of work; they take turns, and the first does not count."""
+    """The median seconds of each piece of work; they take turns, and the first does not count.
+
+    Args:
+        works: by name.
+        repeats: the turns that count.
+        device: what the works run on.
+        set_up: called with a work's name before each turn; the work is then done once more than is
+            measured, since what another one's settings have changed, memory above all, is no part
+            of it.
+    """
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
+            if set_up is not None:
+                set_up(name)
+                work()
             elapsed = seconds(work, device)
             if turn > 0:
                 times[name].append(elapsed)

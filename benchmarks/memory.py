@@ -102,7 +102,11 @@ def measure(config: str, data_dir: str, device: str) -> None:
             with most_private_bytes() as ready:
                 experiment = Experiment(run, query_by_tod, training.CODLoss, run_folder)
                 trial = Trial(experiment, 1)
-            trial.labeled = trial.labeled[: run.config.training.batch_size]
+                # The momentum comes with the first step.
+                momentum = [p.detach().clone() for p in trial.backbone.parameters()]
+            del momentum
+            # A whole batch and a smaller one, each of which has a CUDA graph of its own.
+            trial.labeled = trial.labeled[: run.config.training.batch_size * 3 // 2]
             with experiment.monitor:
                 trial._train()
     dataset = experiment.dataset
@@ -112,7 +116,7 @@ def measure(config: str, data_dir: str, device: str) -> None:
     needed = images + 4 * network
     host = ready[0] - before
     if experiment.device.type == "cuda":
-        on_device = torch.cuda.max_memory_allocated(experiment.device)
+        on_device = torch.cuda.max_memory_reserved(experiment.device)
     else:
         on_device = in_training[0] - before
     cells = [config, *(f"{size / MEGABYTE:,.0f}" for size in (images, 4 * network, host))]
@@ -135,6 +139,9 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--data-dir", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    for config in arguments.configs:
+        if config not in everything:
+            parser.error(f"argument CONFIG: {config} is none of {', '.join(everything)}")
     if arguments.data_dir:
         measure(arguments.configs[0], arguments.data_dir, arguments.device)
         return
@@ -148,7 +155,10 @@ def main() -> None:
             write_images(config, Path(data_dir))
             # A decoded copy is kept beside the files, as in any run after the first.
             command = [sys.executable, __file__, config, f"--device={arguments.device}"]
-            subprocess.run([*command, f"--data-dir={data_dir}"], check=True)
+            command.append(f"--data-dir={data_dir}")
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        # Above its line stand warnings: the images are fewer than the published.
+        print(done.stdout.splitlines()[-1], flush=True)
 
 
 if __name__ == "__main__":

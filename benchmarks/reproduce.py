@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from grid import PAPER, Cell, curves_of, new_parser, parse, run_all
+from grid import PAPER, REFUSED, Cell, curves_of, new_parser, parse, run_all
 
 import command_line
 import plot
@@ -47,7 +47,7 @@ def paper_rows(curves: Sequence[Curve], dataset: str, header: Sequence[str]) -> 
         at_share = {
             round(share, 1): accuracy for share, accuracy in zip(*published[name], strict=True)
         }
-        found = [at_share.get(round(100 * n / curve.training_images, 1)) for n in labels]
+        found = [at_share.get(round(plot.published_share(curve, dataset, n), 1)) for n in labels]
         cells = ["–" if accuracy is None else f"{accuracy:.1f}" for accuracy in found]
         rows.append([f"{name} (paper)", *cells, *["–"] * (len(header) - 1 - len(cells))])
     return rows
@@ -63,12 +63,13 @@ def section(name: str, curves: Sequence[Curve], published: str | None, notes: li
         for curve in curves
     ]
     made_on = "; ".join(dict.fromkeys(surroundings))
-    seeds = ", ".join(map(str, sorted(curves[0].images)))
+    seeds = sorted(curves[0].images)
     size = max(len(curve.trials) for curve in curves)
     lines = [
         f"## {name}",
         f"`{shlex.join(['python', 'benchmarks/reproduce.py', *sys.argv[1:]])}`",
-        f"Seed {seeds}, {size} trial{'s' if size > 1 else ''}; {made_on}.",
+        f"Seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, "
+        f"{size} trial{'s' if size > 1 else ''}; {made_on}.",
         *notes,
         f"![Test accuracy against the number of labels](docs/{figure_name(name)})",
         *(plot.markdown(table).rstrip() for table in (accuracies, *differences)),
@@ -102,7 +103,9 @@ def parsed() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--config", nargs=1, default=["digits"], help="a name or path (default: digits)"
     )
-    parser.add_argument("--trials", type=int, help="of each seed (default: the configuration's)")
+    parser.add_argument(
+        "--trials", type=command_line.positive, help="of each seed (default: the configuration's)"
+    )
     parser.add_argument("--name", help="of the section (default: the configuration's)")
     parser.add_argument(
         "--paper",
@@ -131,7 +134,11 @@ def main() -> None:
         raise InputError(f"--output {output}: cannot be used ({error})") from None
     replace_section(text, arguments.name, "")  # refuses what it cannot before the work
     cells = list(map(Cell._make, itertools.product(arguments.config, PAPER, arguments.seed)))
-    status = run_all(cells, arguments.output_dir, arguments.scale, further)
+    statuses = run_all(cells, arguments.output_dir, arguments.scale, further).values()
+    status = max(statuses)
+    if REFUSED in statuses:
+        print(f"{output}: is left as it was", file=sys.stderr)
+        sys.exit(REFUSED)
     curves = curves_of(cells, arguments.output_dir)
     if not curves:
         sys.exit(status)

@@ -26,7 +26,7 @@ from step import NUM_CLASSES, Ours
 import command_line
 import configuration
 from samplers import DRAWS, k_center_greedy, k_means_plus_plus, nearest_squared_distances
-from utils import select_device, select_precision
+from utils import allow_tf32, keep_freed_memory, select_device, select_precision
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 
@@ -113,6 +113,10 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     arguments = parser.parse_args()
     device = select_device(arguments.device)
+    # As in a run: scores are computed in fp32.
+    allow_tf32(False)
+    torch.backends.cudnn.benchmark = True
+    keep_freed_memory()
     print(machine.describe(device))
     print(machine.table(["trials at once", "s", "s a trial"], trials_at_once(arguments.device)))
     print()

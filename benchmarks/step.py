@@ -45,11 +45,21 @@ def parsed() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    parser.add_argument("--width", type=int, default=64, help="of the ResNet-18 (default: 64)")
-    parser.add_argument("--batch-size", type=int, default=128, help="default: 128")
-    parser.add_argument("--labeled", type=int, help="images of an epoch (128 on a CPU, else 5000)")
-    parser.add_argument("--scored", type=int, help="images scored (256 on a CPU, else 10000)")
-    parser.add_argument("--repeats", type=int, default=3, help="turns of each (default: 3)")
+    parser.add_argument(
+        "--width", type=command_line.positive, default=64, help="of the ResNet-18 (default: 64)"
+    )
+    parser.add_argument(
+        "--batch-size", type=command_line.positive, default=128, help="default: 128"
+    )
+    parser.add_argument(
+        "--labeled", type=command_line.positive, help="images of an epoch (128 on a CPU, else 5000)"
+    )
+    parser.add_argument(
+        "--scored", type=command_line.positive, help="images scored (256 on a CPU, else 10000)"
+    )
+    parser.add_argument(
+        "--repeats", type=command_line.positive, default=3, help="turns of each (default: 3)"
+    )
     return parser.parse_args()
 
 
@@ -271,31 +281,25 @@ def main() -> None:
     data = (pixels, labels, num_labeled, device)
     for auxiliary in AUXILIARIES:
         baseline = Baseline(run, auxiliary, *data)
-        works = {"baseline": prepared(baseline.train_epoch)}
+        works = {"baseline": baseline.train_epoch}
         for precision in peaks:
-            ours = Ours(run, auxiliary, precision, *data)
-            works[precision] = prepared(ours.train_epoch, precision)
+            works[precision] = Ours(run, auxiliary, precision, *data).train_epoch
         rows.append(row(f"train, {auxiliary}", works, num_labeled, peaks, arguments, device))
     baseline = Baseline(run, "NONE", pixels[:num_scored], labels[:num_scored], 1, device)
-    works = {"baseline": prepared(baseline.score)}
+    works = {"baseline": baseline.score}
     for precision in peaks:
         # Scores are computed in fp32 whatever trained the networks, but with tf32 in tf32.
         if precision != "bf16":
             ours = Ours(run, "NONE", precision, pixels[:num_scored], labels[:num_scored], 1, device)
-            works[precision] = prepared(ours.score, precision)
+            works[precision] = ours.score
     rows.append(row("score, TOD", works, num_scored, peaks, arguments, device))
     print(machine.table(header, rows))
 
 
-def prepared(work: Callable[[], object], precision: str | None = None) -> Callable[[], object]:
-    """The work under this project's settings in a precision; without one, under the defaults."""
-
-    def with_settings() -> object:
-        allow_tf32(precision == "tf32")
-        keep_freed_memory(precision is not None)
-        return work()
-
-    return with_settings
+def set_up(name: str) -> None:
+    """The baseline runs under PyTorch's and glibc's defaults, a precision under this project's."""
+    allow_tf32(name == "tf32")
+    keep_freed_memory(name != "baseline")
 
 
 def row(
@@ -308,7 +312,7 @@ def row(
 ) -> list[str]:
     """Measures one line of the table."""
     operations = flops(works["baseline"])
-    times = machine.interleaved(works, arguments.repeats, device)
+    times = machine.interleaved(works, arguments.repeats, device, set_up)
     share = operations / times["baseline"] / peaks["fp32"]
     cells = [name, f"{num_images / times['baseline']:,.1f} ({share:.0%})"]
     for precision, peak in peaks.items():

@@ -121,7 +121,7 @@ def test_a_cycles_row_judges_the_query_made_after_it(tmp_path, sampling):
         # The subset is the whole pool.
         unqueried = np.setdiff1d(trial._unlabeled(), queried)
         for name, indices in (("queried", queried), ("unqueried", unqueried)):
-            part = torch.from_numpy(indices)
+            part = images.placed(torch.from_numpy(indices))
             with torch.no_grad():
                 logits = trial.backbone(images.plain(part))[0]
             loss = torch.nn.functional.cross_entropy(logits, labels[part]).item()

@@ -1,6 +1,7 @@
 """What is fast computes what the plain PyTorch of the paper's formulas does, on every device."""
 
 import copy
+import logging
 import platform
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from augmentation import ImageBatches
 from configuration import Augmentation
+from cuda_graph import GraphedGradients
 from models import build_backbone, fold_batch_norm
 from samplers import Pool, query_by_tod
 from training import (
@@ -25,7 +27,7 @@ from training import (
     NoAuxiliary,
     new_backbone,
 )
-from utils import allow_tf32, fastest_memory_format
+from utils import allow_tf32, fastest_memory_format, select_device
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 WIDTH = 16
@@ -153,17 +155,19 @@ def test_step_is_the_plain_one(device, kind, dtype, tolerance, tmp_path):
         loss = learner._step(*inputs)[0]
         assert_equal(loss, expected_loss, tolerance, f"loss of step {number}")
         for network, plain in zip(all_networks(learner), expected, strict=True):
-            # In float32, rounding can flip a ReLU, which moves all gradients below it.
-            flips = 2e-2 if dtype == torch.float32 else tolerance
+            # In float32, rounding can flip a ReLU, which moves all gradients but the heads'.
+            flips = 5e-2 if dtype == torch.float32 else tolerance
+            heads = ("linear.", "linear1.") if network is learner.backbone else ()
             gradients = {n: p.grad for n, p in network.named_parameters()}
             for name, parameter in plain.named_parameters():
+                bound = tolerance if name.startswith(heads) else flips
                 if parameter.grad is not None:
-                    bound = tolerance if name.startswith("linear") else flips
                     assert_equal(gradients[name], parameter.grad, bound, f"gradient of {name}")
-            compared = plain.named_buffers if dtype == torch.float32 else plain.state_dict().items
-            for name, tensor in compared():
                 found = network.state_dict()[name]
-                assert_equal(found, tensor, tolerance, f"{name} after step {number}")
+                assert_equal(found, parameter, bound, f"{name} after step {number}")
+            for name, buffer in plain.named_buffers():
+                found = network.state_dict()[name]
+                assert_equal(found, buffer, tolerance, f"{name} after step {number}")
     assert learner.graphs is None or (learner.graphs.works and len(learner.graphs.captured) >= 3)
 
 
@@ -244,6 +248,33 @@ def test_batches_are_the_same_where_images_do_not_fit_in_device_memory(device, m
     for a, b in zip(*placed, strict=True):
         torch.testing.assert_close(on_device.augmented(a), on_host.augmented(b), rtol=0, atol=0)
         torch.testing.assert_close(on_device.plain(a[:, 0]), on_host.plain(b[:, 0]), rtol=0, atol=0)
+
+
+def test_steps_are_launched_singly_where_a_graph_cannot_be_captured(tmp_path, caplog):
+    # A CPU can capture none.
+    learner, plain = (learner_on("cpu", CODLoss, "fp32", tmp_path) for _ in range(2))
+    learner.graphs = GraphedGradients(all_networks(learner))
+    caplog.set_level("WARNING", logger="tod")
+    logging.getLogger("tod").propagate = True
+    for number, sizes in enumerate(STEPS[:3]):
+        inputs = batch("cpu", sizes, number)
+        assert torch.equal(learner._step(*inputs), plain._step(*inputs))
+    assert not learner.graphs.works
+    assert caplog.text.count("CUDA graphs do not work here") == 1
+    for network, expected in zip(all_networks(learner), all_networks(plain), strict=True):
+        for name, tensor in expected.state_dict().items():
+            assert torch.equal(network.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize(("ranks", "gpus"), [(2, 2), (5, 2), (3, 1)])
+def test_ranks_share_out_the_gpus_of_their_node(monkeypatch, ranks, gpus):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    devices = [select_device("auto", local_rank) for local_rank in range(ranks)]
+    assert [device.index for device in devices] == [rank % gpus for rank in range(ranks)]
+    assert chosen == devices
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is about glibc's malloc")

@@ -81,6 +81,7 @@ def test_a_wrong_strategy_or_cell_is_one_line(tmp_path):
         (["--strategy", "TOD/NONE", "TOD/NONE"], "TOD/NONE is named twice"),
         (["--seed", "1", "1"], "1 is named twice"),
         (["--seed", "-1"], "--seed"),
+        (["--config", "digits", "digits"], "digits is named twice"),
         (["--", "--seed", "3"], "--seed: belongs before the --"),
         (["--", "--output-dir=x"], "--output-dir: belongs before the --"),
         (["--", "--overwrite"], "remove the runs' folders"),

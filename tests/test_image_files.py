@@ -1,5 +1,6 @@
 """Image files, decoded once and kept beside their originals."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -87,9 +88,9 @@ def test_what_was_kept_and_is_damaged_is_decoded_again(folder, decodings, damage
     assert len(decodings) == 2
 
 
-def test_where_nothing_can_be_kept_images_are_decoded_each_time(folder, decodings, caplog):
-    for name in (".decoded.lock", ".decoded_12_8_partial"):
-        (folder / name).mkdir()
+@pytest.mark.parametrize("name", [".lock", ".decoded_12_8_partial"])
+def test_where_nothing_can_be_kept_images_are_decoded_each_time(folder, decodings, caplog, name):
+    (folder / name).mkdir()
     assert torch.equal(load(folder), load(folder))
     assert decodings == [6, 6]
     assert "cannot be kept" in caplog.text
@@ -119,3 +120,24 @@ def test_two_processes_decode_a_folder_once_between_them(folder):
     assert all(process.returncode == 0 for process in both)
     assert sorted(map(len, outputs)) == [1, 2]
     assert outputs[0][-1] == outputs[1][-1]
+
+
+def test_where_files_cannot_be_locked_nothing_is_kept(folder, decodings, caplog, monkeypatch):
+    def no_locks(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(image_files.fcntl, "flock", no_locks)
+    load(folder)
+    assert not kept(folder)
+    assert "cannot be kept" in caplog.text
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_decoding_shows_a_bar_unless_quiet(folder, monkeypatch, quiet):
+    shown = []
+    monkeypatch.setattr(
+        image_files, "tqdm", lambda done, *_, disable, **__: shown.append(disable) or done
+    )
+    image_files.progress.setLevel("WARNING" if quiet else "INFO")
+    load(folder)
+    assert shown == [True if quiet else None]

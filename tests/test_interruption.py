@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from formats import write_image_folder
 from harness import PROJECT_DIR, TINY_DIGITS, run_script, tiny_run
 from soak import RUN, SCRIPTS, differences, results, run_folder, soak, start
@@ -223,7 +224,7 @@ def test_memory_that_runs_out_is_one_line(tmp_path):
     refused = subprocess.run(
         [
             *(sys.executable, PROJECT_DIR / "main_TOD.py", *TINY_DIGITS),
-            *("--set=model.width=1024", f"--output-dir={tmp_path}"),
+            *("--device=cpu", "--set=model.width=1024", f"--output-dir={tmp_path}"),
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         preexec_fn=little_memory,
@@ -362,3 +363,18 @@ def test_a_state_of_another_version_is_one_line(tmp_path, monkeypatch):
         run_experiment(run, query_by_tod, CODLoss)
     with pytest.raises(InputError, match=r"another version .*'total_losses'.*--overwrite"):
         run_experiment(run, query_by_tod, CODLoss)
+
+
+def test_memory_that_runs_out_costs_no_saved_state(tmp_path, monkeypatch):
+    run = tiny_run(tmp_path)
+    with RunFolder(run) as folder:
+        folder.save_progress(1, {"cycle": 1})
+        saved = folder._progress_files(1)[0]
+
+        def no_room(*arguments: object, **settings: object) -> None:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr(torch, "load", no_room)
+        with pytest.raises(RuntimeError):
+            folder.load_progress(1, torch.device("cpu"))
+        assert saved.exists()

@@ -154,8 +154,9 @@ def test_5_reported_accuracy_is_that_of_the_last_epoch(tmp_path):
         with trial_of(tiny_run(tmp_path / row["cycle"])) as trial:
             trial.backbone.load_state_dict(weights["state_dict_backbone"])
             experiment = trial.experiment
-            images = experiment.test_images.plain(torch.arange(len(experiment.test_labels)))
-            value = accuracy(trial.backbone, [images], experiment.test_labels)
+            images = experiment.test_images
+            everything = images.plain(images.placed(torch.arange(len(experiment.test_labels))))
+            value = accuracy(trial.backbone, [everything], experiment.test_labels)
         assert float(row["test_accuracy"]) == pytest.approx(value, abs=1e-3)
 
 
@@ -175,7 +176,8 @@ def test_6_scoring_view_follows_the_configuration(tmp_path, augment):
         trial._query(trial._pool())
         pool = spy.pools[0]
         scored = torch.cat(list(pool.batches()))
-        plain = trial.experiment.train_images.plain(torch.from_numpy(pool.subset))
+        images = trial.experiment.train_images
+        plain = images.plain(images.placed(torch.from_numpy(pool.subset)))
         # One crop in nine is the image itself.
         changed = (scored != plain).flatten(1).any(dim=1).float().mean().item()
         assert torch.equal(scored, torch.cat(list(pool.batches())))
@@ -242,9 +244,10 @@ def test_learning_rate_is_a_tenth_after_the_milestone(name):
 
 
 def gradient_through_ranking_loss(trial: Trial, epoch: int) -> bool:
-    images = torch.randn(4, 3, 8, 8)
+    images = torch.randn(4, 3, 8, 8, device=trial.learner.device)
     outputs = trial.backbone(images)
-    losses = task_losses(outputs[0], torch.tensor([0, 1, 2, 3])).detach()
+    labels = torch.tensor([0, 1, 2, 3], device=trial.learner.device)
+    losses = task_losses(outputs[0], labels).detach()
     trial.backbone.zero_grad()
     step = Step(epoch, images, outputs, losses, images[:0])
     sum(trial.auxiliary.losses(trial.backbone, step)).backward()

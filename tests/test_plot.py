@@ -4,6 +4,8 @@ import csv
 import io
 import logging
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +88,7 @@ def test_an_unfinished_run_is_shown_as_far_as_it_has_got(tmp_path):
 def test_runs_that_differ_in_the_seed_alone_are_one_curve(tmp_path):
     folders = [
         write_run(tmp_path, TWO_TRIALS, seed=3),
-        write_run(tmp_path, TWO_TRIALS, seed=0, data="y"),
+        write_run(tmp_path, TWO_TRIALS, seed=0),
         write_run(tmp_path, TWO_TRIALS, sampling="RANDOM"),
         write_run(tmp_path, TWO_TRIALS, auxiliary="TOD"),
         write_run(tmp_path / "again", TWO_TRIALS, seed=0),
@@ -100,6 +102,24 @@ def test_runs_that_differ_in_the_seed_alone_are_one_curve(tmp_path):
     ]
     assert list(curves[0].trials) == [(3, 1), (3, 2), (0, 1), (0, 2)]
     assert curves[0].folders == tuple(folders[:2])
+
+
+@pytest.mark.parametrize(
+    ("config", "other", "curves"),
+    [
+        ("digits", {"data": "y"}, 2),
+        ("digits", {"precision": "bf16"}, 2),
+        ("caltech101", {"data": "y"}, 1),  # each seed has a split of its own
+    ],
+)
+def test_runs_of_other_images_or_another_precision_are_no_one_curve(
+    tmp_path, config, other, curves
+):
+    folders = [
+        write_run(tmp_path, TWO_TRIALS, config=config, seed=0),
+        write_run(tmp_path, TWO_TRIALS, config=config, seed=1, **other),
+    ]
+    assert len(results.read_runs(folders)) == curves
 
 
 def test_pairs_are_matched_by_seed_and_trial(tmp_path):
@@ -204,6 +224,14 @@ def test_published_curves_are_dashed_over_the_share_of_labels(tmp_path):
     np.testing.assert_allclose(published[0].get_xdata(), [10, 15, 20, 25, 30, 35, 40])
     assert published[0].get_ydata()[0] == 79.5
     assert set(published[-1].get_ydata()) == {93.1}
+
+
+def test_the_papers_shares_of_caltech101_are_of_all_its_images(tmp_path):
+    folder = write_run(tmp_path, TWO_TRIALS, config="caltech101", training_images=7766)
+    (curve,) = results.read_runs([folder])
+    assert plot.published_share(curve, "caltech101", 868) == pytest.approx(10.0, abs=0.01)
+    axes = plot.published_learning_curves([curve]).axes[0]
+    np.testing.assert_allclose(axes.lines[0].get_xdata(), np.array([100, 150, 200]) / 86.77)
 
 
 def test_every_dataset_of_the_paper_has_its_curves():
@@ -366,6 +394,31 @@ def test_plots_that_cannot_be_are_refused(tmp_path, arguments, message):
     assert (process.returncode, process.stdout) == (2, "")
     assert message in process.stderr
     assert process.stderr.count("\n") == 1
+
+
+def test_a_table_never_replaces_a_runs_results(tmp_path):
+    folder = write_run(tmp_path, TWO_TRIALS)
+    before = (folder / "results.csv").read_bytes()
+    refused = run_script("plot.py", folder, "--output", folder / "results.png")
+    assert refused.returncode == 2
+    assert "would replace the run's own" in refused.stderr
+    assert (folder / "results.csv").read_bytes() == before
+    free = run_script("plot.py", folder, "--output", tmp_path / "results.png")
+    assert free.returncode == 0, free.stderr
+
+
+def test_what_nobody_reads_and_what_cannot_be_encoded_is_no_error(tmp_path):
+    folder = write_run(tmp_path, TWO_TRIALS)
+    shown = run_script("plot.py", folder, cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "81.00 ? 1.41 (2)" in shown.stdout
+    command = [sys.executable, PROJECT_DIR / "plot.py", folder]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
 
 
 def test_help_waits_for_no_import(tmp_path):

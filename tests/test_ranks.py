@@ -123,6 +123,20 @@ def test_a_rank_that_dies_takes_no_other_trial_with_it(tmp_path, alone):
     assert_same(tmp_path, alone)
 
 
+def test_a_finished_run_and_a_refused_one_are_answered_once(tmp_path):
+    arguments = [*SHORT_RUN, "--set=active_learning.trials=2"]
+    shown = []
+    for further in ((), (), ("--set=training.momentum=0.5",)):
+        process = torchrun(3, tmp_path, *arguments, *further)
+        shown.append((process.communicate()[0], process.returncode))
+    (first, _), (again, _), (refused, _) = shown
+    assert [status != 0 for _, status in shown] == [False, False, True]
+    assert first.count("test accuracy in %") == again.count("test accuracy in %") == 1
+    assert again.count("is finished") == 1
+    assert refused.count("holds a run with another training.momentum") == 1
+    assert PROJECT_DIR.joinpath("ranks.py").as_posix() not in refused  # torchrun's alone
+
+
 def test_more_ranks_than_trials_and_starting_afresh(tmp_path):
     for arguments in ((), ("--overwrite",)):
         process = torchrun(3, tmp_path, *SHORT_RUN, "--set=active_learning.trials=2", *arguments)

@@ -195,8 +195,8 @@ CONTRADICTIONS = [
         "active_learning.subset_size",
         "49 is smaller than query_size 50",
     ),
-    contradiction("training.milestones=[20,26]", "training.milestones", "26", "20 epochs"),
-    contradiction("training.epochs=15", "training.milestones", "16", "15 epochs"),
+    contradiction("training.milestones=[15,26]", "training.milestones", "26", "15 epochs"),
+    contradiction("training.epochs=11", "training.milestones", "12", "11 epochs"),
     contradiction("model.pretrained=true model.width=64", "model.pretrained", "imagenet_resnet"),
     contradiction(
         "model.name=imagenet_resnet model.pretrained=true", "model.width", "16", "write 64"
@@ -253,10 +253,10 @@ FILES = [
     file(appended("? " + "k" * 3000 + "\n: 1"), "kkk", "unknown key"),
     file(appended("null: 2"), "unknown key"),
     file(appended("training.lr: 1"), "training.lr", "unknown key"),
-    file(f"training.lr: 1\n{digits('lr: 0.05', 'lr: fast')}", "unknown key", "'fast'", lines=2),
-    file(digits("  epochs: 20", "  epohcs: 20"), "training.epochs", "training.epohcs", lines=2),
+    file(f"training.lr: 1\n{digits('lr: 0.02', 'lr: fast')}", "unknown key", "'fast'", lines=2),
+    file(digits("  epochs: 15", "  epohcs: 20"), "training.epochs", "training.epohcs", lines=2),
     file(digits("dataset: digits", ""), "dataset", "is missing", "cifar10"),
-    file(digits("lr: 0.05", "lr: 1e-1"), "training.lr", "'1e-1'", "write 0.1"),
+    file(digits("lr: 0.02", "lr: 1e-1"), "training.lr", "'1e-1'", "write 0.1"),
     file(digits("dataset: digits", "dataset: &a [*a]"), "dataset", "cifar10"),
     file("&a\nmodel: *a\n", "model.model", "model.name", lines=9),
     file(

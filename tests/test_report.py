@@ -131,6 +131,15 @@ def test_an_unfinished_run_is_reported_as_far_as_it_has_got(tmp_path, browser):
     assert cells == ["81.00 ± 1.41 (2)", "90.00 (1)", "94.00 (1)", "88.50 (1)"]
 
 
+def test_a_run_of_an_earlier_version_among_the_seeds_leaves_out_the_diagnostics(tmp_path, browser):
+    folders = [
+        write_run(tmp_path, TWO_TRIALS, diagnostics=results.DIAGNOSTICS),
+        write_run(tmp_path, TWO_TRIALS, seed=1),
+    ]
+    opened = opened_report(browser, tmp_path, *folders)
+    assert ["Learning curves" in alt for _, _, alt in opened.pictures()] == [True]
+
+
 def test_a_half_written_sheet_is_named(tmp_path, browser):
     folder = write_run(tmp_path, TWO_TRIALS)
     path = write_sheet(folder, "trial1_cycle1.png")

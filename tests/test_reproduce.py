@@ -46,6 +46,22 @@ def test_the_papers_values_stand_at_the_same_shares(tmp_path):
     assert row[1:] == ["–"] * 4
 
 
+def test_the_papers_values_of_caltech101_stand_at_its_own_shares(tmp_path):
+    folder = write_run(tmp_path, [[80, 85, 90]], config="caltech101", training_images=895)
+    (row,) = paper_rows(results.read_runs([folder]), "caltech101", ["", *"123", "area"])
+    assert "–" not in row[1:4]
+
+
+def test_runs_of_another_command_are_not_published(tmp_path):
+    command = ["benchmarks/reproduce.py", "--config=digits", *REST]
+    assert run_script(*command, cwd=tmp_path).returncode == 0
+    text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    other = run_script(*command, "--set=training.momentum=0.5", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "holds a run with another training.momentum" in other.stderr
+    assert (tmp_path / "RESULTS.md").read_text(encoding="utf-8") == text
+
+
 def test_a_section_replaces_itself_alone():
     text = replace_section("# Results\n", "a", "one")
     text = replace_section(text, "b", "two")

@@ -383,12 +383,13 @@ def test_a_trials_pool_shows_labeled_images_in_the_view_of_the_subset(tmp_path, 
     with trial_of(run) as trial:
         pool = trial._pool()
         shown, again = (torch.cat(list(pool.labeled_batches())) for _ in range(2))
-        plain = trial.experiment.train_images.plain(torch.from_numpy(trial.labeled))
+        images = trial.experiment.train_images
+        plain = images.plain(images.placed(torch.from_numpy(trial.labeled)))
         labels = trial.experiment.dataset.train.labels[torch.from_numpy(pool.subset)]
     assert torch.equal(shown, again)
     assert torch.equal(shown, plain) == (augment == "false")
     assert shown.shape == plain.shape
-    assert torch.equal(pool.labels, labels)
+    assert torch.equal(pool.labels.cpu(), labels)
 
 
 def test_tod_is_the_default():

@@ -1,0 +1,68 @@
+"""The benchmarks run, at sizes too small to measure anything."""
+
+import sys
+
+import pytest
+import torch
+from harness import PROJECT_DIR, run_script
+
+sys.path.insert(0, str(PROJECT_DIR / "benchmarks"))
+
+from scaling import images_per_second
+
+CPU = "--device=cpu"
+
+
+def cells(table: str) -> list[list[str]]:
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_step_shows_images_per_second_ratios_and_shares_of_the_peak():
+    sizes = ("--width=16", "--batch-size=8", "--labeled=16", "--scored=16", "--repeats=1")
+    done = run_script("benchmarks/step.py", CPU, *sizes)
+    assert done.returncode == 0, done.stderr
+    _, _, *rows = cells(done.stdout)
+    assert [row[0] for row in rows] == ["train, NONE", "train, COD", "train, LL4AL", "score, TOD"]
+    for _, baseline, fp32, bf16 in rows:
+        base, ours = (float(cell.split()[0].replace(",", "")) for cell in (baseline, fp32))
+        ratio = float(fp32.split("(")[1].split(";")[0])
+        assert ratio == pytest.approx(ours / base, rel=0.02)
+        assert baseline.endswith("%)") and fp32.endswith("%)")
+        assert bf16.endswith("%)") or bf16 == "as fp32"
+
+
+def test_data_shows_both_speeds():
+    done = run_script("benchmarks/data.py", CPU, "--images=256", "--repeats=1")
+    assert done.returncode == 0, done.stderr
+    names = [row[0] for row in cells(done.stdout)[2:]]
+    assert names == ["DataLoader, 2 workers", "on the device"]
+
+
+def test_memory_shows_what_is_needed_and_what_is_held():
+    done = run_script("benchmarks/memory.py", CPU, "digits")
+    assert done.returncode == 0, done.stderr
+    (row,) = cells(done.stdout)[2:]
+    assert row[0] == "digits"
+    assert float(row[4]) > 1
+
+
+def test_scaling_measures_training_and_scoring():
+    speeds = images_per_second(torch.device("cpu"), 16, 8, num_labeled=16, num_scored=16)
+    assert min(speeds) > 0
+
+
+@pytest.mark.parametrize(
+    ("script", "wrong"),
+    [
+        ("memory.py", ["imagenet"]),
+        ("data.py", ["--images=0"]),
+        ("step.py", ["--repeats=0"]),
+        ("reproduce.py", ["--trials=-1"]),
+    ],
+)
+def test_wrong_arguments_are_one_line(tmp_path, script, wrong):
+    done = run_script(f"benchmarks/{script}", *wrong, cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert not any(tmp_path.iterdir())
