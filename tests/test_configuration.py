@@ -246,7 +246,7 @@ def test_contradictions_are_listed_beside_wrong_values():
     )
     listed = "\n".join(lines)
     assert len(lines) == 4
-    for words in ("'x' is not", "99 lies beyond the 20 epochs", "500 is smaller", "3700 labels"):
+    for words in ("'x' is not", "99 lies beyond the 15 epochs", "500 is smaller", "3700 labels"):
         assert words in listed
 
 
