@@ -11,7 +11,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +118,16 @@ class RunFolder:
         log.handlers = [self._terminal, self._log_memory]
         log.setLevel(logging.INFO)
         log.propagate = False
-        if self.path.exists():
-            try:
-                self._lock_trials()
-            except OSError as error:
-                raise self._unwritable(error) from None
-            if not self.run.overwrite:
-                self._refuse_another_run()
+        with ExitStack() as unless_refused:
+            unless_refused.push(self)
+            if self.path.exists():
+                try:
+                    self._lock_trials()
+                except OSError as error:
+                    raise self._unwritable(error) from None
+                if not self.run.overwrite:
+                    self._refuse_another_run()
+            unless_refused.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -133,6 +136,7 @@ class RunFolder:
             with suppress(OSError):
                 handler.close()
         log.handlers = []
+        log.propagate = True
         if self._lock is not None:
             self._lock.close()
 

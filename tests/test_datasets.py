@@ -51,9 +51,7 @@ def assert_holds(images: datasets.Images, written: formats.Written) -> None:
 
 
 @pytest.fixture
-def warnings(caplog, monkeypatch) -> pytest.LogCaptureFixture:
-    # A run of another test may have kept this logger's messages to itself.
-    monkeypatch.setattr(logging.getLogger("tod"), "propagate", True)
+def warnings(caplog) -> pytest.LogCaptureFixture:
     caplog.set_level(logging.WARNING, "tod")
     return caplog
 

@@ -1,7 +1,6 @@
 """What is fast computes what the plain PyTorch of the paper's formulas does, on every device."""
 
 import copy
-import logging
 import platform
 import subprocess
 import sys
@@ -255,7 +254,6 @@ def test_steps_are_launched_singly_where_a_graph_cannot_be_captured(tmp_path, ca
     learner, plain = (learner_on("cpu", CODLoss, "fp32", tmp_path) for _ in range(2))
     learner.graphs = GraphedGradients(all_networks(learner))
     caplog.set_level("WARNING", logger="tod")
-    logging.getLogger("tod").propagate = True
     for number, sizes in enumerate(STEPS[:3]):
         inputs = batch("cpu", sizes, number)
         assert torch.equal(learner._step(*inputs), plain._step(*inputs))

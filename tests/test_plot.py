@@ -2,7 +2,6 @@
 
 import csv
 import io
-import logging
 import math
 import subprocess
 import sys
@@ -454,7 +453,6 @@ def test_a_picture_that_cannot_be_drawn_stops_no_run(tmp_path, monkeypatch, capl
 
     folder = write_run(tmp_path, TWO_TRIALS, auxiliary="TOD")
     monkeypatch.setattr(plot, "learning_curves", broken)
-    monkeypatch.setattr(logging.getLogger("tod"), "propagate", True)
     redraw(tmp_path)
     assert "learning_curve.png: cannot be drawn (no fonts)" in caplog.text
     assert not (folder / "learning_curve.png").exists()
