@@ -17,7 +17,8 @@ from diagnostics import query_diagnostics
 from models import fold_batch_norm, imagenet_weights
 from monitoring import Monitor
 from ranks import in_turn
-from run_folder import Row, RunFolder
+from results import Row
+from run_folder import RunFolder
 from samplers import Pool, Query
 from training import Learner, NoAuxiliary, accuracy, learning_rate, new_backbone
 from utils import (
@@ -64,12 +65,12 @@ def run_experiment(
             found_finished = not unfinished and folder.is_finished()
             if unfinished:
                 experiment = Experiment(run, sampling, auxiliary, folder)
+        for trial in set(run.trials) - set(unfinished):
+            folder.finish_trial(trial)
         if unfinished:
             with experiment.interruption, experiment.monitor:
-                for trial in run.trials:
-                    if trial in unfinished:
-                        Trial(experiment, trial).run()
-                    folder.remove_progress(trial)
+                for trial in unfinished:
+                    Trial(experiment, trial).run()
         # Of several ranks, one shows the table.
         speaks = run.world_size == 1 or (run.rank == 0 and found_finished)
         if speaks and not unfinished:
@@ -200,8 +201,9 @@ class Trial:
             self.folder.write_row(row | self._diagnostics(pool, query))
             self.folder.write_learning_curve()
             self._start_next_cycle(query)
+        self.experiment.monitor.flush()
         self.folder.write_row(row)
-        self.folder.write_learning_curve()
+        self.folder.finish_trial(self.number)
 
     def _train(self) -> None:
         self.clock = time.monotonic()

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -47,12 +47,12 @@ RESULT_COLUMNS = (
 )
 
 
-def write_atomically(path: Path, content: bytes, spare: Path | None = None) -> None:
-    """Writes a file that is, whatever happens, the old one or the new one, never a part of it.
+@contextmanager
+def atomic_file(path: Path, spare: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write that is, whatever happens, the old one or the new one, never a part of it.
 
     Args:
         path: the file; its folder is made where there is none.
-        content: all of it.
         spare: where the old file goes, if it is to be kept.
 
     Raises:
@@ -63,14 +63,14 @@ def write_atomically(path: Path, content: bytes, spare: Path | None = None) -> N
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             if spare is not None and path.exists():
                 path.replace(spare)
             temporary.replace(path)
             _sync_folder(path.parent)
-        except OSError:
+        except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
@@ -78,6 +78,12 @@ def write_atomically(path: Path, content: bytes, spare: Path | None = None) -> N
             f"{path}: cannot be written ({error.strerror}); what was saved before is intact: "
             "mend this and run the same command again"
         ) from None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes all of a file as `atomic_file` does."""
+    with atomic_file(path) as file:
+        file.write(content)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -114,6 +120,7 @@ class RunFolder:
         self._terminal.setFormatter(self._format)
         if self.run.quiet:
             self._terminal.setLevel(logging.WARNING)
+        self._log_before = (log.handlers, log.level, log.propagate, progress.level)
         progress.setLevel(logging.WARNING if self.run.quiet else logging.INFO)
         log.handlers = [self._terminal, self._log_memory]
         log.setLevel(logging.INFO)
@@ -135,8 +142,9 @@ class RunFolder:
             # What a full disk has no room for is said where the results are written.
             with suppress(OSError):
                 handler.close()
-        log.handlers = []
-        log.propagate = True
+        log.handlers, level, log.propagate, progress_level = self._log_before
+        log.setLevel(level)
+        progress.setLevel(progress_level)
         if self._lock is not None:
             self._lock.close()
 
@@ -354,6 +362,14 @@ class RunFolder:
             write_atomically(self.path / "results.csv", _csv(RESULT_COLUMNS, rows))
             self.has_ended_the_run = self.is_finished()
 
+    def finish_trial(self, trial: int) -> None:
+        """Ends a trial whose last row is written, unless that was done: a kill may come between."""
+        states = [path for path in self._progress_files(trial) if path.exists()]
+        if states:
+            self.write_learning_curve()
+        for path in states:
+            path.unlink()
+
     def write_learning_curve(self) -> None:
         """Draws `learning_curve.png` from `results.csv`."""
         with self._shared_files():
@@ -394,7 +410,8 @@ class RunFolder:
             # For machines without this one's GPU.
             checkpoint[f"state_dict_{name}"] = {key: state[key].cpu() for key in state}
         path = self.path / "weights" / f"trial{trial}_cycle{cycle}.pth"
-        write_atomically(path, _torch_bytes(checkpoint))
+        with atomic_file(path) as file:
+            _torch_save(checkpoint, file)
         if self.run.keep_weights == "last":
             for earlier in range(1, cycle):
                 (path.parent / f"trial{trial}_cycle{earlier}.pth").unlink(missing_ok=True)
@@ -406,9 +423,9 @@ class RunFolder:
 
     def save_progress(self, trial: int, state: dict[str, Any]) -> None:
         """Saves a trial's state; the one saved before is kept as a spare."""
-        content = _torch_bytes(state)
         newest, spare = self._progress_files(trial)
-        write_atomically(newest, content + hashlib.blake2b(content).digest(), spare=spare)
+        with atomic_file(newest, spare) as file:
+            file.write(_torch_save(state, file))
 
     def load_progress(self, trial: int, device: torch.device) -> dict[str, Any] | None:
         """The trial's state as last saved; None where there is none to go on from."""
@@ -416,11 +433,9 @@ class RunFolder:
             if not path.exists():
                 continue
             try:
-                stored = path.read_bytes()
-                content, digest = stored[:-DIGEST_BYTES], stored[-DIGEST_BYTES:]
-                if hashlib.blake2b(content).digest() != digest:
-                    raise ValueError("its checksum is wrong")
-                return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+                _check_digest(path)
+                # Mapped, the state takes no memory beside the networks that it goes into.
+                return torch.load(path, map_location=device, weights_only=True, mmap=True)
             # Whatever is wrong with the newest state, the one before it may be good.
             except Exception as error:
                 if is_out_of_memory(error):
@@ -430,17 +445,13 @@ class RunFolder:
                 path.unlink()
         return None
 
-    def remove_progress(self, trial: int) -> None:
-        """Removes the saved states of a finished trial."""
-        for path in self._progress_files(trial):
-            path.unlink(missing_ok=True)
-
     def log_table(self) -> None:
         """Shows the accuracy by number of labels, over the trials that there are."""
         log.info("labels  test accuracy in % (mean ± standard deviation over trials)")
         for num_labeled, values in results.by_num_labeled(self.rows()).items():
-            deviation = f"± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-            log.info("%6d  %.2f %s (%d)", num_labeled, np.mean(values), deviation, len(values))
+            mean, std, count = results.summarize(values)
+            deviation = "" if std is None else f"± {std:.2f}"
+            log.info("%6d  %.2f %s (%d)", num_labeled, mean, deviation, count)
 
 
 class _TerminalHandler(logging.Handler):
@@ -493,7 +504,43 @@ def _csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _torch_bytes(content: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
+class _HashedFile(io.RawIOBase):
+    """A file to write, with the digest of what is written and the first error in writing.
+
+    `torch.save` would answer an error with another one, of its own.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.blake2b()
+        self.error: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        if self.error is None:
+            try:
+                self.file.write(content)
+            except OSError as error:
+                self.error = error
+        self.digest.update(content)
+        return len(content)
+
+
+def _torch_save(content: dict[str, Any], file: BinaryIO) -> bytes:
+    """Writes a checkpoint as it is made, without a copy in memory; gives its digest."""
+    hashed = _HashedFile(file)
+    torch.save(content, hashed)
+    if hashed.error is not None:
+        raise hashed.error
+    return hashed.digest.digest()
+
+
+def _check_digest(path: Path) -> None:
+    """Makes sure that a file ends with the digest of all that is before it."""
+    digest = hashlib.blake2b()
+    with path.open("rb") as file:
+        left = path.stat().st_size - DIGEST_BYTES
+        while content := file.read(min(max(left, 0), 2**20)):
+            digest.update(content)
+            left -= len(content)
+        if file.read() != digest.digest():
+            raise ValueError("its checksum is wrong")

@@ -125,20 +125,26 @@ def keep_freed_memory(keep: bool = True) -> None:
             libc.malloc_trim(0)
 
 
+def precisions(device: torch.device) -> tuple[str, ...]:
+    """The precisions in which the device trains."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        return ("fp32", "tf32", "bf16")
+    return ("fp32", "bf16") if device.type == "cpu" else ("fp32",)
+
+
 def select_precision(name: str, device: torch.device) -> str:
     """The precision of this name; `auto` is bf16 on a CUDA device that computes in it, else fp32.
 
     Raises:
         InputError: the device does not compute in it.
     """
+    there = precisions(device)
     if name == "auto":
-        has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-        return "bf16" if has_bf16 else "fp32"
-    there = {"cuda": ("fp32", "tf32", "bf16"), "cpu": ("fp32", "bf16"), "mps": ("fp32",)}
-    if name not in there[device.type]:
+        return "bf16" if device.type == "cuda" and "bf16" in there else "fp32"
+    if name not in there:
         raise InputError(
-            f"--precision {name}: {device.type} does not compute in it; "
-            f"it offers {', '.join(there[device.type])}"
+            f"--precision {name}: {device_name(device)} does not compute in it; "
+            f"it offers {', '.join(there)}"
         )
     return name
 

@@ -32,7 +32,13 @@ from configuration import InputError
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 REFUSED = 2
 """The exit status of a run that was refused, or has diverged."""
-PAPER = ("RANDOM/NONE", "TOD/NONE", "TOD/TOD", "LL4AL/LL4AL")
+PAPER = {
+    "RANDOM/NONE": "random",
+    "TOD/NONE": "TOD sampling",
+    "TOD/TOD": "TOD sampling + COD loss",
+    "LL4AL/LL4AL": "LL4AL",
+}
+"""The paper's strategies, and their names among its curves."""
 
 
 class Cell(NamedTuple):
@@ -100,7 +106,8 @@ class Commands:
             Its exit status; 128 + the signal's number, as in a shell, where a signal has ended it.
         """
         if self.signal is None:
-            with subprocess.Popen(command) as self.child:
+            # In a session of its own, it gets no signal from the terminal beside the one from here.
+            with subprocess.Popen(command, start_new_session=True) as self.child:
                 if self.signal is not None:  # it came while the command was started
                     self.child.send_signal(self.signal)
                 status = self.child.wait()
@@ -109,15 +116,16 @@ class Commands:
         return 128 + self.signal
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        # Ctrl-C reaches the command from the terminal too; a second one makes it leave at once.
-        repeated_by_terminal = number == signal.SIGINT and sys.stdin.isatty()
         self.signal = number
-        if self.child is not None and not repeated_by_terminal:
+        if self.child is not None:
             self.child.send_signal(number)
 
     def __enter__(self) -> "Commands":
-        signals = (signal.SIGINT, signal.SIGTERM)
-        self._previous = {number: signal.signal(number, self._pass_on) for number in signals}
+        self._previous = {
+            number: signal.signal(number, self._pass_on)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(number) is not signal.SIG_IGN  # as under nohup
+        }
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -134,7 +142,7 @@ def run_all(
         for cell in cells:
             print(f"{cell.config}, {cell.strategy}, seed {cell.seed}", file=sys.stderr, flush=True)
             statuses[cell] = commands.run(cell.command(output_dir, scale, further))
-            if statuses[cell] in (130, 143):
+            if commands.signal is not None or statuses[cell] in (130, 143):
                 break
     return statuses
 
@@ -196,7 +204,7 @@ def parsed() -> tuple[argparse.Namespace, list[str]]:
     """The grid's command line, and the entry scripts' further arguments."""
     parser = new_parser(__doc__)
     parser.add_argument("--config", nargs="+", required=True, help="names or paths")
-    parser.add_argument("--strategy", nargs="+", default=PAPER, help="SAMPLING/AUXILIARY")
+    parser.add_argument("--strategy", nargs="+", default=list(PAPER), help="SAMPLING/AUXILIARY")
     parser.add_argument("--only", help="the number of one cell, from 0, or none")
     arguments, further = parse(parser)
     for strategy in arguments.strategy:
@@ -239,8 +247,11 @@ def main() -> None:
     statuses = run_all(chosen, arguments.output_dir, arguments.scale, further)
     if arguments.scale != 1:
         print(f"epochs, milestones and detach_epoch are {arguments.scale:g} of the configured ones")
-    # What lies in the folder of a refused one is of another command.
-    print(tables([c for c in cells if statuses.get(c) != REFUSED], arguments.output_dir))
+    refused = [cell for cell in cells if statuses.get(cell) == REFUSED]
+    for config, strategy, seed in refused:
+        print(f"{config}, {strategy}, seed {seed}: stopped (see above); its results are left out")
+    # What lies in the folder of a refused one may be of another command.
+    print(tables([cell for cell in cells if cell not in refused], arguments.output_dir))
     sys.exit(max(statuses.values(), default=0))
 
 

@@ -5,8 +5,9 @@ python benchmarks/memory.py [CONFIG ...]
 Each line is a process of its own, which reads random images in the published format and number (one
 fewer in each file, since the published files have checksums) and trains for one step. "Needed" are
 the uint8 images, the networks and the optimiser; host memory is the most that the process held
-privately before the first step, beyond what it held once its modules were imported. The training
-step's own memory (activations, gradients) is the device's: on a CPU, it is the host's too.
+privately until it had saved a state and gone on from it, beyond what it held once its modules were
+imported. The training step's own memory (activations, gradients) is the device's: on a CPU, it is
+the host's too.
 """
 
 import argparse
@@ -103,8 +104,11 @@ def measure(config: str, data_dir: str, device: str) -> None:
                 experiment = Experiment(run, query_by_tod, training.CODLoss, run_folder)
                 trial = Trial(experiment, 1)
                 # The momentum comes with the first step.
-                momentum = [p.detach().clone() for p in trial.backbone.parameters()]
-            del momentum
+                momenta = trial.learner.optimizer.state
+                for parameter in trial.backbone.parameters():
+                    momenta[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+                trial._save()
+                trial._continue_where_it_stopped()
             # A whole batch and a smaller one, each of which has a CUDA graph of its own.
             trial.labeled = trial.labeled[: run.config.training.batch_size * 3 // 2]
             with experiment.monitor:

@@ -25,13 +25,6 @@ from configuration import InputError
 from results import ACCURACY, Curve
 from run_folder import write_atomically
 
-PAPER_NAMES = {
-    ("RANDOM", "NONE"): "random",
-    ("TOD", "NONE"): "TOD sampling",
-    ("TOD", "TOD"): "TOD sampling + COD loss",
-    ("LL4AL", "LL4AL"): "LL4AL",
-}
-
 
 def paper_rows(curves: Sequence[Curve], dataset: str, header: Sequence[str]) -> list[list[str]]:
     """For each curve, the paper's accuracies at the same shares of labels, as a row of the table.
@@ -43,7 +36,7 @@ def paper_rows(curves: Sequence[Curve], dataset: str, header: Sequence[str]) -> 
     labels = sorted({n for curve in curves for n in curve.values(ACCURACY)})
     rows = []
     for curve in curves:
-        name = PAPER_NAMES[curve.run["sampling"], curve.run["auxiliary"]]
+        name = PAPER[f"{curve.run['sampling']}/{curve.run['auxiliary']}"]
         at_share = {
             round(share, 1): accuracy for share, accuracy in zip(*published[name], strict=True)
         }

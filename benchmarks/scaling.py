@@ -82,25 +82,24 @@ def images_per_second(
     return num_labeled / times["train"], len(pixels) / times["score"]
 
 
-def table_of_picks(device: torch.device) -> str:
+def table_of_picks(settings: configuration.ActiveLearning, device: torch.device) -> str:
     """Seconds of the last query's choice, once the images have passed through the network."""
-    config = configuration.load("cifar100").active_learning
-    num_labeled = config.initial_labels + (config.cycles - 2) * config.query_size
+    num_labeled = settings.initial_labels + (settings.cycles - 2) * settings.query_size
     torch.manual_seed(0)
-    features = torch.rand(config.subset_size, 512, device=device)
+    features = torch.rand(settings.subset_size, 512, device=device)
     labeled = torch.rand(num_labeled, 512, device=device)
-    gradients = torch.rand(config.subset_size, 100, device=device)
-    draws = torch.randint(DRAWS, (config.query_size,), device=device)
+    gradients = torch.rand(settings.subset_size, 100, device=device)
+    draws = torch.randint(DRAWS, (settings.query_size,), device=device)
 
     def core_set() -> None:
         nearest = nearest_squared_distances(features, labeled)
-        k_center_greedy(features, nearest, config.query_size)
+        k_center_greedy(features, nearest, settings.query_size)
 
     works = {
         "CORESET": core_set,
         "BADGE": lambda: k_means_plus_plus(gradients, features, draws),
     }
-    title = f"{config.query_size:,} of {config.subset_size:,} images, {num_labeled:,} labelled"
+    title = f"{settings.query_size:,} of {settings.subset_size:,} images, {num_labeled:,} labelled"
     rows = [[name, f"{machine.seconds(work, device):.1f}"] for name, work in works.items()]
     return machine.table([title, "s"], rows)
 
@@ -138,7 +137,7 @@ def main() -> None:
     header = ["width", "batch size", "pool", "trained images/s (COD)", "scored images/s (TOD)"]
     print(machine.table(header, rows))
     print()
-    print(table_of_picks(device))
+    print(table_of_picks(configuration.load("cifar100").active_learning, device))
 
 
 if __name__ == "__main__":

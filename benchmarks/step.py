@@ -33,7 +33,13 @@ from losses import cod_loss, ranking_loss, task_losses
 from models import build_backbone, build_lossnet, fold_batch_norm
 from samplers import temporal_output_discrepancy
 from training import CODLoss, Learner, LossPrediction, NoAuxiliary, new_backbone
-from utils import allow_tf32, fastest_memory_format, keep_freed_memory, select_device
+from utils import (
+    allow_tf32,
+    fastest_memory_format,
+    keep_freed_memory,
+    precisions,
+    select_device,
+)
 
 AUXILIARIES = {"NONE": NoAuxiliary, "COD": CODLoss, "LL4AL": LossPrediction}
 NUM_CLASSES = 10
@@ -245,7 +251,6 @@ def main() -> None:
     on_cpu = device.type == "cpu"
     num_labeled = arguments.labeled or (128 if on_cpu else 5_000)
     num_scored = arguments.scored or (256 if on_cpu else 10_000)
-    precisions = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "tf32", "bf16"), "mps": ("fp32",)}
     torch.backends.cudnn.benchmark = True
     run = command_line.parse_arguments(
         "",
@@ -265,7 +270,7 @@ def main() -> None:
     labels = torch.from_numpy(random.integers(0, NUM_CLASSES, len(pixels)))
     dtypes = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
     peaks = {}
-    for precision in precisions[device.type]:
+    for precision in precisions(device):
         allow_tf32(precision == "tf32")
         peaks[precision] = machine.peak_flops(device, dtypes[precision])
 
@@ -297,7 +302,7 @@ def main() -> None:
 
 
 def set_up(name: str) -> None:
-    """The baseline runs under PyTorch's and glibc's defaults, a precision under this project's."""
+    """The baseline runs in fp32 and under glibc's defaults, a precision under this project's."""
     allow_tf32(name == "tf32")
     keep_freed_memory(name != "baseline")
 

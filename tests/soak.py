@@ -52,7 +52,8 @@ def run_folder(script: str, output_dir: Path) -> Path:
 
 def results(folder: Path) -> dict[str, object]:
     """All that must be the same in two runs, by file."""
-    found: dict[str, object] = {}
+    assert not list((folder / "progress").iterdir())
+    found: dict[str, object] = {"learning_curve.png": (folder / "learning_curve.png").read_bytes()}
     for row in csv.DictReader((folder / "results.csv").open()):
         kept = {key: value for key, value in row.items() if key not in TIMINGS}
         found[f"results.csv, trial {row['trial']}, cycle {row['cycle']}"] = kept

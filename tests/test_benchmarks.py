@@ -8,7 +8,9 @@ from harness import PROJECT_DIR, run_script
 
 sys.path.insert(0, str(PROJECT_DIR / "benchmarks"))
 
-from scaling import images_per_second
+from scaling import images_per_second, table_of_picks
+
+import configuration
 
 CPU = "--device=cpu"
 
@@ -50,6 +52,13 @@ def test_memory_shows_what_is_needed_and_what_is_held():
 def test_scaling_measures_training_and_scoring():
     speeds = images_per_second(torch.device("cpu"), 16, 8, num_labeled=16, num_scored=16)
     assert min(speeds) > 0
+
+
+def test_scaling_measures_the_picks():
+    digits = configuration.load("digits").active_learning
+    header, _, *rows = cells(table_of_picks(digits, torch.device("cpu")))
+    assert header[0] == "50 of 500 images, 350 labelled"
+    assert [row[0] for row in rows] == ["CORESET", "BADGE"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The grid of experiments, as processes."""
 
+import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -48,6 +50,35 @@ def test_a_signal_goes_to_the_running_command_and_to_none_after_it(number):
         assert commands.run([sys.executable, "-c", waits]) in (1, 128 + number)
         assert commands.run([sys.executable, "-c", "raise SystemExit(7)"]) == 128 + number
     assert signal.getsignal(number) == before
+
+
+def test_ctrl_c_reaches_the_running_command_once():
+    counts = (
+        "import signal, sys, time\n"
+        "seen = []\n"
+        "signal.signal(signal.SIGINT, lambda *_: seen.append(1))\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(1)\n"
+        "sys.exit(len(seen))"
+    )
+    runs_it = (
+        "import sys\n"
+        "from grid import Commands\n"
+        "with Commands() as commands:\n"
+        f"    sys.exit(commands.run([sys.executable, '-c', {counts!r}]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", runs_it],
+        cwd=PROJECT_DIR / "benchmarks",
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all in the foreground
+    process.communicate()
+    assert process.returncode == 1
 
 
 def test_scale_shortens_epochs_milestones_and_detach_epoch_alike():

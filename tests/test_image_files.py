@@ -133,11 +133,11 @@ def test_where_files_cannot_be_locked_nothing_is_kept(folder, decodings, caplog,
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_decoding_shows_a_bar_unless_quiet(folder, monkeypatch, quiet):
+def test_decoding_shows_a_bar_unless_quiet(folder, monkeypatch, caplog, quiet):
     shown = []
     monkeypatch.setattr(
         image_files, "tqdm", lambda done, *_, disable, **__: shown.append(disable) or done
     )
-    image_files.progress.setLevel("WARNING" if quiet else "INFO")
+    caplog.set_level("WARNING" if quiet else "INFO", "tod.progress")
     load(folder)
     assert shown == [True if quiet else None]

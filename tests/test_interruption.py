@@ -1,5 +1,6 @@
 """Runs that are killed, interrupted, refused or out of room, as real processes."""
 
+import logging
 import os
 import resource
 import shutil
@@ -197,6 +198,7 @@ def test_overwrite_starts_afresh(tmp_path):
 def test_a_trial_is_the_same_alone_as_after_others(tmp_path, finished):
     assert go_on(tmp_path, "--trials=2").returncode == 0
     alone = results(run_folder("main_TOD.py", tmp_path))
+    del alone["learning_curve.png"]  # of all trials that there are
     assert alone
     together = {name: value for name, value in results(finished).items() if name in alone}
     assert not differences(alone, together)
@@ -347,6 +349,43 @@ def test_state_is_saved_within_an_epoch_when_that_takes_long(tmp_path, monkeypat
     )
     run_experiment(tiny_run(tmp_path), query_by_tod, CODLoss)
     assert saved.count(1) == 4  # after the first step of each of two epochs in two cycles
+
+
+@pytest.mark.parametrize("last", ["write_learning_curve", "finish_trial"])
+def test_a_run_killed_after_its_last_row_is_ended_by_the_same_command(tmp_path, monkeypatch, last):
+    run = tiny_run(tmp_path)
+    rows = []
+    with monkeypatch.context() as patched:
+        original = getattr(RunFolder, last)
+
+        def kill_after_last_row(folder: RunFolder, *arguments: int) -> None:
+            rows[:] = folder.rows()
+            if len(rows) == 2:
+                raise SystemExit(137)
+            original(folder, *arguments)
+
+        patched.setattr(RunFolder, last, kill_after_last_row)
+        with pytest.raises(SystemExit):
+            run_experiment(run, query_by_tod, CODLoss)
+    curve = run.folder / "learning_curve.png"
+    before = curve.read_bytes()
+    run_experiment(run, query_by_tod, CODLoss)
+    assert curve.read_bytes() != before
+    assert not list((run.folder / "progress").iterdir())
+    with RunFolder(run) as folder:
+        assert folder.rows() == rows
+
+
+def test_a_run_leaves_the_loggers_as_it_found_them_also_when_refused(tmp_path):
+    loggers = [logging.getLogger(name) for name in ("tod", "tod.progress")]
+    before = [(log.handlers, log.level, log.propagate) for log in loggers]
+    run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", "--quiet")
+    run_experiment(run, query_by_tod, CODLoss)
+    assert [(log.handlers, log.level, log.propagate) for log in loggers] == before
+    other = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", "--set=training.lr=0.05")
+    with pytest.raises(InputError, match="lr"):
+        run_experiment(other, query_by_tod, CODLoss)
+    assert [(log.handlers, log.level, log.propagate) for log in loggers] == before
 
 
 def test_a_state_of_another_version_is_one_line(tmp_path, monkeypatch):
