@@ -63,7 +63,7 @@ def run_experiment(
             folder = stack.enter_context(RunFolder(run))
             unfinished = folder.unfinished_trials()
             found_finished = not unfinished and folder.is_finished()
-            if unfinished:
+            if unfinished or folder.names_other_data():
                 experiment = Experiment(run, sampling, auxiliary, folder)
         for trial in set(run.trials) - set(unfinished):
             folder.finish_trial(trial)
@@ -368,9 +368,6 @@ class Trial:
                 f"{self.folder.path}: was saved by another version of this project (there is no "
                 f"{error}); go on with that one, or start afresh with --overwrite"
             ) from None
-        log.info(
-            "continuing with trial %d, cycle %d, epoch %d",
-            self.number,
-            self.cycle,
-            self.learner.epoch + 1,
-        )
+        trained = self.learner.epoch == self.config.training.epochs
+        where = "after its training" if trained else f"epoch {self.learner.epoch + 1}"
+        log.info("continuing with trial %d, cycle %d, %s", self.number, self.cycle, where)

@@ -45,6 +45,16 @@ class Run:
         return f"{self.config.name} auxiliary:{self.auxiliary} sampling:{self.sampling}"
 
     @property
+    def all_trials(self) -> tuple[int, ...]:
+        """Those of the configuration, from 1."""
+        return tuple(range(1, self.config.active_learning.trials + 1))
+
+    @property
+    def empties_folder(self) -> bool:
+        """Whether this process starts afresh: what rank 0 has emptied, the others fill."""
+        return self.overwrite and self.rank == 0
+
+    @property
     def folder(self) -> Path:
         """Where the run's results go."""
         return self.output_dir / folder_name(
@@ -135,7 +145,9 @@ def parse_arguments(
         help="run only these trials, from 1 (default: all that the configuration asks for)",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="start afresh where the run's folder has results"
+        "--overwrite",
+        action="store_true",
+        help="remove what the run's folder holds, of all trials, and start afresh",
     )
     parser.add_argument(
         "--keep-weights",
@@ -175,8 +187,7 @@ def parse_arguments(
         device=arguments.device,
         precision=arguments.precision,
         trials=tuple(range(trials[0], trials[1] + 1))[rank::world_size],
-        # What rank 0 has emptied, the others fill.
-        overwrite=arguments.overwrite and rank == 0,
+        overwrite=arguments.overwrite,
         keep_weights=arguments.keep_weights,
         deterministic=arguments.deterministic,
         quiet=arguments.quiet,

@@ -373,7 +373,13 @@ def _image_folder(root: Path, config: Config) -> Split:
                 f"and --data-dir names the folder that holds train and test; {WITHOUT_DATA}"
             )
     class_names = class_folders(root / "train")
-    unknown = set(class_folders(root / "test")) - set(class_names)
+    test_names = class_folders(root / "test")
+    unknown = set(test_names) - set(class_names)
+    untested = set(class_names) - set(test_names)
+    if untested:
+        log.warning(
+            "%s: is not there; the accuracy is over fewer classes", root / "test" / min(untested)
+        )
     if unknown:
         raise InputError(
             f"{root / 'test' / min(unknown)}: is a class without training images; "

@@ -35,22 +35,24 @@ def class_folders(folder: Path) -> list[str]:
 def list_images(folder: Path, class_names: Sequence[str]) -> tuple[list[str], list[int]]:
     """The image files of each class, relative to `folder`, and their labels."""
     endings = {e for e, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    files, labels, others = [], [], []
+    files, labels = [], []
+    others = [p for p in sorted(folder.iterdir()) if not (p.is_dir() or p.name.startswith("."))]
     for label, name in enumerate(class_names):
         for path in sorted((folder / name).glob("*")):
-            if path.name.startswith(".") or path.is_dir():
+            if path.name.startswith("."):
                 continue
-            if path.suffix.lower() in endings:
+            if path.suffix.lower() in endings and not path.is_dir():
                 files.append(f"{name}/{path.name}")
                 labels.append(label)
             else:
                 others.append(path)
     if others:
         log.warning(
-            "%s: %d files are no images by their names and are left out, %s first",
+            "%s: %s is left out (%d such in all): images lie in their class's folder itself, with "
+            "an image's ending",
             folder,
-            len(others),
             others[0].relative_to(folder),
+            len(others),
         )
     return files, labels
 

@@ -10,6 +10,7 @@ import argparse
 import csv
 import io
 import logging
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 PAPER_CURVES = Path(__file__).resolve().parent / "docs" / "paper_curves.csv"
 PAPER_SHARE = {"caltech101": 7_766 / 8_677}
 """The paper's shares of labels are of the training set, but of all images in Caltech-101."""
+CURVES_BESIDE_A_LEGEND = 6
+"""More, and a legend within the axes would hide them."""
 CHANCE = {"score_loss_spearman": 0.0, "score_error_auroc": 0.5}
 """What a random score reaches."""
 
@@ -48,8 +51,8 @@ def learning_curves(curves: Sequence[Curve]) -> "Figure":
     """Test accuracy against the number of labels, and against their share where it is known."""
     figure = _new_figure(7, 4.8)
     axes = figure.subplots()
-    for curve in curves:
-        _draw_mean(axes, curve, ACCURACY, _shown_name(curve.name))
+    for i, curve in enumerate(curves):
+        _draw_mean(axes, curve, ACCURACY, _shown_name(curve.name), **_style(i))
     _label(axes, "labelled images", "test accuracy (%)")
     size = results.shared_training_images(curves)
     if size:
@@ -57,7 +60,7 @@ def learning_curves(curves: Sequence[Curve]) -> "Figure":
             "top", functions=(lambda n: 100 * n / size, lambda s: s * size / 100)
         )
         share.set_xlabel("share of the training set (%)")
-    axes.legend(fontsize="small")
+    _add_legend(figure, axes)
     return figure
 
 
@@ -75,17 +78,18 @@ def published_learning_curves(curves: Sequence[Curve], dataset: str | None = Non
     published = read_published_curves(dataset)
     figure = _new_figure(7, 4.8)
     axes = figure.subplots()
-    for curve in curves:
+    for i, curve in enumerate(curves):
         share = partial(published_share, curve, dataset)
-        _draw_mean(axes, curve, ACCURACY, _shown_name(curve.name), share)
+        _draw_mean(axes, curve, ACCURACY, _shown_name(curve.name), share, **_style(i))
     for i, (method, (shares, accuracies)) in enumerate(published.items()):
-        style = {"linestyle": "--", "color": f"C{len(curves) + i}", "label": f"{method} (paper)"}
+        color = _style(len(curves) + i)["color"]
+        style = {"linestyle": "--", "color": color, "label": f"{method} (paper)"}
         if len(shares) == 1:  # all labels, to which no curve of a tenth of them need be stretched
             axes.axhline(accuracies[0], **{**style, "linestyle": ":"})
         else:
             axes.plot(shares, accuracies, marker=".", **style)
     _label(axes, "share of the training set (%)", "test accuracy (%)")
-    axes.legend(fontsize="small")
+    _add_legend(figure, axes)
     return figure
 
 
@@ -100,19 +104,20 @@ def diagnostics(curves: Sequence[Curve]) -> "Figure":
     Raises:
         InputError: a run has recorded nothing of this.
     """
+    from matplotlib.lines import Line2D
+
     require_diagnostics(curves)
     figure = _new_figure(9, 6.6)
     panels = figure.subplots(2, 2).flat
     spearman, auroc, loss, entropy = panels
     for i, curve in enumerate(curves):
-        name, color = _shown_name(curve.name), f"C{i}"
+        name, style = _shown_name(curve.name), _style(i)
         for axes, column in ((spearman, DIAGNOSTICS[0]), (auroc, DIAGNOSTICS[1])):
-            _draw_mean(axes, curve, column, name, color=color)
-        _draw_mean(loss, curve, "queried_mean_loss", f"{name}: queried", color=color)
-        _draw_mean(
-            loss, curve, "unqueried_mean_loss", f"{name}: not queried", color=color, linestyle="--"
-        )
-        _draw_mean(entropy, curve, "queried_class_entropy", name, color=color)
+            _draw_mean(axes, curve, column, name, **style)
+        _draw_mean(loss, curve, "queried_mean_loss", f"{name}: queried", **style)
+        not_queried = {**style, "linestyle": "--"}
+        _draw_mean(loss, curve, "unqueried_mean_loss", f"{name}: not queried", **not_queried)
+        _draw_mean(entropy, curve, "queried_class_entropy", name, **style)
     spearman.axhline(CHANCE["score_loss_spearman"], color="grey", linewidth=0.8)
     auroc.axhline(CHANCE["score_error_auroc"], color="grey", linewidth=0.8)
     for axes, label in (
@@ -122,9 +127,33 @@ def diagnostics(curves: Sequence[Curve]) -> "Figure":
         (entropy, "class entropy of the queried (nats)"),
     ):
         _label(axes, "labelled images", label)
-    spearman.legend(fontsize="x-small")
-    loss.legend(fontsize="x-small")
+    solid, dashed = (Line2D([], [], color="grey", linestyle=style) for style in ("-", "--"))
+    loss.legend([solid, dashed], ["queried", "not queried"], fontsize="small", handlelength=3)
+    _add_legend_below(figure, spearman)
     return figure
+
+
+def _style(number: int) -> dict[str, str]:
+    """Colour and marker of a curve, which no other one has until there are very many."""
+    tens, ones = divmod(number, 10)
+    return {"color": f"C{ones}", "marker": "osD^vP*X<>"[tens % 10]}
+
+
+def _add_legend(figure: "Figure", axes: "Axes") -> None:
+    if len(axes.get_legend_handles_labels()[0]) <= CURVES_BESIDE_A_LEGEND:
+        axes.legend(fontsize="small")
+    else:
+        _add_legend_below(figure, axes)
+
+
+def _add_legend_below(figure: "Figure", axes: "Axes") -> None:
+    """A legend below all axes, for which the figure grows."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 2 if max(map(len, labels)) * 2 < 12 * figure.get_figwidth() else 1
+    figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(labels) / columns))
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=columns, fontsize="small", frameon=False
+    )
 
 
 def _draw_mean(
@@ -139,7 +168,7 @@ def _draw_mean(
     values = curve.values(column)
     summaries = [results.summarize(by_trial.values()) for by_trial in values.values()]
     x = [abscissa(n) for n in values]
-    (line,) = axes.plot(x, [s.mean for s in summaries], marker="o", label=label, **style)
+    (line,) = axes.plot(x, [s.mean for s in summaries], label=label, **style)
     axes.fill_between(
         x,
         [s.mean - (s.std or 0.0) for s in summaries],

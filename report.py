@@ -23,24 +23,25 @@ from results import Curve
 
 STYLE = """
 :root { color-scheme: light dark; }
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
 h1, h2, h3 { line-height: 1.2; overflow-wrap: anywhere; }
 h2 { margin-top: 2.5rem; border-bottom: 1px solid GrayText; }
 figure { margin: 1.5rem 0; }
 img { max-width: 100%; height: auto; background: white; }
 figcaption, caption, .note { color: GrayText; text-align: left; font-size: 0.9rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid GrayText; padding: 0.3rem 0.7rem; text-align: right; }
-th:first-child { text-align: left; }
-td { white-space: nowrap; }
+table {
+  border-collapse: collapse; margin: 1rem 0; font-size: 0.85rem;
+  font-variant-numeric: tabular-nums;
+}
+th, td { border-bottom: 1px solid GrayText; padding: 0.3rem 0.5rem; text-align: right; }
+th:first-child { text-align: left; min-width: 10rem; }
 summary { cursor: pointer; font-weight: bold; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.85rem; }
 @media print {
   :root { color-scheme: light; }
   body { max-width: none; margin: 0; font-size: 10pt; }
   table { font-size: 8pt; }
-  td { white-space: normal; }
   figure, table, tr { break-inside: avoid; }
   h1, h2, h3, summary, caption { break-after: avoid; }
   section.run { break-before: page; }
@@ -185,6 +186,8 @@ def main() -> None:
         help="the page (default: %(default)s)",
     )
     arguments = parser.parse_args()
+    if arguments.output.suffix.lower() not in (".html", ".htm"):
+        parser.error(f"argument --output: {arguments.output} does not end in .html")
     html = page(results.read_runs(arguments.runs))
     # A file's name may hold bytes that are no text; they are shown as question marks.
     plot.write(arguments.output, html.encode("utf-8", "replace"))

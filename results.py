@@ -198,10 +198,13 @@ def read_run(folder: Path) -> Curve:
     try:
         rows = read_rows(path)
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read ({_reason(error)}); "
-            "name the folder of a run that has ended a cycle"
-        ) from None
+        if folder.joinpath("config.yaml").exists() and not path.exists():
+            rows = []
+        else:
+            raise InputError(
+                f"{path}: cannot be read ({_reason(error)}); "
+                "name the folder of a run that has ended a cycle"
+            ) from None
     if not rows:
         raise InputError(f"{path}: holds no results yet; wait for the run's first cycle to end")
     config = _read_config(folder)
@@ -482,8 +485,13 @@ def _shown_difference(difference: Difference | None) -> str:
     if difference is None:
         return "–"
     mean, low, high, count = difference
-    interval = "" if low is None else f" [{low:+.2f}, {high:+.2f}]"
-    return f"{mean:+.2f}{interval} ({count})"
+    interval = "" if low is None else f" [{_signed(low)}, {_signed(high)}]"
+    return f"{_signed(mean)}{interval} ({count})"
+
+
+def _signed(points: float) -> str:
+    """With its sign, which 0 has not lost to rounding: never -0.00."""
+    return f"{round(points, 2) + 0.0:+.2f}"
 
 
 def tidy_csv(curves: Sequence[Curve], columns: Sequence[str] = (ACCURACY,)) -> str:

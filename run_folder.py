@@ -132,7 +132,9 @@ class RunFolder:
                     self._lock_trials()
                 except OSError as error:
                     raise self._unwritable(error) from None
-                if not self.run.overwrite:
+                if self.run.empties_folder:
+                    self._refuse_to_remove_other_trials()
+                else:
                     self._refuse_another_run()
             unless_refused.pop_all()
         return self
@@ -160,9 +162,9 @@ class RunFolder:
             if self._lock is None:
                 # Another run may have come and gone while this one read its data.
                 self._lock_trials()
-                if not self.run.overwrite:
+                if not self.run.empties_folder:
                     self._refuse_another_run()
-            if self.run.overwrite:
+            if self.run.empties_folder:
                 self._clear()
                 self._leave_other_trials()
             log_file = _LogFile(self.path / "log.txt", encoding="utf-8")
@@ -203,7 +205,7 @@ class RunFolder:
         trials share; they go when their process does, however that ends.
         """
         self._lock = (self.path / ".lock").open("w")
-        ranges = [(1, TO_THE_END)] if self.run.overwrite else [(t, 1) for t in self.run.trials]
+        ranges = [(1, TO_THE_END)] if self.run.empties_folder else [(t, 1) for t in self.run.trials]
         try:
             for first, length in ranges:
                 fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB, length, first)
@@ -277,6 +279,21 @@ class RunFolder:
                 "name another place with --output-dir, or start afresh with --overwrite"
             )
 
+    def _refuse_to_remove_other_trials(self) -> None:
+        if self.run.trials == self.run.all_trials or self.run.world_size > 1:
+            return
+        with suppress(OSError, ValueError):
+            found = {int(row["trial"]) for row in results.read_rows(self.path / "results.csv")}
+            if not found <= {*self.run.trials}:
+                raise InputError(
+                    f"{self.path}: --overwrite would remove its other trials too; leave out "
+                    "--trials to start all of them afresh, or name another place with --output-dir"
+                )
+
+    def names_other_data(self) -> bool:
+        """Whether the images come from elsewhere than the run's did, and may be others."""
+        return self._read_config()["data_dir"] != self.run.config.data_dir
+
     def _read_config(self) -> dict[str, Any]:
         path = self.path / "config.yaml"
         try:
@@ -335,7 +352,7 @@ class RunFolder:
 
     def unfinished_trials(self) -> list[int]:
         """This process's trials whose last cycle has no results, or none that are to stay."""
-        finished = set() if self.run.overwrite else self._finished_trials()
+        finished = set() if self.run.empties_folder else self._finished_trials()
         return [trial for trial in self.run.trials if trial not in finished]
 
     def is_finished(self) -> bool:

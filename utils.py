@@ -105,24 +105,17 @@ def fastest_memory_format(device: torch.device, width: int) -> torch.memory_form
     return torch.contiguous_format
 
 
-def keep_freed_memory(keep: bool = True) -> None:
-    """Whether freed host memory stays with this process (glibc; elsewhere nothing changes).
+def keep_freed_memory() -> None:
+    """Keeps freed host memory with this process (glibc; elsewhere nothing changes).
 
     By default glibc gives the memory of large tensors back and asks for it again at each step, and
     the kernel clears every page anew: on a CPU a third of a training step, and more.
-
-    Args:
-        keep: or, for benchmarks, return to what a process with large arrays does by default.
     """
-    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # mallopt's names for them
-    never, largest, always = -1, 32 * 2**20, 65536
+    trim_threshold, mmap_max = -1, -4  # mallopt's names for them
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(trim_threshold, never if keep else 2 * largest)
-        libc.mallopt(mmap_max, 0 if keep else always)
-        if not keep:
-            libc.mallopt(mmap_threshold, largest)
-            libc.malloc_trim(0)
+        libc.mallopt(trim_threshold, -1)  # never
+        libc.mallopt(mmap_max, 0)
 
 
 def precisions(device: torch.device) -> tuple[str, ...]:

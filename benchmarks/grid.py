@@ -15,8 +15,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -54,6 +55,11 @@ class Cell(NamedTuple):
         return "main_LL4AL.py" if "LL4AL" in self.choices else "main_TOD.py"
 
     @property
+    def script(self) -> ModuleType:
+        """The module of that script."""
+        return main_LL4AL if self.entry == "main_LL4AL.py" else main_TOD
+
+    @property
     def choices(self) -> list[str]:
         """Sampling strategy and auxiliary loss."""
         return self.strategy.split("/")
@@ -66,6 +72,20 @@ class Cell(NamedTuple):
             *(f"--sampling={sampling}", f"--auxiliary={auxiliary}", f"--seed={self.seed}"),
             *(f"--output-dir={output_dir}", *shortened_training(self.config, scale), *further),
         ]
+
+    def refuse(self, command: Sequence[str]) -> None:
+        """Refuses the command, before any of the grid runs, if its script would.
+
+        Raises:
+            InputError: an argument is wrong, or its folder is in use or holds another run.
+        """
+        from run_folder import RunFolder  # imports torch
+
+        _, _, *arguments = command
+        offers = (self.script.SAMPLING, self.script.AUXILIARY)
+        run = command_line.parse_arguments("", *offers, arguments)
+        with RunFolder(replace(run, entry=self.entry)):
+            pass
 
     def folder(self, output_dir: Path) -> Path:
         """Where its results lie."""
@@ -136,12 +156,19 @@ class Commands:
 def run_all(
     cells: Sequence[Cell], output_dir: Path, scale: float, further: Sequence[str]
 ) -> dict[Cell, int]:
-    """Runs the cells; the exit status of each. An interrupted one is the last."""
+    """Runs the cells; the exit status of each. An interrupted one is the last.
+
+    Raises:
+        InputError: one of them would be refused; none has run then.
+    """
+    to_run = {cell: cell.command(output_dir, scale, further) for cell in cells}
+    for cell, command in to_run.items():
+        cell.refuse(command)
     statuses: dict[Cell, int] = {}
     with Commands() as commands:
-        for cell in cells:
+        for cell, command in to_run.items():
             print(f"{cell.config}, {cell.strategy}, seed {cell.seed}", file=sys.stderr, flush=True)
-            statuses[cell] = commands.run(cell.command(output_dir, scale, further))
+            statuses[cell] = commands.run(command)
             if commands.signal is not None or statuses[cell] in (130, 143):
                 break
     return statuses
@@ -163,14 +190,20 @@ def tables(cells: Sequence[Cell], output_dir: Path) -> str:
     return "\n\n".join(texts)
 
 
-def new_parser(description: str) -> command_line.Parser:
+def new_parser(description: str, output_dir: Path) -> command_line.Parser:
     """A parser of what all scripts that run cells offer; `parse` reads the command line with it."""
     parser = command_line.Parser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seed", nargs="+", type=command_line.seed, default=[0], help="default: 0")
     parser.add_argument("--scale", type=float, default=1.0, help="of all epochs (default: 1)")
-    parser.add_argument("--output-dir", type=Path, default=Path("results"), metavar="DIR")
+    parser.add_argument(
+        "--output-dir",
+        type=Path,
+        default=output_dir,
+        metavar="DIR",
+        help="where the runs' folders are made (default: %(default)s)",
+    )
     return parser
 
 
@@ -202,7 +235,7 @@ def parse(parser: command_line.Parser) -> tuple[argparse.Namespace, list[str]]:
 
 def parsed() -> tuple[argparse.Namespace, list[str]]:
     """The grid's command line, and the entry scripts' further arguments."""
-    parser = new_parser(__doc__)
+    parser = new_parser(__doc__, Path("results"))
     parser.add_argument("--config", nargs="+", required=True, help="names or paths")
     parser.add_argument("--strategy", nargs="+", default=list(PAPER), help="SAMPLING/AUXILIARY")
     parser.add_argument("--only", help="the number of one cell, from 0, or none")
@@ -223,8 +256,8 @@ def _refuse_wrong_strategy(strategy: str) -> None:
     if strategy.count("/") != 1:
         raise InputError(f"--strategy {strategy}: write SAMPLING/AUXILIARY, like TOD/NONE")
     cell = Cell("", strategy, 0)
-    script = main_LL4AL if cell.entry == "main_LL4AL.py" else main_TOD
-    for name, offered in zip(cell.choices, (script.SAMPLING, script.AUXILIARY), strict=True):
+    offers = (cell.script.SAMPLING, cell.script.AUXILIARY)
+    for name, offered in zip(cell.choices, offers, strict=True):
         if name not in offered:
             raise InputError(
                 f"--strategy {strategy}: {cell.entry} has no {name}, only {', '.join(offered)}"
@@ -249,9 +282,10 @@ def main() -> None:
         print(f"epochs, milestones and detach_epoch are {arguments.scale:g} of the configured ones")
     refused = [cell for cell in cells if statuses.get(cell) == REFUSED]
     for config, strategy, seed in refused:
-        print(f"{config}, {strategy}, seed {seed}: stopped (see above); its results are left out")
-    # What lies in the folder of a refused one may be of another command.
-    print(tables([cell for cell in cells if cell not in refused], arguments.output_dir))
+        print(f"{config}, {strategy}, seed {seed}: has stopped and is left out, see above")
+    # What lies in the folder of a refused one may be of other images.
+    shown = tables([cell for cell in cells if cell not in refused], arguments.output_dir)
+    print(shown or "no run has ended a cycle yet")
     sys.exit(max(statuses.values(), default=0))
 
 

@@ -39,10 +39,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def interleaved(
-    works: dict[str, Callable[[], object]],
-    repeats: int,
-    device: torch.device,
-    set_up: Callable[[str], None] | None = None,
+    works: dict[str, Callable[[], object]], repeats: int, device: torch.device
 ) -> dict[str, float]:
     """The median seconds of each piece of work; they take turns, and the first does not count.
 
@@ -50,16 +47,10 @@ def interleaved(
         works: by name.
         repeats: the turns that count.
         device: what the works run on.
-        set_up: called with a work's name before each turn; the work is then done once more than is
-            measured, since what another one's settings have changed, memory above all, is no part
-            of it.
     """
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
-            if set_up is not None:
-                set_up(name)
-                work()
             elapsed = seconds(work, device)
             if turn > 0:
                 times[name].append(elapsed)

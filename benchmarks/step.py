@@ -4,15 +4,19 @@ python benchmarks/step.py
 
 The baseline feeds PIL transforms through a DataLoader without workers, makes a fresh iterator for
 each unlabelled batch, and runs the same networks and losses in NCHW, fp32, eager, with one
-optimiser and EMA call for each parameter. Both take turns in one process; medians count. The images
-are random bytes: their content costs nothing.
+optimiser and EMA call for each parameter. It has a process of its own, in which nothing is set for
+speed; both take turns, and medians count. The images are random bytes: their content costs nothing.
 """
 
 import argparse
+import multiprocessing
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -187,6 +191,36 @@ class Baseline:
         return torch.cat(scores)
 
 
+def serve_baseline(requests: Connection, method: str, *arguments: Any) -> None:
+    """Does the work of a baseline for each request, until a false one, and says when it is done."""
+    allow_tf32(False)
+    torch.backends.cudnn.benchmark = True
+    baseline = Baseline(*arguments)
+    while requests.recv():
+        getattr(baseline, method)()
+        machine.synchronize(baseline.device)
+        requests.send(True)
+
+
+@contextmanager
+def baseline_in_its_own_process(method: str, *arguments: Any) -> Iterator[Callable[[], object]]:
+    """A call that does the work of `Baseline(*arguments).method()`, where nothing else runs."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=serve_baseline, args=(theirs, method, *arguments), daemon=True
+    )
+    process.start()
+    theirs.close()
+
+    def work() -> None:
+        ours.send(True)
+        ours.recv()
+
+    yield work
+    ours.send(False)
+    process.join()
+
+
 class Ours:
     """This project's epoch and scores."""
 
@@ -219,6 +253,7 @@ class Ours:
         self.batch_size = config.training.batch_size
 
     def train_epoch(self) -> None:
+        allow_tf32(self.learner.precision == "tf32")
         self.learner.start_cycle()
         self.learner.train_cycle(self.images, self.labels, self.labeled, self.unlabeled, cycle=2)
 
@@ -228,6 +263,7 @@ class Ours:
 
     @torch.inference_mode()
     def score(self) -> Tensor:
+        allow_tf32(self.learner.precision == "tf32")
         backbone, previous = fold_batch_norm(self.backbone), fold_batch_norm(self.previous)
         return torch.cat(
             [
@@ -252,6 +288,8 @@ def main() -> None:
     num_labeled = arguments.labeled or (128 if on_cpu else 5_000)
     num_scored = arguments.scored or (256 if on_cpu else 10_000)
     torch.backends.cudnn.benchmark = True
+    if on_cpu:
+        keep_freed_memory()
     run = command_line.parse_arguments(
         "",
         ("TOD",),
@@ -285,39 +323,31 @@ def main() -> None:
     rows = []
     data = (pixels, labels, num_labeled, device)
     for auxiliary in AUXILIARIES:
-        baseline = Baseline(run, auxiliary, *data)
-        works = {"baseline": baseline.train_epoch}
-        for precision in peaks:
-            works[precision] = Ours(run, auxiliary, precision, *data).train_epoch
-        rows.append(row(f"train, {auxiliary}", works, num_labeled, peaks, arguments, device))
-    baseline = Baseline(run, "NONE", pixels[:num_scored], labels[:num_scored], 1, device)
-    works = {"baseline": baseline.score}
-    for precision in peaks:
-        # Scores are computed in fp32 whatever trained the networks, but with tf32 in tf32.
-        if precision != "bf16":
-            ours = Ours(run, "NONE", precision, pixels[:num_scored], labels[:num_scored], 1, device)
-            works[precision] = ours.score
-    rows.append(row("score, TOD", works, num_scored, peaks, arguments, device))
+        works = {p: Ours(run, auxiliary, p, *data).train_epoch for p in peaks}
+        baseline = ("train_epoch", run, auxiliary, *data)
+        rows.append(row(f"train, {auxiliary}", baseline, works, num_labeled, peaks, arguments))
+    data = (pixels[:num_scored], labels[:num_scored], 1, device)
+    # Scores are computed in fp32 whatever trained the networks, but with tf32 in tf32.
+    works = {p: Ours(run, "NONE", p, *data).score for p in peaks if p != "bf16"}
+    baseline = ("score", run, "NONE", *data)
+    rows.append(row("score, TOD", baseline, works, num_scored, peaks, arguments))
     print(machine.table(header, rows))
-
-
-def set_up(name: str) -> None:
-    """The baseline runs in fp32 and under glibc's defaults, a precision under this project's."""
-    allow_tf32(name == "tf32")
-    keep_freed_memory(name != "baseline")
 
 
 def row(
     name: str,
+    baseline: Sequence[Any],
     works: dict[str, Callable[[], object]],
     num_images: int,
     peaks: dict[str, float],
     arguments: argparse.Namespace,
-    device: torch.device,
 ) -> list[str]:
     """Measures one line of the table."""
-    operations = flops(works["baseline"])
-    times = machine.interleaved(works, arguments.repeats, device, set_up)
+    method, *settings = baseline
+    operations = flops(getattr(Baseline(*settings), method))
+    with baseline_in_its_own_process(*baseline) as work:
+        works = {"baseline": work, **works}
+        times = machine.interleaved(works, arguments.repeats, settings[-1])
     share = operations / times["baseline"] / peaks["fp32"]
     cells = [name, f"{num_images / times['baseline']:,.1f} ({share:.0%})"]
     for precision, peak in peaks.items():

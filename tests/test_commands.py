@@ -16,6 +16,8 @@ import yaml
 from harness import PROJECT_DIR, TINY_DIGITS, run_script
 from PIL import Image
 
+import configuration
+import datasets
 import models
 from models import imagenet_resnet, lossnet, resnet
 
@@ -293,6 +295,24 @@ def extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None
     path = folder / member.name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(tar.extractfile(member).read())
+
+
+def test_the_weights_classify_images_as_the_readme_shows(tmp_path, monkeypatch):
+    run = [*TINY_DIGITS, "--set=model.width=16", "--set=active_learning.cycles=7"]
+    done = run_script("main_TOD.py", *run, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    readme = (PROJECT_DIR / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(
+        r"the weights classify new images.*?```python\n(.*?)```", readme, re.DOTALL
+    )
+    test = datasets.load(configuration.load("digits"), 0).test
+    room = {"images": test.pixels}
+    monkeypatch.chdir(tmp_path)
+    exec(code, room)
+    accuracy = 100 * (room["logits"].argmax(dim=1) == test.labels).float().mean().item()
+    with next(tmp_path.rglob("results.csv")).open(newline="") as file:
+        *_, last = csv.DictReader(file)
+    assert float(last["test_accuracy"]) == pytest.approx(accuracy, abs=0.3)  # one image of 360
 
 
 @where_there_is(CIFAR10_JPEGS)

@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import formats
@@ -265,8 +266,26 @@ def test_other_files_and_hidden_ones_are_left_out_with_a_warning(tmp_path, warni
     (tmp_path / "train" / "Banane" / ".hidden.png").write_text("none")
     (tmp_path / "train" / ".cache").mkdir()
     assert len(load("image_folder", tmp_path).train) == count
-    assert "1 files are no images" in warnings.text
-    assert "Banane/notes.txt" in warnings.text
+    assert "Banane/notes.txt is left out (1 such in all)" in warnings.text
+
+
+def test_images_outside_of_a_class_and_below_it_are_left_out_with_a_warning(tmp_path, warnings):
+    formats.write_image_folder(tmp_path)
+    count = len(load("image_folder", tmp_path).train)
+    train = tmp_path / "train"
+    image = (train / "Banane" / "rgb.png").read_bytes()
+    (train / "Banane" / "more").mkdir()
+    for place in (train / "loose.png", train / "Banane" / "more" / "deep.png"):
+        place.write_bytes(image)
+    assert len(load("image_folder", tmp_path).train) == count
+    assert "loose.png is left out (2 such in all)" in warnings.text
+
+
+def test_a_class_without_test_images_is_used_with_a_warning(tmp_path, warnings):
+    formats.write_image_folder(tmp_path)
+    shutil.rmtree(tmp_path / "test" / "Banane")
+    assert set(load("image_folder", tmp_path).test.labels.tolist()) == {1, 2}
+    assert f"{tmp_path / 'test' / 'Banane'}: is not there" in warnings.text
 
 
 @pytest.mark.parametrize("legacy", [False, True])

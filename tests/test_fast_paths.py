@@ -281,7 +281,8 @@ def test_memory_is_kept_for_the_next_step_and_not_cleared_anew(keep):
     script = f"""
 import resource, torch
 from utils import keep_freed_memory
-keep_freed_memory({keep})
+if {keep}:
+    keep_freed_memory()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for size in (10, 9, 11):  # more than malloc ever keeps by default

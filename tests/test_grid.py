@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import PROJECT_DIR, TINY_DIGITS, run_script
+from harness import PROJECT_DIR, TINY_DIGITS, run_script, write_run
 
 sys.path.insert(0, str(PROJECT_DIR / "benchmarks"))
 
@@ -34,6 +34,19 @@ def test_grid_runs_each_cell_once_and_prints_one_table(tmp_path):
 
     table = run_script("benchmarks/grid.py", *grid, "--only", "none", *REST)
     assert [line for line in table.stdout.splitlines() if line.startswith("| digits, ")] == rows
+
+
+def test_a_folder_with_another_run_is_refused_before_any_of_the_grid_runs(tmp_path):
+    write_run(tmp_path, [[80, 90, 95]], sampling="LL4AL", auxiliary="LL4AL")
+    done = run_script("benchmarks/grid.py", *GRID, "--output-dir", tmp_path, *REST)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "LL4AL_seed0: holds a run with another" in done.stderr
+    assert len(list(tmp_path.iterdir())) == 1
+    unknown = run_script("benchmarks/grid.py", *GRID, *REST, "--epochs=3", cwd=tmp_path)
+    assert unknown.returncode == 2
+    assert "unrecognized arguments: --epochs=3" in unknown.stderr
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_run_ended_by_a_signal_has_failed():

@@ -281,6 +281,43 @@ def test_run_whose_images_have_changed_is_refused(tmp_path):
     assert "other images than are there now" in again.stderr
 
 
+def test_a_finished_run_is_shown_for_its_own_images_alone(tmp_path):
+    for name in ("images", "others"):
+        write_image_folder(tmp_path / name)
+    next((tmp_path / "others" / "train").rglob("*.png")).unlink()
+    run = [
+        *TINY_DIGITS[1:],
+        "--config=image_folder",
+        f"--output-dir={tmp_path / 'results'}",
+        "--set=images.size=16",
+        "--set=active_learning.initial_labels=10",
+        "--set=active_learning.query_size=2",
+    ]
+    answers = {}
+    for place in ("images", "others", "nowhere"):
+        answers[place] = run_script("main_TOD.py", *run, f"--data-dir={tmp_path / place}")
+    (tmp_path / "images").rename(tmp_path / "moved")
+    moved = run_script("main_TOD.py", *run, f"--data-dir={tmp_path / 'moved'}")
+    assert [answer.returncode for answer in (*answers.values(), moved)] == [0, 2, 2, 0]
+    assert "other images than are there now" in answers["others"].stderr
+    assert "nowhere" in answers["nowhere"].stderr
+    assert "is finished" in moved.stdout
+
+
+def test_overwriting_some_trials_never_removes_the_others(tmp_path):
+    run = [*TINY_DIGITS, f"--output-dir={tmp_path}", "--set=active_learning.trials=2"]
+    rows = run_folder("main_TOD.py", tmp_path) / "results.csv"
+    for arguments in (["--trials=1"], ["--trials=1", "--overwrite"], ["--trials=2"]):
+        assert run_script("main_TOD.py", *run, *arguments).returncode == 0
+    before = rows.read_bytes()
+    refused = run_script("main_TOD.py", *run, "--trials=2", "--overwrite")
+    assert refused.returncode == 2
+    assert "--overwrite would remove its other trials too" in refused.stderr
+    assert rows.read_bytes() == before
+    assert run_script("main_TOD.py", *run, "--overwrite").returncode == 0
+    assert rows.read_bytes() != before  # at least in the seconds
+
+
 def test_output_that_nobody_reads_does_not_stop_a_run(tmp_path):
     with Path("/dev/full").open("w") as full:
         process = subprocess.run(

@@ -65,6 +65,15 @@ def test_a_paired_interval_is_that_of_the_paired_t_test():
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
+def test_a_difference_that_rounds_to_nothing_has_no_minus(tmp_path):
+    runs = [write_run(tmp_path, [[80.1, 80.3, 80.2]], sampling=s) for s in ("RANDOM", "TOD")]
+    (runs[1] / "results.csv").write_text(
+        (runs[1] / "results.csv").read_text().replace("80.3", "80.2999")
+    )
+    _, (_, *cells) = results.difference_table(results.read_runs(runs))
+    assert cells == ["+0.00 (1)"] * 4
+
+
 def test_one_pair_has_no_interval_and_no_pair_no_difference():
     assert results.paired_difference({(0, 1): 3.0}, {(0, 1): 1.0}) == (2.0, None, None, 1)
     assert results.paired_difference({(0, 1): 3.0}, {(1, 1): 1.0}) is None
@@ -182,6 +191,24 @@ def test_learning_curves_are_means_with_bands_over_labels_and_their_share(pair):
     np.testing.assert_allclose(share.get_xlim(), (left, right))
 
 
+def test_many_curves_are_told_apart_below_the_axes(tmp_path):
+    strategies = [f"S{number}" for number in range(19)]
+    folders = [
+        write_run(tmp_path, TWO_TRIALS, sampling=s, diagnostics=results.DIAGNOSTICS)
+        for s in strategies
+    ]
+    curves = results.read_runs(folders)
+    for figure in (plot.learning_curves(curves), plot.diagnostics(curves)):
+        lines = figure.axes[0].lines[: len(curves)]
+        assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(curves)
+        (legend,) = figure.legends
+        assert [t.get_text() for t in legend.get_texts()] == [c.name for c in curves]
+        figure.draw_without_rendering()
+        place = legend.get_window_extent()
+        assert place.x0 >= 0 and place.x1 <= figure.bbox.width
+        assert all(place.y1 <= axes.get_tightbbox().y0 for axes in figure.axes)
+
+
 def test_the_share_is_of_the_images_that_the_run_had(tmp_path):
     folder = write_run(tmp_path, TWO_TRIALS, config="cifar10", training_images=400)
     other = write_run(tmp_path, TWO_TRIALS, config="svhn")
@@ -263,6 +290,7 @@ def test_diagnostics_show_how_well_the_scores_estimate_the_loss(tmp_path):
         # The last cycle queries nothing.
         np.testing.assert_allclose(axes.lines[0].get_xydata(), [(100, 1.15), (150, 2.15)])
     assert [line.get_linestyle() for line in loss.lines] == ["-", "--"]
+    assert [t.get_text() for t in loss.get_legend().get_texts()] == ["queried", "not queried"]
     assert set(spearman.lines[-1].get_ydata()) == {0}
     assert set(auroc.lines[-1].get_ydata()) == {0.5}
 
@@ -361,15 +389,20 @@ def test_a_damaged_configuration_gives_one_line(tmp_path, content):
     ("arguments", "message"),
     [
         (["nowhere"], "nowhere/results.csv: cannot be read (No such file or directory); name"),
+        (["begun"], "begun/results.csv: holds no results yet; wait for the run's first cycle"),
         (["file"], "file/results.csv: cannot be read (Not a directory); name the folder"),
         (["half"], "half/results.csv: cannot be read (line 2 has not as many cells"),
-        (["run", "--output=nowhere/a.png"], "nowhere/a.png cannot be written (No such file"),
+        (["run", "--output=nowhere/a.FORMAT"], "nowhere/a.FORMAT cannot be written (No such file"),
     ],
 )
 def test_bad_paths_give_one_line_and_status_2(tmp_path, script, arguments, message):
+    kind = "png" if script == "plot.py" else "html"
+    *arguments, message = (text.replace("FORMAT", kind) for text in (*arguments, message))
     write_run(tmp_path, TWO_TRIALS).rename(tmp_path / "run")
     half = write_run(tmp_path, TWO_TRIALS).rename(tmp_path / "half")
     (half / "results.csv").write_text("trial,cycle,num_labeled,test_accuracy\n1,1,10")
+    begun = write_run(tmp_path, TWO_TRIALS).rename(tmp_path / "begun")
+    (begun / "results.csv").unlink()
     (tmp_path / "file").touch()
     process = run_script(script, *arguments, cwd=tmp_path)
     assert (process.returncode, process.stdout) == (2, "")

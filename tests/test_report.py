@@ -191,8 +191,13 @@ def test_the_page_prints_with_every_picture_within_the_paper(tmp_path, browser):
 
 
 def test_a_page_that_cannot_be_written_is_refused(tmp_path):
-    process = run_script("report.py", write_run(tmp_path, TWO_TRIALS), f"--output={tmp_path}")
+    run, place = write_run(tmp_path, TWO_TRIALS), tmp_path / "page.html"
+    place.mkdir()
+    process = run_script("report.py", run, f"--output={place}")
     assert process.returncode == 2
     assert process.stderr == (
-        f"--output: {tmp_path} cannot be written (Is a directory); name another place\n"
+        f"--output: {place} cannot be written (Is a directory); name another place\n"
     )
+    process = run_script("report.py", run, "--output=page.pdf")
+    assert process.returncode == 2
+    assert "page.pdf does not end in .html" in process.stderr

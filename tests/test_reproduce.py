@@ -1,6 +1,8 @@
 """The paper's comparison, run and written down."""
 
+import subprocess
 import sys
+import time
 
 from harness import PROJECT_DIR, TINY_DIGITS, run_script, write_run
 from PIL import Image
@@ -19,7 +21,7 @@ def test_the_four_experiments_and_what_is_written_about_them(tmp_path):
     command = ["benchmarks/reproduce.py", "--config=digits", "--seed", "3", *REST]
     first = run_script(*command, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    assert len(list((tmp_path / "results").iterdir())) == 4
+    assert len(list((tmp_path / "results" / "reproduce").iterdir())) == 4
     text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
     assert text.startswith("# Results\n\nA reading.\n")
     assert "`python benchmarks/reproduce.py --config=digits --seed 3 -- --device=" in text
@@ -58,8 +60,27 @@ def test_runs_of_another_command_are_not_published(tmp_path):
     text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
     other = run_script(*command, "--set=training.momentum=0.5", cwd=tmp_path)
     assert other.returncode == 2
+    assert len(other.stderr.splitlines()) == 1  # nothing has run
     assert "holds a run with another training.momentum" in other.stderr
     assert (tmp_path / "RESULTS.md").read_text(encoding="utf-8") == text
+
+
+def test_what_has_not_ended_is_not_published(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, PROJECT_DIR / "benchmarks" / "reproduce.py", "--config=digits", *REST],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    random = tmp_path / "results" / "reproduce" / "digits_auxiliary_NONE_sampling_RANDOM_seed0"
+    while not (random / "results.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
+    _, errors = process.communicate()
+    assert process.returncode == 143
+    assert "RESULTS.md: is left as it was" in errors
+    assert not (tmp_path / "RESULTS.md").exists()
 
 
 def test_a_section_replaces_itself_alone():
