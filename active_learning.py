@@ -63,8 +63,10 @@ def run_experiment(
             folder = stack.enter_context(RunFolder(run))
             unfinished = folder.unfinished_trials()
             found_finished = not unfinished and folder.is_finished()
-            if unfinished or folder.names_other_data():
+            if unfinished:
                 experiment = Experiment(run, sampling, auxiliary, folder)
+            elif run.trials and folder.names_other_data():
+                folder.refuse_other_images(datasets.load(run.config, run.seed))
         for trial in set(run.trials) - set(unfinished):
             folder.finish_trial(trial)
         if unfinished:

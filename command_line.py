@@ -17,8 +17,8 @@ from configuration import Config, InputError, config_names, load, shortened
 class Run:
     """One run of an entry script: the configuration and what the command line adds to it.
 
-    `trials` are those of this process; `rank`, `local_rank` (on its node) and `world_size` say
-    which of how many processes it is that `torchrun` has started for the run.
+    `chosen_trials` are those of all its processes; `rank`, `local_rank` (on its node) and
+    `world_size` say which of how many processes it is that `torchrun` has started for the run.
     """
 
     config: Config
@@ -28,7 +28,7 @@ class Run:
     seed: int
     output_dir: Path
     device: str
-    trials: tuple[int, ...]
+    chosen_trials: tuple[int, ...]
     precision: str = "auto"
     overwrite: bool = False
     keep_weights: str = "all"
@@ -45,9 +45,9 @@ class Run:
         return f"{self.config.name} auxiliary:{self.auxiliary} sampling:{self.sampling}"
 
     @property
-    def all_trials(self) -> tuple[int, ...]:
-        """Those of the configuration, from 1."""
-        return tuple(range(1, self.config.active_learning.trials + 1))
+    def trials(self) -> tuple[int, ...]:
+        """Those of this process, from 1."""
+        return self.chosen_trials[self.rank :: self.world_size]
 
     @property
     def empties_folder(self) -> bool:
@@ -186,7 +186,7 @@ def parse_arguments(
         output_dir=arguments.output_dir,
         device=arguments.device,
         precision=arguments.precision,
-        trials=tuple(range(trials[0], trials[1] + 1))[rank::world_size],
+        chosen_trials=tuple(range(trials[0], trials[1] + 1)),
         overwrite=arguments.overwrite,
         keep_weights=arguments.keep_weights,
         deterministic=arguments.deterministic,

@@ -16,7 +16,7 @@ def in_turn(run: Run) -> Iterator[None]:
 
     Rank 0 goes first: it may empty the run's folder, or download the data. The first rank of every
     other node follows, whose disk may want the same data, then all others at once. After that no
-    rank waits for another: one that dies takes nothing with it.
+    rank waits for another.
 
     Raises:
         InputError: a rank has failed before that.

@@ -198,7 +198,7 @@ def read_run(folder: Path) -> Curve:
     try:
         rows = read_rows(path)
     except (OSError, ValueError) as error:
-        if folder.joinpath("config.yaml").exists() and not path.exists():
+        if isinstance(error, FileNotFoundError) and (folder / "config.yaml").exists():
             rows = []
         else:
             raise InputError(

@@ -132,10 +132,7 @@ class RunFolder:
                     self._lock_trials()
                 except OSError as error:
                     raise self._unwritable(error) from None
-                if self.run.empties_folder:
-                    self._refuse_to_remove_other_trials()
-                else:
-                    self._refuse_another_run()
+                self._refuse_what_is_there()
             unless_refused.pop_all()
         return self
 
@@ -162,8 +159,7 @@ class RunFolder:
             if self._lock is None:
                 # Another run may have come and gone while this one read its data.
                 self._lock_trials()
-                if not self.run.empties_folder:
-                    self._refuse_another_run()
+                self._refuse_what_is_there()
             if self.run.empties_folder:
                 self._clear()
                 self._leave_other_trials()
@@ -188,6 +184,7 @@ class RunFolder:
         }
         with self._shared_files():
             if (self.path / "config.yaml").exists():
+                self.refuse_other_images(dataset)
                 self._compare_surroundings(surroundings)
             else:
                 self._write_config(surroundings)
@@ -262,6 +259,12 @@ class RunFolder:
         }
         return {**run.config.as_dict(), "run": choices}
 
+    def _refuse_what_is_there(self) -> None:
+        if self.run.empties_folder:
+            self._refuse_to_remove_other_trials()
+        else:
+            self._refuse_another_run()
+
     def _refuse_another_run(self) -> None:
         path, wanted = self.path / "config.yaml", self._identity()
         if not path.exists():
@@ -280,19 +283,33 @@ class RunFolder:
             )
 
     def _refuse_to_remove_other_trials(self) -> None:
-        if self.run.trials == self.run.all_trials or self.run.world_size > 1:
+        if len(self.run.chosen_trials) == self.run.config.active_learning.trials:
             return
+        begun = {path.name.split(".")[0] for path in self.path.glob("progress/trial*.pt")}
         with suppress(OSError, ValueError):
-            found = {int(row["trial"]) for row in results.read_rows(self.path / "results.csv")}
-            if not found <= {*self.run.trials}:
-                raise InputError(
-                    f"{self.path}: --overwrite would remove its other trials too; leave out "
-                    "--trials to start all of them afresh, or name another place with --output-dir"
-                )
+            rows = results.read_rows(self.path / "results.csv")
+            begun |= {f"trial{row['trial']}" for row in rows}
+        if not begun <= {f"trial{trial}" for trial in self.run.chosen_trials}:
+            raise InputError(
+                f"{self.path}: --overwrite would remove its other trials too; leave out --trials "
+                "to start all of them afresh, or name another place with --output-dir"
+            )
 
     def names_other_data(self) -> bool:
         """Whether the images come from elsewhere than the run's did, and may be others."""
-        return self._read_config()["data_dir"] != self.run.config.data_dir
+        return self._read_config().get("data_dir") != self.run.config.data_dir
+
+    def refuse_other_images(self, dataset: Dataset) -> None:
+        """Refuses a dataset that is not the run's.
+
+        Raises:
+            InputError: it is not.
+        """
+        if self._read_config()["run"].get("data") != dataset.fingerprint():
+            raise InputError(
+                f"{self.path}: its results come from other images than are there now; "
+                "name another place with --output-dir, or start afresh with --overwrite"
+            )
 
     def _read_config(self) -> dict[str, Any]:
         path = self.path / "config.yaml"
@@ -311,11 +328,6 @@ class RunFolder:
 
     def _compare_surroundings(self, surroundings: dict[str, Any]) -> None:
         found = self._read_config()["run"]
-        if found.get("data") != surroundings["data"]:
-            raise InputError(
-                f"{self.path}: its results come from other images than are there now; "
-                "name another place with --output-dir, or start afresh with --overwrite"
-            )
         if found.get("precision") != surroundings["precision"]:
             raise InputError(
                 f"{self.path}: its networks were trained in {found.get('precision')}, which "

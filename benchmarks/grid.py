@@ -118,6 +118,8 @@ class Commands:
     def __init__(self) -> None:
         self.child: subprocess.Popen | None = None
         self.signal: int | None = None
+        self.told = False
+        """Whether the running command knows of the signal."""
 
     def run(self, command: Sequence[str]) -> int:
         """Runs a command to its end, but not one after a signal.
@@ -128,7 +130,7 @@ class Commands:
         if self.signal is None:
             # In a session of its own, it gets no signal from the terminal beside the one from here.
             with subprocess.Popen(command, start_new_session=True) as self.child:
-                if self.signal is not None:  # it came while the command was started
+                if self.signal is not None and not self.told:  # it came during the start
                     self.child.send_signal(self.signal)
                 status = self.child.wait()
             self.child = None
@@ -136,16 +138,17 @@ class Commands:
         return 128 + self.signal
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
+        # A terminal that is closed ends the commands as a job's end does: with their state saved.
+        self.signal = signal.SIGTERM if number == signal.SIGHUP else number
         if self.child is not None:
-            self.child.send_signal(number)
+            self.told = True
+            self.child.send_signal(self.signal)
 
     def __enter__(self) -> "Commands":
-        self._previous = {
-            number: signal.signal(number, self._pass_on)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-            if signal.getsignal(number) is not signal.SIG_IGN  # as under nohup
-        }
+        signals = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
+            signals.append(signal.SIGHUP)
+        self._previous = {number: signal.signal(number, self._pass_on) for number in signals}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -169,7 +172,8 @@ def run_all(
         for cell, command in to_run.items():
             print(f"{cell.config}, {cell.strategy}, seed {cell.seed}", file=sys.stderr, flush=True)
             statuses[cell] = commands.run(command)
-            if commands.signal is not None or statuses[cell] in (130, 143):
+            # One that ends well in spite of a signal is not the last: the next one counts as ended.
+            if statuses[cell] in (130, 143) or (commands.signal is not None and statuses[cell]):
                 break
     return statuses
 

@@ -4,8 +4,9 @@ python benchmarks/step.py
 
 The baseline feeds PIL transforms through a DataLoader without workers, makes a fresh iterator for
 each unlabelled batch, and runs the same networks and losses in NCHW, fp32, eager, with one
-optimiser and EMA call for each parameter. It has a process of its own, in which nothing is set for
-speed; both take turns, and medians count. The images are random bytes: their content costs nothing.
+optimiser and EMA call for each parameter. It has a process of its own, with the
+defaults of the system for memory; both take turns, and medians count. The images are random bytes:
+their content costs nothing.
 """
 
 import argparse
@@ -192,11 +193,12 @@ class Baseline:
 
 
 def serve_baseline(requests: Connection, method: str, *arguments: Any) -> None:
-    """Does the work of a baseline for each request, until a false one, and says when it is done."""
+    """Does the work of a baseline once for each request, and says when it is done."""
     allow_tf32(False)
     torch.backends.cudnn.benchmark = True
     baseline = Baseline(*arguments)
-    while requests.recv():
+    while True:
+        requests.recv()
         getattr(baseline, method)()
         machine.synchronize(baseline.device)
         requests.send(True)
@@ -213,12 +215,17 @@ def baseline_in_its_own_process(method: str, *arguments: Any) -> Iterator[Callab
     theirs.close()
 
     def work() -> None:
-        ours.send(True)
-        ours.recv()
+        try:
+            ours.send(True)
+            ours.recv()
+        except (EOFError, OSError):
+            raise RuntimeError("the baseline's process has ended") from None
 
-    yield work
-    ours.send(False)
-    process.join()
+    try:
+        yield work
+    finally:
+        process.terminate()
+        process.join()
 
 
 class Ours:

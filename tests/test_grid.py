@@ -58,7 +58,13 @@ def test_a_run_ended_by_a_signal_has_failed():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_goes_to_the_running_command_and_to_none_after_it(number):
     before = signal.getsignal(number)
-    waits = f"import os, time; os.kill(os.getppid(), {int(number)}); time.sleep(60)"
+    waits = (
+        "import os, signal, time\n"
+        # In the background, a shell has it ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"os.kill(os.getppid(), {int(number)})\n"
+        "time.sleep(60)"
+    )
     with Commands() as commands:
         assert commands.run([sys.executable, "-c", waits]) in (1, 128 + number)
         assert commands.run([sys.executable, "-c", "raise SystemExit(7)"]) == 128 + number
@@ -71,7 +77,10 @@ def test_ctrl_c_reaches_the_running_command_once():
         "seen = []\n"
         "signal.signal(signal.SIGINT, lambda *_: seen.append(1))\n"
         "print('ready', flush=True)\n"
-        "time.sleep(1)\n"
+        "began = time.monotonic()\n"
+        "while not seen and time.monotonic() - began < 60:\n"
+        "    time.sleep(0.01)\n"
+        "time.sleep(0.5)\n"  # for a second one
         "sys.exit(len(seen))"
     )
     runs_it = (

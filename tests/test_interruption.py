@@ -314,8 +314,12 @@ def test_overwriting_some_trials_never_removes_the_others(tmp_path):
     assert refused.returncode == 2
     assert "--overwrite would remove its other trials too" in refused.stderr
     assert rows.read_bytes() == before
+    rows.unlink()
+    (rows.parent / "progress" / "trial1.pt").touch()  # a trial in its first cycle
+    refused = run_script("main_TOD.py", *run, "--trials=2", "--overwrite")
+    assert "--overwrite would remove its other trials too" in refused.stderr
     assert run_script("main_TOD.py", *run, "--overwrite").returncode == 0
-    assert rows.read_bytes() != before  # at least in the seconds
+    assert len(rows.read_text().splitlines()) == 1 + 2 * 2
 
 
 def test_output_that_nobody_reads_does_not_stop_a_run(tmp_path):
