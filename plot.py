@@ -104,9 +104,9 @@ def diagnostics(curves: Sequence[Curve]) -> "Figure":
     Raises:
         InputError: a run has recorded nothing of this.
     """
-    from matplotlib.lines import Line2D
-
     require_diagnostics(curves)
+    from matplotlib.lines import Line2D  # only now: a refusal need not wait for it
+
     figure = _new_figure(9, 6.6)
     panels = figure.subplots(2, 2).flat
     spearman, auroc, loss, entropy = panels

@@ -198,13 +198,13 @@ def read_run(folder: Path) -> Curve:
     try:
         rows = read_rows(path)
     except (OSError, ValueError) as error:
-        if isinstance(error, FileNotFoundError) and (folder / "config.yaml").exists():
-            rows = []
-        else:
+        has_begun = isinstance(error, FileNotFoundError) and (folder / "config.yaml").exists()
+        if not has_begun:
             raise InputError(
                 f"{path}: cannot be read ({_reason(error)}); "
                 "name the folder of a run that has ended a cycle"
             ) from None
+        rows = []
     if not rows:
         raise InputError(f"{path}: holds no results yet; wait for the run's first cycle to end")
     config = _read_config(folder)

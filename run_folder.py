@@ -364,16 +364,19 @@ class RunFolder:
 
     def unfinished_trials(self) -> list[int]:
         """This process's trials whose last cycle has no results, or none that are to stay."""
-        finished = set() if self.run.empties_folder else self._finished_trials()
+        finished = set() if self.run.empties_folder else self._finished_trials(self.rows())
         return [trial for trial in self.run.trials if trial not in finished]
 
     def is_finished(self) -> bool:
         """Whether all trials, also those of other processes, have their last cycle's results."""
-        return len(self._finished_trials()) == self.run.config.active_learning.trials
+        return self._end_all_trials(self.rows())
 
-    def _finished_trials(self) -> set[int]:
+    def _end_all_trials(self, rows: Sequence[Row]) -> bool:
+        return len(self._finished_trials(rows)) == self.run.config.active_learning.trials
+
+    def _finished_trials(self, rows: Sequence[Row]) -> set[int]:
         last = str(self.run.config.active_learning.cycles)
-        return {int(row["trial"]) for row in self.rows() if row["cycle"] == last}
+        return {int(row["trial"]) for row in rows if row["cycle"] == last}
 
     def write_row(self, row: Row) -> None:
         """Adds a cycle's row to `results.csv`; what is there of it or of later cycles goes.
@@ -389,7 +392,7 @@ class RunFolder:
             ]
             rows = sorted([*kept, row], key=lambda r: (int(r["trial"]), int(r["cycle"])))
             write_atomically(self.path / "results.csv", _csv(RESULT_COLUMNS, rows))
-            self.has_ended_the_run = self.is_finished()
+            self.has_ended_the_run = self._end_all_trials(rows)
 
     def finish_trial(self, trial: int) -> None:
         """Ends a trial whose last row is written, unless that was done: a kill may come between."""
