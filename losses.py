@@ -1,7 +1,15 @@
-"""The losses, as functions of tensors."""
+"""The task, COD and ranking losses, and the auxiliary losses that training is made of with them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from models import NetworkFactory, Outputs
+from tod.config import Config
+from utils import update_ema
 
 
 def task_losses(logits: Tensor, labels: Tensor) -> Tensor:
@@ -54,3 +62,158 @@ def ranking_loss(predicted_loss: Tensor, target_loss: Tensor, margin: float = 1.
 
     sign = 2.0 * (difference(target_loss.detach()) > 0).to(predicted_loss.dtype) - 1.0
     return F.relu(margin - sign * difference(predicted_loss)).mean()
+
+
+class Step(NamedTuple):
+    """What an auxiliary loss may look at in one step.
+
+    Attributes:
+        epoch: of this cycle, from 0.
+        outputs: what the backbone, in training mode, gave for the labelled batch, and for the
+            unlabelled one where there is one.
+        losses: the task loss of each labelled image, (N,).
+        targets: what the auxiliary loss itself gave for the same batches.
+    """
+
+    epoch: int
+    outputs: Sequence[Outputs]
+    losses: Tensor
+    targets: Sequence[Tensor]
+
+
+class AuxiliaryLoss(ABC):
+    """A loss beside the task loss, with the networks that it needs.
+
+    Attributes:
+        weight: of the sum of its parts beside the task loss.
+        parts: the names of its parts.
+        uses_unlabeled_images: whether a step has an unlabelled batch beside the labelled one.
+        advice: what else to try when training diverges.
+    """
+
+    weight = 1.0
+    parts: tuple[str, ...] = ()
+    uses_unlabeled_images = False
+    advice = ""
+
+    def __init__(self, config: Config, networks: NetworkFactory) -> None:
+        self.config = config
+
+    def targets(self, batches: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What the loss takes as constants, computed without gradients, beside the backbone's pass.
+
+        Args:
+            batches: the labelled images, and the unlabelled ones where there are any, each
+                (N, 3, H, W).
+        """
+        return []
+
+    @abstractmethod
+    def losses(self, step: Step) -> Sequence[Tensor]:
+        """The parts of the loss of one step, scalars without their weight."""
+
+    def trains_backbone(self, epoch: int) -> bool:
+        """Whether the gradient of the loss reaches the backbone in this epoch, from 0."""
+        return True
+
+    def after_step(self, backbone: nn.Module) -> None:  # noqa: B027 - few need it
+        """Called after the optimisers have taken their step."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The networks that the loss trains, by their names in a cycle's published checkpoint."""
+        return {}
+
+    def networks(self) -> Sequence[nn.Module]:
+        """All networks that a step runs beside the backbone."""
+        return list(self.modules().values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs."""
+        return {name: network.state_dict() for name, network in self.modules().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        for name, network in self.modules().items():
+            network.load_state_dict(state[name])
+
+
+class NoAuxiliary(AuxiliaryLoss):
+    """The task loss alone."""
+
+    def losses(self, step: Step) -> Sequence[Tensor]:
+        return []
+
+
+class CODLoss(AuxiliaryLoss):
+    """TOD's semi-supervised loss, with its EMA teacher (Huang et al., ICCV 2021, section 3.3)."""
+
+    parts = ("cod_labeled", "cod_unlabeled")
+    uses_unlabeled_images = True
+    advice = " or a smaller cod.weight"
+
+    def __init__(self, config: Config, networks: NetworkFactory) -> None:
+        super().__init__(config, networks)
+        self.weight = config.cod.weight  # λ
+        self.teacher = networks.backbone("teacher").train()
+        self.steps_taken = 0
+
+    def targets(self, batches: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The EMA logits of each batch."""
+        return [self.teacher(images)[0] for images in batches]
+
+    def losses(self, step: Step) -> Sequence[Tensor]:
+        """The COD loss of the labelled batch, and of the unlabelled one where there is one."""
+        return [
+            cod_loss(logits, consistency_logits, ema_logits)
+            for (logits, consistency_logits, *_), ema_logits in zip(
+                step.outputs, step.targets, strict=True
+            )
+        ]
+
+    def after_step(self, backbone: nn.Module) -> None:
+        self.steps_taken += 1
+        update_ema(self.teacher, backbone, self.steps_taken, self.config.cod.ema_decay)
+
+    def networks(self) -> Sequence[nn.Module]:
+        return [self.teacher]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"teacher": self.teacher.state_dict(), "steps_taken": self.steps_taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.teacher.load_state_dict(state["teacher"])
+        self.steps_taken = state["steps_taken"]
+
+
+class LossPrediction(AuxiliaryLoss):
+    """LL4AL's loss-prediction module, trained beside the backbone (Yoo & Kweon, CVPR 2019)."""
+
+    parts = ("ranking",)
+    advice = " or a smaller ll4al.weight"
+
+    def __init__(self, config: Config, networks: NetworkFactory) -> None:
+        super().__init__(config, networks)
+        self.weight = config.ll4al.weight
+        self.lossnet = networks.lossnet().train()
+
+    def trains_backbone(self, epoch: int) -> bool:
+        return epoch <= self.config.ll4al.detach_epoch
+
+    def losses(self, step: Step) -> Sequence[Tensor]:
+        """The ranking loss of the labelled batch."""
+        _, _, _, feature_maps = step.outputs[0]
+        if not self.trains_backbone(step.epoch):
+            feature_maps = [feature_map.detach() for feature_map in feature_maps]
+        # Cross-entropy is computed in fp32 under autocast; so is what is compared with it.
+        predicted_losses = self.lossnet(feature_maps).to(step.losses.dtype)
+        return [ranking_loss(predicted_losses, step.losses, self.config.ll4al.margin)]
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"module": self.lossnet}
+
+
+class DetachedLossPrediction(LossPrediction):
+    """The loss-prediction module as an onlooker: its loss never reaches the backbone."""
+
+    def trains_backbone(self, epoch: int) -> bool:
+        return False

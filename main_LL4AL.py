@@ -5,28 +5,22 @@ loss-prediction module predicts the largest loss (--sampling LL4AL), and trains 
 ranking loss trains the backbone too (--auxiliary LL4AL).
 """
 
-import command_line
+from collections.abc import Sequence
 
-SAMPLING = {"RANDOM": "query_at_random", "LL4AL": "query_by_predicted_loss"}
-AUXILIARY = {"NONE": "DetachedLossPrediction", "LL4AL": "LossPrediction"}
+import samplers
+from losses import DetachedLossPrediction, LossPrediction
+from tod import cli
+
+SAMPLING = {"RANDOM": samplers.query_at_random, "LL4AL": samplers.query_by_predicted_loss}
+AUXILIARY = {"NONE": DetachedLossPrediction, "LL4AL": LossPrediction}
+DEFAULT = "LL4AL"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, then runs the experiment."""
-    run = command_line.parse_arguments(__doc__, SAMPLING, AUXILIARY)
-
-    # Torch takes seconds to import, so nothing imports it before there is work to do.
-    import active_learning
-    import samplers
-    import training
-
-    active_learning.run_experiment(
-        run,
-        sampling=getattr(samplers, SAMPLING[run.sampling]),
-        auxiliary=getattr(training, AUXILIARY[run.auxiliary]),
-    )
+    cli.main("main_LL4AL.py", __doc__, SAMPLING, AUXILIARY, DEFAULT, argv)
 
 
 if __name__ == "__main__":
-    with command_line.exit_status():
+    with cli.exit_status():
         main()

@@ -10,38 +10,31 @@ gradients; LOSS, the true loss, which is no real strategy: it is the oracle that
 looks at the labels that it is to ask for.
 """
 
-import command_line
+from collections.abc import Sequence
 
-# The last is the default.
+import samplers
+from losses import CODLoss, NoAuxiliary
+from tod import cli
+
 SAMPLING = {
-    "RANDOM": "query_at_random",
-    "ENTROPY": "query_by_entropy",
-    "MARGIN": "query_by_margin",
-    "LEAST_CONFIDENCE": "query_by_least_confidence",
-    "CORESET": "query_by_core_set",
-    "BADGE": "query_by_badge",
-    "LOSS": "query_by_true_loss",
-    "TOD": "query_by_tod",
+    "RANDOM": samplers.query_at_random,
+    "ENTROPY": samplers.query_by_entropy,
+    "MARGIN": samplers.query_by_margin,
+    "LEAST_CONFIDENCE": samplers.query_by_least_confidence,
+    "CORESET": samplers.query_by_core_set,
+    "BADGE": samplers.query_by_badge,
+    "LOSS": samplers.query_by_true_loss,
+    "TOD": samplers.query_by_tod,
 }
-AUXILIARY = {"NONE": "NoAuxiliary", "TOD": "CODLoss"}
+AUXILIARY = {"NONE": NoAuxiliary, "TOD": CODLoss}
+DEFAULT = "TOD"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, then runs the experiment."""
-    run = command_line.parse_arguments(__doc__, SAMPLING, AUXILIARY)
-
-    # Torch takes seconds to import, so nothing imports it before there is work to do.
-    import active_learning
-    import samplers
-    import training
-
-    active_learning.run_experiment(
-        run,
-        sampling=getattr(samplers, SAMPLING[run.sampling]),
-        auxiliary=getattr(training, AUXILIARY[run.auxiliary]),
-    )
+    cli.main("main_TOD.py", __doc__, SAMPLING, AUXILIARY, DEFAULT, argv)
 
 
 if __name__ == "__main__":
-    with command_line.exit_status():
+    with cli.exit_status():
         main()

@@ -4,40 +4,23 @@
 
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
+is_new_enough() { # PYTHON
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
+}
+
 has_requirements() { # PYTHON REQUIREMENTS
-    "$1" - "$2" <<'END' 2>/dev/null
-import re
-import sys
-from importlib.metadata import version
-from pathlib import Path
-
-
-def numbers(text):
-    return [int(number) for number in re.findall(r"\d+", text)[:3]]
-
-
-def require(path):
-    for line in path.read_text().split("\n"):
-        if line.startswith("-r "):
-            require(path.parent / line[3:].strip())
-        elif line.strip():
-            name, bound = line.split(">=")
-            if numbers(version(name)) < numbers(bound):
-                sys.exit(1)
-
-
-if sys.version_info < (3, 10):
-    sys.exit(1)
-require(Path(sys.argv[1]))
-# Versions of the two that do not fit each other show only here.
-import torchvision
-END
+    # Without an index, pip can do nothing but agree or refuse; --dry-run installs nothing.
+    is_new_enough "$1" &&
+        PIP_BREAK_SYSTEM_PACKAGES=1 "$1" -m pip install --quiet --disable-pip-version-check \
+            --dry-run --no-index -r "$2" >/dev/null 2>&1 &&
+        # Builds of the two that do not fit each other show only here.
+        "$1" -c 'import torchvision' 2>/dev/null
 }
 
 find_python() {
     local name
     for name in python3 python python3.14 python3.13 python3.12 python3.11 python3.10; do
-        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+        if is_new_enough "$name"; then
             echo "$name"
             return
         fi

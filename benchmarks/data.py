@@ -8,6 +8,7 @@ transforms; its workers live on from epoch to epoch. Both take turns; medians co
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,39 +17,40 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import machine
-from step import PILImages
+from benchmarks import machine
+from benchmarks.baseline import PILImages
+from benchmarks.workload import random_images
+from tod import cli
+from tod.analysis.tables import markdown
+from tod.config import load
+from tod.data.batches import ImageBatches
+from tod.training.device import keep_freed_memory, select_device
 
-import command_line
-import configuration
-from augmentation import ImageBatches
-from utils import keep_freed_memory, select_device
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = cli.Parser(description=__doc__)
+    add = parser.add_argument
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    add("--images", type=cli.positive, default=12_800, help="of an epoch (default: 12800)")
+    add("--repeats", type=cli.positive, default=5, help="epochs of each (default: 5)")
+    return parser.parse_args(argv)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measures and prints one table."""
-    parser = command_line.Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    parser.add_argument(
-        "--images", type=command_line.positive, default=12_800, help="of an epoch (default: 12800)"
-    )
-    parser.add_argument(
-        "--repeats", type=command_line.positive, default=5, help="epochs of each (default: 5)"
-    )
-    arguments = parser.parse_args()
+    arguments = parse_arguments(argv)
     device = select_device(arguments.device)
-    config = configuration.load("cifar10")
+    config = load("cifar10")
     keep_freed_memory()
     random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (arguments.images, 32, 32, 3), dtype=np.uint8)
+    pixels, labels = random_images(arguments.images)
     mean, std = torch.tensor(config.images.mean), torch.tensor(config.images.std)
     images = ImageBatches(
         torch.from_numpy(pixels).permute(0, 3, 1, 2), mean, std, config.augmentation, device
     )
     loader = DataLoader(
-        PILImages(pixels, torch.zeros(len(pixels)), config, train=True),
+        PILImages(pixels, labels, config, train=True),
         batch_size=128,
         shuffle=True,
         num_workers=2,
@@ -58,7 +60,7 @@ def main() -> None:
 
     def ours() -> None:
         views = images.random_views(random.permutation(len(pixels)), random)
-        for batch in images.placed(views).split(128):
+        for batch in images.to_device(views).split(128):
             images.augmented(batch)
 
     def dataloader() -> None:
@@ -73,9 +75,9 @@ def main() -> None:
         [name, f"{len(pixels) / seconds:,.0f}", f"{slowest / seconds:.1f}"]
         for name, seconds in times.items()
     ]
-    print(machine.table(["", "augmented images/s", "ratio"], rows))
+    print(markdown([["", "augmented images/s", "ratio"], *rows]), end="")
 
 
 if __name__ == "__main__":
-    with command_line.exit_status():
+    with cli.exit_status():
         main()

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
-from utils import device_name
+from tod.training.device import device_name
 
 
 def describe(device: torch.device) -> str:
@@ -73,9 +73,3 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
         works = {"product": lambda: a @ a, "convolution": lambda: convolution(images)}
         times = interleaved(works, 9, device)
     return max(operations[name] / times[name] for name in works)
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -11,36 +11,43 @@ the host's too.
 """
 
 import argparse
+import importlib
+import json
+import logging
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-import machine
+from benchmarks import machine
+from benchmarks.published import WRITERS
+from losses import CODLoss
+from tod import cli, data
+from tod.analysis.tables import markdown
+from tod.config import Config, load
+from tod.runs.checkpoints import Progress
+from tod.runs.signals import Interruption
+from tod.training.device import prepare, select_device, select_precision
+from tod.trial import Experiment, Trial
 
-import command_line
-
+HEADER = [
+    "",
+    "uint8 images, MB",
+    "networks and optimiser, MB",
+    "host, MB",
+    "host / needed",
+    "in a training step, MB",
+]
+LIBRARIES = ("scipy.io", "sklearn.datasets", "sklearn.model_selection", "torchvision.datasets")
+"""What reading images imports when it first needs it."""
 MEGABYTE = 1e6
-
-
-def write_images(config: str, root: Path) -> None:
-    """The configuration's dataset, in the number of images that the paper has."""
-    import formats
-
-    writers: dict[str, Callable[[], object]] = {
-        "digits": lambda: None,
-        "cifar10": lambda: formats.write_cifar10(root, 49_995, 9_999),
-        "cifar100": lambda: formats.write_cifar100(root, 49_999, 9_999),
-        "svhn": lambda: formats.write_svhn(root, 73_256, 26_031),
-        "caltech101": lambda: formats.write_caltech101(root, images_per_class=85),
-    }
-    writers[config]()
 
 
 def private_bytes() -> int:
@@ -71,100 +78,100 @@ def most_private_bytes() -> Iterator[list[int]]:
         most[0] = max(most[0], private_bytes())
 
 
-def measure(config: str, data_dir: str, device: str) -> None:
-    """Prints one line of the table."""
-    import torch
+def one_epoch(name: str, data_dir: str) -> Config:
+    """The configuration of this name, for a single epoch from random weights."""
+    overrides = ["model.pretrained=false", "training.epochs=1", "training.milestones=[]"]
+    if name == "caltech101":  # its random copy has fewer images than the published one
+        overrides.append("active_learning.cycles=2")
+    return load(name, overrides, data_dir)
 
-    import training
-    from active_learning import Experiment, Trial
-    from run_folder import RunFolder
-    from samplers import query_by_tod
-    from utils import select_device
 
-    torch.zeros(1, device=select_device(device)).add_(1)
+def measured(config: Config, device: torch.device) -> list[str]:
+    """The cells of one line of the table."""
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    torch.zeros(1, device=device).add_(1)
     before = private_bytes()
-    with tempfile.TemporaryDirectory() as folder:
-        run = command_line.parse_arguments(
-            "",
-            ("TOD",),
-            ("TOD",),
-            [
-                f"--config={config}",
-                f"--data-dir={data_dir}",
-                f"--output-dir={folder}",
-                f"--device={device}",
-                "--set=model.pretrained=false",
-                "--set=training.epochs=1",
-                "--set=training.milestones=[]",
-                *enough_labels(config),
-            ],
-        )
-        with RunFolder(run) as run_folder, most_private_bytes() as in_training:
-            with most_private_bytes() as ready:
-                experiment = Experiment(run, query_by_tod, training.CODLoss, run_folder)
-                trial = Trial(experiment, 1)
-                # The momentum comes with the first step.
-                momenta = trial.learner.optimizer.state
-                for parameter in trial.backbone.parameters():
-                    momenta[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-                trial._save()
-                trial._continue_where_it_stopped()
-            # A whole batch and a smaller one, each of which has a CUDA graph of its own.
-            trial.labeled = trial.labeled[: run.config.training.batch_size * 3 // 2]
-            with experiment.monitor:
-                trial._train()
-    dataset = experiment.dataset
+    with most_private_bytes() as in_training:
+        with most_private_bytes() as ready:
+            trial = trial_that_went_on(config, device)
+        # A whole batch and a smaller one, each of which has a CUDA graph of its own.
+        trial.labeled = trial.labeled[: config.training.batch_size * 3 // 2]
+        trial.train()
+    dataset = trial.experiment.dataset
     images = dataset.train.pixels.nbytes + dataset.test.pixels.nbytes
     network = sum(p.numel() * p.element_size() for p in trial.backbone.parameters())
     # The backbone, its predecessor, its teacher, and the momentum.
     needed = images + 4 * network
     host = ready[0] - before
-    if experiment.device.type == "cuda":
-        on_device = torch.cuda.max_memory_reserved(experiment.device)
+    if device.type == "cuda":
+        on_device = torch.cuda.max_memory_reserved(device)
     else:
         on_device = in_training[0] - before
-    cells = [config, *(f"{size / MEGABYTE:,.0f}" for size in (images, 4 * network, host))]
-    cells += [f"{host / needed:.2f}", f"{on_device / MEGABYTE:,.0f}"]
-    print("| " + " | ".join(cells) + " |")
+    sizes = [f"{size / MEGABYTE:,.0f}" for size in (images, 4 * network, host)]
+    return [config.name, *sizes, f"{host / needed:.2f}", f"{on_device / MEGABYTE:,.0f}"]
 
 
-def enough_labels(config: str) -> list[str]:
-    """Caltech-101's random copy has 85 images a class, and so fewer images than the published."""
-    return ["--set=active_learning.cycles=2"] if config == "caltech101" else []
+def trial_that_went_on(config: Config, device: torch.device) -> Trial:
+    """A trial of TOD with the COD loss, as it is after its state was saved and read back."""
+    precision, seed = select_precision("auto", device), 0
+    prepare(device, precision, deterministic=False)
+    dataset = data.load(config, seed)
+    experiment = Experiment(config, seed, CODLoss, dataset, device, precision, Interruption(""))
+    dataset.fingerprint()  # as a run does for its config.yaml
+    trial = Trial(experiment, 1)
+    # The momentum comes with the first step.
+    momenta = trial.learner.optimizer.state
+    for parameter in trial.backbone.parameters():
+        momenta[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    with tempfile.TemporaryDirectory() as folder:
+        progress = Progress(Path(folder), 1)
+        progress.save(trial.state_dict())
+        trial.load_state_dict(progress.load())
+    return trial
 
 
-def main() -> None:
-    """Measures and prints one table."""
-    parser = command_line.Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    everything = ["digits", "cifar10", "cifar100", "svhn", "caltech101"]
+def measured_by_a_process(config: str, device: str) -> list[str]:
+    """The cells of one line of the table, of which the images are written here first."""
+    with tempfile.TemporaryDirectory() as data_dir:
+        WRITERS[config](Path(data_dir))
+        command = [sys.executable, __file__, config, f"--device={device}", f"--data-dir={data_dir}"]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = cli.Parser(description=__doc__)
+    everything = list(WRITERS)
     parser.add_argument("configs", nargs="*", metavar="CONFIG", help=f"default: {everything}")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--data-dir", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     for config in arguments.configs:
         if config not in everything:
             parser.error(f"argument CONFIG: {config} is none of {', '.join(everything)}")
-    if arguments.data_dir:
-        measure(arguments.configs[0], arguments.data_dir, arguments.device)
-        return
-    from utils import select_device
+    arguments.configs = arguments.configs or everything
+    return arguments
 
-    print(machine.describe(select_device(arguments.device)))
-    header = ["", "uint8 images, MB", "networks and optimiser, MB", "host, MB", "host / needed"]
-    print(machine.table([*header, "in a training step, MB"], []))
-    for config in arguments.configs or everything:
-        with tempfile.TemporaryDirectory() as data_dir:
-            write_images(config, Path(data_dir))
-            # A decoded copy is kept beside the files, as in any run after the first.
-            command = [sys.executable, __file__, config, f"--device={arguments.device}"]
-            command.append(f"--data-dir={data_dir}")
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        # Above its line stand warnings: the images are fewer than the published.
-        print(done.stdout.splitlines()[-1], flush=True)
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures and prints one table, line by line."""
+    arguments = parse_arguments(argv)
+    device = select_device(arguments.device)
+    if arguments.data_dir:
+        (name,) = arguments.configs
+        logging.getLogger("tod").setLevel(logging.ERROR)  # it warns of fewer images than published
+        print(json.dumps(measured(one_epoch(name, arguments.data_dir), device)))
+        return
+    print(machine.describe(device))
+    print(markdown([HEADER]), end="", flush=True)
+    for name in arguments.configs:
+        cells = measured_by_a_process(name, arguments.device)
+        _, _, line = markdown([HEADER, cells]).splitlines()
+        print(line, flush=True)
 
 
 if __name__ == "__main__":
-    with command_line.exit_status():
+    with cli.exit_status():
         main()

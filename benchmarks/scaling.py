@@ -7,28 +7,38 @@ one thread. The second table trains with the COD loss, and scores, random 32×32
 picks as CORESET and BADGE do at the sizes of the paper's CIFAR-100 experiment, on random features.
 """
 
-import argparse
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import machine
-from step import NUM_CLASSES, Ours
+from benchmarks import machine
+from benchmarks.ours import Ours
+from benchmarks.workload import one_epoch, random_images
+from tod import cli
+from tod.analysis.tables import markdown
+from tod.config import PROJECT_DIR, ActiveLearning, load
+from tod.diversity import DRAWS, k_center_greedy, k_means_plus_plus, nearest_squared_distances
+from tod.training.device import allow_tf32, keep_freed_memory, select_device, select_precision
 
-import command_line
-import configuration
-from samplers import DRAWS, k_center_greedy, k_means_plus_plus, nearest_squared_distances
-from utils import allow_tf32, keep_freed_memory, select_device, select_precision
-
-PROJECT_DIR = Path(__file__).resolve().parent.parent
+SIZES = (
+    (16, 128, 256),
+    (16, 128, 1024),
+    (16, 128, 4096),
+    (16, 32, 256),
+    (16, 64, 256),
+    (16, 256, 256),
+    (32, 128, 256),
+    (64, 128, 256),
+)
+"""Width, batch size, and images scored on a CPU."""
 
 
 def trials_at_once(device: str) -> list[list[str]]:
@@ -37,11 +47,17 @@ def trials_at_once(device: str) -> list[list[str]]:
     for count in (1, 2, 3):
         with tempfile.TemporaryDirectory() as folder:
             command = [
-                *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
                 f"--nproc_per_node={count}",
                 str(PROJECT_DIR / "main_TOD.py"),
-                *("--config=digits", f"--device={device}", f"--trials=1-{count}"),
-                *("--set=active_learning.cycles=3", f"--output-dir={folder}"),
+                "--config=digits",
+                f"--device={device}",
+                f"--trials=1-{count}",
+                "--set=active_learning.cycles=3",
+                f"--output-dir={folder}",
             ]
             began = time.perf_counter()
             subprocess.run(
@@ -59,30 +75,15 @@ def images_per_second(
     device: torch.device, width: int, batch_size: int, num_labeled: int, num_scored: int
 ) -> tuple[float, float]:
     """Training, in labelled images, and scoring."""
-    run = command_line.parse_arguments(
-        "",
-        ("TOD",),
-        ("TOD",),
-        [
-            "--config=cifar10",
-            f"--output-dir={tempfile.gettempdir()}",
-            f"--set=model.width={width}",
-            f"--set=training.batch_size={batch_size}",
-            "--set=training.epochs=1",
-            "--set=training.milestones=[]",
-        ],
-    )
-    random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (num_labeled + num_scored, 32, 32, 3), dtype=np.uint8)
-    labels = torch.from_numpy(random.integers(0, NUM_CLASSES, len(pixels)))
+    pixels, labels = random_images(num_labeled + num_scored)
     precision = select_precision("auto", device)
-    ours = Ours(run, "COD", precision, pixels, labels, num_labeled, device)
+    ours = Ours(one_epoch(width, batch_size), "COD", precision, pixels, labels, num_labeled, device)
     works = {"train": ours.train_epoch, "score": ours.score}
     times = machine.interleaved(works, 3, device)
     return num_labeled / times["train"], len(pixels) / times["score"]
 
 
-def table_of_picks(settings: configuration.ActiveLearning, device: torch.device) -> str:
+def table_of_picks(settings: ActiveLearning, device: torch.device) -> str:
     """Seconds of the last query's choice, once the images have passed through the network."""
     num_labeled = settings.initial_labels + (settings.cycles - 2) * settings.query_size
     torch.manual_seed(0)
@@ -101,45 +102,33 @@ def table_of_picks(settings: configuration.ActiveLearning, device: torch.device)
     }
     title = f"{settings.query_size:,} of {settings.subset_size:,} images, {num_labeled:,} labelled"
     rows = [[name, f"{machine.seconds(work, device):.1f}"] for name, work in works.items()]
-    return machine.table([title, "s"], rows)
+    return markdown([[title, "s"], *rows])
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measures and prints three tables."""
-    parser = command_line.Parser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(description=__doc__)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     device = select_device(arguments.device)
     # As in a run: scores are computed in fp32.
     allow_tf32(False)
     torch.backends.cudnn.benchmark = True
     keep_freed_memory()
     print(machine.describe(device))
-    print(machine.table(["trials at once", "s", "s a trial"], trials_at_once(arguments.device)))
-    print()
+    rows = trials_at_once(arguments.device)
+    print(markdown([["trials at once", "s", "s a trial"], *rows]))
     scale = 1 if device.type == "cpu" else 20
     rows = []
-    for width, batch_size, num_scored in (
-        (16, 128, 256),
-        (16, 128, 1024),
-        (16, 128, 4096),
-        (16, 32, 256),
-        (16, 64, 256),
-        (16, 256, 256),
-        (32, 128, 256),
-        (64, 128, 256),
-    ):
+    for width, batch_size, num_scored in SIZES:
         pool = num_scored * scale
         train, score = images_per_second(device, width, batch_size, 256 * scale, pool)
         rows.append([str(width), str(batch_size), f"{pool:,}", f"{train:,.0f}", f"{score:,.0f}"])
     header = ["width", "batch size", "pool", "trained images/s (COD)", "scored images/s (TOD)"]
-    print(machine.table(header, rows))
-    print()
-    print(table_of_picks(configuration.load("cifar100").active_learning, device))
+    print(markdown([header, *rows]))
+    print(table_of_picks(load("cifar100").active_learning, device), end="")
 
 
 if __name__ == "__main__":
-    with command_line.exit_status():
+    with cli.exit_status():
         main()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from configuration import InputError
+from tod.config import InputError
 
 FRESH_PARTS = ("layer4", "fc")
 """The parts of an ImageNet checkpoint that are left out: the fourth stage and the classifier."""

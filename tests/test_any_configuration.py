@@ -3,14 +3,13 @@
 import itertools
 
 import pytest
-from harness import tiny_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from active_learning import run_experiment
-from configuration import InputError
+from losses import CODLoss, LossPrediction
 from samplers import query_by_predicted_loss, query_by_tod
-from training import CODLoss, LossPrediction
+from tests.support.harness import tiny_run
+from tod.config import InputError
 
 size = some.floats(min_value=1e-30, max_value=3e38)
 VALUES = {
@@ -60,7 +59,7 @@ def test_every_accepted_configuration_runs_or_is_refused_in_words(tmp_path, scri
     overrides = [f"--set={key}={_as_yaml(value)}" for key, value in values.items()]
     try:
         run = tiny_run(tmp_path / str(next(numbers)), script, name, name, *overrides)
-        run_experiment(run, sampling, auxiliary)
+        run.start(sampling, auxiliary)
     except InputError as refusal:
         assert "not finite" in str(refusal) or "--set" in str(refusal) or ".yaml" in str(refusal)
 

@@ -1,16 +1,11 @@
 """The benchmarks run, at sizes too small to measure anything."""
 
-import sys
-
 import pytest
 import torch
-from harness import PROJECT_DIR, run_script
 
-sys.path.insert(0, str(PROJECT_DIR / "benchmarks"))
-
-from scaling import images_per_second, table_of_picks
-
-import configuration
+from benchmarks.scaling import images_per_second, table_of_picks
+from tests.support.harness import run_script
+from tod.config import load
 
 CPU = "--device=cpu"
 
@@ -55,7 +50,7 @@ def test_scaling_measures_training_and_scoring():
 
 
 def test_scaling_measures_the_picks():
-    digits = configuration.load("digits").active_learning
+    digits = load("digits").active_learning
     header, _, *rows = cells(table_of_picks(digits, torch.device("cpu")))
     assert header[0] == "50 of 500 images, 350 labelled"
     assert [row[0] for row in rows] == ["CORESET", "BADGE"]
@@ -67,7 +62,6 @@ def test_scaling_measures_the_picks():
         ("memory.py", ["imagenet"]),
         ("data.py", ["--images=0"]),
         ("step.py", ["--repeats=0"]),
-        ("reproduce.py", ["--trials=-1"]),
     ],
 )
 def test_wrong_arguments_are_one_line(tmp_path, script, wrong):

@@ -1,44 +1,41 @@
 """What the published implementation does and the paper does not spell out, and the loop's order."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from harness import tiny_run
 
-import command_line
-import configuration
-from active_learning import Experiment, Trial, run_experiment
-from models import fold_batch_norm
-from run_folder import RunFolder
-from samplers import Pool, Query, query_at_random, query_by_predicted_loss, query_by_tod
-from training import (
+from losses import (
+    AuxiliaryLoss,
     CODLoss,
     DetachedLossPrediction,
     LossPrediction,
     NoAuxiliary,
     Step,
-    accuracy,
-    learning_rate,
-    split_into_batches,
     task_losses,
 )
+from models import fold_batch_norm
+from samplers import query_at_random, query_by_tod
+from tests.support.harness import Run, tiny_run
+from tod import config as configuration
+from tod.pool import Pool, Query
+from tod.training.learner import accuracy, learning_rate, split_into_batches
+from tod.trial import Trial
 
 THREE_CYCLES = ("--set=active_learning.cycles=3",)
 
 
 @contextmanager
 def trial_of(
-    run: command_line.Run, sampling=query_by_tod, auxiliary=CODLoss, number: int = 1
+    run: Run, auxiliary: type[AuxiliaryLoss] = CODLoss, number: int = 1
 ) -> Iterator[Trial]:
-    with RunFolder(run) as folder:
-        experiment = Experiment(run, sampling, auxiliary, folder)
-        with experiment.interruption, experiment.monitor:
-            yield Trial(experiment, number)
+    """A trial before its first cycle."""
+    with run.loop(query_by_tod, auxiliary, number) as loop:
+        yield loop.trial
 
 
 def weights_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -52,7 +49,7 @@ def same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool
 class Spy:
     """A strategy that remembers what each query saw and chose."""
 
-    def __init__(self, strategy=query_by_tod) -> None:
+    def __init__(self, strategy: Callable[[Pool], Query] = query_by_tod) -> None:
         self.strategy = strategy
         self.pools: list[Pool] = []
         self.queries: list[Query] = []
@@ -68,11 +65,11 @@ class Spy:
 
 def test_1_backbone_goes_on_and_optimizer_starts_anew_in_each_cycle(tmp_path):
     with trial_of(tiny_run(tmp_path)) as trial:
-        trial._train()
+        trial.train()
         trained = weights_of(trial.backbone)
         assert trial.learner.optimizer.state
         assert trial.learner.optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
-        trial._start_next_cycle(trial._query(trial._pool()))
+        trial.label(query_by_tod(trial.pool()))
         assert same_weights(trained, weights_of(trial.backbone))
         assert not trial.learner.optimizer.state
         assert trial.learner.optimizer.param_groups[0]["lr"] == 0.1
@@ -81,7 +78,7 @@ def test_1_backbone_goes_on_and_optimizer_starts_anew_in_each_cycle(tmp_path):
 
 def test_2_first_cycle_queries_the_lowest_scores_and_later_ones_the_highest(tmp_path):
     spy = Spy()
-    run_experiment(tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", *THREE_CYCLES), spy, CODLoss)
+    tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", *THREE_CYCLES).start(spy, CODLoss)
     for cycle, (pool, query) in enumerate(zip(spy.pools, spy.queries, strict=True), start=1):
         queried = np.isin(pool.subset, query.indices)
         if cycle == 1:
@@ -95,7 +92,7 @@ def test_2_first_cycle_queries_the_highest_scores_where_configured(tmp_path):
     run = tiny_run(
         tmp_path, "main_TOD.py", "TOD", "NONE", "--set=scoring.lowest_in_first_cycle=false"
     )
-    run_experiment(run, spy, NoAuxiliary)
+    run.start(spy, NoAuxiliary)
     queried = np.isin(spy.pools[0].subset, spy.queries[0].indices)
     assert spy.queries[0].scores[queried].min() >= spy.queries[0].scores[~queried].max()
 
@@ -105,7 +102,7 @@ def test_2_first_cycle_is_scored_against_an_untrained_network_and_later_ones_aga
 ):
     spy = Spy()
     run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", *THREE_CYCLES)
-    run_experiment(run, spy, CODLoss)
+    run.start(spy, CODLoss)
     with trial_of(tiny_run(tmp_path / "other")) as untouched:
         assert same_weights(spy.previous[0], weights_of(fold_batch_norm(untouched.previous)))
         assert not same_weights(spy.previous[0], weights_of(fold_batch_norm(untouched.backbone)))
@@ -117,13 +114,13 @@ def test_2_first_cycle_is_scored_against_an_untrained_network_and_later_ones_aga
 def test_3_what_is_not_chosen_goes_back_and_the_subset_is_drawn_afresh(tmp_path):
     spy = Spy()
     run = tiny_run(tmp_path, "main_TOD.py", "TOD", "NONE", "--set=active_learning.subset_size=1300")
-    with trial_of(run, spy, NoAuxiliary) as trial:
-        trial._train()
-        first_pool = trial._unlabeled()
-        query = trial._query(trial._pool())
-        trial._start_next_cycle(query)
-        assert set(trial._unlabeled()) == set(first_pool) - set(query.indices)
-        trial._query(trial._pool())
+    with trial_of(run, NoAuxiliary) as trial:
+        trial.train()
+        first_pool = trial.unlabeled
+        query = spy(trial.pool())
+        trial.label(query)
+        assert set(trial.unlabeled) == set(first_pool) - set(query.indices)
+        spy(trial.pool())
     first, second = (pool.subset for pool in spy.pools)
     # All but 97 and 77 of the pool are drawn, so what was scored before is mostly drawn again.
     assert len(set(first) & set(second)) > 1100
@@ -135,18 +132,18 @@ def test_4_teacher_and_its_step_counter_go_on_across_cycles(tmp_path):
     with trial_of(tiny_run(tmp_path)) as trial:
         teacher = trial.auxiliary.teacher
         assert not same_weights(weights_of(teacher), weights_of(trial.backbone))
-        trial._train()
+        trial.train()
         assert trial.auxiliary.steps_taken == 2 * 3  # two epochs of 40 images in batches of 16
         before = weights_of(teacher)
-        trial._start_next_cycle(trial._query(trial._pool()))
+        trial.label(query_by_tod(trial.pool()))
         assert same_weights(before, weights_of(teacher))
-        trial._train()
+        trial.train()
         assert trial.auxiliary.steps_taken == 2 * 3 + 2 * 4
 
 
 def test_5_reported_accuracy_is_that_of_the_last_epoch(tmp_path):
     run = tiny_run(tmp_path)
-    run_experiment(run, query_by_tod, CODLoss)
+    run.start(query_by_tod, CODLoss)
     rows = list(csv.DictReader((run.folder / "results.csv").open()))
     for row in rows:
         path = run.folder / "weights" / f"trial1_cycle{row['cycle']}.pth"
@@ -155,7 +152,7 @@ def test_5_reported_accuracy_is_that_of_the_last_epoch(tmp_path):
             trial.backbone.load_state_dict(weights["state_dict_backbone"])
             experiment = trial.experiment
             images = experiment.test_images
-            everything = images.plain(images.placed(torch.arange(len(experiment.test_labels))))
+            everything = images.plain(images.to_device(torch.arange(len(experiment.test_labels))))
             value = accuracy(trial.backbone, [everything], experiment.test_labels)
         assert float(row["test_accuracy"]) == pytest.approx(value, abs=1e-3)
 
@@ -172,12 +169,12 @@ def test_6_pools_are_scored_under_the_view_of_the_published_code(name, augment):
 def test_6_scoring_view_follows_the_configuration(tmp_path, augment):
     spy = Spy(query_at_random)
     run = tiny_run(tmp_path, "main_TOD.py", "RANDOM", "NONE", f"--set=scoring.augment={augment}")
-    with trial_of(run, spy, NoAuxiliary) as trial:
-        trial._query(trial._pool())
+    with trial_of(run, NoAuxiliary) as trial:
+        spy(trial.pool())
         pool = spy.pools[0]
         scored = torch.cat(list(pool.batches()))
         images = trial.experiment.train_images
-        plain = images.plain(images.placed(torch.from_numpy(pool.subset)))
+        plain = images.plain(images.to_device(torch.from_numpy(pool.subset)))
         # One crop in nine is the image itself.
         changed = (scored != plain).flatten(1).any(dim=1).float().mean().item()
         assert torch.equal(scored, torch.cat(list(pool.batches())))
@@ -186,8 +183,8 @@ def test_6_scoring_view_follows_the_configuration(tmp_path, augment):
 
 def batches_of(trial: Trial, cycle: int) -> list:
     """The views of one epoch's batches, labelled and unlabelled."""
-    images = trial.experiment.train_images
-    batches = trial.learner._batches(images, trial.labeled, trial._unlabeled(), cycle)
+    trial.learner.cycle = cycle
+    batches = trial.learner._batches(trial.experiment.train_images, trial.labeled, trial.unlabeled)
     return [(views[:num_labeled], views[num_labeled:]) for views, num_labeled in batches]
 
 
@@ -217,10 +214,11 @@ def test_7_first_cycle_draws_at_random_where_configured(tmp_path):
 
 def test_8_loss_prediction_keeps_its_learning_rate_where_the_backbones_decays(tmp_path):
     run = tiny_run(tmp_path, "main_LL4AL.py", "LL4AL", "LL4AL")
-    with trial_of(run, query_by_predicted_loss, LossPrediction) as trial:
-        trial._train()
+    with trial_of(run, LossPrediction) as trial:
+        trial.train()
         assert trial.learner.optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
-        assert trial.auxiliary.optimizer.param_groups[0]["lr"] == 0.1
+        (optimizer,) = trial.learner.module_optimizers
+        assert optimizer.param_groups[0]["lr"] == 0.1
 
 
 def test_9_last_smaller_batch_is_used_and_every_labeled_image_once_an_epoch(tmp_path):
@@ -249,14 +247,16 @@ def gradient_through_ranking_loss(trial: Trial, epoch: int) -> bool:
     labels = torch.tensor([0, 1, 2, 3], device=trial.learner.device)
     losses = task_losses(outputs[0], labels).detach()
     trial.backbone.zero_grad()
-    step = Step(epoch, images, outputs, losses, images[:0])
-    sum(trial.auxiliary.losses(trial.backbone, step)).backward()
-    return trial.backbone.conv1.weight.grad is not None
+    step = Step(epoch, [outputs], losses, trial.auxiliary.targets([images]))
+    sum(trial.auxiliary.losses(step)).backward()
+    reached = trial.backbone.conv1.weight.grad is not None
+    assert trial.auxiliary.trains_backbone(epoch) == reached
+    return reached
 
 
 def test_ranking_loss_reaches_the_backbone_up_to_the_detach_epoch(tmp_path):
     run = tiny_run(tmp_path, "main_LL4AL.py", "LL4AL", "LL4AL", "--set=ll4al.detach_epoch=1")
-    with trial_of(run, query_by_predicted_loss, LossPrediction) as trial:
+    with trial_of(run, LossPrediction) as trial:
         assert [gradient_through_ranking_loss(trial, e) for e in range(4)] == [
             True,
             True,
@@ -267,11 +267,11 @@ def test_ranking_loss_reaches_the_backbone_up_to_the_detach_epoch(tmp_path):
 
 def test_ranking_loss_never_reaches_the_backbone_without_the_auxiliary_loss(tmp_path):
     run = tiny_run(tmp_path, "main_LL4AL.py", "LL4AL", "NONE")
-    with trial_of(run, query_by_predicted_loss, DetachedLossPrediction) as trial:
+    with trial_of(run, DetachedLossPrediction) as trial:
         assert not gradient_through_ranking_loss(trial, epoch=0)
 
 
-def rows_of(run: command_line.Run) -> list[tuple]:
+def rows_of(run: Run) -> list[tuple]:
     columns = ("trial", "cycle", "num_labeled", "test_accuracy")
     rows = csv.DictReader((run.folder / "results.csv").open())
     return [tuple(row[column] for column in columns) for row in rows]
@@ -279,9 +279,9 @@ def rows_of(run: command_line.Run) -> list[tuple]:
 
 def test_detached_loss_prediction_leaves_the_backbones_training_alone(tmp_path):
     plain = tiny_run(tmp_path / "plain", "main_TOD.py", "RANDOM", "NONE")
-    run_experiment(plain, query_at_random, NoAuxiliary)
+    plain.start(query_at_random, NoAuxiliary)
     detached = tiny_run(tmp_path / "detached", "main_LL4AL.py", "RANDOM", "NONE")
-    run_experiment(detached, query_at_random, DetachedLossPrediction)
+    detached.start(query_at_random, DetachedLossPrediction)
     assert rows_of(plain) == rows_of(detached)
     for cycle in (1, 2):
         name = Path("weights") / f"trial1_cycle{cycle}.pth"
@@ -291,33 +291,34 @@ def test_detached_loss_prediction_leaves_the_backbones_training_alone(tmp_path):
 
 def test_strategies_start_from_the_same_labels_and_trials_from_different_ones(tmp_path):
     chosen = {}
-    for sampling, auxiliary in ((query_by_tod, CODLoss), (query_by_predicted_loss, LossPrediction)):
+    for script, auxiliary in (("main_TOD.py", CODLoss), ("main_LL4AL.py", LossPrediction)):
+        method = script.removeprefix("main_").removesuffix(".py")
         for number in (1, 2):
-            run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", "--set=active_learning.trials=2")
-            with trial_of(run, sampling, auxiliary, number) as trial:
-                chosen[sampling, number] = trial.labeled.tolist()
-    assert chosen[query_by_tod, 1] == chosen[query_by_predicted_loss, 1]
-    assert chosen[query_by_tod, 2] == chosen[query_by_predicted_loss, 2]
-    assert chosen[query_by_tod, 1] != chosen[query_by_tod, 2]
+            run = tiny_run(tmp_path, script, method, method, "--set=active_learning.trials=2")
+            with trial_of(run, auxiliary, number) as trial:
+                chosen[method, number] = trial.labeled.tolist()
+    assert chosen["TOD", 1] == chosen["LL4AL", 1]
+    assert chosen["TOD", 2] == chosen["LL4AL", 2]
+    assert chosen["TOD", 1] != chosen["TOD", 2]
 
 
 def test_labeled_and_unlabeled_images_are_disjoint_and_complete_in_every_cycle(tmp_path):
     run = tiny_run(tmp_path, "main_TOD.py", "TOD", "NONE", *THREE_CYCLES)
-    with trial_of(run, auxiliary=NoAuxiliary) as trial:
+    with trial_of(run, NoAuxiliary) as trial:
         counts = []
         for _ in range(3):
-            labeled, unlabeled = set(trial.labeled.tolist()), set(trial._unlabeled().tolist())
+            labeled, unlabeled = set(trial.labeled.tolist()), set(trial.unlabeled.tolist())
             assert not labeled & unlabeled
             assert labeled | unlabeled == set(range(1437))
             counts.append(len(labeled))
-            trial._train()
-            trial._start_next_cycle(trial._query(trial._pool()))
+            trial.train()
+            trial.label(query_by_tod(trial.pool()))
     assert counts == [40, 60, 80]
 
 
 def test_the_pool_is_not_scored_after_the_last_cycle(tmp_path):
     spy = Spy()
-    run_experiment(tiny_run(tmp_path), spy, CODLoss)
+    tiny_run(tmp_path).start(spy, CODLoss)
     assert len(spy.queries) == 1
 
 
@@ -334,21 +335,21 @@ def test_a_pool_smaller_than_the_subset_is_scored_whole_and_may_be_emptied(tmp_p
         "--set=training.batch_size=256",
         "--set=active_learning.subset_size=1000",
     )
-    run_experiment(run, spy, CODLoss)
+    run.start(spy, CODLoss)
     assert [len(pool.subset) for pool in spy.pools] == [40, 20]
     assert rows_of(run)[-1][2] == "1437"
 
 
 def test_a_class_without_initial_labels_is_no_obstacle(tmp_path):
     run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", "--set=active_learning.initial_labels=2")
-    run_experiment(run, query_by_tod, CODLoss)
+    run.start(query_by_tod, CODLoss)
     assert [row[2] for row in rows_of(run)] == ["2", "22"]
 
 
 def test_query_files_list_the_queries_in_order_with_their_scores(tmp_path):
     spy = Spy()
     run = tiny_run(tmp_path)
-    run_experiment(run, spy, CODLoss)
+    run.start(spy, CODLoss)
     rows = list(csv.DictReader((run.folder / "queries" / "trial1_cycle1.csv").open()))
     assert [int(row["index"]) for row in rows] == spy.queries[0].indices.tolist()
     score_of = dict(zip(spy.pools[0].subset, spy.queries[0].scores, strict=True))

@@ -7,7 +7,6 @@ import torch
 import torchvision
 from torch import nn
 
-import configuration
 from models import (
     build_backbone,
     build_lossnet,
@@ -17,6 +16,7 @@ from models import (
     resnet,
 )
 from models.lossnet import LossNet
+from tod.config import InputError, Model
 
 NETWORKS = [resnet.ResNet18, imagenet_resnet.ResNet18]
 BLOCK = {"conv1.weight", "conv2.weight"} | {
@@ -84,7 +84,7 @@ def test_networks_take_any_image_size_and_width(network, size, width):
     assert logits.shape == consistency_logits.shape == (2, 7)
     assert features.shape == (2, 8 * width)
     assert [m.shape[1] for m in feature_maps] == [width, 2 * width, 4 * width, 8 * width]
-    predicted = build_lossnet(configuration.Model(name="resnet", width=width))(feature_maps)
+    predicted = build_lossnet(Model(name="resnet", width=width))(feature_maps)
     assert predicted.shape == (2,)
 
 
@@ -157,19 +157,19 @@ def test_imagenet_weights_are_read_from_a_file_beside_the_scripts(
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
 def test_damaged_imagenet_weights_are_named(tmp_path, content):
     (tmp_path / "resnet18-f37072fd.pth").write_bytes(content)
-    with pytest.raises(configuration.InputError, match=r"resnet18-f37072fd.pth: is no readable"):
+    with pytest.raises(InputError, match=r"resnet18-f37072fd.pth: is no readable"):
         imagenet_weights(tmp_path)
 
 
 def test_weights_of_another_network_are_refused():
     state = torchvision.models.resnet34(weights=None).state_dict()
-    with pytest.raises(configuration.InputError, match=r"layer1\.2"):
+    with pytest.raises(InputError, match=r"layer1\.2"):
         imagenet_resnet.ResNet18(2).load_imagenet_weights(state)
 
 
 def test_configuration_chooses_the_network():
     for name, network in (("resnet", NETWORKS[0]), ("imagenet_resnet", NETWORKS[1])):
-        assert type(build_backbone(configuration.Model(name=name), 10)) is network
+        assert type(build_backbone(Model(name=name), 10)) is network
 
 
 class Intruder:
@@ -189,7 +189,7 @@ def test_code_in_imagenet_weights_is_not_executed(tmp_path, monkeypatch, place):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     path = (tmp_path if place == "beside the scripts" else cache) / "resnet18-f37072fd.pth"
     torch.save({"conv1.weight": Intruder(tmp_path / "executed")}, path)
-    with pytest.raises(configuration.InputError, match="resnet18-f37072fd"):
+    with pytest.raises(InputError, match="resnet18-f37072fd"):
         imagenet_weights(tmp_path)
     assert not (tmp_path / "executed").exists()
     torch.load(path, weights_only=False)

@@ -1,17 +1,18 @@
 """Bad input through the command line: one readable message, status 2, and nothing written."""
 
+import importlib
 import itertools
-import statistics
+import resource
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
-from harness import PROJECT_DIR, TINY_DIGITS, run_script
+
+from tests.support.harness import TINY_DIGITS, run_script
+from tod.cli import exit_status
+from tod.config import PROJECT_DIR
 
 DIGITS = (PROJECT_DIR / "config" / "digits.yaml").read_text(encoding="utf-8")
 ENTRIES = ("main_TOD.py", "main_LL4AL.py")
@@ -34,10 +35,10 @@ def argument(text: str, *says: str) -> Bad:
     return Bad(tuple(text.split()), says)
 
 
-def value(override: str, right: str) -> Bad:
-    """A value that the message must name, with its key, its source and what would be right."""
-    key = override.partition("=")[0]
-    return Bad((f"--set={override}",), (f"--set {override[:40]}", f" {key}: ", right))
+def values(key: str, right: str, *bad: str) -> list[Bad]:
+    """Values that the message must name, with their key, their source and what would be right."""
+    overrides = [f"{key}={value}" for value in bad]
+    return [Bad((f"--set={o}",), (f"--set {o[:40]}", f" {key}: ", right)) for o in overrides]
 
 
 def file(content: str | bytes, *says: str, lines: int = 1) -> Bad:
@@ -65,7 +66,6 @@ ARGUMENTS = [
     argument("--seed=zero", "--seed", "zero", "whole number"),
     argument("--seed=", "--seed", "whole number"),
     argument(f"--seed={2**63}", "--seed", str(2**63), "whole number"),
-    argument(f"--seed={'9' * 5000}", "--seed", "999", "whole number"),
     argument("--seed", "--seed", "expected one argument"),
     argument("--trials=0", "--trials", "0 is not a trial"),
     argument("--trials=-1", "--trials", "-1 is not a trial"),
@@ -75,7 +75,6 @@ ARGUMENTS = [
     argument("--trials=all", "--trials", "all", "1-3"),
     argument("--trials=4", "--trials", "there are 3 trials", "active_learning.trials"),
     argument("--trials=1-4", "--trials", "there are 3 trials", "active_learning.trials"),
-    argument(f"--trials={'9' * 5000}", "--trials", "999", "is not a trial"),
     argument("--device=gpu", "--device", "'gpu'", "cuda"),
     argument("--keep-weights=none", "--keep-weights", "'none'", "last"),
     argument("--overwrite=yes", "--overwrite", "yes"),
@@ -83,15 +82,17 @@ ARGUMENTS = [
     argument("digits", "digits", "--help"),
     argument("--config", "--config", "expected one argument"),
     argument("--config=", "--config", "cannot be read"),
-    argument("--config=missing", "--config missing", "no such file", "cifar10, cifar100, digits"),
-    argument("--config=missing.yaml", "--config missing.yaml", "no such file"),
-    argument("--config=.", "--config .", "Is a directory"),
-    argument(f"--config={'x' * 300}", "--config xxx", "File name too long"),
-    argument("--data-dir=", "--data-dir: data_dir: '' is not a text"),
+    argument(
+        "--config=missing", "missing: cannot be read (No such", "--config", "cifar100, digits"
+    ),
+    argument("--config=missing.yaml", "missing.yaml: cannot be read (No such file", "--config"),
+    argument("--config=.", ".: cannot be read (Is a directory)", "--config"),
+    argument(f"--config={'x' * 256}", "xxx: cannot be read (File name too long)", "--config"),
+    argument("--data-dir=", "--data-dir: data_dir: '' is no path"),
     argument("--set", "--set", "expected one argument"),
     argument("--set=", "--set", "KEY=VALUE"),
     argument("--set=training.epochs", "--set training.epochs", "KEY=VALUE"),
-    argument("--set==3", "--set =3", "KEY=VALUE"),
+    argument("--set==3", "--set =3", "unknown key"),
     argument("--set=training.epochs=[1", "--set training.epochs=[1", "not YAML"),
     argument("--set=training.lr=!!int", "training.lr"),
     argument("--set=training.lr=!!timestamp", "training.lr"),
@@ -109,69 +110,92 @@ ARGUMENTS = [
     argument("--set=scoring=", "--set scoring=", "scoring", "is no section"),
 ]
 
-WHOLE = "a whole number"
-FINITE = "a finite number"
+INTEGER = "should be a valid integer"
+NUMBER = "should be a valid number"
+FINITE = "should be a finite number"
+AT_LEAST = "should be greater than or equal to"
+AT_MOST = "should be less than or equal to"
+TRUE_OR_FALSE = "should be true or false"
+LARGE = "1" * 13
 VALUES = [
-    *(value(f"dataset={bad}", "cifar10, cifar100") for bad in ("mnist", "3", "", "[digits]")),
-    *(value(f"data_dir={bad}", "a text") for bad in ('""', "5", "[data]", "null", r'"a\0b"')),
-    value(r'data_dir="\ud800"', "a text"),
-    *(value(f"model.name={bad}", "resnet, imagenet_resnet") for bad in ("vgg", "1", "null")),
-    *(value(f"model.width={bad}", WHOLE) for bad in ("0", "-1", "1.5", "true", "1e2", "1" * 13)),
-    *(value(f"model.pretrained={bad}", "true or false") for bad in ("1", '"yes"', "null")),
-    *(value(f"images.resize={bad}", WHOLE) for bad in ("0", "8.0", "big", "1" * 13)),
-    *(value(f"images.size={bad}", WHOLE) for bad in ("-8", "[8, 8]", "false", "1" * 13)),
-    *(
-        value(f"images.mean={bad}", "a list of three values")
-        for bad in (
-            "0.5",
-            "[0.5, 0.5]",
-            "[0.5, .nan, 0.5]",
-            "[-0.1, 0, 0]",
-            "[a, b, c]",
-            "[2, 0, 0]",
-        )
-    ),
-    *(
-        value(f"images.std={bad}", "a list of three values")
-        for bad in ("[0, 1, 1]", "[.inf, 1, 1]", "[1, 1, 1, 1]", "{r: 1}", "[true, 1, 1]")
-    ),
-    *(value(f"augmentation.flip={bad}", "true or false") for bad in ("1", "maybe", "")),
-    *(value(f"augmentation.crop_padding={bad}", WHOLE) for bad in ("-1", "1.0", "1" * 13)),
-    *(
-        value(f"active_learning.trials={bad}", WHOLE)
-        for bad in ("0", "-3", "2.0", "true", "[3]", str(2**62))
-    ),
-    *(value(f"active_learning.cycles={bad}", WHOLE) for bad in ("0", "seven", "null")),
-    *(value(f"active_learning.initial_labels={bad}", WHOLE) for bad in ("0", "1", "-5", "1e2")),
-    *(value(f"active_learning.query_size={bad}", WHOLE) for bad in ("0", "-50", ".nan")),
-    *(value(f"active_learning.subset_size={bad}", WHOLE) for bad in ("0", "-500", "all")),
-    *(value(f"training.batch_size={bad}", WHOLE) for bad in ("0", "1", "-64", str(2**62))),
-    *(
-        value(f"training.epochs={bad}", WHOLE)
-        for bad in ("0", "1e2", ".inf", f"1{'0' * 30}", f"0x{'f' * 5000}")
-    ),
-    *(
-        value(f"training.lr={bad}", FINITE)
-        for bad in ("0", "-0.1", ".nan", ".inf", "true", "null", "1.0e+300", f"1{'0' * 400}")
-    ),
-    value("training.lr=1e-4", "'1e-4' is not a finite number above 0; to YAML this is text, write"),
-    *(value(f"training.momentum={bad}", "from 0 to below 1") for bad in ("1", "-0.1", ".nan", "x")),
-    *(
-        value(f"training.weight_decay={bad}", FINITE)
-        for bad in ("-5.0e-4", "5e-4", ".inf", "1.0e+300")
-    ),
-    *(
-        value(f"training.milestones={bad}", "an increasing list")
-        for bad in ("16", "[0]", "[16, 8]", "[8, 8]", "[8, x]", "null", "[1.5]", "[true]", "{8: 1}")
-    ),
-    *(value(f"cod.weight={bad}", FINITE) for bad in ("-1", ".nan", "-.inf", "2e-2")),
-    *(value(f"cod.ema_decay={bad}", "from 0 to 1") for bad in ("1.5", "-0.1", ".nan", "high")),
-    *(value(f"cod.fixed_batch_in_first_cycle={bad}", "true or false") for bad in ("0", '"on"')),
-    *(value(f"ll4al.margin={bad}", FINITE) for bad in ("-1", ".nan", ".inf", "null")),
-    *(value(f"ll4al.weight={bad}", FINITE) for bad in ("-1", ".nan", ".inf", "heavy")),
-    *(value(f"ll4al.detach_epoch={bad}", WHOLE) for bad in ("-1", "1.5", "never")),
-    *(value(f"scoring.augment={bad}", "true or false") for bad in ("0", "some")),
-    *(value(f"scoring.lowest_in_first_cycle={bad}", "true or false") for bad in ("null", "2")),
+    *values("dataset", "should be 'cifar10', 'cifar100'", "mnist", "3", "", "[digits]"),
+    *values("data_dir", "is no path", '""', '" "', r'"a\0b"'),
+    *values("data_dir", "should be a valid string", "5", "[data]", "null", r'"\ud800"'),
+    *values("model.name", "should be 'resnet' or 'imagenet_resnet'", "vgg", "1", "null"),
+    *values("model.width", f"{AT_LEAST} 1", "0", "-1"),
+    *values("model.width", f"{AT_MOST} 1024", "1025", LARGE),
+    *values("model.width", INTEGER, "1.5", "true", "1e2"),
+    *values("model.pretrained", TRUE_OR_FALSE, "1", '"yes"', "null"),
+    *values("images.resize", f"{AT_LEAST} 1", "0"),
+    *values("images.resize", f"{AT_MOST} 4096", "4097", LARGE),
+    *values("images.resize", INTEGER, "8.0", "big"),
+    *values("images.size", f"{AT_LEAST} 1", "-8"),
+    *values("images.size", f"{AT_MOST} 4096", LARGE),
+    *values("images.size", INTEGER, "[8, 8]", "false"),
+    *values("images.mean", "0.5 should be a list", "0.5"),
+    *values("images.mean", "a list of three values", "[0.5, 0.5]", "[]"),
+    *values("images.mean", FINITE, "[0.5, .nan, 0.5]"),
+    *values("images.mean", f"{AT_LEAST} 0", "[-0.1, 0, 0]"),
+    *values("images.mean", f"'a' {NUMBER}", "[a, b, c]"),
+    *values("images.mean", f"{AT_MOST} 1", "[2, 0, 0]"),
+    *values("images.std", "should be greater than 0", "[0, 1, 1]", "[1, 1, -1]"),
+    *values("images.std", FINITE, "[.inf, 1, 1]"),
+    *values("images.std", "a list of three values", "[1, 1, 1, 1]"),
+    *values("images.std", "{'r': 1} should be a list", "{r: 1}"),
+    *values("images.std", NUMBER, "[true, 1, 1]"),
+    *values("augmentation.flip", TRUE_OR_FALSE, "1", "maybe", ""),
+    *values("augmentation.crop_padding", f"{AT_LEAST} 0", "-1"),
+    *values("augmentation.crop_padding", f"{AT_MOST} 224", LARGE),
+    *values("augmentation.crop_padding", INTEGER, "1.0"),
+    *values("active_learning.trials", f"{AT_LEAST} 1", "0", "-3"),
+    *values("active_learning.trials", f"{AT_MOST} 1000", str(2**62)),
+    *values("active_learning.trials", INTEGER, "2.0", "true", "[3]"),
+    *values("active_learning.cycles", f"{AT_LEAST} 1", "0"),
+    *values("active_learning.cycles", INTEGER, "seven", "null"),
+    *values("active_learning.initial_labels", f"{AT_LEAST} 2", "0", "1", "-5"),
+    *values("active_learning.initial_labels", INTEGER, "1e2"),
+    *values("active_learning.query_size", f"{AT_LEAST} 1", "0", "-50"),
+    *values("active_learning.query_size", INTEGER, ".nan"),
+    *values("active_learning.subset_size", f"{AT_LEAST} 1", "0", "-500"),
+    *values("active_learning.subset_size", INTEGER, "all"),
+    *values("training.batch_size", f"{AT_LEAST} 2", "0", "1", "-64"),
+    *values("training.batch_size", f"{AT_MOST} 1000000000", str(2**62)),
+    *values("training.epochs", f"{AT_LEAST} 1", "0"),
+    *values("training.epochs", f"{AT_MOST} 1000000000", f"1{'0' * 30}", f"0x{'f' * 5000}"),
+    *values("training.epochs", INTEGER, "1e2", ".inf"),
+    *values("training.lr", "should be greater than 0", "0", "-0.1", "-1e-4"),
+    *values("training.lr", FINITE, ".nan", ".inf", "1e400"),
+    *values("training.lr", NUMBER, "true", "null", f"1{'0' * 400}", "'1e-4'"),
+    *values("training.lr", f"{AT_MOST} 3400000", "1.0e+300"),
+    *values("training.momentum", "should be less than 1", "1"),
+    *values("training.momentum", f"{AT_LEAST} 0", "-0.1"),
+    *values("training.momentum", FINITE, ".nan"),
+    *values("training.momentum", NUMBER, "x"),
+    *values("training.weight_decay", f"{AT_LEAST} 0", "-5.0e-4", "-5e-4"),
+    *values("training.weight_decay", FINITE, ".inf"),
+    *values("training.weight_decay", f"{AT_MOST} 3400000", "1.0e+300"),
+    *values("training.milestones", "should be a list", "16", "null", "{8: 1}"),
+    *values("training.milestones", f"0 {AT_LEAST} 1", "[0]"),
+    *values("training.milestones", "larger than the one before", "[16, 8]", "[8, 8]"),
+    *values("training.milestones", INTEGER, "[8, x]", "[1.5]", "[true]"),
+    *values("cod.weight", f"{AT_LEAST} 0", "-1"),
+    *values("cod.weight", FINITE, ".nan", "-.inf"),
+    *values("cod.weight", NUMBER, "2e"),
+    *values("cod.ema_decay", f"{AT_MOST} 1", "1.5"),
+    *values("cod.ema_decay", f"{AT_LEAST} 0", "-0.1"),
+    *values("cod.ema_decay", FINITE, ".nan"),
+    *values("cod.ema_decay", NUMBER, "high"),
+    *values("cod.fixed_batch_in_first_cycle", TRUE_OR_FALSE, "0", '"on"'),
+    *values("ll4al.margin", f"{AT_LEAST} 0", "-1"),
+    *values("ll4al.margin", FINITE, ".nan", ".inf"),
+    *values("ll4al.margin", NUMBER, "null"),
+    *values("ll4al.weight", f"{AT_LEAST} 0", "-1"),
+    *values("ll4al.weight", FINITE, ".nan", ".inf"),
+    *values("ll4al.weight", NUMBER, "heavy"),
+    *values("ll4al.detach_epoch", f"{AT_LEAST} 0", "-1"),
+    *values("ll4al.detach_epoch", INTEGER, "1.5", "never"),
+    *values("scoring.augment", TRUE_OR_FALSE, "0", "some"),
+    *values("scoring.lowest_in_first_cycle", TRUE_OR_FALSE, "null", "2"),
 ]
 
 
@@ -223,17 +247,23 @@ data_dir: 5
 model: {name: resnet, widht: 64}
 augmentation: yes
 active_learning: {trials: 0, cycles: 7, initial_labels: 100, query_size: 50, subset_size: 49}
-training: {batch_size: 64, lr: 1e-4, momentum: .nan, weight_decay: 0, milestones: []}
+training: {batch_size: 64, lr: fast, momentum: .nan, weight_decay: 0, milestones: []}
 """
 FILES = [
-    file("", "holds no settings", "config/"),
+    file("", "holds no settings", "cifar10, cifar100, digits"),
     file("- dataset: digits\n", "holds no settings"),
     file("digits", "holds no settings"),
-    file("{}", "dataset", "is missing", "cifar10, cifar100", lines=8),
+    file("{}", "dataset: is missing", "config/digits.yaml", lines=8),
     file("dataset: [digits", "is not YAML", "line 1"),
     file("\tdataset: digits", "is not YAML"),
     file("a: b: c", "is not YAML"),
     file("dataset: digits\n---\ndataset: digits\n", "is not YAML"),
+    file(
+        appended("dataset: svhn"),
+        f"line {DIGITS.count(chr(10)) + 1}",
+        "the key dataset is there twice",
+    ),
+    file(digits("lr: 0.02", "{lr: 1, lr: 2}"), "is not YAML"),
     file(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "is not YAML"),
     file(bytes(64), "is not YAML"),
     file(DIGITS.encode("utf-16"), "is not YAML"),
@@ -255,15 +285,15 @@ FILES = [
     file(appended("training.lr: 1"), "training.lr", "unknown key"),
     file(f"training.lr: 1\n{digits('lr: 0.02', 'lr: fast')}", "unknown key", "'fast'", lines=2),
     file(digits("  epochs: 15", "  epohcs: 20"), "training.epochs", "training.epohcs", lines=2),
-    file(digits("dataset: digits", ""), "dataset", "is missing", "cifar10"),
-    file(digits("lr: 0.02", "lr: 1e-1"), "training.lr", "'1e-1'", "write 0.1"),
+    file(digits("dataset: digits", ""), "dataset: is missing", "config/digits.yaml"),
+    file(digits("lr: 0.02", "lr: 1e-1x"), "training.lr", f"'1e-1x' {NUMBER}"),
     file(digits("dataset: digits", "dataset: &a [*a]"), "dataset", "cifar10"),
     file("&a\nmodel: *a\n", "model.model", "model.name", lines=9),
     file(
         MANY_WRONG,
         *("dataset: 'mnist'", "data_dir: 5", "model.widht", "model.width"),
         *("augmentation: True is no section", "active_learning.trials: 0"),
-        *("active_learning.subset_size: 49", "training.epochs: is missing", "write 0.0001"),
+        *("active_learning.subset_size: 49", "training.epochs: is missing", f"'fast' {NUMBER}"),
         *("training.momentum: nan", "cod: is missing", "ll4al: is missing", "scoring: is missing"),
         lines=12,
     ),
@@ -279,47 +309,42 @@ FOLDERS = [
 
 
 class Answer(NamedTuple):
-    """What a command said, and what lay in its folder before and after."""
+    """What a command said, its status, and whether its folder is as it was."""
 
-    process: subprocess.CompletedProcess
-    before: list[Path]
-    after: list[Path]
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[ThreadPoolExecutor]:
-    # A refusal takes a tenth of a second, nearly all of it the start of Python.
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        yield pool
-        pool.shutdown(cancel_futures=True)
+    status: int
+    stdout: str
+    stderr: str
+    nothing_written: bool
 
 
-@pytest.fixture(scope="module")
-def answers(pool, request, tmp_path_factory) -> dict[tuple, Future]:
-    """The answers to all the selected commands, which run side by side."""
+@pytest.fixture
+def refusal(tmp_path, monkeypatch, capsys) -> Callable[..., Answer]:
+    """Calls an entry script in this process, in the test's folder, until it exits."""
+    monkeypatch.chdir(tmp_path)
 
-    def ask(script: str, bad: Bad) -> Answer:
-        folder = tmp_path_factory.mktemp("refused")
-        if bad.file is not None:
-            content = bad.file if isinstance(bad.file, bytes) else bad.file.encode()
-            (folder / "bad.yaml").write_bytes(content)
-        before = sorted(folder.rglob("*"))
-        process = run_script(script, *bad.arguments, cwd=folder)
-        return Answer(process, before, sorted(folder.rglob("*")))
+    def call(script: str, *arguments: str) -> Answer:
+        entry = importlib.import_module(script.removesuffix(".py"))
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(SystemExit) as left, exit_status():
+            entry.main([*arguments])
+        captured = capsys.readouterr()
+        unchanged = sorted(tmp_path.rglob("*")) == before
+        return Answer(left.value.code or 0, captured.out, captured.err, unchanged)
 
-    selected = [
-        (item.callspec.params["script"], item.callspec.params["bad"])
-        for item in request.session.items
-        if item.originalname == test_bad_input_is_refused_in_a_readable_message.__name__
-    ]
-    return {(script, bad): pool.submit(ask, script, bad) for script, bad in selected}
+    return call
 
 
-def assert_readable(stderr: str) -> None:
-    assert "Traceback" not in stderr
-    for line in stderr.splitlines():
+def assert_refused(answer: Answer, *says: str, lines: int = 1) -> None:
+    assert "Traceback" not in answer.stderr
+    for line in answer.stderr.splitlines():
         assert line.isprintable()
         assert 0 < len(line) <= 400
+    assert answer.status == 2
+    assert answer.stdout == ""
+    assert len(answer.stderr.splitlines()) == lines
+    for words in says:
+        assert words in answer.stderr
+    assert answer.nothing_written
 
 
 # The entries take turns: they share what refuses, and both together would take twice the time.
@@ -328,15 +353,11 @@ ROWS = [*zip(itertools.cycle(ENTRIES), BAD, strict=False)]
 
 
 @pytest.mark.parametrize(("script", "bad"), ROWS, ids=str)
-def test_bad_input_is_refused_in_a_readable_message(script, bad, answers):
-    process, before, after = answers[script, bad].result()
-    assert_readable(process.stderr)
-    assert process.returncode == 2
-    assert process.stdout == ""
-    assert len(process.stderr.splitlines()) == bad.lines
-    for words in bad.says:
-        assert words in process.stderr
-    assert before == after
+def test_bad_input_is_refused_in_a_readable_message(script, bad, refusal, tmp_path):
+    if bad.file is not None:
+        content = bad.file if isinstance(bad.file, bytes) else bad.file.encode()
+        (tmp_path / "bad.yaml").write_bytes(content)
+    assert_refused(refusal(script, *bad.arguments), *bad.says, lines=bad.lines)
 
 
 @pytest.mark.parametrize(
@@ -348,47 +369,60 @@ def test_bad_input_is_refused_in_a_readable_message(script, bad, answers):
         ("main_LL4AL.py", "--auxiliary=TOD"),
     ],
 )
-def test_an_entry_refuses_what_only_the_other_offers(script, option, tmp_path):
-    process = run_script(script, option, cwd=tmp_path)
+def test_an_entry_refuses_what_only_the_other_offers(script, option, refusal):
     name, wrong = option.split("=")
-    assert process.returncode == 2
-    assert name in process.stderr
-    assert f"'{wrong}'" in process.stderr
-    assert len(process.stderr.splitlines()) == 1
-    assert not any(tmp_path.iterdir())
+    assert_refused(refusal(script, option), script, name, f"'{wrong}'")
 
 
 @pytest.mark.parametrize("bad", FOLDERS, ids=lambda bad: " ".join(bad[0])[:40])
-def test_a_folder_that_cannot_be_used_is_refused(bad, tmp_path):
+def test_a_folder_that_cannot_be_used_is_refused(bad, refusal, tmp_path):
     arguments, *says = bad
     (tmp_path / "a_file").write_text("mine")
     taken = tmp_path / "taken" / "digits_auxiliary_TOD_sampling_TOD_seed0"
     taken.parent.mkdir()
     taken.write_text("mine")
-    before = sorted(tmp_path.rglob("*"))
-    process = run_script("main_TOD.py", *TINY_DIGITS, *arguments, cwd=tmp_path)
-    assert_readable(process.stderr)
-    assert process.returncode == 2
-    for words in says:
-        assert words in process.stderr
-    assert sorted(tmp_path.rglob("*")) == before
+    assert_refused(refusal("main_TOD.py", *TINY_DIGITS, *arguments), *says)
     assert (tmp_path / "a_file").read_text() == taken.read_text() == "mine"
 
 
-QUICK = [("--help",), ("--set=training.lr=1e-4",), ("--config=missing",), ("--seed=x",)]
+# The same in processes of their own, as people meet it.
+PROCESSES = [
+    ("main_TOD.py", Bad(("--config=missing",), ("missing: cannot be read",))),
+    ("main_TOD.py", Bad(("--set=training.lr=-1", "--set=lr=1"), ("--set lr=1: ",), lines=2)),
+    ("main_TOD.py", Bad(("--seed=x",), ("main_TOD.py: ", "--seed", "x is not a whole number"))),
+    ("main_TOD.py", Bad((*TINY_DIGITS, "--output-dir=bad.yaml"), ("bad.yaml",), "mine")),
+    ("main_LL4AL.py", file(appended("dataset: svhn"), "the key dataset is there twice")),
+    ("main_LL4AL.py", Bad(("--sampling=TOD",), ("main_LL4AL.py: ", "--sampling", "'TOD'"))),
+    ("plot.py", Bad(("nowhere",), ("nowhere",))),
+    ("report.py", Bad(("nowhere",), ("nowhere",))),
+]
+
+
+@pytest.mark.parametrize(("script", "bad"), PROCESSES, ids=str)
+def test_an_entry_script_refuses_with_status_2(script, bad, tmp_path):
+    if bad.file is not None:
+        (tmp_path / "bad.yaml").write_text(bad.file, encoding="utf-8")
+    before = sorted(tmp_path.rglob("*"))
+    process = run_script(script, *bad.arguments, cwd=tmp_path)
+    unchanged = sorted(tmp_path.rglob("*")) == before
+    answer = Answer(process.returncode, process.stdout, process.stderr, unchanged)
+    assert_refused(answer, *bad.says, lines=bad.lines)
 
 
 @pytest.mark.parametrize("script", ENTRIES)
-@pytest.mark.parametrize("arguments", QUICK, ids=" ".join)
-def test_help_and_refusals_import_no_torch(script, arguments, tmp_path):
+def test_help_and_refusals_import_only_what_they_use(script, tmp_path):
+    quick = ["--help"], ["--set=training.lr=x"], ["--config=missing"], ["--seed=x"]
     code = (
-        "import runpy, sys\n"
-        f"sys.argv = [{script!r}, *{arguments!r}]\n"
-        "try:\n"
-        f"    runpy.run_path({str(PROJECT_DIR / script)!r}, run_name='__main__')\n"
-        "except SystemExit as exit:\n"
-        "    status = exit.code or 0\n"
-        "print('status', status, sorted({'torch', 'torchvision', 'sklearn'} & set(sys.modules)))\n"
+        f"import sys, {script.removesuffix('.py')} as entry\n"
+        "from tod.cli import exit_status\n"
+        f"for arguments in {quick!r}:\n"
+        "    try:\n"
+        "        with exit_status():\n"
+        "            entry.main(arguments)\n"
+        "    except SystemExit as exit:\n"
+        "        print('status', exit.code or 0)\n"
+        "slow = {'torchvision', 'sklearn', 'scipy', 'matplotlib', 'pandas'}\n"
+        "print(sorted(slow & set(sys.modules)))\n"
     )
     process = subprocess.run(
         [sys.executable, "-c", code],
@@ -398,32 +432,36 @@ def test_help_and_refusals_import_no_torch(script, arguments, tmp_path):
         text=True,
         check=True,
     )
-    assert process.stdout.splitlines()[-1] == f"status {0 if arguments == QUICK[0] else 2} []"
+    statuses = [line for line in process.stdout.splitlines() if line.startswith("status")]
+    assert statuses == ["status 0", "status 2", "status 2", "status 2"]
+    assert process.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("script", ENTRIES)
-@pytest.mark.parametrize("arguments", QUICK[:2], ids=" ".join)
-def test_help_and_refusals_answer_within_half_a_second(script, arguments, tmp_path):
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        run_script(script, *arguments, cwd=tmp_path)
-        seconds.append(time.perf_counter() - start)
-    assert statistics.median(seconds) < 0.5
+@pytest.mark.parametrize("argument", ["--help", "--set=training.lr=x"])
+def test_help_and_refusals_answer_within_two_and_a_half_seconds(script, argument, tmp_path):
+    def seconds() -> float:
+        """Of work: other processes may make it wait, here and there."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run_script(script, argument, cwd=tmp_path)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert any(seconds() < 2.5 for _ in range(5))
 
 
 @pytest.mark.parametrize("script", ENTRIES)
-def test_help_lists_every_argument_and_what_the_entry_offers(script, tmp_path):
-    process = run_script(script, "--help", cwd=tmp_path)
-    assert process.returncode == 0
-    assert process.stderr == ""
+def test_help_lists_every_argument_and_what_the_entry_offers(script, refusal):
+    answer = refusal(script, "--help")
+    assert answer.status == 0
+    assert answer.stderr == ""
+    assert answer.nothing_written
     options = ("config", "sampling", "auxiliary", "seed", "data-dir", "output-dir", "device", "set")
     for name in (*options, "trials", "overwrite", "keep-weights"):
-        assert f"--{name}" in process.stdout
+        assert f"--{name}" in answer.stdout
     method = script.removeprefix("main_").removesuffix(".py")
     others = (
         "ENTROPY,MARGIN,LEAST_CONFIDENCE,CORESET,BADGE,LOSS," if script == "main_TOD.py" else ""
     )
-    assert f"{{RANDOM,{others}{method}}}" in process.stdout
-    assert f"{{NONE,{method}}}" in process.stdout
-    assert not any(tmp_path.iterdir())
+    assert f"{{RANDOM,{others}{method}}}" in answer.stdout
+    assert f"{{NONE,{method}}}" in answer.stdout

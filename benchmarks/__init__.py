@@ -1,0 +1,1 @@
+"""What is measured: steps, data, memory, and how cost grows."""

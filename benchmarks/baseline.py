@@ -1,0 +1,175 @@
+"""The published step as one would write it: PIL transforms, DataLoader, NCHW, fp32, eager."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
+from torchvision import transforms
+
+from benchmarks import machine
+from benchmarks.workload import NUM_CLASSES
+from losses import cod_loss, ranking_loss, task_losses
+from models import build_backbone, build_lossnet
+from samplers import temporal_output_discrepancy
+from tod.config import Config
+from tod.training.device import allow_tf32
+
+
+class PILImages(Dataset):
+    """Images through torchvision's transforms, one by one."""
+
+    def __init__(self, pixels: np.ndarray, labels: Tensor, config: Config, train: bool) -> None:
+        augmentation = [
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomCrop(pixels.shape[1], padding=config.augmentation.crop_padding),
+        ]
+        self.pixels = pixels
+        self.labels = labels
+        self.transform = transforms.Compose(
+            [
+                *(augmentation if train else []),
+                transforms.ToTensor(),
+                transforms.Normalize(config.images.mean, config.images.std),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+
+
+class Baseline:
+    """The same epoch and the same scores, written the straightforward way."""
+
+    def __init__(
+        self,
+        config: Config,
+        auxiliary: str,
+        pixels: np.ndarray,
+        labels: Tensor,
+        num_labeled: int,
+        device: torch.device,
+    ) -> None:
+        self.config, self.auxiliary, self.device = config, auxiliary, device
+        self.networks = [
+            build_backbone(config.model, NUM_CLASSES).to(device).train() for _ in range(2)
+        ]
+        self.lossnet = build_lossnet(config.model).to(device)
+        self.optimizers = [self._sgd(self.networks[0]), self._sgd(self.lossnet)]
+        self.steps = 0
+        views = PILImages(pixels, labels, config, train=True)
+        plain = PILImages(pixels, labels, config, train=False)
+        batch_size = config.training.batch_size
+        labeled, unlabeled = range(num_labeled), range(num_labeled, len(pixels))
+        self.labeled = DataLoader(views, batch_size, sampler=SubsetRandomSampler(labeled))
+        self.unlabeled = DataLoader(views, batch_size, sampler=SubsetRandomSampler(unlabeled))
+        self.plain = DataLoader(plain, batch_size)
+
+    def _sgd(self, network: nn.Module) -> torch.optim.SGD:
+        settings = self.config.training
+        return torch.optim.SGD(
+            network.parameters(),
+            settings.lr,
+            settings.momentum,
+            weight_decay=settings.weight_decay,
+            foreach=False,
+            fused=False,
+        )
+
+    def train_epoch(self) -> None:
+        for images, labels in self.labeled:
+            self.train_step(images.to(self.device), labels.to(self.device))
+
+    def train_step(self, images: Tensor, labels: Tensor) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        outputs = self.networks[0](images)
+        losses = task_losses(outputs[0], labels)
+        loss = losses.mean() + self._auxiliary_loss(images, outputs, losses)
+        loss.backward()
+        self.optimizers[0].step()
+        if self.auxiliary == "LL4AL":
+            self.optimizers[1].step()
+        if self.auxiliary == "COD":
+            self._update_teacher()
+
+    def _auxiliary_loss(self, images: Tensor, outputs: tuple, losses: Tensor) -> Tensor | float:
+        if self.auxiliary == "LL4AL":
+            return ranking_loss(self.lossnet(outputs[3]), losses)
+        if self.auxiliary == "NONE":
+            return 0.0
+        unlabeled, _ = next(iter(self.unlabeled))
+        return self.config.cod.weight * (
+            self._cod_loss(images, outputs)
+            + self._cod_loss(unlabeled.to(self.device), self.networks[0](unlabeled.to(self.device)))
+        )
+
+    def _cod_loss(self, images: Tensor, outputs: tuple) -> Tensor:
+        with torch.no_grad():
+            ema_logits = self.networks[1](images)[0]
+        return cod_loss(outputs[0], outputs[1], ema_logits)
+
+    def _update_teacher(self) -> None:
+        self.steps += 1
+        alpha = min(1 - 1 / (self.steps + 1), self.config.cod.ema_decay)
+        for teacher, student in zip(
+            self.networks[1].parameters(), self.networks[0].parameters(), strict=True
+        ):
+            teacher.data.mul_(alpha).add_(student.data, alpha=1 - alpha)
+
+    def score(self) -> Tensor:
+        scores = []
+        for network in self.networks:
+            network.eval()
+        with torch.no_grad():
+            for images, _ in self.plain:
+                both = [network(images.to(self.device))[0] for network in self.networks]
+                scores.append(temporal_output_discrepancy(*both))
+        for network in self.networks:
+            network.train()
+        return torch.cat(scores)
+
+
+def serve_baseline(requests: Connection, method: str, *arguments: Any) -> None:
+    """Does the work of a baseline once for each request, and says when it is done."""
+    allow_tf32(False)
+    torch.backends.cudnn.benchmark = True
+    baseline = Baseline(*arguments)
+    while True:
+        requests.recv()
+        getattr(baseline, method)()
+        machine.synchronize(baseline.device)
+        requests.send(True)
+
+
+@contextmanager
+def baseline_in_its_own_process(method: str, *arguments: Any) -> Iterator[Callable[[], object]]:
+    """A call that does the work of `Baseline(*arguments).method()`, where nothing else runs."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(
+        target=serve_baseline, args=(theirs, method, *arguments), daemon=True
+    )
+    process.start()
+    theirs.close()
+
+    def work() -> None:
+        try:
+            ours.send(True)
+            ours.recv()
+        except (EOFError, OSError):
+            raise RuntimeError("the baseline's process has ended") from None
+
+    try:
+        yield work
+    finally:
+        process.terminate()
+        process.join()

@@ -1,0 +1,83 @@
+"""This project's epoch and scores, beside which the baseline is measured."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.workload import NUM_CLASSES
+from losses import CODLoss, LossPrediction, NoAuxiliary
+from models import NetworkFactory, fastest_memory_format, fold_batch_norm
+from samplers import temporal_output_discrepancy
+from tod.config import Config
+from tod.data.batches import ImageBatches
+from tod.training.device import allow_tf32
+from tod.training.learner import Learner
+
+AUXILIARIES = {"NONE": NoAuxiliary, "COD": CODLoss, "LL4AL": LossPrediction}
+
+
+class Ours:
+    """One trial's second cycle, the first whose unlabelled batches are all different.
+
+    Args:
+        config: of one epoch.
+        auxiliary: one of `AUXILIARIES`.
+        precision: of training.
+        pixels: (N, 32, 32, 3) uint8.
+        labels: (N,).
+        num_labeled: how many of the images, from the first, are labelled.
+        device: where it runs.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        auxiliary: str,
+        precision: str,
+        pixels: np.ndarray,
+        labels: Tensor,
+        num_labeled: int,
+        device: torch.device,
+    ) -> None:
+        self.images = ImageBatches(
+            torch.from_numpy(pixels).permute(0, 3, 1, 2),
+            torch.tensor(config.images.mean),
+            torch.tensor(config.images.std),
+            config.augmentation,
+            device,
+            fastest_memory_format(device, config.model.width),
+        )
+        self.labels = labels.to(device)
+        self.labeled = np.arange(num_labeled)
+        self.unlabeled = np.arange(num_labeled, len(pixels))
+        seed, trial = 0, 1
+        networks = NetworkFactory(config.model, NUM_CLASSES, device, seed, trial)
+        self.backbone = networks.backbone("backbone")
+        self.previous = networks.backbone("previous")
+        loss = AUXILIARIES[auxiliary](config, networks)
+        self.learner = Learner(config, seed, trial, self.backbone, loss, precision)
+        self.batch_size = config.training.batch_size
+
+    def train_epoch(self) -> None:
+        """Trains for one epoch on the labelled images."""
+        allow_tf32(self.learner.precision == "tf32")
+        self.learner.start_cycle(2)
+        self.learner.train_cycle(self.images, self.labels, self.labeled, self.unlabeled)
+
+    def _batches(self) -> Iterator[Tensor]:
+        indices = self.images.to_device(torch.arange(len(self.labels)))
+        return map(self.images.plain, indices.split(2 * self.batch_size))
+
+    @torch.inference_mode()
+    def score(self) -> Tensor:
+        """TOD's scores of all images, (N,)."""
+        allow_tf32(self.learner.precision == "tf32")
+        backbone, previous = fold_batch_norm(self.backbone), fold_batch_norm(self.previous)
+        return torch.cat(
+            [
+                temporal_output_discrepancy(backbone(images)[0], previous(images)[0])
+                for images in self._batches()
+            ]
+        )

@@ -1,0 +1,69 @@
+"""The command line that all scripts that run cells share."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from tod import cli
+from tod.config import InputError, load
+
+OF_THE_CELLS = ("--config", "--sampling", "--auxiliary", "--seed", "--output-dir")
+"""What each cell gives its entry script itself."""
+
+
+def new_parser(description: str, output_dir: Path) -> cli.Parser:
+    """A parser of what those scripts offer; `parse` reads the command line with it.
+
+    Args:
+        description: what `--help` says of the script.
+        output_dir: where the runs' folders are made unless another place is named.
+    """
+    parser = cli.Parser(description=description)
+    parser.add_argument("--seed", nargs="+", type=cli.seed, default=[0], help="default: 0")
+    parser.add_argument("--scale", type=float, default=1.0, help="of all epochs (default: 1)")
+    parser.add_argument(
+        "--output-dir",
+        type=Path,
+        default=output_dir,
+        metavar="DIR",
+        help="where the runs' folders are made (default: %(default)s)",
+    )
+    return parser
+
+
+def parse(parser: cli.Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The command line, and what follows `--` in it: the entry scripts' further arguments.
+
+    Raises:
+        InputError: a configuration, the scale, or what follows `--` is wrong: before anything runs.
+        SystemExit: with status 2 after one line, where an argument is wrong.
+    """
+    own, further = list(argv), []
+    if "--" in own:
+        place = own.index("--")
+        own, further = own[:place], own[place + 1 :]
+    arguments = parser.parse_args(own)
+    for config in arguments.config:
+        load(config)
+    refuse_doubles("--config", [Path(config).stem for config in arguments.config])
+    refuse_doubles("--seed", arguments.seed)
+    if not 0 < arguments.scale <= 1:
+        raise InputError(f"--scale {arguments.scale:g}: must be above 0 and at most 1")
+    for argument in further:
+        name = argument.partition("=")[0]
+        if name in OF_THE_CELLS:
+            raise InputError(f"{name}: belongs before the --")
+        if name == "--overwrite":
+            raise InputError("--overwrite: remove the runs' folders instead")
+    return arguments, further
+
+
+def refuse_doubles(option: str, values: Sequence[object]) -> None:
+    """Refuses what is named twice.
+
+    Raises:
+        InputError: something is.
+    """
+    for value in values:
+        if values.count(value) > 1:
+            raise InputError(f"{option}: {value} is named twice")

@@ -1,0 +1,172 @@
+"""The paper's comparison on one dataset: random queries, TOD, TOD with the COD loss, and LL4AL.
+
+python experiments/reproduce.py --config digits --trials 5
+
+Runs what is missing of the four experiments, so the same command goes on where it stopped. Once all
+have ended, it writes their section of docs/results.md: command, seeds, hardware, figure and tables,
+with the paper's values where it has some. What stands outside of the section stays. --scale 0.25
+shortens epochs, milestones and detach_epoch alike. What follows `--` goes to the entry scripts.
+"""
+
+import argparse
+import itertools
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from experiments.arguments import new_parser, parse
+from experiments.cells import PAPER, Cell, curves_of, run_all
+from tod import cli
+from tod.analysis import figures
+from tod.analysis.results import ACCURACY, Curve
+from tod.analysis.tables import Table, accuracy_tables, markdown
+from tod.config import InputError
+from tod.files import reason, write_atomically
+
+
+def paper_rows(curves: Sequence[Curve], dataset: str, header: Sequence[str]) -> Table:
+    """For each curve, the paper's accuracies at the same shares of labels, as a row of the table.
+
+    Raises:
+        InputError: the paper has no curves for this dataset.
+    """
+    published = figures.read_published_curves(dataset)
+    labels = sorted({n for curve in curves for n in curve.values(ACCURACY).columns})
+    rows = []
+    for curve in curves:
+        name = PAPER[f"{curve.run['sampling']}/{curve.run['auxiliary']}"]
+        at_share = {
+            round(share, 1): accuracy for share, accuracy in zip(*published[name], strict=True)
+        }
+        shares = [round(figures.published_share(curve, dataset, n), 1) for n in labels]
+        cells = [f"{at_share[share]:.1f}" if share in at_share else "–" for share in shares]
+        rows.append([f"{name} (paper)", *cells, *["–"] * (len(header) - 1 - len(cells))])
+    return rows
+
+
+def section(
+    name: str, curves: Sequence[Curve], published: str | None, argv: Sequence[str], notes: list[str]
+) -> str:
+    """What the results say about these runs, in Markdown.
+
+    Args:
+        name: the section's.
+        curves: of the runs.
+        published: the dataset whose values of the paper stand beside, if any.
+        argv: the command line.
+        notes: paragraphs to add.
+    """
+    accuracies, *differences = accuracy_tables(curves)
+    if published is not None:
+        accuracies += paper_rows(curves, published, accuracies[0])
+    environments = [
+        "{device}, {precision}, Python {python}, PyTorch {torch}".format(**curve.run)
+        for curve in curves
+    ]
+    made_on = "; ".join(dict.fromkeys(environments))
+    seeds = sorted(curves[0].images)
+    size = max(len(curve.trials) for curve in curves)
+    lines = [
+        f"## {name}",
+        f"`{shlex.join(['python', 'experiments/reproduce.py', *argv])}`",
+        f"Seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, "
+        f"{size} trial{'s' if size > 1 else ''}; {made_on}.",
+        *notes,
+        f"![Test accuracy against the number of labels]({figure_name(name)})",
+        *(markdown(table).rstrip() for table in (accuracies, *differences)),
+    ]
+    return "\n\n".join(lines)
+
+
+def figure_name(name: str) -> str:
+    """The file of a section's figure, beside the one that the section is in."""
+    return f"results_{name}.png"
+
+
+def replace_section(text: str, name: str, content: str) -> str:
+    """The text with the content between the section's marks, which are added where it has none.
+
+    Raises:
+        InputError: the section has no end, so that what follows it cannot be told from it.
+    """
+    begin, end = f"<!-- {name}: written by experiments/reproduce.py -->", f"<!-- end of {name} -->"
+    # The script lay there before.
+    text = text.replace(begin.replace("experiments/", "benchmarks/"), begin)
+    before, found, rest = text.partition(begin)
+    if found and end not in rest:
+        raise InputError(f"the section {name} has lost its last line; add it where it ends: {end}")
+    after = rest.partition(end)[2] if found else "\n"
+    before = before if found or not before else before.rstrip() + "\n\n"
+    return f"{before}{begin}\n{content}\n{end}{after}"
+
+
+def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The command line, and what goes to the entry scripts."""
+    parser = new_parser(__doc__, Path("results", "reproduce"))
+    parser.add_argument(
+        "--config", nargs=1, default=["digits"], help="a name or path (default: digits)"
+    )
+    parser.add_argument(
+        "--trials", type=cli.positive, help="of each seed (default: the configuration's)"
+    )
+    parser.add_argument("--name", help="of the section (default: the configuration's)")
+    parser.add_argument(
+        "--paper",
+        metavar="DATASET",
+        help="whose values of the paper stand beside (default: those of the images' own, if any)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("docs", "results.md"),
+        metavar="FILE",
+        help="where the section is written, with its figure beside it (default: %(default)s)",
+    )
+    arguments, further = parse(parser, argv)
+    arguments.name = arguments.name or Path(arguments.config[0]).stem
+    if arguments.paper is not None:
+        figures.read_published_curves(arguments.paper)  # refuses a wrong name before the work
+    if arguments.trials is not None:
+        further.append(f"--set=active_learning.trials={arguments.trials}")
+    return arguments, further
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the experiments, then writes their section."""
+    argv = sys.argv[1:] if argv is None else argv
+    arguments, further = parse_arguments(argv)
+    name, output = arguments.name, arguments.output
+    try:
+        text = output.read_text(encoding="utf-8") if output.exists() else ""
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--output {output}: cannot be used ({reason(error)})") from None
+    replace_section(text, name, "")  # refuses what it cannot before the work
+    cells = list(map(Cell._make, itertools.product(arguments.config, PAPER, arguments.seed)))
+    status = max(run_all(cells, arguments.output_dir, arguments.scale, further).values())
+    if status:
+        print(f"{output}: is left as it was until all runs have ended", file=sys.stderr)
+        sys.exit(status)
+    curves = curves_of(cells, arguments.output_dir)
+    dataset = arguments.paper or curves[0].config["dataset"]
+    notes = []
+    if arguments.scale != 1:
+        notes.append(
+            f"Epochs, milestones and `detach_epoch` are {arguments.scale:g} of the configured ones."
+        )
+    if dataset in figures.published_datasets():
+        figure = figures.published_learning_curves(curves, dataset)
+    else:
+        dataset, figure = None, figures.learning_curves(curves)
+    content = section(name, curves, dataset, argv, notes)
+    write_atomically(output.parent / figure_name(name), figures.rendered(figure))
+    write_atomically(output, replace_section(text, name, content).encode())
+    print(content)
+
+
+if __name__ == "__main__":
+    with cli.exit_status():
+        main()

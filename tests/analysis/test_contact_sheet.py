@@ -1,0 +1,180 @@
+"""Contact sheets: which images they show, in which words, and where."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFont
+
+from tod.analysis import contact_sheet
+from tod.analysis.contact_sheet import COLUMNS, GAP, LINE, TILE
+from tod.data import Dataset, ImageSet
+
+
+def queried(scores, chosen):
+    """`choose` for the positions `chosen` of the scored subset."""
+    mask = np.zeros(len(scores), dtype=bool)
+    mask[list(chosen)] = True
+    return contact_sheet.choose(np.asarray(scores, dtype=float), mask)
+
+
+# ------------------------------------------------------------ what is shown
+
+
+def test_the_highest_queried_and_the_lowest_not_queried_are_shown():
+    scores = np.random.default_rng(0).permutation(100) / 100
+    ascending = np.argsort(scores)
+    title, ((high, highest), (low, lowest)) = queried(scores, ascending[-30:])
+    assert title == "the 30 highest of 100 scores were queried"
+    assert high == "queried: the 24 highest scores of 30, highest first"
+    assert low == "not queried: the 24 lowest scores of 70, lowest first"
+    np.testing.assert_allclose(scores[highest], np.arange(99, 75, -1) / 100)
+    np.testing.assert_allclose(scores[lowest], np.arange(24) / 100)
+
+
+def test_the_words_are_right_where_the_first_cycle_queries_the_lowest_scores():
+    scores = np.arange(60) / 60
+    title, ((high, highest), (low, lowest)) = queried(scores, range(30))
+    assert title == "the 30 lowest of 60 scores were queried"
+    assert high == "queried: the 24 highest scores of 30, highest first"
+    np.testing.assert_array_equal(highest, np.arange(29, 5, -1))
+    assert low == "not queried: the 24 lowest scores of 30, lowest first"
+    np.testing.assert_array_equal(lowest, np.arange(30, 54))
+
+
+def test_few_images_are_all_shown():
+    title, ((high, highest), (low, lowest)) = queried([0.1, 0.9, 0.5, 0.2], [1, 2])
+    assert title == "the 2 highest of 4 scores were queried"
+    assert high == "queried: all 2, highest score first"
+    assert low == "not queried: all 2, lowest score first"
+    assert (highest.tolist(), lowest.tolist()) == ([1, 2], [0, 3])
+
+
+@pytest.mark.parametrize("scores", [[1, 1, 1], [0, 5, 9]])
+def test_the_title_claims_no_order_that_the_scores_do_not_show(scores):
+    title, _ = queried(scores, [1])
+    assert title == "1 of 3 scored images were queried"
+
+
+def test_an_emptied_pool_has_nothing_that_was_not_queried():
+    title, groups = queried([3, 1], [0, 1])
+    assert title == "2 of 2 scored images were queried"
+    assert [heading for heading, _ in groups] == ["queried: all 2, highest score first"]
+
+
+# ------------------------------------------------------------------ layout
+
+
+def drawn(queried, left=0):
+    """A sheet of so many queried and other images, each of its own colour, and their corners.
+
+    The corners are (x, y), group by group in the order shown.
+    """
+    # The others in ascending order of their scores, and before them the queried in descending.
+    colors = np.arange(1, queried + left + 1)
+    scores = np.concatenate([np.arange(queried, 0, -1), np.arange(-left, 0)])
+    pixels = np.stack([colors, 255 - colors, 0 * colors], axis=1).astype(np.uint8)
+    pixels = np.broadcast_to(pixels[:, :, None, None], (*pixels.shape, 8, 8)).copy()
+    images = ImageSet(torch.from_numpy(pixels), torch.zeros(len(colors), dtype=torch.int64))
+    dataset = Dataset(images, images, ["name"], torch.zeros(3), torch.ones(3))
+    indices = np.arange(len(colors))
+    sheet = decoded(contact_sheet.of_query(indices, scores, indices[:queried], dataset))
+    places = [np.argwhere((sheet == (color, 255 - color, 0)).all(2)) for color in colors]
+    for place in places:
+        assert len(place) == TILE**2  # whole, and hidden by no other
+        assert (np.ptp(place, axis=0) == TILE - 1).all()
+    return sheet, [tuple(place.min(axis=0)[::-1]) for place in places]
+
+
+def decoded(content):
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.format == "PNG"
+        return np.asarray(image)
+
+
+@pytest.mark.parametrize("counts", [(24, 24), (1, 9), (8, 16), (3,)])
+def test_nothing_overlaps_or_leaves_the_sheet(counts):
+    sheet, corners = drawn(*counts)
+    height, width, _ = sheet.shape
+    for x, y in corners:
+        assert x + TILE + GAP <= width and y + TILE + 2 * LINE + GAP <= height
+        for line in (y + TILE, y + TILE + LINE):  # class and score
+            assert (sheet[line : line + LINE, x : x + TILE] < 128).any()
+    assert (sheet[GAP : GAP + LINE] < 128).any()  # the title
+    first, tops = 0, []
+    for count in counts:
+        # Row by row, each from left to right, below the group's heading.
+        group = corners[first : first + count]
+        assert group == sorted(group, key=lambda corner: (corner[1], corner[0]))
+        assert len({y for _, y in group}) == -(-count // COLUMNS)
+        top = group[0][1]
+        assert (sheet[top - LINE - GAP // 2 : top - GAP // 2] < 128).any()
+        tops.append(top)
+        first += count
+    assert tops == sorted(tops)
+
+
+# ----------------------------------------------------------------- drawing
+
+
+def test_small_images_are_enlarged_by_whole_pixels():
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+    tile = np.asarray(contact_sheet.thumbnail(pixels))
+    np.testing.assert_array_equal(tile, pixels.transpose(1, 2, 0).repeat(3, 0).repeat(3, 1))
+
+
+@pytest.mark.parametrize(("size", "expected"), [((8, 8), (96, 96)), ((64, 64), (64, 64))])
+def test_tiles_are_never_larger_than_their_place(size, expected):
+    assert contact_sheet.thumbnail(np.zeros((3, *size), np.uint8)).size == expected
+
+
+def test_photographs_are_reduced():
+    pixels = np.full((3, 224, 224), 7, np.uint8)
+    tile = np.asarray(contact_sheet.thumbnail(pixels))
+    assert tile.shape == (TILE, TILE, 3)
+    assert (tile == 7).all()
+
+
+def test_a_tile_is_its_image_with_class_and_score_below():
+    red = np.zeros((3, 1, 1), np.uint8)
+    red[0] = 255
+    tile = np.asarray(contact_sheet.tile(red, "a class", 0.25))
+    assert tile.shape == (TILE + 2 * LINE, TILE, 3)
+    assert (tile[:TILE] == (255, 0, 0)).all()
+    for line in (TILE, TILE + LINE):
+        assert (tile[line : line + LINE] < 128).any()
+    small = np.asarray(contact_sheet.tile(np.zeros((3, 64, 64), np.uint8), "", 1.0))
+    assert (small[16:80, 16:80] == 0).all()  # in the middle
+    assert (small[:16] == 255).all() and (small[:TILE, 80:] == 255).all()
+
+
+def test_long_names_are_shortened_to_fit_their_tile():
+    font = contact_sheet.font()
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    assert contact_sheet.fitted("airplane") == "airplane"
+    for name in ("W" * 1000, "a class name of many words", "i" * 200, "漢" * 50):
+        short = contact_sheet.fitted(name)
+        assert font.getlength(short) <= TILE
+        assert short.endswith("…")
+        assert name.startswith(short[:-1])
+        assert len(short) > 5
+    assert contact_sheet.fitted("two\nlines") == "two?lines"
+    assert contact_sheet.fitted("") == ""
+
+
+def test_a_query_becomes_a_png_of_its_images():
+    random = np.random.default_rng(0)
+    pixels = torch.from_numpy(random.integers(0, 256, (50, 3, 32, 32), dtype=np.uint8))
+    images = ImageSet(pixels, torch.arange(50) % 2)
+    dataset = Dataset(images, images, ["<b>", "Ж"], torch.zeros(3), torch.ones(3))
+    subset, scores = random.permutation(50)[:40], random.random(40)
+    chosen = subset[np.argsort(scores)[-10:]]
+    sheet = decoded(contact_sheet.of_query(subset, scores, chosen, dataset))
+    empty, corners = drawn(10, 24)
+    assert sheet.shape == empty.shape
+    ascending = np.argsort(scores)
+    shown = [*ascending[:-11:-1], *ascending[:24]]  # the highest first, then the lowest
+    for (x, y), position in zip(corners, shown, strict=True):
+        expected = pixels[subset[position]].numpy().transpose(1, 2, 0).repeat(3, 0).repeat(3, 1)
+        np.testing.assert_array_equal(sheet[y : y + TILE, x : x + TILE], expected)

@@ -1,0 +1,141 @@
+"""What the figures contain."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.harness import write_run
+from tod.analysis import figures, results
+from tod.config import InputError
+
+TWO_TRIALS = [[80, 90, 94], [82, 90, 98]]
+
+
+def test_learning_curves_are_means_with_bands_over_labels_and_their_share(pair):
+    curves = results.read_runs(pair)
+    figure = figures.learning_curves(curves)
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "labelled images"
+    assert axes.get_ylabel() == "test accuracy (%)"
+    assert [line.get_label() for line in axes.lines] == [curve.name for curve in curves]
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == [c.name for c in curves]
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [(100, 80), (150, 87), (200, 91)])
+    np.testing.assert_allclose(axes.lines[1].get_xydata(), [(100, 80), (150, 89), (200, 94)])
+    band = axes.collections[0].get_paths()[0].vertices
+    assert {y for x, y in band if x == 150} == {86.0, 88.0}
+    (share,) = axes.child_axes
+    assert share.get_xlabel() == "share of the training set (%)"
+    figures.rendered(figure)
+    left, right = np.array(axes.get_xlim()) * 100 / 1437
+    np.testing.assert_allclose(share.get_xlim(), (left, right))
+
+
+def test_many_curves_are_told_apart_below_the_axes(tmp_path):
+    strategies = [f"S{number}" for number in range(19)]
+    folders = [
+        write_run(tmp_path, TWO_TRIALS, sampling=s, diagnostics=results.DIAGNOSTICS)
+        for s in strategies
+    ]
+    curves = results.read_runs(folders)
+    for figure in (figures.learning_curves(curves), figures.diagnostics(curves)):
+        lines = figure.axes[0].lines[: len(curves)]
+        assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(curves)
+        (legend,) = figure.legends
+        assert [t.get_text() for t in legend.get_texts()] == [c.name for c in curves]
+        figure.draw_without_rendering()
+        place = legend.get_window_extent()
+        assert place.x0 >= 0 and place.x1 <= figure.bbox.width
+        assert all(place.y1 <= axes.get_tightbbox().y0 for axes in figure.axes)
+
+
+def test_no_axis_shows_shares_where_the_curves_differ_in_them(tmp_path):
+    folder = write_run(tmp_path, TWO_TRIALS, config="cifar10", training_images=400)
+    other = write_run(tmp_path, TWO_TRIALS, config="svhn")
+    assert figures.learning_curves(results.read_runs([folder, other])).axes[0].child_axes == []
+
+
+def test_a_picture_is_drawn_of_a_single_number_and_of_any_name(tmp_path):
+    folder = write_run(tmp_path, [[80]]).rename(tmp_path / "_$\\frac 漢")
+    figure = figures.learning_curves(results.read_runs([folder]))
+    (line,) = figure.axes[0].lines
+    assert list(line.get_xydata()[0]) == [100, 80]
+    with Image.open(io.BytesIO(figures.rendered(figure))) as image:
+        assert image.size == (840, 576)
+
+
+def test_published_curves_are_dashed_over_the_share_of_labels(tmp_path):
+    folder = write_run(tmp_path, TWO_TRIALS, config="cifar10", training_images=1000)
+    figure = figures.published_learning_curves(results.read_runs([folder]))
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "share of the training set (%)"
+    own, *published = axes.lines
+    np.testing.assert_allclose(own.get_xdata(), [10, 15, 20])
+    assert own.get_linestyle() == "-"
+    assert [line.get_label() for line in published] == [
+        f"{method} (paper)"
+        for method in (
+            "TOD sampling + COD loss",
+            "TOD sampling",
+            "LL4AL",
+            "random",
+            "full training",
+        )
+    ]
+    assert {line.get_linestyle() for line in published[:-1]} == {"--"}
+    np.testing.assert_allclose(published[0].get_xdata(), [10, 15, 20, 25, 30, 35, 40])
+    assert published[0].get_ydata()[0] == 79.5
+    assert set(published[-1].get_ydata()) == {93.1}
+
+
+def test_the_papers_shares_of_caltech101_are_of_all_its_images(tmp_path):
+    folder = write_run(tmp_path, TWO_TRIALS, config="caltech101", training_images=7766)
+    (curve,) = results.read_runs([folder])
+    assert figures.published_share(curve, "caltech101", 868) == pytest.approx(10.0, abs=0.01)
+    axes = figures.published_learning_curves([curve]).axes[0]
+    np.testing.assert_allclose(axes.lines[0].get_xdata(), np.array([100, 150, 200]) / 86.77)
+
+
+def test_every_dataset_of_the_paper_has_its_curves():
+    assert figures.published_datasets() == ["cifar10", "cifar100", "svhn", "caltech101"]
+    for dataset in figures.published_datasets():
+        curves = figures.read_published_curves(dataset)
+        assert [len(shares) for shares, _ in curves.values()] == [7, 7, 7, 7, 1]
+
+
+def test_runs_without_published_curves_are_refused(tmp_path):
+    digits = write_run(tmp_path, TWO_TRIALS)
+    svhn = write_run(tmp_path, TWO_TRIALS, config="svhn")
+    with pytest.raises(InputError, match="--paper: the paper has no curves for digits, only for"):
+        figures.published_learning_curves(results.read_runs([digits]))
+    with pytest.raises(InputError, match="--paper: name runs of one dataset, not of svhn and dig"):
+        figures.published_learning_curves(results.read_runs([svhn, digits]))
+
+
+def test_diagnostics_show_how_well_the_scores_estimate_the_loss(tmp_path):
+    folder = write_run(tmp_path, TWO_TRIALS, diagnostics=results.DIAGNOSTICS)
+    figure = figures.diagnostics(results.read_runs([folder]))
+    spearman, auroc, loss, entropy = figure.axes
+    assert [axes.get_ylabel() for axes in figure.axes] == [
+        "Spearman ρ of score and true loss",
+        "AUROC for misclassified images",
+        "mean true loss",
+        "class entropy of the queried (nats)",
+    ]
+    assert {axes.get_xlabel() for axes in figure.axes} == {"labelled images"}
+    for axes in (spearman, auroc, entropy, loss):
+        # The last cycle queries nothing.
+        np.testing.assert_allclose(axes.lines[0].get_xydata(), [(100, 1.15), (150, 2.15)])
+    assert [line.get_linestyle() for line in loss.lines] == ["-", "--"]
+    assert [t.get_text() for t in loss.get_legend().get_texts()] == ["queried", "not queried"]
+    assert set(spearman.lines[-1].get_ydata()) == {0}
+    assert set(auroc.lines[-1].get_ydata()) == {0.5}
+
+
+def test_diagnostics_of_runs_that_have_none_are_refused(tmp_path):
+    old = write_run(tmp_path / "old", TWO_TRIALS)
+    started = write_run(tmp_path, [[80]], cycles=1, diagnostics=results.DIAGNOSTICS)
+    for folder in (old, started):
+        with pytest.raises(InputError, match="--diagnostics finds no score_loss_spearman there"):
+            figures.diagnostics(results.read_runs([folder]))

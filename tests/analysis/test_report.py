@@ -1,0 +1,196 @@
+"""The report: one page that holds all it shows, read back here as a browser does."""
+
+import io
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Playwright, sync_playwright
+
+import report
+from tests.support.harness import TINY_DIGITS, run_script, write_run
+from tod.analysis import results
+from tod.analysis.report import page
+
+TWO_TRIALS = [[80, 90, 94], [82, 90, 98]]
+NO_BROWSER = (
+    "no Chromium to open the report in: install Debian's package chromium, or run "
+    "`python -m playwright install chromium`"
+)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def chromium_of(playwright: Playwright) -> str:
+    """The path of a Chromium: the system's, or the one that Playwright has downloaded."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), playwright.chromium.executable_path)
+    if not Path(found).exists():
+        pytest.fail(NO_BROWSER)
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_of(playwright))
+        yield browser
+        browser.close()
+
+
+class Opened:
+    """A page opened from disk, and what it asked for and complained of."""
+
+    def __init__(self, browser, path):
+        self.page = browser.new_page()
+        self.requests, self.complaints = [], []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(path.as_uri())
+        assert self.complaints == []
+        # A picture within the page is no request, and all else would be one.
+        assert self.requests == [path.as_uri()]
+
+    def pictures(self):
+        """Of each picture: its own width, the height at which it is shown, its description."""
+        return self.page.evaluate(
+            """Promise.all([...document.images].map(async image => {
+                await image.decode();
+                return [image.naturalWidth, image.getBoundingClientRect().height, image.alt];
+            }))"""
+        )
+
+    def texts(self, selector):
+        return self.page.locator(selector).all_inner_texts()
+
+
+def write_sheet(folder, name, width=40):
+    path = folder / "queries" / name
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (width, 30), "red").save(path)
+    return path
+
+
+def opened_report(browser, folder, *runs):
+    path = folder / "report.html"
+    path.write_text(page(results.read_runs(runs)), encoding="utf-8")
+    return Opened(browser, path)
+
+
+def test_a_finished_run_is_reported_whole(tmp_path, browser):
+    run = run_script("main_TOD.py", *TINY_DIGITS, f"--output-dir={tmp_path}")
+    assert run.returncode == 0, run.stderr
+    folder = tmp_path / "digits_auxiliary_TOD_sampling_TOD_seed0"
+    process = run_script("report.py", folder, cwd=tmp_path)
+    assert (process.returncode, process.stderr, process.stdout) == (0, "", "report.html\n")
+
+    opened = Opened(browser, tmp_path / "report.html")
+    assert opened.page.title() == "Active learning on digits"
+    pictures = opened.pictures()
+    assert all(width > 0 and height > 0 and alt for width, height, alt in pictures)
+    assert sum("Learning curves" in alt for _, _, alt in pictures) == 1
+    assert sum("after cycle 1" in alt for _, _, alt in pictures) == 1
+    assert opened.texts("table >> nth=0 >> thead th")[1:] == [
+        "40 labels (2.8 %)",
+        "60 labels (4.2 %)",
+        "area under the budget curve",
+    ]
+    # The configuration as resolved, to the letter.
+    assert opened.texts("pre")[0].strip() == (folder / "config.yaml").read_text().strip()
+    assert opened.page.locator("script").count() == 0
+
+
+def test_several_runs_are_compared(tmp_path, browser):
+    folders = [
+        write_run(tmp_path, TWO_TRIALS, sampling="RANDOM", diagnostics=results.DIAGNOSTICS),
+        write_run(tmp_path, TWO_TRIALS, diagnostics=results.DIAGNOSTICS),
+    ]
+    for folder in folders:
+        for name in ("trial1_cycle2.png", "trial1_cycle10.png", "trial2_cycle1.png"):
+            write_sheet(folder, name)
+    opened = opened_report(browser, tmp_path, *folders)
+    descriptions = [alt for _, _, alt in opened.pictures()]
+    assert "Learning curves" in descriptions[0]
+    assert "Diagnostics" in descriptions[1]
+    # Of the first trial alone, and cycle 10 after cycle 2.
+    assert [alt.partition(":")[0] for alt in descriptions[2:]] == [
+        "Trial 1, after cycle 2",
+        "Trial 1, after cycle 10",
+    ] * 2
+    assert opened.page.locator("table").count() == 2
+    assert opened.texts("table >> nth=1 >> tbody td")[0] == "+0.00 [+0.00, +0.00] (2)"
+    assert opened.texts("h2")[2:] == [folder.name for folder in folders]
+
+
+def test_an_unfinished_run_is_reported_as_far_as_it_has_got(tmp_path, browser):
+    folder = write_run(tmp_path, [[80, 90, 94], [82]])
+    opened = opened_report(browser, tmp_path, folder)
+    # No run has recorded diagnostics, and none has queried.
+    assert len(opened.pictures()) == 1
+    assert opened.texts("details .note") == ["There are none."]
+    cells = opened.texts("tbody td")
+    assert cells == ["81.00 ± 1.41 (2)", "90.00 (1)", "94.00 (1)", "88.50 (1)"]
+
+
+def test_a_run_of_an_earlier_version_among_the_seeds_leaves_out_the_diagnostics(tmp_path, browser):
+    folders = [
+        write_run(tmp_path, TWO_TRIALS, diagnostics=results.DIAGNOSTICS),
+        write_run(tmp_path, TWO_TRIALS, seed=1),
+    ]
+    opened = opened_report(browser, tmp_path, *folders)
+    assert ["Learning curves" in alt for _, _, alt in opened.pictures()] == [True]
+
+
+def test_a_half_written_sheet_is_named(tmp_path, browser):
+    folder = write_run(tmp_path, TWO_TRIALS)
+    path = write_sheet(folder, "trial1_cycle1.png")
+    path.write_bytes(path.read_bytes()[:60])
+    write_sheet(folder, "trial1_cycle2.png", width=50)
+    opened = opened_report(browser, tmp_path, folder)
+    assert [width for width, _, _ in opened.pictures()][1:] == [50]
+    assert opened.texts("details .note") == [
+        "Trial 1, after cycle 1: trial1_cycle1.png cannot be read."
+    ]
+
+
+def test_names_are_text_and_never_markup(tmp_path, browser):
+    hostile = '<img src="http://127.0.0.1:9/x" onerror="alert(1)">&amp;'
+    folder = write_run(tmp_path, TWO_TRIALS, class_names=[hostile, "</pre><script>fail()</script>"])
+    folder = folder.rename(tmp_path / "<script>fail()<&\"' Жук")
+    write_sheet(folder, "trial1_cycle1.png")
+    opened = opened_report(browser, tmp_path, folder)
+    assert opened.page.locator("script").count() == 0
+    assert len(opened.pictures()) == 2
+    assert opened.texts("h2")[-1] == folder.name
+    assert hostile in opened.texts("pre")[0]
+    assert opened.texts("tbody th") == [folder.name]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(tmp_path, browser, scheme):
+    opened = opened_report(browser, tmp_path, write_run(tmp_path, TWO_TRIALS))
+    opened.page.emulate_media(color_scheme=scheme)
+    with Image.open(io.BytesIO(opened.page.locator("h1").screenshot())) as image:
+        darkest, lightest = image.convert("L").getextrema()
+        ground = image.convert("L").getpixel((image.width - 1, 0))
+    assert lightest - darkest > 150
+    assert (ground > 128) == (scheme == "light")
+
+
+def test_the_page_prints_with_every_picture_within_the_paper(tmp_path, browser):
+    folder = write_run(tmp_path, TWO_TRIALS)
+    write_sheet(folder, "trial1_cycle1.png", width=3000)
+    opened = opened_report(browser, tmp_path, folder)
+    opened.page.set_viewport_size({"width": 700, "height": 1000})
+    opened.page.emulate_media(media="print")
+    assert all(height > 0 for _, height, _ in opened.pictures())
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 700
+    pdf = opened.page.pdf(format="A4")
+    assert pdf.startswith(b"%PDF")
+    # What all runs share, then each run on a page of its own.
+    assert pdf.count(b"/Type /Page\n") >= 2
+
+
+def test_a_page_is_html(tmp_path, refusal):
+    run = write_run(tmp_path, TWO_TRIALS)
+    assert "page.pdf does not end in .html" in refusal(report.main, run, "--output=page.pdf")

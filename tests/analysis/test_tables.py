@@ -1,0 +1,184 @@
+"""What is computed over trials, against values by hand, and the tables that show it."""
+
+import csv
+import io
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from tests.support.harness import write_run
+from tod.analysis import results, tables
+
+TWO_TRIALS = [[80, 90, 94], [82, 90, 98]]
+
+
+def by_trial(values):
+    """Values by seed and number of the trial, as of one number of labels."""
+    return pd.Series(values).to_frame(100)
+
+
+# ------------------------------------------------------------- statistics
+
+
+def test_the_standard_deviation_is_that_of_a_sample():
+    (three,) = tables.summarized(pd.DataFrame({100: [1, 2, 3]})).itertuples()
+    assert three == (100, 3, 2.0, 1.0)
+    (one,) = tables.summarized(pd.DataFrame({100: [7, math.nan]})).itertuples()
+    assert (one.trials, one.mean, math.isnan(one.std)) == (1, 7.0, True)
+
+
+def test_the_area_is_the_mean_accuracy_over_the_budget():
+    # By hand: 50 labels at (80 + 90) / 2 and 100 at (90 + 94) / 2, over a range of 150.
+    accuracies = pd.DataFrame({100: [80, 60, 60], 150: [90, 60, 60], 250: [94, 60, math.nan]})
+    areas = tables.area_under_budget_curve(accuracies)
+    assert areas[0] == pytest.approx((50 * 85 + 100 * 92) / 150)
+    assert areas[1] == pytest.approx(60)
+    assert math.isnan(areas[2])
+
+
+def test_a_paired_interval_worked_by_hand():
+    # Differences 1, 2, 3: mean 2, standard deviation 1, t(0.975; 2) = 4.30265.
+    reference = by_trial({(0, 1): 50.0, (0, 2): 60.0, (0, 3): 70.0, (1, 1): 0.0})
+    values = by_trial({(0, 1): 51.0, (0, 2): 62.0, (0, 3): 73.0, (2, 1): 99.0})
+    ((_, pairs, mean, low, high),) = tables.paired_differences(values, reference).itertuples()
+    assert (mean, pairs) == (2.0, 3)
+    assert high - mean == pytest.approx(4.30265 / math.sqrt(3), abs=1e-5)
+    assert mean - low == pytest.approx(high - mean)
+
+
+def test_a_paired_interval_is_that_of_the_paired_t_test():
+    random = np.random.default_rng(0)
+    a, b = random.normal(90, 1, 8), random.normal(89, 1, 8)
+    places = [(seed, trial) for seed in (0, 1) for trial in (1, 2, 3, 4)]
+    found = tables.paired_differences(
+        by_trial(dict(zip(places, a, strict=True))), by_trial(dict(zip(places, b, strict=True)))
+    )
+    expected = stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert found["difference_low"].item() == pytest.approx(expected.low)
+    assert found["difference_high"].item() == pytest.approx(expected.high)
+
+
+def test_one_pair_has_no_interval_and_no_pair_no_difference():
+    one = tables.paired_differences(by_trial({(0, 1): 3.0}), by_trial({(0, 1): 1.0}))
+    assert (one["pairs"].item(), one["difference"].item()) == (1, 2.0)
+    assert one[["difference_low", "difference_high"]].isna().all(axis=None)
+    assert tables.paired_differences(by_trial({(0, 1): 3.0}), by_trial({(1, 1): 1.0})).empty
+
+
+# ----------------------------------------------------------------- tables
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_minus(tmp_path):
+    runs = [write_run(tmp_path, [[80.1, 80.3, 80.2]], sampling=s) for s in ("RANDOM", "TOD")]
+    (runs[1] / "results.csv").write_text(
+        (runs[1] / "results.csv").read_text().replace("80.3", "80.2999")
+    )
+    _, (_, (_, *cells)) = tables.accuracy_tables(results.read_runs(runs))
+    assert cells == ["+0.00 (1)"] * 4
+
+
+def test_pairs_are_matched_by_seed_and_trial(tmp_path):
+    folders = [
+        write_run(tmp_path, [[80, 80, 80]], sampling="RANDOM", seed=0),
+        write_run(tmp_path, [[60, 60, 60], [1, 1, 1]], sampling="RANDOM", seed=1),
+        write_run(tmp_path, [[62, 62, 62]], seed=1),
+        write_run(tmp_path, [[84, 84, 84], [2, 2, 2]], seed=0),
+    ]
+    _, (_, row) = tables.accuracy_tables(results.read_runs(folders))
+    # 84 − 80 and 62 − 60; t(0.975; 1) = 12.7062.
+    half = 12.7062 * math.sqrt(2) / math.sqrt(2)
+    assert row[0] == "digits, TOD sampling, seeds 0, 1"
+    assert row[1:] == [f"+3.00 [{3 - half:+.2f}, {3 + half:+.2f}] (2)"] * 4
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"seed": 1}, "no trial of the same seed and number"),
+        ({"cycles": 4}, "another active_learning.cycles"),
+        ({"data": "y"}, "other images"),
+    ],
+)
+def test_runs_that_cannot_be_paired_are_not(tmp_path, other, why):
+    first = write_run(tmp_path, TWO_TRIALS, sampling="RANDOM")
+    curves = results.read_runs([first, write_run(tmp_path, TWO_TRIALS, **other)])
+    assert len(tables.accuracy_tables(curves)) == 1  # none of differences
+    assert tables.unpaired_notes(curves) == [
+        f"{curves[1].name}: not paired with the first run ({why})"
+    ]
+
+
+def test_the_share_is_of_the_images_that_the_run_had(tmp_path):
+    folder = write_run(tmp_path, TWO_TRIALS, config="cifar10", training_images=400)
+    other = write_run(tmp_path, TWO_TRIALS, config="svhn")
+    ((header, _),) = tables.accuracy_tables(results.read_runs([folder]))
+    assert header[1] == "100 labels (25.0 %)"
+    # Where the shares differ, no column can show both.
+    ((header, *_),) = tables.accuracy_tables(results.read_runs([folder, other]))
+    assert header[1] == "100 labels"
+
+
+def test_what_a_run_has_not_reached_is_a_dash(tmp_path):
+    folders = [
+        write_run(tmp_path, TWO_TRIALS),
+        write_run(tmp_path, [[80]], sampling="RANDOM"),
+    ]
+    (_, first, second), (_, differences) = tables.accuracy_tables(results.read_runs(folders))
+    assert first[1:] == [
+        "81.00 ± 1.41 (2)",
+        "90.00 ± 0.00 (2)",
+        "96.00 ± 2.83 (2)",
+        "89.25 ± 1.06 (2)",
+    ]
+    assert second[1:] == ["80.00 (1)", "–", "–", "–"]
+    assert differences[1:] == ["+0.00 (1)", "–", "–", "–"]
+
+
+def test_each_of_the_diagnostics_has_a_table(tmp_path):
+    folder = write_run(tmp_path, TWO_TRIALS, diagnostics=results.DIAGNOSTICS)
+    found = tables.diagnostics_tables(results.read_runs([folder]))
+    assert [table[0][0] for table in found] == list(results.DIAGNOSTICS)
+    assert found[0][1][1:] == ["1.15 ± 0.07 (2)", "2.15 ± 0.07 (2)"]
+
+
+def test_the_tidy_csv_has_a_line_for_each_quantity(pair):
+    text = tables.tidy_csv(results.read_runs(pair))
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert text.splitlines()[0] == (
+        "run,quantity,num_labeled,labeled_percent,trials,mean,std,"
+        "pairs,difference,difference_low,difference_high"
+    )
+    assert "\r" not in text
+    assert len(rows) == 2 * (3 + 1)
+    (row,) = [r for r in rows if r["difference"] and r["num_labeled"] == "150"]
+    assert row["run"] == "digits, TOD sampling, seed 0"
+    assert row["quantity"] == "test_accuracy"
+    assert float(row["labeled_percent"]) == pytest.approx(100 * 150 / 1437, rel=1e-5)
+    assert (float(row["mean"]), float(row["std"]), row["trials"]) == (89.0, 0.0, "3")
+    assert (float(row["difference"]), row["pairs"]) == (2.0, "3")
+    assert float(row["difference_low"]) == pytest.approx(2 - 4.30265 / math.sqrt(3), abs=1e-5)
+    area = [r for r in rows if r["quantity"] == "area_under_budget_curve"]
+    assert [r["num_labeled"] for r in area] == ["", ""]
+    assert float(area[1]["mean"]) == pytest.approx((84.5 + 91.5) / 2)
+    # The first run is compared with nothing.
+    assert {row[column] for row in rows[:4] for column in ("pairs", "difference")} == {""}
+
+
+def test_the_log_ends_with_the_accuracies_by_number_of_labels(tmp_path):
+    folder = write_run(tmp_path, [[80, 90, 94], [82, 91]])
+    assert tables.accuracy_lines(results.read_rows(folder / "results.csv")) == [
+        "labels  test accuracy in % (mean ± standard deviation over trials)",
+        "   100  81.00 ± 1.41 (2)",
+        "   150  90.50 ± 0.71 (2)",
+        "   200  94.00  (1)",
+    ]
+
+
+def test_a_pipe_in_a_name_parts_no_cells_of_a_markdown_table():
+    table = [["title", "100 labels"], ["a|b", "80.00 (1)"]]
+    assert tables.markdown(table) == (
+        "| title | 100 labels |\n| --- | --: |\n| a\\|b | 80.00 (1) |\n"
+    )

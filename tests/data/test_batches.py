@@ -1,0 +1,77 @@
+"""Batches against the published transforms: crop from zero padding, flip, normalise."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import functional as reference
+
+from tod.config import Augmentation
+from tod.data.batches import ImageBatches
+
+MEAN, STD = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2023, 0.1994, 0.2010])
+CPU = torch.device("cpu")
+
+
+def batches(pixels: torch.Tensor, flip: bool = True, padding: int = 4) -> ImageBatches:
+    return ImageBatches(pixels, MEAN, STD, Augmentation(flip=flip, crop_padding=padding), CPU)
+
+
+@pytest.fixture
+def pixels() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (50, 3, 32, 32), dtype=torch.uint8, generator=generator)
+
+
+def normalised(image: torch.Tensor) -> torch.Tensor:
+    return reference.normalize(image.float() / 255, MEAN.tolist(), STD.tolist())
+
+
+def test_views_equal_the_published_transforms(pixels):
+    views = batches(pixels).random_views(np.arange(50).repeat(4), np.random.default_rng(0))
+    found = batches(pixels).augmented(views)
+    for view, image in zip(views.tolist(), found, strict=True):
+        index, flip, top, left = view
+        expected = reference.crop(reference.pad(pixels[index], [4] * 4), top, left, 32, 32)
+        expected = reference.hflip(expected) if flip else expected
+        torch.testing.assert_close(image, normalised(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_plain_batches_are_only_normalised(pixels):
+    found = batches(pixels).plain(torch.tensor([3, 1]))
+    torch.testing.assert_close(found, normalised(pixels[[3, 1]]), rtol=1e-5, atol=1e-6)
+
+
+def test_border_is_black_before_normalisation():
+    white = torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
+    corner = batches(white).augmented(torch.tensor([[0, 0, 0, 0]]))[0]
+    torch.testing.assert_close(corner[:, 0, 0], -MEAN / STD)
+    torch.testing.assert_close(corner[:, 31, 31], (1 - MEAN) / STD)
+
+
+def test_every_offset_and_both_flips_are_equally_likely_and_each_image_has_its_own():
+    n = 81_000
+    pixels = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    views = batches(pixels).random_views(np.zeros(n, dtype=np.int64), np.random.default_rng(1))
+    assert views[:, 1].float().mean().item() == pytest.approx(0.5, abs=0.01)
+    offsets = torch.bincount(9 * views[:, 2] + views[:, 3], minlength=81)
+    # 1,000 expected at each of the 81 offsets, with a standard deviation of 31.
+    assert len(offsets) == 81
+    assert offsets.min() > 850
+    assert offsets.max() < 1150
+    # Flip and offsets are drawn independently of each other and of the neighbour in the batch.
+    correlations = np.corrcoef(torch.cat([views[:-1, 1:], views[1:, 1:]], dim=1).T.double())
+    assert np.abs(correlations - np.eye(6)).max() < 0.02
+
+
+def test_what_is_switched_off_does_not_happen(pixels):
+    views = batches(pixels, False, 0).random_views(np.arange(50), np.random.default_rng(0))
+    found = batches(pixels, False, 0).augmented(views)
+    assert torch.equal(found, batches(pixels).plain(torch.arange(50)))
+
+
+def test_images_need_not_be_square(pixels):
+    wide = pixels[:, :, :20]
+    views = torch.tensor([[0, 1, 4, 4]])
+    torch.testing.assert_close(
+        batches(wide).augmented(views)[0], normalised(wide[0].flip(2)), rtol=1e-5, atol=1e-6
+    )

@@ -1,0 +1,91 @@
+"""Caltech-101: its classes, its images and the split that a seed draws."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+import tod.data
+from tests.support import formats
+from tests.support.loading import load, refusal
+
+
+@pytest.fixture(scope="module")
+def caltech101_folder(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("caltech101")
+    formats.write_caltech101(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def caltech101(caltech101_folder) -> tod.data.Dataset:
+    return load("caltech101", caltech101_folder)
+
+
+def test_caltech101_background_is_no_class(caltech101):
+    assert caltech101.class_names == formats.caltech101_classes()
+    assert len(caltech101.class_names) == 101
+    assert not any("BACKGROUND" in name for name in caltech101.train.names + caltech101.test.names)
+
+
+def test_caltech101_images_are_squashed_to_256_and_cropped_to_224(caltech101_folder, caltech101):
+    transform = v2.Compose([v2.Resize((256, 256)), v2.CenterCrop(224), v2.PILToTensor()])
+    for images in (caltech101.train, caltech101.test):
+        assert images.pixels.shape == (101, 3, 224, 224)
+        for index in range(0, 101, 10):
+            path = caltech101_folder / "101_ObjectCategories" / images.names[index]
+            expected = transform(Image.open(path).convert("RGB"))
+            assert torch.equal(images.pixels[index], expected), path
+
+
+def test_caltech101_labels_are_those_of_the_folders(caltech101):
+    for images in (caltech101.train, caltech101.test):
+        folders = [Path(name).parent.name for name in images.names]
+        assert [caltech101.class_names[label] for label in images.labels] == folders
+
+
+def test_caltech101_split_depends_on_the_seed_and_on_nothing_else(caltech101_folder, caltech101):
+    again = load("caltech101", caltech101_folder, "images.resize=8", "images.size=null")
+    other = load("caltech101", caltech101_folder, "images.resize=8", "images.size=null", seed=1)
+    assert again.train.names == caltech101.train.names
+    assert again.test.names == caltech101.test.names
+    assert other.train.names != caltech101.train.names
+    assert again.train.pixels.shape[2:] == (8, 8)
+
+
+@pytest.mark.parametrize(("count", "training"), [(1, 0), (9, 8), (10, 9), (11, 9), (19, 17)])
+def test_caltech101_trains_on_nine_tenths_of_each_class_rounded_down(tmp_path, count, training):
+    class_names = formats.write_caltech101(tmp_path, images_per_class=count, num_classes=3)
+    # One class more, large enough that there is always something to train on.
+    (tmp_path / "101_ObjectCategories" / "zebra").mkdir()
+    for number in range(20):
+        image = Image.new("RGB", (8, 8), (number, 0, 0))
+        image.save(tmp_path / "101_ObjectCategories" / "zebra" / f"image_{number:04d}.jpg")
+    dataset = load("caltech101", tmp_path, "images.resize=8", "images.size=8")
+    assert dataset.class_names == [*class_names, "zebra"]
+    assert dataset.train.labels.bincount(minlength=4).tolist() == [training] * 3 + [18]
+    assert dataset.test.labels.bincount(minlength=4).tolist() == [count - training] * 3 + [2]
+    names = dataset.train.names + dataset.test.names
+    assert len(set(names)) == len(names) == 3 * count + 20
+
+
+def test_missing_caltech101_names_its_source_and_the_way_out(tmp_path):
+    message = refusal("caltech101", tmp_path)
+    assert message.startswith(f"{tmp_path / '101_ObjectCategories'}: is missing")
+    assert "https://" in message
+    assert "--config digits" in message
+
+
+def test_more_than_101_classes_are_not_caltech101(tmp_path):
+    formats.write_caltech101(tmp_path, images_per_class=0, num_classes=102)
+    assert "holds 102 classes" in refusal("caltech101", tmp_path)
+
+
+def test_a_truncated_jpeg_is_named(tmp_path):
+    formats.write_caltech101(tmp_path, images_per_class=3, num_classes=3)
+    path = tmp_path / "101_ObjectCategories" / "Leopards" / "image_0002.jpg"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert refusal("caltech101", tmp_path).startswith(f"{path}: cannot be read as an image")

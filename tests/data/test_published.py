@@ -1,0 +1,294 @@
+"""CIFAR and SVHN in their published formats: what is read, and what is refused."""
+
+import hashlib
+import http.server
+import os
+import pickle
+import tarfile
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+import torchvision
+
+import models
+from models import imagenet_resnet
+from tests.support import formats
+from tests.support.loading import load, refusal
+from tod.data import ImageSet
+
+UNREACHABLE = "http://127.0.0.1:9/x"
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def assert_holds(images: ImageSet, written: formats.Written) -> None:
+    assert images.pixels.dtype == torch.uint8
+    assert images.labels.dtype == torch.int64
+    np.testing.assert_array_equal(images.pixels, written.pixels.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(images.labels, written.labels)
+    assert images.names is None
+
+
+@pytest.fixture
+def no_proxy(monkeypatch) -> None:
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def server(no_proxy, tmp_path) -> Iterator[tuple[Path, str]]:
+    """A folder, and the address at which this machine serves it."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+@pytest.fixture
+def no_server(no_proxy, monkeypatch) -> None:
+    """Downloads end at a closed port of this machine."""
+    for published in (torchvision.datasets.CIFAR10, torchvision.datasets.CIFAR100):
+        monkeypatch.setattr(published, "url", UNREACHABLE)
+    split_list = torchvision.datasets.SVHN.split_list
+    closed = {split: [UNREACHABLE, *rest] for split, (_, *rest) in split_list.items()}
+    monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", closed)
+
+
+# ---------------------------------------------------------------- what is read
+
+
+def test_cifar10_is_read_pixel_by_pixel(tmp_path):
+    train, test = formats.write_cifar10(tmp_path)
+    dataset = load("cifar10", tmp_path)
+    assert_holds(dataset.train, train)
+    assert_holds(dataset.test, test)
+    assert tuple(dataset.class_names) == formats.CIFAR10_CLASSES
+
+
+def test_cifar100_has_the_hundred_fine_labels(tmp_path):
+    train, test = formats.write_cifar100(tmp_path)
+    dataset = load("cifar100", tmp_path)
+    assert_holds(dataset.train, train)
+    assert_holds(dataset.test, test)
+    assert dataset.class_names == [f"fine_{c:02d}" for c in range(100)]
+
+
+def test_cifar_files_written_by_todays_python_and_numpy_are_read_too(tmp_path):
+    train, test = formats.write_cifar10(tmp_path)
+    for path in (tmp_path / "cifar-10-batches-py").iterdir():
+        content = pickle.loads(path.read_bytes(), encoding="latin1")
+        path.write_bytes(pickle.dumps(content))
+    dataset = load("cifar10", tmp_path)
+    assert_holds(dataset.train, train)
+    assert_holds(dataset.test, test)
+
+
+def test_svhn_images_are_transposed_and_label_10_is_the_digit_0(tmp_path):
+    train, test = formats.write_svhn(tmp_path)
+    assert {0, 9} <= set(train.labels)
+    dataset = load("svhn", tmp_path)
+    assert_holds(dataset.train, train)
+    assert_holds(dataset.test, test)
+    assert dataset.class_names == list("0123456789")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cifar10", "data_batch_1: holds 20 images, the published file 10,000"),
+        ("cifar100", "train: holds 200 images, the published file 50,000"),
+        ("svhn", "test_32x32.mat: holds 40 images, the published file 26,032"),
+        ("caltech101", "holds 101 classes and 202 images"),
+    ],
+)
+def test_a_reduced_copy_is_accepted_with_a_warning(tmp_path, warnings, name, words):
+    getattr(formats, f"write_{name}")(tmp_path)
+    small = ("images.resize=8", "images.size=8") if name == "caltech101" else ()
+    load(name, tmp_path, *small)
+    assert words in warnings.text
+    assert "a reduced copy, not the paper's data" in warnings.text
+
+
+def test_a_file_with_the_published_checksum_is_read_without_a_warning(
+    tmp_path, warnings, monkeypatch
+):
+    train, test = formats.write_cifar10(tmp_path)
+    folder, published = tmp_path / "cifar-10-batches-py", torchvision.datasets.CIFAR10
+    for file_list in ("train_list", "test_list"):
+        names = [name for name, _ in getattr(published, file_list)]
+        monkeypatch.setattr(published, file_list, [[n, md5(folder / n)] for n in names])
+    dataset = load("cifar10", tmp_path)
+    assert_holds(dataset.train, train)
+    assert_holds(dataset.test, test)
+    assert not warnings.text
+
+
+def test_what_is_absent_is_downloaded_and_unpacked(tmp_path, server, monkeypatch):
+    folder, url = server
+    train, test = formats.write_cifar10(folder)
+    archive = folder / "cifar-10-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder / "cifar-10-batches-py", "cifar-10-batches-py")
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", f"{url}/{archive.name}")
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "tgz_md5", md5(archive))
+    dataset = load("cifar10", tmp_path / "data")
+    assert_holds(dataset.train, train)
+    assert_holds(dataset.test, test)
+
+    train, test = formats.write_svhn(folder)
+    names = {split: f"{split}_32x32.mat" for split in ("train", "test")}
+    served = {
+        split: [f"{url}/svhn/{name}", name, md5(folder / "svhn" / name)]
+        for split, name in names.items()
+    }
+    monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", served)
+    dataset = load("svhn", tmp_path / "data")
+    assert_holds(dataset.train, train)
+    assert_holds(dataset.test, test)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_imagenet_weights_are_read_in_both_published_forms(tmp_path, legacy):
+    name = models.IMAGENET_FILES[0 if legacy else 1]
+    published = formats.write_imagenet_weights(tmp_path / name, legacy)
+    network = imagenet_resnet.ResNet18(num_classes=3)
+    fresh = {k: v.clone() for k, v in network.state_dict().items()}
+    network.load_imagenet_weights(models.imagenet_weights(tmp_path))
+    for key, value in network.state_dict().items():
+        if key.startswith(("layer4_caltech", "fc_caltech", "added_fc")) or key not in published:
+            assert torch.equal(value, fresh[key]), key
+        else:
+            assert torch.equal(value, published[key]), key
+
+
+# ------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("cifar10", "cifar-10-batches-py"),
+        ("cifar100", "cifar-100-python"),
+        ("svhn", "svhn/train_32x32.mat"),
+    ],
+)
+def test_a_failed_download_names_the_place_the_source_and_the_way_out(
+    tmp_path, no_server, name, place
+):
+    message = refusal(name, tmp_path)
+    assert message.startswith(f"{tmp_path / place}: is missing and could not be downloaded")
+    assert UNREACHABLE in message
+    assert "--data-dir" in message
+    assert "--config digits" in message
+
+
+@pytest.mark.parametrize("file", ["data_batch_3", "test_batch", "batches.meta"])
+def test_a_missing_cifar_file_is_named(tmp_path, file):
+    formats.write_cifar10(tmp_path)
+    path = tmp_path / "cifar-10-batches-py" / file
+    path.unlink()
+    message = refusal("cifar10", tmp_path)
+    assert message.startswith(f"{path}: cannot be read (No such file")
+    assert f"remove {path.parent} and it is downloaded again" in message
+
+
+@pytest.mark.parametrize("file", ["data_batch_2", "test_batch", "batches.meta"])
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_truncated_pickle_is_named(tmp_path, file, kept):
+    formats.write_cifar10(tmp_path)
+    path = tmp_path / "cifar-10-batches-py" / file
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])
+    assert refusal("cifar10", tmp_path).startswith(f"{path}: cannot be read")
+
+
+class Malicious:
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch '{self.witness}'",)
+
+
+@pytest.mark.parametrize("file", ["data_batch_1", "test_batch", "batches.meta"])
+def test_code_in_a_pickle_is_never_executed(tmp_path, file):
+    formats.write_cifar10(tmp_path)
+    path, witness = tmp_path / "cifar-10-batches-py" / file, tmp_path / "executed"
+    content = pickle.loads(path.read_bytes(), encoding="latin1")
+    path.write_bytes(pickle.dumps({**content, "extra": Malicious(witness)}))
+    message = refusal("cifar10", tmp_path)
+    assert message.startswith(f"{path}: cannot be read")
+    assert "system" in message
+    assert not witness.exists()
+    pickle.loads(path.read_bytes())
+    assert witness.exists(), "the pickle holds no code: this test proves nothing"
+
+
+def test_a_full_sized_cifar_file_with_another_checksum_is_damaged(tmp_path):
+    formats.write_cifar10(tmp_path)
+    path = tmp_path / "cifar-10-batches-py" / "data_batch_4"
+    content = {"labels": [0] * 10_000, "data": np.zeros((10_000, 3072), dtype=np.uint8)}
+    formats.write_python2_pickle(path, content)
+    message = refusal("cifar10", tmp_path)
+    assert message.startswith(f"{path}: cannot be read (its checksum is not that of the published")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"labels": [10] * 20},
+        {"labels": [-1] * 20},
+        {"labels": [0] * 19},
+        {"labels": None},
+        {"data": np.zeros((20, 3071), dtype=np.uint8)},
+        {"data": [1, 2, 3]},
+    ],
+    ids=["label 10", "label -1", "too few labels", "no labels", "short rows", "no array"],
+)
+def test_a_cifar_file_that_contradicts_itself_is_refused(tmp_path, damage):
+    formats.write_cifar10(tmp_path)
+    folder = tmp_path / "cifar-10-batches-py"
+    path = folder / "data_batch_5"
+    content = pickle.loads(path.read_bytes(), encoding="latin1")
+    path.write_bytes(pickle.dumps({**content, **damage}))
+    assert refusal("cifar10", tmp_path).startswith(f"{path}: cannot be read")
+
+
+def test_a_cifar100_label_beyond_its_classes_is_refused(tmp_path):
+    formats.write_cifar100(tmp_path)
+    path = tmp_path / "cifar-100-python" / "test"
+    content = pickle.loads(path.read_bytes(), encoding="latin1")
+    content["fine_labels"][3] = 100
+    path.write_bytes(pickle.dumps(content))
+    assert "labels outside its 100 classes" in refusal("cifar100", tmp_path)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_a_truncated_mat_file_is_named(tmp_path, split, kept):
+    formats.write_svhn(tmp_path)
+    path = tmp_path / "svhn" / f"{split}_32x32.mat"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])
+    assert refusal("svhn", tmp_path).startswith(f"{path}: cannot be read")
+
+
+def test_a_mat_file_with_labels_beyond_the_ten_digits_is_refused(tmp_path):
+    formats.write_svhn(tmp_path)
+    path = tmp_path / "svhn" / "train_32x32.mat"
+    content = scipy.io.loadmat(path)
+    content["y"][5] = 11
+    scipy.io.savemat(path, {"X": content["X"], "y": content["y"]})
+    message = refusal("svhn", tmp_path)
+    assert message.startswith(f"{path}: cannot be read (holds labels outside its 10 classes)")

@@ -1,0 +1,126 @@
+"""The paper's comparison, run and written down."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from experiments import reproduce
+from experiments.reproduce import paper_rows, replace_section
+from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, write_run
+from tod.analysis.results import read_runs
+
+RESULTS = Path("docs", "results.md")
+REST = ["--", *[argument for argument in TINY_DIGITS if not argument.startswith("--config")]]
+
+
+def test_the_four_experiments_and_what_is_written_about_them(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / RESULTS).write_text("# Results\n\nA reading.\n", encoding="utf-8")
+    command = ["experiments/reproduce.py", "--config=digits", "--seed", "3", *REST]
+    first = run_script(*command, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert len(list((tmp_path / "results" / "reproduce").iterdir())) == 4
+    text = (tmp_path / RESULTS).read_text(encoding="utf-8")
+    assert text.startswith("# Results\n\nA reading.\n")
+    assert "`python experiments/reproduce.py --config=digits --seed 3 -- --device=" in text
+    assert "Seed 3, 1 trial; " in text
+    with_losses = ("TOD sampling + COD loss", "LL4AL sampling + LL4AL loss")
+    for name in ("RANDOM sampling", "TOD sampling", *with_losses):
+        assert f"| digits, {name}, seed 3 |" in text
+    assert "(paper)" not in text  # the paper has no digits
+    assert "](results_digits.png)" in text
+    with Image.open(tmp_path / "docs" / "results_digits.png") as picture:
+        picture.load()
+
+    again = run_script(*command, cwd=tmp_path)
+    assert again.stdout.count("is finished") == 4
+    assert (tmp_path / RESULTS).read_text(encoding="utf-8") == text
+
+
+def test_the_papers_values_stand_at_the_same_shares(tmp_path):
+    folder = write_run(tmp_path, [[80, 85, 90]], config="cifar10", training_images=1000)
+    (row,) = paper_rows(read_runs([folder]), "cifar10", ["", "100", "150", "200", "area"])
+    assert row[0] == "TOD sampling (paper)"
+    assert row[1:] == ["79.5", "86.7", "89.4", "–"]
+    other = write_run(tmp_path / "other", [[80, 85, 90]], config="cifar10", training_images=1437)
+    (row,) = paper_rows(read_runs([other]), "cifar10", ["", "100", "150", "200", "area"])
+    assert row[1:] == ["–"] * 4
+
+
+def test_the_papers_values_of_caltech101_stand_at_its_own_shares(tmp_path):
+    folder = write_run(tmp_path, [[80, 85, 90]], config="caltech101", training_images=895)
+    (row,) = paper_rows(read_runs([folder]), "caltech101", ["", *"123", "area"])
+    assert "–" not in row[1:4]
+
+
+def test_runs_of_another_command_are_not_published(tmp_path, refusal):
+    command = ["experiments/reproduce.py", "--config=digits", *REST]
+    assert run_script(*command, cwd=tmp_path).returncode == 0
+    text = (tmp_path / RESULTS).read_text(encoding="utf-8")
+    line = refusal(reproduce, *command[1:], "--set=training.momentum=0.5")  # nothing has run
+    assert "holds a run with another training.momentum" in line
+    assert (tmp_path / RESULTS).read_text(encoding="utf-8") == text
+
+
+def test_what_has_not_ended_is_not_published(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, PROJECT_DIR / "experiments" / "reproduce.py", "--config=digits", *REST],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    random = tmp_path / "results" / "reproduce" / "digits_auxiliary_NONE_sampling_RANDOM_seed0"
+    while not (random / "results.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
+    _, errors = process.communicate()
+    assert process.returncode == 143
+    assert f"{RESULTS}: is left as it was" in errors
+    assert not (tmp_path / RESULTS).exists()
+
+
+def test_a_section_replaces_itself_alone():
+    text = replace_section("# Results\n", "a", "one")
+    text = replace_section(text, "b", "two")
+    text = replace_section(text + "A reading.\n", "a", "three")
+    assert "one" not in text
+    assert text.index("three") < text.index("two") < text.index("A reading.")
+
+
+def test_a_section_that_the_script_wrote_from_its_former_place_is_replaced_too():
+    text = replace_section("# Results\n", "a", "one") + "A reading.\n"
+    former = text.replace("experiments/", "benchmarks/")
+    assert former != text
+    assert replace_section(former, "a", "two") == text.replace("one", "two")
+    other = "<!-- b: written by benchmarks/reproduce.py -->\nthree\n<!-- end of b -->\n"
+    assert other in replace_section(former + other, "a", "two")
+
+
+def test_a_section_without_its_end_is_refused_before_the_work(tmp_path, refusal):
+    text = replace_section("", "digits", "one").replace("<!-- end of digits -->", "") + "A reading."
+    (tmp_path / "docs").mkdir()
+    (tmp_path / RESULTS).write_text(text, encoding="utf-8")
+    assert "<!-- end of digits -->" in refusal(reproduce)
+    assert (tmp_path / RESULTS).read_text(encoding="utf-8") == text
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--scale", "0"],
+        ["--paper", "digits"],
+        ["--config", "nothing"],
+        ["--trials", "-1"],
+        ["--output", "."],
+    ],
+)
+def test_wrong_arguments_are_one_line(tmp_path, wrong, refusal):
+    line = refusal(reproduce, *wrong)
+    assert all(word in line for word in wrong)
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,130 @@
+"""Whatever file operation fails, a run warns or stops with one line, and goes on as if it had not.
+
+`--faults 1000` tries every single operation.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from losses import CODLoss
+from samplers import query_by_tod
+from tests.support.faults import KINDS, failing
+from tests.support.harness import Run, tiny_run
+from tests.support.soak import differences, results
+from tod.analysis import figures
+from tod.config import InputError
+
+SHORT = (
+    "--keep-weights=last",
+    "--set=model.width=1",
+    "--set=training.epochs=2",
+    "--set=active_learning.initial_labels=8",
+    "--set=active_learning.query_size=4",
+    "--set=active_learning.subset_size=16",
+)
+CASES = [
+    *(("new", kind) for kind in KINDS if kind != "rmdir"),
+    *(("resumed", kind) for kind in ("replace", "write", "unlink", "open for reading")),
+    *(("overwritten", kind) for kind in ("unlink", "rmdir", "open a folder or a lock")),
+]
+
+
+class Scenario(NamedTuple):
+    """A run before the command in which something fails.
+
+    `counts` says how often an operation of each kind is done, `expected` what must come of it.
+    """
+
+    folder: Path
+    counts: dict[str, int]
+    expected: dict[str, object]
+
+
+def short_run(output_dir: Path, scenario: str = "new") -> Run:
+    overwrite = ["--overwrite"] if scenario == "overwritten" else []
+    return tiny_run(output_dir, "main_TOD.py", "TOD", "TOD", *SHORT, *overwrite)
+
+
+@pytest.fixture(scope="module")
+def cheap_pictures() -> Iterator[None]:
+    """They are written as ever, but drawing them would take most of the time."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(figures, "learning_curves", lambda curves: curves[0].rows)
+        patched.setattr(
+            figures,
+            "rendered",
+            lambda rows, kind="png": rows.drop(columns="train_seconds").to_csv().encode(),
+        )
+        yield
+
+
+@pytest.fixture(scope="module")
+def scenarios(tmp_path_factory, cheap_pictures) -> dict[str, Scenario]:
+    place = tmp_path_factory.mktemp("faults")
+    before = {
+        name: short_run(place / name / "before") for name in ("new", "resumed", "overwritten")
+    }
+    before["new"].folder.parent.mkdir(parents=True)
+    before["resumed"].stop_after(3, query_by_tod, CODLoss)
+    before["overwritten"].start(query_by_tod, CODLoss)
+    expected = results(before["overwritten"].folder)
+    found = {}
+    for name, run in before.items():
+        copy = place / name / "copy"
+        shutil.copytree(run.folder.parent, copy)
+        with ExitStack() as stack:
+            faults = {kind: stack.enter_context(failing(kind, copy)) for kind in KINDS}
+            short_run(copy, name).start(query_by_tod, CODLoss)
+        counts = {kind: fault.count for kind, fault in faults.items()}
+        found[name] = Scenario(run.folder.parent, counts, expected)
+    return found
+
+
+def status(run: Run) -> tuple[int, str]:
+    """The exit status, and the line that says why; any other exception is a failure."""
+    try:
+        run.start(query_by_tod, CODLoss)
+    except InputError as error:
+        assert len(str(error).splitlines()) == 1
+        return 2, str(error)
+    return 0, ""
+
+
+def moments(count: int, wanted: int) -> Iterator[int]:
+    """So many of the operations, from the first to the last."""
+    for i in range(min(count, wanted)):
+        yield 1 + i * (count - 1) // max(min(count, wanted) - 1, 1)
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_a_run_in_which_an_operation_fails_ends_as_any_other_with_the_next_command(
+    tmp_path, scenarios, pytestconfig, capsys, name, kind
+):
+    scenario = scenarios[name]
+    assert scenario.counts[kind] > 0
+    for moment in moments(scenario.counts[kind], pytestconfig.getoption("--faults")):
+        place = tmp_path / str(moment)
+        shutil.copytree(scenario.folder, place)
+        run = short_run(place, name)
+        capsys.readouterr()
+        with failing(kind, place, moment) as fault:
+            code, line = status(run)
+        shown = capsys.readouterr().out + line
+        what = f"operation {moment} of {scenario.counts[kind]}, status {code}: {shown}"
+        assert fault.count >= moment, what
+        assert "cannot be" in shown, what
+        assert status(run) == (0, ""), what
+        assert not list(place.rglob("*.partial")), what
+        # What could not be removed, a user removes; a missing picture has had its warning.
+        for path in re.findall(r"^(.*/weights/.*): cannot be removed", shown, re.MULTILINE):
+            Path(path).unlink()
+        found, expected = results(run.folder), dict(scenario.expected)
+        if "learning_curve.png: cannot be drawn" in shown:
+            del found["learning_curve.png"], expected["learning_curve.png"]
+        assert not differences(expected, found), what

@@ -1,0 +1,199 @@
+"""What a run shows while it goes on: the bar in a terminal, lines elsewhere, TensorBoard."""
+
+import fcntl
+import io
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, tiny_run
+from tod.analysis.results import read_rows
+from tod.runs import monitor as monitoring
+from tod.runs.monitor import Monitor, images_until
+
+NAME = "digits_auxiliary_TOD_sampling_TOD_seed0"
+LOSSES = {
+    ("main_TOD.py", "NONE"): set(),
+    ("main_TOD.py", "TOD"): {"loss/cod_labeled", "loss/cod_unlabeled"},
+    ("main_LL4AL.py", "LL4AL"): {"loss/ranking"},
+}
+
+
+def events(folder) -> EventAccumulator:
+    place = str(folder / "tensorboard" / "trial1")
+    accumulator = EventAccumulator(place, size_guidance={"histograms": 0})  # 0: all
+    accumulator.Reload()
+    return accumulator
+
+
+def steps(accumulator: EventAccumulator, tag: str) -> list[int]:
+    return [event.step for event in accumulator.Scalars(tag)]
+
+
+@pytest.mark.parametrize(("script", "auxiliary"), LOSSES)
+def test_tensorboard_shows_losses_rate_accuracy_and_scores(tmp_path, script, auxiliary):
+    run = [*TINY_DIGITS, f"--auxiliary={auxiliary}", "--output-dir"]
+    shown = run_script(script, *run, tmp_path / "shown", "--tensorboard")
+    plain = run_script(script, *run, tmp_path / "plain", "--quiet")
+    assert (shown.returncode, plain.returncode) == (0, 0), shown.stderr + plain.stderr
+    assert "Test acc" in shown.stdout
+    assert plain.stdout == plain.stderr == ""
+    (folder,), (other,) = (list((tmp_path / name).iterdir()) for name in ("shown", "plain"))
+    assert not (other / "tensorboard").exists()
+    assert "Test acc" in (other / "log.txt").read_text(encoding="utf-8")
+
+    found = events(folder)
+    scalars = {"loss/loss", "loss/task", "learning rate", "test accuracy", "labelled images"}
+    assert set(found.Tags()["scalars"]) == scalars | LOSSES[script, auxiliary]
+    assert steps(found, "loss/task") == [1, 2, 3, 4]
+    assert steps(found, "test accuracy") == [2, 4]
+    rates = [event.value for event in found.Scalars("learning rate")]
+    assert rates == pytest.approx([0.1, 0.01, 0.1, 0.01])
+    (histogram,) = found.Histograms("scores")
+    assert histogram.histogram_value.num == 100
+
+    # It is shown, and changes nothing.
+    rows, others = (
+        read_rows(place / "results.csv").drop(columns="train_seconds") for place in (folder, other)
+    )
+    assert rows.equals(others)
+    totals = [event.value for event in found.Scalars("loss/loss")]
+    assert totals[1::2] == pytest.approx(rows["train_loss"].astype(float).tolist(), rel=1e-4)
+
+
+def test_the_parts_make_up_the_loss(tmp_path):
+    done = run_script("main_TOD.py", *TINY_DIGITS, "--output-dir", tmp_path, "--tensorboard")
+    assert done.returncode == 0, done.stderr
+    found = events(tmp_path / NAME)
+    total, task, labeled, unlabeled = (
+        [event.value for event in found.Scalars(f"loss/{name}")]
+        for name in ("loss", "task", "cod_labeled", "cod_unlabeled")
+    )
+    weight = tiny_run(tmp_path).config.cod.weight
+    parts = [t + weight * (a + b) for t, a, b in zip(task, labeled, unlabeled, strict=True)]
+    assert total == pytest.approx(parts, rel=1e-4)
+
+
+def test_a_terminal_gets_one_bar_over_the_whole_run(tmp_path):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, PROJECT_DIR / "main_TOD.py", *TINY_DIGITS]
+    with subprocess.Popen(
+        [*command, "--output-dir", tmp_path, "--set=training.epochs=20"],
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while chunk := os.read(ours, 65536):
+                shown += chunk
+        except OSError:  # the other end is closed
+            pass
+    assert process.returncode == 0
+    text = shown.decode()
+    bars = re.findall(
+        r"trial 1/1 cycle (\d)/2 epoch (\d+)/20 (\d+)%\|.*?img/s, loss [\d.]+, lr [\d.]+", text
+    )
+    assert bars
+    for cycle, epoch, percentage in bars:  # 20 epochs with 40 labels, then 20 with 60
+        taken = (0, 40 * 20)[int(cycle) - 1] + (40, 60)[int(cycle) - 1] * int(epoch)
+        assert abs(int(percentage) - 100 * taken / 2000) <= 0.5
+    assert bars == sorted(bars, key=lambda bar: (int(bar[0]), int(bar[1])))
+    assert text.count("Test acc") == 2
+
+
+def test_without_a_terminal_a_line_comes_now_and_then(tmp_path, monkeypatch):
+    config = tiny_run(tmp_path).config
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(monitoring, "SECONDS_BETWEEN_LINES", 0.0)
+    lines = []
+    monkeypatch.setattr(monitoring.log, "info", lambda text, *of: lines.append(text % of))
+    with Monitor(config, 1) as monitor:
+        monitor.start_trial(1, 1, 0, {}, 0.1)
+        monitor.epoch_ended(1, 1, 1, 40, {"loss": 2.5}, 0.1)
+    (line,) = lines
+    assert line.startswith("trial 1/1 cycle 1/2 epoch 1/2: loss 2.5, lr 0.1, ")
+    assert re.search(r"lr 0.1, \d+ images/s, 00:00 left$", line)
+
+
+def test_the_images_of_a_trial_are_counted(tmp_path):
+    config = tiny_run(tmp_path).config  # 40 labels, then 60, two epochs each
+    assert [images_until(config, *place) for place in ((1, 0), (1, 1), (2, 0), (2, 1), (3, 0))] == [
+        *(0, 40, 80, 140, 200)
+    ]
+
+
+@pytest.mark.parametrize("saved", [(1, 1), (1, 2), (2, 0), (2, 1), (2, 2)])
+def test_a_resumed_run_shows_each_epoch_once(tmp_path, saved):
+    config = tiny_run(tmp_path).config
+    places = [(1, 1), (1, 2), (2, 1), (2, 2)]
+
+    def follow(monitor: Monitor, places: list[tuple[int, int]], value: float) -> None:
+        for cycle, epoch in places:
+            monitor.epoch_ended(1, cycle, epoch, 40, {"loss": value}, 0.1)
+            if epoch == 2:
+                end_cycle(monitor, value)
+
+    def end_cycle(monitor: Monitor, value: float) -> None:
+        monitor.evaluated(40, value)
+        monitor.scored(np.arange(3.0))
+
+    with Monitor(config, 1, tensorboard=tmp_path / "tensorboard") as monitor:
+        monitor.start_trial(1, 1, 0, {}, 0.1)
+        follow(monitor, places, 1.0)
+    with Monitor(config, 1, tensorboard=tmp_path / "tensorboard") as monitor:
+        monitor.start_trial(1, *saved, {"loss": 1.0}, 0.1)
+        assert monitor.bar.total == 200 - images_until(config, *saved)
+        if saved[1] == 2:
+            end_cycle(monitor, 2.0)
+        follow(monitor, [place for place in places if place > saved], 2.0)
+    found = events(tmp_path)
+    for tag, expected in (("loss/loss", [1, 2, 3, 4]), ("test accuracy", [2, 4])):
+        assert steps(found, tag) == expected
+    assert [histogram.step for histogram in found.Histograms("scores")] == [2, 4]
+    taken = sum(place <= saved for place in places)
+    losses = [event.value for event in found.Scalars("loss/loss")]
+    assert losses == [1.0] * taken + [2.0] * (4 - taken)
+    accuracies = [event.value for event in found.Scalars("test accuracy")]
+    assert accuracies == [1.0 if saved > (1, 2) else 2.0, 2.0]
+
+
+def test_what_is_saved_is_also_shown_after_kill_9(tmp_path):
+    script = f"""
+import os
+from pathlib import Path
+from tests.support.harness import tiny_run
+from tod.runs.monitor import Monitor
+place = Path({str(tmp_path)!r})
+with Monitor(tiny_run(place).config, 1, tensorboard=place / "tensorboard") as monitor:
+    monitor.start_trial(1, 1, 0, {{}}, 0.1)
+    for epoch in (1, 2):
+        monitor.epoch_ended(1, 1, epoch, 40, {{"loss": 1.0}}, 0.1)
+    monitor.flush()
+    os.kill(os.getpid(), 9)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], cwd=PROJECT_DIR, check=False)
+    assert killed.returncode == -9
+    assert steps(events(tmp_path), "loss/loss") == [1, 2]
+
+
+def test_a_run_goes_on_where_tensorboard_cannot_write(tmp_path):
+    folder = tmp_path / NAME
+    folder.mkdir()
+    (folder / "tensorboard").write_text("no folder")
+    done = run_script("main_TOD.py", *TINY_DIGITS, "--output-dir", tmp_path, "--tensorboard")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    shown = done.stdout + done.stderr
+    assert shown.count("tensorboard: cannot be written") == 1
+    assert len(read_rows(folder / "results.csv")) == 2

@@ -1,0 +1,130 @@
+"""File operations that fail once, as on a full, a broken or a read-only disk."""
+
+import builtins
+import errno
+import fcntl
+import io
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+
+class Fault:
+    """One kind of operation: it counts how often it is done, and fails at one of the times.
+
+    Args:
+        error: what it fails with.
+        at: which time fails, from 1; 0: none.
+    """
+
+    def __init__(self, error: OSError, at: int = 0) -> None:
+        self.error = error
+        self.at = at
+        self.count = 0
+
+    def strikes(self) -> bool:
+        """Counts one more operation, and says whether it is to fail."""
+        self.count += 1
+        return self.count == self.at
+
+    def before(self, operation: Callable, concerns: Callable[..., bool]) -> Callable:
+        """The operation, but for those that concern us when it is to fail."""
+
+        def faulty(*arguments: Any, **settings: Any) -> Any:
+            if concerns(*arguments, **settings) and self.strikes():
+                raise self.error
+            return operation(*arguments, **settings)
+
+        return faulty
+
+
+class _FullFile(io.FileIO):
+    """Takes nothing of what is written to it, whenever that is noticed."""
+
+    def write(self, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _is_written(mode: str) -> bool:
+    return not {"w", "a", "x", "+"}.isdisjoint(mode)
+
+
+KINDS = {
+    "replace": errno.EIO,
+    "fsync": errno.EIO,
+    "unlink": errno.EPERM,
+    "rmdir": errno.EACCES,
+    "mkdir": errno.EACCES,
+    "open for writing": errno.ENOSPC,
+    "write": errno.ENOSPC,
+    "open for reading": errno.EIO,
+    "open a folder or a lock": errno.EMFILE,
+    "lock": errno.ENOLCK,
+}
+
+
+@contextmanager
+def failing(kind: str, place: Path, at: int = 0) -> Iterator[Fault]:
+    """Makes an operation of this kind on what is in `place` fail in this process, the `at`th.
+
+    Args:
+        kind: of `KINDS`.
+        place: a folder; a path in it, or a descriptor of one.
+        at: which time fails, from 1; 0: none, they are only counted.
+    """
+    fault = Fault(OSError(KINDS[kind], os.strerror(KINDS[kind])), at)
+
+    def is_here(path: object, *_: object, **settings: object) -> bool:
+        folder = settings.get("dir_fd")
+        descriptor = path if isinstance(path, int) else folder
+        if descriptor is not None:
+            path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        return Path(path).is_relative_to(place)
+
+    def is_missing_here(path: object, *_: object, **__: object) -> bool:
+        return is_here(path) and not Path(path).exists()
+
+    def is_taken_here(descriptor: int, operation: int) -> bool:
+        return is_here(descriptor) and operation != fcntl.LOCK_UN
+
+    def opens(written: bool) -> Callable[..., bool]:
+        def concerns(path: object, mode: str = "r", *_: object, **__: object) -> bool:
+            return not isinstance(path, int) and is_here(path) and _is_written(mode) == written
+
+        return concerns
+
+    def open_full(path: object, mode: str = "r", *arguments: Any, **settings: Any) -> Any:
+        concerned = opens(written=True)(path, mode) and "b" in mode
+        if concerned and fault.strikes():
+            return io.BufferedWriter(_FullFile(path, mode.replace("b", "")))
+        return actual_open(path, mode, *arguments, **settings)
+
+    actual_open = builtins.open
+    faulty = {
+        "replace": [(Path, "replace", is_here)],
+        "fsync": [(os, "fsync", is_here)],
+        "unlink": [(os, "unlink", is_here)],
+        "rmdir": [(os, "rmdir", is_here)],
+        "mkdir": [(os, "mkdir", is_missing_here)],
+        "open for writing": [(m, "open", opens(written=True)) for m in (builtins, io)],
+        "open for reading": [(m, "open", opens(written=False)) for m in (builtins, io)],
+        "open a folder or a lock": [(os, "open", is_here)],
+        "lock": [(fcntl, "flock", is_taken_here)],
+        "write": [],
+    }[kind]
+    patches = [
+        patch.object(module, name, fault.before(getattr(module, name), concerns))
+        for module, name, concerns in faulty
+    ]
+    if kind == "write":
+        patches = [patch.object(module, "open", open_full) for module in (builtins, io)]
+    for each in patches:
+        each.start()
+    try:
+        yield fault
+    finally:
+        for each in patches:
+            each.stop()

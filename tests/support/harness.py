@@ -1,0 +1,203 @@
+"""What several tests need: the entry scripts as processes, and a digits run of seconds."""
+
+import importlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import yaml
+
+from losses import AuxiliaryLoss
+from tod import cli, data
+from tod import config as configuration
+from tod.config import PROJECT_DIR, Config
+from tod.experiment import Loop, environment, run_experiment
+from tod.pool import Pool, Query
+from tod.runs.folder import RunFolder
+from tod.runs.identity import Identity
+from tod.runs.monitor import Monitor
+from tod.runs.signals import Interruption
+from tod.training.device import prepare, select_device, select_precision
+from tod.trial import Experiment, Trial
+
+DEVICE = os.environ.get("TEST_DEVICE", "cpu")
+"""Where the entry scripts run in the tests; TEST_DEVICE=cuda tests them on a GPU."""
+
+TINY_DIGITS = [
+    "--config=digits",
+    f"--device={DEVICE}",
+    "--deterministic",
+    "--set=model.width=4",
+    "--set=active_learning.trials=1",
+    "--set=active_learning.cycles=2",
+    "--set=active_learning.initial_labels=40",
+    "--set=active_learning.query_size=20",
+    "--set=active_learning.subset_size=100",
+    "--set=training.batch_size=16",
+    "--set=training.lr=0.1",
+    "--set=training.epochs=2",
+    "--set=training.milestones=[1]",
+]
+"""Two cycles of two epochs on a narrow network."""
+
+
+def run_script(
+    script: str, *arguments: object, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess:
+    """Runs an entry script to its end, on one thread, and returns its status and output as text."""
+    return subprocess.run(
+        [sys.executable, PROJECT_DIR / script, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+class Run(NamedTuple):
+    """What an entry script would run, to look into it from within."""
+
+    identity: Identity
+    options: dict[str, Any]
+    """The further arguments of `run_experiment`."""
+
+    @property
+    def config(self) -> Config:
+        return self.identity.config
+
+    @property
+    def folder(self) -> Path:
+        return self.options["output_dir"] / self.identity.folder_name
+
+    def start(self, sampling: Callable[[Pool], Query], auxiliary: type[AuxiliaryLoss]) -> None:
+        """Runs it to its end, or goes on with it."""
+        run_experiment(self.identity, sampling, auxiliary, **self.options)
+
+    def stop_after(
+        self, steps: int, sampling: Callable[[Pool], Query], auxiliary: type[AuxiliaryLoss]
+    ) -> None:
+        """Runs it until it gets SIGTERM in this optimiser step, from 1; it saves its state there.
+
+        Raises:
+            AssertionError: it did not leave with SIGTERM's status.
+        """
+        after_step = Loop._after_step
+        taken = 0
+
+        def count(loop: Loop) -> None:
+            nonlocal taken
+            taken += 1
+            if taken == steps:
+                os.kill(os.getpid(), signal.SIGTERM)
+            after_step(loop)
+
+        try:
+            with patch.object(Loop, "_after_step", count):
+                self.start(sampling, auxiliary)
+        except SystemExit as leaving:
+            assert leaving.code == 143
+        else:
+            raise AssertionError("it has ended")
+
+    @contextmanager
+    def loop(
+        self,
+        sampling: Callable[[Pool], Query],
+        auxiliary: type[AuxiliaryLoss],
+        number: int = 1,
+    ) -> Iterator[Loop]:
+        """The loop over one of its trials, before the first cycle, in an open folder."""
+        config, trials = self.config, self.options["trials"]
+        device = select_device(self.options["device"])
+        precision = select_precision(self.options["precision"], device)
+        prepare(device, precision, self.identity.deterministic)
+        dataset = data.load(config, self.identity.seed)
+        folder = RunFolder(self.folder, self.identity, trials, trials)
+        interruption = Interruption("")
+        experiment = Experiment(
+            config, self.identity.seed, auxiliary, dataset, device, precision, interruption
+        )
+        with folder, interruption, Monitor(config, 1) as monitor:
+            folder.open(environment(dataset, device, precision))
+            yield Loop(Trial(experiment, number), sampling, folder, monitor)
+
+
+def tiny_run(
+    output_dir: Path,
+    script: str = "main_TOD.py",
+    sampling: str = "TOD",
+    auxiliary: str = "TOD",
+    *arguments: str,
+) -> Run:
+    """What the entry script would run for the tiny digits."""
+    entry = importlib.import_module(script.removesuffix(".py"))
+    options = cli.parse(
+        script,
+        "",
+        entry.SAMPLING,
+        entry.AUXILIARY,
+        entry.DEFAULT,
+        [
+            *TINY_DIGITS,
+            f"--output-dir={output_dir}",
+            f"--sampling={sampling}",
+            f"--auxiliary={auxiliary}",
+            *arguments,
+        ],
+    )
+    return Run(options.pop("identity"), options)
+
+
+def python_in(page: str) -> list[str]:
+    """The Python code that a page of the documentation shows, in its order."""
+    text = (PROJECT_DIR / page).read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def write_run(
+    output_dir: Path,
+    accuracies: Sequence[Sequence[float]],
+    *,
+    config: str = "digits",
+    sampling: str = "TOD",
+    auxiliary: str = "NONE",
+    seed: int = 0,
+    cycles: int = 3,
+    diagnostics: Sequence[str] = (),
+    **run: object,
+) -> Path:
+    """Writes a run folder by hand: 100 labels at first, then 50 a cycle.
+
+    Args:
+        output_dir: where the folder is made.
+        accuracies: of each trial, in % by cycle, as far as it has got.
+        config: the configuration's name, after which the folder is called.
+        sampling, auxiliary, seed: the strategy, and what it began with.
+        cycles: of a finished trial.
+        diagnostics: further columns; in a trial's cycle c they hold c + 0.1 · trial, and in the
+            last cycle nothing.
+        run: added to the section of config.yaml.
+    """
+    folder = output_dir / f"{config}_auxiliary_{auxiliary}_sampling_{sampling}_seed{seed}"
+    folder.mkdir(parents=True)
+    lines = [",".join(("trial", "cycle", "num_labeled", "test_accuracy", *diagnostics))]
+    for trial, of_trial in enumerate(accuracies, start=1):
+        for cycle, accuracy in enumerate(of_trial, start=1):
+            value = "" if cycle == cycles else str(cycle + trial / 10)
+            cells = (trial, cycle, 50 + 50 * cycle, accuracy, *[value] * len(diagnostics))
+            lines.append(",".join(map(str, cells)))
+    (folder / "results.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    settings = configuration.load(config, [f"active_learning.cycles={cycles}"]).as_dict()
+    settings["run"] = {"sampling": sampling, "auxiliary": auxiliary, "seed": seed, "data": "x"}
+    settings["run"] |= run
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return folder

@@ -1,0 +1,50 @@
+"""The soak's run as a process: gone on with, waited for, interrupted, out of room."""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.support.harness import PROJECT_DIR, run_script
+from tests.support.soak import RUN, run_folder, start
+
+
+def go_on(output_dir: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Runs main_TOD.py on the soak's run to its end, from where it stands."""
+    return run_script("main_TOD.py", *RUN, f"--output-dir={output_dir}", *arguments)
+
+
+def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120.0) -> None:
+    """Waits until the process has written the file.
+
+    Raises:
+        AssertionError: it has ended without, or takes too long.
+    """
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, f"ended without {path}"
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.02)
+
+
+def interrupted(output_dir: Path, signal_number: int) -> subprocess.Popen:
+    """A run that was sent a signal once it had saved its second state."""
+    process = start("main_TOD.py", output_dir)
+    wait_for(run_folder("main_TOD.py", output_dir) / "progress" / "trial1.before.pt", process)
+    process.send_signal(signal_number)
+    return process
+
+
+def run_limited(limit: int, size: int, *arguments: object) -> subprocess.CompletedProcess:
+    """Runs main_TOD.py where a resource (`resource.RLIMIT_...`) has no more than `size`."""
+    return subprocess.run(
+        [sys.executable, PROJECT_DIR / "main_TOD.py", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(limit, (size, size)),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )

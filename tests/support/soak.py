@@ -1,0 +1,120 @@
+"""Kills runs at random moments, lets them go on, and compares every byte with an uninterrupted run.
+
+python -m tests.support.soak --kills 100
+"""
+
+import argparse
+import csv
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from tests.support.harness import PROJECT_DIR, TINY_DIGITS
+
+RUN = [
+    *TINY_DIGITS,
+    "--set=active_learning.trials=2",
+    "--set=active_learning.initial_labels=20",
+    "--set=active_learning.query_size=12",
+    "--set=training.epochs=22",
+    "--set=training.milestones=[15]",
+]
+SCRIPTS = {"main_TOD.py": "TOD", "main_LL4AL.py": "LL4AL"}
+TIMINGS = {"train_seconds"}
+
+
+def start(script: str, output_dir: Path, *arguments: str) -> subprocess.Popen:
+    """Starts an entry script on the soak's run; its output goes to a pipe."""
+    return subprocess.Popen(
+        [sys.executable, PROJECT_DIR / script, *RUN, f"--output-dir={output_dir}", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run_folder(script: str, output_dir: Path) -> Path:
+    """Where a run of `start` puts its results."""
+    method = SCRIPTS[script]
+    return output_dir / f"digits_auxiliary_{method}_sampling_{method}_seed0"
+
+
+def results(folder: Path) -> dict[str, object]:
+    """All that must be the same in two runs, by file."""
+    assert not list((folder / "progress").iterdir())
+    found: dict[str, object] = {"learning_curve.png": (folder / "learning_curve.png").read_bytes()}
+    for row in csv.DictReader((folder / "results.csv").open()):
+        kept = {key: value for key, value in row.items() if key not in TIMINGS}
+        found[f"results.csv, trial {row['trial']}, cycle {row['cycle']}"] = kept
+    for path in sorted((folder / "queries").iterdir()):
+        found[f"queries/{path.name}"] = path.read_bytes()
+    for path in sorted((folder / "weights").iterdir()):
+        for network, state in torch.load(path, weights_only=True).items():
+            tensors = state.items() if isinstance(state, dict) else [("", torch.tensor(state))]
+            for name, tensor in tensors:
+                found[f"weights/{path.name} {network} {name}"] = tensor.numpy().tobytes()
+    return found
+
+
+def differences(a: dict[str, object], b: dict[str, object]) -> list[str]:
+    """The names of what differs between two runs' results."""
+    return [name for name in a.keys() | b.keys() if a.get(name) != b.get(name)]
+
+
+def soak(script: str, kills: int, output_dir: Path, seed: int = 0) -> int:
+    """Kills `kills` times; returns how many runs ended, each the same as the uninterrupted one.
+
+    Raises:
+        AssertionError: a run failed, or ended otherwise.
+    """
+    moments = random.Random(f"{script} {seed}")
+    began = time.monotonic()
+    reference = start(script, output_dir / "reference")
+    output, _ = reference.communicate()
+    assert reference.returncode == 0, output
+    seconds = time.monotonic() - began
+    expected = results(run_folder(script, output_dir / "reference"))
+
+    ended, killed = 0, 0
+    while killed < kills or ended == 0:
+        process = start(script, output_dir / "killed")
+        try:
+            patience = moments.uniform(0.3, 1.0) * seconds if killed < kills else None
+            output, _ = process.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            killed += 1
+            continue
+        assert process.returncode == 0, output
+        assert not differences(expected, results(run_folder(script, output_dir / "killed"))), (
+            f"{script} ended otherwise after {killed} kills"
+        )
+        ended += 1
+        shutil.rmtree(output_dir / "killed")
+    return ended
+
+
+def main() -> None:
+    """Soaks both entry scripts and says how it went."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=20, help="of each entry script (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    arguments = parser.parse_args()
+    for script in SCRIPTS:
+        with tempfile.TemporaryDirectory() as folder:
+            ended = soak(script, arguments.kills, Path(folder), arguments.seed)
+        print(f"{script}: {arguments.kills} kills, {ended} runs ended, all as uninterrupted")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,586 @@
+"""What a configuration says, and that no configuration, however odd, is worse than refused."""
+
+import copy
+import math
+import tracemalloc
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+import tod.config as configuration
+from tod.config import CONFIG_DIR, TRAINING_SET_SIZES, Config, InputError
+from tod.settings import as_yaml
+from tod.settings import flat as dotted
+
+COMMON = {
+    "active_learning.trials": 3,
+    "active_learning.cycles": 7,
+    "training.batch_size": 128,
+    "training.epochs": 200,
+    "training.lr": 0.1,
+    "training.momentum": 0.9,
+    "training.weight_decay": 5e-4,
+    "training.milestones": [160],
+    "cod.ema_decay": 0.999,
+    "cod.fixed_batch_in_first_cycle": True,
+    "ll4al.margin": 1.0,
+    "ll4al.weight": 1.0,
+    "ll4al.detach_epoch": 120,
+    "augmentation.flip": True,
+    "augmentation.crop_padding": 4,
+    "model.name": "resnet",
+    "model.width": 64,
+    "model.pretrained": False,
+    "images.resize": None,
+    "images.size": None,
+    "images.mean": [0.4914, 0.4822, 0.4465],
+    "images.std": [0.2023, 0.1994, 0.2010],
+    "scoring.augment": False,
+    "scoring.lowest_in_first_cycle": True,
+    "data_dir": "data",
+}
+CIFAR_LABELS = {
+    "active_learning.initial_labels": 5000,
+    "active_learning.query_size": 2500,
+    "active_learning.subset_size": 25000,
+}
+PAPER = {
+    "cifar10": {**COMMON, **CIFAR_LABELS, "cod.weight": 0.02},
+    "cifar100": {**COMMON, **CIFAR_LABELS, "cod.weight": 0.05},
+    "svhn": {
+        **COMMON,
+        "active_learning.initial_labels": 7324,
+        "active_learning.query_size": 3662,
+        "active_learning.subset_size": 29302,
+        "cod.weight": 0.005,
+        "images.mean": [0.4310, 0.4302, 0.4463],
+        "images.std": [0.1965, 0.1984, 0.1992],
+        "scoring.augment": True,
+    },
+    "caltech101": {
+        **COMMON,
+        "active_learning.initial_labels": 868,
+        "active_learning.query_size": 434,
+        "active_learning.subset_size": 4340,
+        "training.batch_size": 64,
+        "training.epochs": 50,
+        "training.lr": 0.01,
+        "training.milestones": [40],
+        "cod.weight": 0.1,
+        "ll4al.detach_epoch": 30,
+        "augmentation.crop_padding": 0,
+        "model.name": "imagenet_resnet",
+        "model.pretrained": True,
+        "images.resize": 256,
+        "images.size": 224,
+        "images.mean": [0.5020] * 3,
+        "images.std": [1.0] * 3,
+        "scoring.augment": True,
+    },
+}
+LABELS_BY_CYCLE = {
+    "cifar10": [5000, 7500, 10000, 12500, 15000, 17500, 20000],
+    "cifar100": [5000, 7500, 10000, 12500, 15000, 17500, 20000],
+    "svhn": [7324, 10986, 14648, 18310, 21972, 25634, 29296],
+    "caltech101": [868, 1302, 1736, 2170, 2604, 3038, 3472],
+    "digits": [100, 150, 200, 250, 300, 350, 400],
+    "image_folder": [1000, 1500, 2000, 2500, 3000],
+}
+DIGITS = configuration.load("digits").as_dict()
+KEYS = sorted(f"{s}.{k}" for s, v in DIGITS.items() if isinstance(v, dict) for k in v)
+
+
+def flat(config: Config) -> dict:
+    """Every value under its dotted key."""
+    return dotted(config.as_dict())
+
+
+def problems_of(*arguments) -> list[str]:
+    with pytest.raises(InputError) as refusal:
+        configuration.load(*arguments)
+    return str(refusal.value).splitlines()
+
+
+def test_every_shipped_configuration_is_expected_here():
+    assert configuration.config_names() == sorted(LABELS_BY_CYCLE)
+    assert set(LABELS_BY_CYCLE) == set(configuration.DATASETS)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_configuration_holds_the_papers_settings(name):
+    assert flat(configuration.load(name)) == {"dataset": name, **PAPER[name]}
+
+
+def test_training_sets_have_the_papers_sizes():
+    published = {"cifar10": 50_000, "cifar100": 50_000, "svhn": 73_257, "caltech101": 7_766}
+    assert {name: TRAINING_SET_SIZES[name] for name in published} == published
+
+
+@pytest.mark.parametrize("name", LABELS_BY_CYCLE)
+def test_each_cycle_has_its_number_of_labels(name):
+    active = configuration.load(name).active_learning
+    labels = [active.initial_labels + c * active.query_size for c in range(active.cycles)]
+    assert labels == LABELS_BY_CYCLE[name]
+
+
+@pytest.mark.parametrize("name", LABELS_BY_CYCLE)
+def test_shipped_file_shows_every_value_that_matters(name):
+    shown = yaml.safe_load((CONFIG_DIR / f"{name}.yaml").read_text(encoding="utf-8"))
+    resolved = configuration.load(name).as_dict()
+    hidden = {"resize", "size"} if name in ("cifar10", "cifar100", "svhn", "digits") else set()
+    assert list(shown) == list(resolved)
+    for section, values in resolved.items():
+        if isinstance(values, dict):
+            assert list(shown[section]) == [key for key in values if key not in hidden]
+
+
+@pytest.mark.parametrize("name", LABELS_BY_CYCLE)
+def test_resolved_configuration_read_back_is_the_same(name, tmp_path):
+    config = configuration.load(name, ["training.lr=0.03", "training.milestones=[]"])
+    assert configuration.load(write(tmp_path / f"{name}.yaml", config.as_dict())) == config
+
+
+def test_a_run_folders_config_is_a_configuration(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({**DIGITS, "run": {"seed": 3}}), encoding="utf-8")
+    assert configuration.load(str(path)).as_dict() == DIGITS
+
+
+def test_configuration_is_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        configuration.load("digits").training.lr = 1.0
+
+
+def test_an_override_changes_its_value_alone():
+    before, after = (
+        flat(configuration.load("digits")),
+        flat(configuration.load("digits", ["training.epochs=30"])),
+    )
+    assert {key for key in before if before[key] != after[key]} == {"training.epochs"}
+    assert after["training.epochs"] == 30
+
+
+def test_the_last_of_equal_overrides_counts():
+    config = configuration.load("digits", ["training.lr=0.2", "training.lr=0.3"])
+    assert config.training.lr == 0.3
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("training.lr=1", 1.0),
+        ("training.lr=5.0e-3", 0.005),
+        ("training.lr=1e-4", 1e-4),
+        ("training.lr=1E5", 1e5),
+        ("training.lr=2.5e-3", 2.5e-3),
+        ("training.lr=+1.e3", 1e3),
+        ("training.lr=.5", 0.5),
+        ("images.mean=[1e-1, 5E-1, +.5]", [0.1, 0.5, 0.5]),
+        ("training.milestones=[]", []),
+        ("training.milestones=[5, 10]", [5, 10]),
+        ("images.mean=[0, 0.5, 1]", [0.0, 0.5, 1.0]),
+        ("images.mean=null", None),
+        ("images.mean=", None),
+        ("data_dir=a=b", "a=b"),
+        ("augmentation.flip=true", True),
+        (" training.epochs =40", 40),
+    ],
+)
+def test_an_override_is_read_as_yaml(override, value):
+    key = override.partition("=")[0].strip()
+    assert flat(configuration.load("digits", [override]))[key] == value
+
+
+def test_data_dir_of_the_command_line_wins():
+    config = configuration.load("digits", ["data_dir=a"], "b c/ö")
+    assert config.data_dir == "b c/ö"
+
+
+def test_a_named_configuration_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert configuration.load("digits").name == "digits"
+
+
+def test_a_files_name_is_the_configurations(tmp_path):
+    path = tmp_path / "my images.v2.yaml"
+    path.write_text(yaml.safe_dump(DIGITS), encoding="utf-8")
+    assert configuration.load(str(path)).name == "my images.v2"
+
+
+def write(path: Path, values: dict) -> str:
+    path.write_text(as_yaml(values), encoding="utf-8")
+    return str(path)
+
+
+def test_all_problems_are_listed_at_once(tmp_path):
+    values = copy.deepcopy(DIGITS)
+    values["learning_rate"] = 1
+    values["dataset"] = "mnist"
+    values["training"]["lr"] = "fast"
+    values["training"]["epohcs"] = values["training"].pop("epochs")
+    values["images"]["mean"] = [0.5, "x", "y"]
+    values["cod"] = 5
+    values["ll4al"]["margin"] = math.nan
+    del values["scoring"]
+    path = write(tmp_path / "mine.yaml", values)
+    lines = problems_of(path, ["model.width=0"])
+    found = {line.split(": ")[1]: line for line in lines}
+    expected = {
+        "learning_rate": "unknown key; the nearest known one is",
+        "dataset": "'mnist' should be 'cifar10', 'cifar100'",
+        "training.lr": "'fast' should be a valid number",
+        "training.epohcs": "unknown key; the nearest known one is training.epochs",
+        "training.epochs": "is missing; add it",
+        "images.mean": "'x' should be a valid number",
+        "cod": "5 is no section",
+        "ll4al.margin": "nan should be a finite number",
+        "scoring": "is missing; add it",
+        "model.width": "0 should be greater than or equal to 1",
+    }
+    assert len(lines) == len(expected)
+    assert found.keys() == expected.keys()
+    for key, words in expected.items():
+        assert words in found[key]
+        assert found[key].startswith("--set model.width=0: " if key == "model.width" else path)
+
+
+def test_contradictions_are_listed_beside_wrong_values():
+    lines = problems_of(
+        "digits",
+        ["training.lr=x", "training.milestones=[99]", "active_learning.query_size=600"],
+    )
+    listed = "\n".join(lines)
+    assert len(lines) == 4
+    for words in ("'x' should", "99 lies beyond the 15 epochs", "500 is smaller", "3700 labels"):
+        assert words in listed
+
+
+def test_what_a_wrong_value_contradicts_is_not_told():
+    (line,) = problems_of("digits", ["training.epochs=few", "training.milestones=[99]"])
+    assert "training.epochs: 'few'" in line
+    (line,) = problems_of("image_folder", ["images.size=null", "images.resize=large"])
+    assert "images.resize: 'large'" in line
+
+
+def test_a_dotted_key_in_a_file_hides_no_problem(tmp_path):
+    values = {**copy.deepcopy(DIGITS), "training.lr": 1}
+    values["training"]["lr"] = "fast"
+    lines = problems_of(write(tmp_path / "mine.yaml", values))
+    assert len(lines) == 2
+    assert sum("unknown key" in line for line in lines) == 1
+    assert sum("'fast'" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("key", ["training.lr.x", "training.foo", "foo.bar.baz"])
+def test_a_problem_names_the_override_that_made_it(key):
+    lines = problems_of("digits", [f"{key}=1"])
+    assert len(lines) == 1
+    assert lines[0].startswith(f"--set {key}=1: ")
+
+
+def test_what_a_whole_section_lacks_is_the_overrides_fault():
+    lines = problems_of("digits", ["cod={weight: 0.1}", "ll4al={weight: x}", "ll4al.margin=1"])
+    sources = {line.split(": ")[-2]: line for line in lines}
+    assert sources["cod.ema_decay"].startswith("--set cod={weight: 0.1}: ")
+    assert sources["ll4al.weight"].startswith("--set ll4al={weight: x}: ")
+    assert sources["ll4al.detach_epoch"].startswith("--set ll4al={weight: x}: ")
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("training.epoch", "training.epochs"),
+        ("trainig.epochs", "training"),
+        ("lr", "training.lr"),
+        ("epochs", "training.epochs"),
+        ("cod.wieght", "cod.weight"),
+    ],
+)
+def test_an_unknown_key_gets_the_nearest_known_one(key, nearest):
+    (line,) = problems_of("digits", [f"{key}=1"])
+    assert line.endswith(f"unknown key; the nearest known one is {nearest}")
+
+
+def test_numbers_with_an_exponent_need_no_dot_in_a_file(tmp_path):
+    text = (CONFIG_DIR / "digits.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "mine.yaml"
+    for written, number in {"1e-4": 1e-4, "2E1": 20.0, ".5": 0.5, "1.5e-3": 1.5e-3}.items():
+        path.write_text(text.replace("lr: 0.02", f"lr: {written}"), encoding="utf-8")
+        assert configuration.load(str(path)).training.lr == number
+    path.write_text(text.replace("lr: 0.02", "lr: -1e-4"), encoding="utf-8")
+    assert "-0.0001 should be greater than 0" in problems_of(str(path))[0]
+
+
+@pytest.mark.parametrize("value", ["'1e-4'", '"0.5"', "'20'", "1e", "e5", "1e5x", "true"])
+def test_a_text_is_no_number(value):
+    (line,) = problems_of("digits", [f"training.lr={value}"])
+    assert "should be a valid number" in line
+
+
+def test_texts_that_look_like_numbers_stay_texts_in_a_run_folder(tmp_path):
+    run = {"class_names": ["12e4", "1e-4", ".5", "apple", "7"], "seed": 0}
+    write(tmp_path / "config.yaml", {**DIGITS, "data_dir": "1e5", "run": run})
+    assert configuration.read_run(tmp_path, "")["run"] == run
+    assert configuration.load(str(tmp_path / "config.yaml")).data_dir == "1e5"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "line"),
+    [
+        ("  lr: 0.02\n", "  lr: 0.02\n  lr: 0.1\n", "lr", 24),
+        ("dataset: digits\n", "dataset: digits\ndataset: svhn\n", "dataset", 3),
+        ("milestones: [12]", "milestones: [{a: 1, b: 2, a: 1}]", "a", 26),
+        ("  lr: 0.02\n", "  lr: 0.02\n  'lr': 0.02\n", "lr", 24),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(tmp_path, old, new, key, line):
+    text = (CONFIG_DIR / "digits.yaml").read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    path = tmp_path / "mine.yaml"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    (refusal,) = problems_of(str(path))
+    assert refusal.startswith(f"{path}: ")
+    assert f"line {line}: the key {key} is there twice" in refusal
+
+
+def test_a_key_that_is_twice_in_an_override_is_refused():
+    (refusal,) = problems_of("digits", ["cod={weight: 0.1, weight: 0.2}"])
+    assert refusal.startswith("--set cod={weight: 0.1, weight: 0.2}: ")
+    assert "the key weight is there twice" in refusal
+
+
+def test_a_merged_mapping_may_be_overridden(tmp_path):
+    text = as_yaml(DIGITS).replace("cod: {", "cod: &cod {", 1)
+    merged = "\nrun: {a: {<<: *cod, weight: 1}, b: {c: &c {<<: *cod, weight: 2}, d: {<<: *c}}}\n"
+    (tmp_path / "config.yaml").write_text(text + merged, encoding="utf-8")
+    run = configuration.read_run(tmp_path, "")["run"]
+    assert run["a"] == {**DIGITS["cod"], "weight": 1}
+    assert run["b"]["d"] == run["b"]["c"] == {**DIGITS["cod"], "weight": 2}
+
+
+def test_a_single_cycle_queries_nothing():
+    overrides = ["active_learning.subset_size=1", "active_learning.query_size=5000"]
+    assert configuration.load("digits", [*overrides, "active_learning.cycles=1"])
+    lines = problems_of("digits", [*overrides, "active_learning.cycles=2"])
+    assert [line.split(": ")[1] for line in lines] == [
+        "active_learning.query_size",
+        "active_learning.subset_size",
+    ]
+
+
+def test_a_runs_configuration_is_read_with_what_the_run_added(tmp_path):
+    settings = {**DIGITS, "run": {"seed": 3, "entry": "main_TOD.py"}}
+    write(tmp_path / "config.yaml", settings)
+    assert configuration.read_run(tmp_path, "") == settings
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file"),
+        (b"", "it holds no settings"),
+        (b"- run", "it holds no settings"),
+        (b"run: [", "it is not YAML: line 1"),
+        (b"run: {seed: 1, seed: 2}", "the key seed is there twice"),
+        (b"run: !!python/object/apply:os.getcwd []", "it is not YAML"),
+        (b"dataset: digits", "it has no section run"),
+        (b"run: 3", "it has no section run"),
+        (b"\xff", "decode"),
+    ],
+)
+def test_a_runs_configuration_that_cannot_be_read_gets_the_callers_advice(
+    tmp_path, content, reason
+):
+    path = tmp_path / "config.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as refusal:
+        configuration.read_run(tmp_path, "copy it back")
+    assert str(refusal.value).startswith(f"{path}: cannot be read (")
+    assert str(refusal.value).endswith("; copy it back")
+    assert reason in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_flat_settings_have_dotted_keys_in_order():
+    nested = {"a": {"b": 1, "c": {"d": [2, 3]}}, "e": None}
+    assert list(dotted(nested).items()) == [("a.b", 1), ("a.c.d", [2, 3]), ("e", None)]
+
+
+def test_files_of_mixed_sizes_need_a_size():
+    for name in ("caltech101", "image_folder"):
+        lines = problems_of(name, ["images.size=null", "images.resize=null"])
+        assert "images.size" in lines[0]
+
+
+def assert_sound(config: Config) -> None:
+    """What every accepted configuration promises to the code behind it."""
+    active, training = config.active_learning, config.training
+    labels = active.initial_labels + (active.cycles - 1) * active.query_size
+    assert labels <= TRAINING_SET_SIZES.get(config.dataset, math.inf)
+    # A single cycle queries nothing.
+    assert active.query_size <= active.subset_size or active.cycles == 1
+    assert list(training.milestones) == sorted(set(training.milestones))
+    assert all(0 < milestone <= training.epochs for milestone in training.milestones)
+    for key, value in flat(config).items():
+        kind = type(flat(SOUND[config.dataset])[key] if key not in MAYBE_NULL else value)
+        assert type(value) is kind, key
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, (int, float)):
+                assert math.isfinite(number), key
+    assert min(active.model_dump().values()) >= 1
+    assert min(training.batch_size, active.initial_labels) >= 2
+    assert training.lr > 0 <= training.weight_decay
+    assert 0 <= training.momentum < 1
+    assert min(config.cod.weight, config.ll4al.weight, config.ll4al.margin) >= 0
+    assert 0 <= config.cod.ema_decay <= 1
+    assert min(config.ll4al.detach_epoch, config.augmentation.crop_padding) >= 0
+    if config.images.std is not None:
+        assert min(config.images.std) > 0
+
+
+SOUND = {name: configuration.load(name) for name in configuration.config_names()}
+MAYBE_NULL = {"images.resize", "images.size", "images.mean", "images.std"}
+
+
+def config_or_refusal(*arguments) -> Config | None:
+    """The configuration, or None; anything raised but a refusal in readable lines gets through."""
+    try:
+        return configuration.load(*arguments)
+    except InputError as refusal:
+        for line in str(refusal).split("\n"):
+            assert line.isprintable()
+            assert 0 < len(line) <= 400
+    return None
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("configurations") / "any.yaml"
+
+
+def check(path: Path, document: str) -> None:
+    path.write_text(document, encoding="utf-8")
+    config = config_or_refusal(str(path))
+    if config is not None:
+        assert_sound(config)
+        assert configuration.load(write(path, config.as_dict())) == config
+
+
+# Derandomised, so that a change is blamed for a failure only where it made it.
+many = settings(max_examples=150, deadline=None, database=None, derandomize=True)
+
+numbers = (
+    st.integers(-3, 10_000)
+    | st.sampled_from([10**30, 10**400, -(2**63), 2**62, 2**63 - 1, 2**63, 2**64])
+    | st.floats()
+    | st.sampled_from([math.nan, math.inf, -math.inf, -0.0, 1e-320, 1e300])
+)
+names = st.sampled_from([*DIGITS, *KEYS, *(key.split(".")[1] for key in KEYS), "run", "name"])
+scalars = st.none() | st.booleans() | numbers | st.text(max_size=8) | st.binary(max_size=4) | names
+values = st.recursive(
+    scalars | st.dates() | st.datetimes(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(scalars | names, inner, max_size=4),
+    max_leaves=8,
+)
+yaml_tokens = [
+    *"[]{}=|>#\n\t\0 @`'\"",
+    *(": ", ", ", "- ", "? ", "&a ", "*a", "<<: ", "---", "...", "''", '""', "%YAML 1.1"),
+    *("!!int ", "!!float ", "!!bool ", "!!timestamp ", "!!binary ", "!!set ", "!!omap ", "!!str "),
+    *("!!python/object/apply:os.getcwd ", "!x ", "~", "\ufeff", "\x85"),
+    *("1e-4", ".nan", "-.inf", "0x" + "f" * 5000, "9" * 5000, "0b", "1:2:3", "2001-13-45"),
+    *("0001-01-01 00:00:00+23:59", '"\\ud800"', '"\\0"'),
+]
+yaml_like = st.lists(st.sampled_from([*yaml_tokens, *DIGITS, *KEYS]), max_size=10).map("".join)
+
+
+@many
+@given(document=values.map(yaml.safe_dump) | yaml_like | st.text(max_size=20))
+@example(document="&a {model: *a}")
+@example(document="!!int ''")
+@example(document="dataset: !!timestamp x")
+@example(document="[" * 5000)
+@example(document="dataset: 0x" + "f" * 5000)
+def test_no_file_can_cause_a_traceback(path, document):
+    check(path, document)
+
+
+REMOVED = "removed"
+places = (
+    st.sampled_from(KEYS)
+    | st.sampled_from([*DIGITS])
+    | st.tuples(st.sampled_from([*DIGITS]), names).map(".".join)
+)
+new_values = values | numbers | st.lists(numbers, max_size=3) | st.just(REMOVED)
+
+
+@many
+@given(
+    name=st.sampled_from([*SOUND]),
+    changes=st.lists(st.tuples(places, new_values), min_size=1, max_size=4),
+)
+def test_no_damaged_configuration_can_cause_a_traceback(path, name, changes):
+    damaged = SOUND[name].as_dict()
+    for place, value in changes:
+        section, _, key = place.rpartition(".")
+        target = damaged.get(section) if section else damaged
+        if isinstance(target, dict):
+            target[key] = value
+            if value is REMOVED:
+                del target[key]
+    check(path, yaml.safe_dump(damaged, sort_keys=False))
+
+
+@many
+@given(key=st.sampled_from(KEYS), number=numbers)
+def test_any_number_anywhere_is_refused_or_sound(path, key, number):
+    section, name = key.split(".")
+    changed = copy.deepcopy(DIGITS)
+    changed[section][name] = number
+    check(path, yaml.safe_dump(changed))
+
+
+@many
+@given(
+    overrides=st.lists(
+        st.text(max_size=12)
+        | yaml_like
+        | st.tuples(
+            st.sampled_from([*KEYS, *DIGITS, "training.lr.x", ".", "run.seed"]),
+            yaml_like | values.map(lambda v: yaml.safe_dump(v, default_flow_style=True)),
+        ).map("=".join),
+        max_size=3,
+    )
+)
+@example(overrides=["training.lr=!!float ''"])
+@example(overrides=["training.epochs=0x" + "f" * 5000])
+@example(overrides=[f"active_learning.trials={2**62}"])
+def test_no_override_can_cause_a_traceback(overrides):
+    config = config_or_refusal("digits", overrides)
+    if config is not None:
+        assert_sound(config)
+
+
+def test_deep_nesting_is_refused(path):
+    # Aliases nest deeper than YAML's own parser could follow.
+    nested = "".join(f"- &a{i} [*a{i - 1}]\n" for i in range(1, 3000))
+    path.write_text(f"x:\n- &a0 []\n{nested}dataset: *a2999\n", encoding="utf-8")
+    assert "dataset" in "".join(problems_of(str(path)))
+
+
+def test_a_file_that_multiplies_itself_is_refused_without_writing_it_out(path):
+    levels = "".join(f"b{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 8))
+    path.write_text(f"a: &a0 [x]\n{levels}dataset: *a7\n", encoding="utf-8")
+    tracemalloc.start()
+    try:
+        problems = problems_of(str(path))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert "dataset" in "".join(problems)
+    assert peak < 10_000_000

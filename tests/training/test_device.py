@@ -1,0 +1,42 @@
+"""The device: how ranks share out GPUs, and that a CPU keeps its memory."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.support.harness import PROJECT_DIR
+from tod.training.device import select_device
+
+
+@pytest.mark.parametrize(("ranks", "gpus"), [(2, 2), (5, 2), (3, 1)])
+def test_ranks_share_out_the_gpus_of_their_node(monkeypatch, ranks, gpus):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    devices = [select_device("auto", local_rank) for local_rank in range(ranks)]
+    assert [device.index for device in devices] == [rank % gpus for rank in range(ranks)]
+    assert chosen == devices
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is about glibc's malloc")
+@pytest.mark.parametrize("keep", [True, False])
+def test_memory_is_kept_for_the_next_step_and_not_cleared_anew(keep):
+    script = f"""
+import resource, torch
+from tod.training.device import keep_freed_memory
+if {keep}:
+    keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for size in (10, 9, 11):  # more than malloc ever keeps by default
+        torch.ones(size * 2**20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(min(faults() for _ in range(10)))
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=PROJECT_DIR, capture_output=True, text=True, check=True)
+    assert (int(done.stdout) < 50) == keep

@@ -1,0 +1,269 @@
+"""What is fast computes what the plain PyTorch of the paper's formulas does, on every device."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from losses import AuxiliaryLoss, CODLoss, DetachedLossPrediction, LossPrediction, NoAuxiliary
+from models import NetworkFactory, build_backbone, fastest_memory_format, fold_batch_norm
+from samplers import query_by_tod
+from tod import config as configuration
+from tod.config import Augmentation, Config
+from tod.data.batches import ImageBatches
+from tod.pool import Pool
+from tod.training.cuda_graph import GraphedGradients
+from tod.training.device import allow_tf32
+from tod.training.learner import Learner
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+WIDTH = 16
+STEPS = [(16, 16), (16, 16), (7, 16), (16, 16), (7, 16), (16, 0)]
+"""Labelled and unlabelled images of each step; on a GPU, each pair has a graph of its own. A loss
+that looks at no unlabelled images is never given any."""
+
+
+@pytest.fixture(autouse=True)
+def full_precision() -> None:
+    allow_tf32(False)
+    torch.backends.cudnn.benchmark = False
+
+
+def tiny_config(*overrides: str) -> Config:
+    return configuration.load(
+        "digits",
+        [f"model.width={WIDTH}", "active_learning.query_size=20", "training.lr=0.1", *overrides],
+    )
+
+
+def learner_on(
+    device: str,
+    auxiliary: type[AuxiliaryLoss],
+    precision: str,
+    dtype: torch.dtype = torch.float32,
+) -> Learner:
+    config = tiny_config("ll4al.detach_epoch=0")
+    networks = NetworkFactory(config.model, 10, torch.device(device), seed=0, trial=1)
+    backbone = networks.backbone("backbone").train()
+    loss = auxiliary(config, networks)
+    for network in (backbone, *loss.networks()):
+        network.to(dtype)
+    return Learner(config, 0, 1, backbone, loss, precision)
+
+
+def steps_of(kind: type[AuxiliaryLoss]) -> list[tuple[int, int]]:
+    return [(labeled, unlabeled * kind.uses_unlabeled_images) for labeled, unlabeled in STEPS]
+
+
+def batch(device: str, sizes: tuple[int, int], seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    labeled, unlabeled = (torch.randn(size, 3, 32, 32, generator=random) for size in sizes)
+    labels = torch.randint(10, (sizes[0],), generator=random)
+    memory_format = fastest_memory_format(torch.device(device), WIDTH)
+    images = (x.to(device, memory_format=memory_format) for x in (labeled, unlabeled))
+    labeled, unlabeled = images
+    return labeled, labels.to(device), unlabeled
+
+
+def all_networks(learner: Learner) -> list[nn.Module]:
+    return [learner.backbone, *learner.auxiliary.networks()]
+
+
+def plain_copies(networks: list[nn.Module]) -> list[nn.Module]:
+    return [copy.deepcopy(n).to(memory_format=torch.contiguous_format) for n in networks]
+
+
+def plain_step(
+    kind: type[AuxiliaryLoss],
+    networks: list[nn.Module],
+    momenta: list[dict[str, Tensor]],
+    step: int,
+    epoch: int,
+    images: Tensor,
+    labels: Tensor,
+    unlabeled: Tensor,
+) -> Tensor:
+    """The method's step as one would write it down; changes networks and momenta, gives the loss.
+
+    Learning rate 0.1, momentum 0.9, weight decay 5e-4, λ 0.02, EMA decay 0.999, ξ 1.
+    """
+    backbone = networks[0]
+    for network in networks:
+        network.zero_grad()
+    logits, consistency, _, maps = backbone(images.contiguous())
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    loss = losses.mean()
+    if kind is CODLoss:
+        teacher = networks[1]
+        pairs = [(logits, consistency, teacher(images.contiguous())[0].detach())]
+        if len(unlabeled) > 0:
+            outputs = backbone(unlabeled.contiguous())
+            pairs.append((outputs[0], outputs[1], teacher(unlabeled.contiguous())[0].detach()))
+        for f, f1, ema in pairs:
+            loss = loss + COD_WEIGHT * (((f - f1) ** 2).mean() + ((f1 - ema) ** 2).mean())
+    elif kind is not NoAuxiliary:
+        detached = kind is DetachedLossPrediction or epoch > 0
+        predicted = networks[1]([m.detach() if detached else m for m in maps])
+        pairs = range(len(losses) // 2)
+        ranking = 0.0
+        for i in pairs:
+            j = len(losses) - 1 - i
+            sign = 1.0 if losses[i] > losses[j] else -1.0
+            ranking = ranking + (1.0 - sign * (predicted[i] - predicted[j])).clamp_min(0)
+        loss = loss + ranking / len(pairs)
+    loss.backward()
+    trained = networks[:1] if kind is CODLoss else networks
+    with torch.no_grad():
+        for network, momentum in zip(trained, momenta, strict=False):
+            for name, parameter in network.named_parameters():
+                if parameter.grad is None:
+                    continue
+                gradient = parameter.grad + 5e-4 * parameter
+                momentum[name] = momentum[name] * 0.9 + gradient if name in momentum else gradient
+                parameter -= 0.1 * momentum[name]
+        if kind is CODLoss:
+            alpha = min(1 - 1 / (step + 1), 0.999)
+            for ema, parameter in zip(networks[1].parameters(), backbone.parameters(), strict=True):
+                ema.copy_(alpha * ema + (1 - alpha) * parameter)
+    return loss.detach()
+
+
+COD_WEIGHT = 0.02
+
+
+def assert_equal(found: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
+    error = (found.double() - expected.double()).norm()
+    assert error <= tolerance * expected.double().norm() + 1e-12, f"{what}: {error}"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", [NoAuxiliary, CODLoss, LossPrediction, DetachedLossPrediction])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
+def test_step_is_the_plain_one(device, kind, dtype, tolerance):
+    learner = learner_on(device, kind, "fp32", dtype)
+    momenta = [{}, {}]
+    graphs = set()
+    for number, sizes in enumerate(steps_of(kind)):
+        learner.epoch = int(number >= 3)
+        graphs.add((sizes, learner.auxiliary.trains_backbone(learner.epoch)))
+        images, labels, unlabeled = batch(device, sizes, number)
+        inputs = (images.to(dtype), labels, unlabeled.to(dtype))
+        # From the same point each time: what is compared is one step, not how errors grow.
+        expected = plain_copies(all_networks(learner))
+        expected_loss = plain_step(kind, expected, momenta, number + 1, learner.epoch, *inputs)
+        loss = learner._step(*inputs)[0]
+        assert_equal(loss, expected_loss, tolerance, f"loss of step {number}")
+        for network, plain in zip(all_networks(learner), expected, strict=True):
+            # In float32, rounding can flip a ReLU, which moves all gradients but the heads'.
+            flips = 5e-2 if dtype == torch.float32 else tolerance
+            heads = ("linear.", "linear1.") if network is learner.backbone else ()
+            gradients = {n: p.grad for n, p in network.named_parameters()}
+            for name, parameter in plain.named_parameters():
+                bound = tolerance if name.startswith(heads) else flips
+                if parameter.grad is not None:
+                    assert_equal(gradients[name], parameter.grad, bound, f"gradient of {name}")
+                found = network.state_dict()[name]
+                assert_equal(found, parameter, bound, f"{name} after step {number}")
+            for name, buffer in plain.named_buffers():
+                found = network.state_dict()[name]
+                assert_equal(found, buffer, tolerance, f"{name} after step {number}")
+    if learner.graphs is not None:
+        assert learner.graphs.works
+        assert len(learner.graphs.captured) == len(graphs)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", [NoAuxiliary, CODLoss, LossPrediction])
+def test_step_in_bf16_is_the_plain_one_up_to_its_rounding(device, kind):
+    learner = learner_on(device, kind, "bf16")
+    momenta = [{}, {}]
+    for number, sizes in enumerate(steps_of(kind)):
+        inputs = batch(device, sizes, number)
+        expected = plain_copies(all_networks(learner))
+        before = copy.deepcopy(learner.backbone.state_dict())
+        expected_loss = plain_step(kind, expected, momenta, number + 1, 0, *inputs)
+        loss = learner._step(*inputs)[0]
+        assert loss.dtype == torch.float32
+        assert_equal(loss, expected_loss, 3e-2, f"loss of step {number}")
+        moved, should_move = (
+            torch.cat([(state[name] - before[name]).flatten() for name in dict(parameters)])
+            for state, parameters in [
+                (learner.backbone.state_dict(), learner.backbone.named_parameters()),
+                (expected[0].state_dict(), expected[0].named_parameters()),
+            ]
+        )
+        assert F.cosine_similarity(moved, should_move, dim=0) > 0.9
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_scores_and_queries_are_the_plain_ones(device):
+    config = tiny_config()
+    memory_format = fastest_memory_format(torch.device(device), WIDTH)
+    networks = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        network = build_backbone(config.model, 10).to(device).train()
+        for _ in range(5):
+            network(torch.randn(32, 3, 32, 32, device=device))
+        networks.append(network.eval())
+    images = torch.randn(60, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
+    with torch.no_grad():
+        p, q = (network(images)[0].softmax(dim=1) for network in networks)
+    expected = 0.5 * ((p - q) ** 2).sum(dim=1)
+    backbone, previous = (
+        fold_batch_norm(copy.deepcopy(n).to(memory_format=memory_format)) for n in networks
+    )
+    pool = Pool(
+        config=config,
+        cycle=2,
+        subset=np.arange(60),
+        labels=torch.zeros(60, dtype=torch.int64, device=device),
+        batches=lambda: iter(images.to(memory_format=memory_format).split(25)),
+        labeled_batches=lambda: iter([]),
+        backbone=backbone,
+        previous=previous,
+        modules={},
+        random=np.random.default_rng(0),
+    )
+    query = query_by_tod(pool)
+    assert_equal(torch.from_numpy(query.scores), expected.cpu(), 1e-5, "scores")
+    assert query.indices.tolist() == expected.argsort(stable=True)[-20:].tolist()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_batches_are_the_same_where_images_do_not_fit_in_device_memory(device, monkeypatch):
+    random = np.random.default_rng(0)
+    pixels = torch.from_numpy(random.integers(0, 256, (50, 3, 16, 16), dtype=np.uint8))
+    settings = (
+        torch.full((3,), 0.5),
+        torch.full((3,), 0.25),
+        Augmentation(flip=True, crop_padding=2),
+        torch.device(device),
+    )
+    on_device = ImageBatches(pixels, *settings)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 0))
+    on_host = ImageBatches(pixels, *settings)
+    assert (on_host.copy_stream is None) == (device == "cpu")
+    views = on_device.random_views(random.permutation(50), random)
+    placed = [images.to_device(views).split(16) for images in (on_device, on_host)]
+    for a, b in zip(*placed, strict=True):
+        torch.testing.assert_close(on_device.augmented(a), on_host.augmented(b), rtol=0, atol=0)
+        torch.testing.assert_close(on_device.plain(a[:, 0]), on_host.plain(b[:, 0]), rtol=0, atol=0)
+
+
+def test_steps_are_launched_singly_where_a_graph_cannot_be_captured(caplog):
+    # A CPU can capture none.
+    learner, plain = (learner_on("cpu", CODLoss, "fp32") for _ in range(2))
+    learner.graphs = GraphedGradients(all_networks(learner))
+    caplog.set_level("WARNING", logger="tod")
+    for number, sizes in enumerate(STEPS[:3]):
+        inputs = batch("cpu", sizes, number)
+        assert torch.equal(learner._step(*inputs), plain._step(*inputs))
+    assert not learner.graphs.works
+    assert caplog.text.count("CUDA graphs do not work here") == 1
+    for network, expected in zip(all_networks(learner), all_networks(plain), strict=True):
+        for name, tensor in expected.state_dict().items():
+            assert torch.equal(network.state_dict()[name], tensor), name

@@ -1,0 +1,1 @@
+"""Results as tables and figures, contact sheets, diagnostics, and the HTML report."""

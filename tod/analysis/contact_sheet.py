@@ -1,0 +1,130 @@
+"""Contact sheets: what was queried in a cycle, and what was scored and left, as pictures."""
+
+import functools
+import io
+import math
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from tod.data import Dataset
+
+IMAGES_PER_GROUP = 24
+COLUMNS = 8
+TILE = 96
+"""Side of the square for one image, in pixels: three times that of a CIFAR image."""
+GAP = 8
+LINE = 14
+"""Height of a line of text, in pixels."""
+
+
+def of_query(
+    subset: np.ndarray, scores: np.ndarray, queried: np.ndarray, dataset: "Dataset"
+) -> bytes:
+    """The contact sheet of one query, as a PNG file: below a title, two groups of images in rows.
+
+    Args:
+        subset: training set indices of the images that were scored, (M,).
+        scores: their scores, (M,).
+        queried: training set indices of the images that were queried.
+        dataset: what the indices refer to.
+    """
+    title, groups = choose(scores, np.isin(subset, queried))
+    width, height, head = TILE + GAP, TILE + 2 * LINE + GAP, GAP + LINE + GAP // 2
+    rows = sum(math.ceil(len(positions) / COLUMNS) for _, positions in groups)
+    y = GAP + LINE
+    size = (GAP + COLUMNS * width, y + len(groups) * head + rows * height)
+    sheet = Image.new("RGB", size, "white")
+    canvas = ImageDraw.Draw(sheet)
+    canvas.text((GAP, GAP), title, "black", font())
+    for heading, positions in groups:
+        canvas.text((GAP, y + GAP), heading, "black", font())
+        y += head
+        for number, position in enumerate(positions):
+            index, column = subset[position], number % COLUMNS
+            name = dataset.class_names[int(dataset.train.labels[index])]
+            image = tile(dataset.train.pixels[index].numpy(), name, scores[position])
+            sheet.paste(image, (GAP + column * width, y + number // COLUMNS * height))
+        y += math.ceil(len(positions) / COLUMNS) * height
+    content = io.BytesIO()
+    # Run lengths alone: a third of the time that zlib's default takes, for a tenth more bytes.
+    sheet.save(content, format="PNG", compress_type=zlib.Z_RLE)
+    return content.getvalue()
+
+
+def choose(scores: np.ndarray, is_queried: np.ndarray) -> tuple[str, list[tuple[str, np.ndarray]]]:
+    """What a contact sheet shows: the highest-scored queried, the lowest-scored not queried.
+
+    Args:
+        scores: (M,), of the scored images.
+        is_queried: (M,), whether each was queried.
+
+    Returns:
+        A title that says by which scores the images were queried (TOD's first cycle may query the
+        lowest), where the scores show it; and for either part, unless it is empty, a heading and
+        the positions of its images among the scored ones, in the order shown.
+    """
+    ascending = np.argsort(scores, kind="stable")
+    queried = ascending[is_queried[ascending]][::-1]
+    left = ascending[~is_queried[ascending]]
+    title = f"{len(queried)} of {len(scores)} scored images were queried"
+    if len(queried) and len(left):
+        highest = scores[queried].min() >= scores[left].max()
+        lowest = scores[queried].max() <= scores[left].min()
+        if highest != lowest:
+            which = "highest" if highest else "lowest"
+            title = f"the {len(queried)} {which} of {len(scores)} scores were queried"
+    groups = []
+    parts = [("queried", "highest", queried), ("not queried", "lowest", left)]
+    for what, which, positions in parts:
+        count = len(positions)
+        heading = f"{what}: all {count}, {which} score first"
+        if count > IMAGES_PER_GROUP:
+            heading = f"{what}: the {IMAGES_PER_GROUP} {which} scores of {count}, {which} first"
+        if count:
+            groups.append((heading, positions[:IMAGES_PER_GROUP]))
+    return title, groups
+
+
+def tile(pixels: np.ndarray, name: str, score: float) -> Image.Image:
+    """An image (3, H, W) uint8, and below it its class and score: TILE wide, two lines higher."""
+    whole = Image.new("RGB", (TILE, TILE + 2 * LINE), "white")
+    image = thumbnail(pixels)
+    whole.paste(image, ((TILE - image.width) // 2, (TILE - image.height) // 2))
+    canvas = ImageDraw.Draw(whole)
+    canvas.text((0, TILE), fitted(name), "black", font())
+    canvas.text((0, TILE + LINE), f"{score:.4g}", "dimgrey", font())
+    return whole
+
+
+def thumbnail(pixels: np.ndarray) -> Image.Image:
+    """An image (3, H, W) uint8 to fit a tile: whole pixels enlarged, photographs reduced."""
+    image = Image.merge("RGB", [Image.fromarray(channel) for channel in pixels])
+    factor = TILE // max(image.size)
+    if factor >= 1:
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    image.thumbnail((TILE, TILE), Image.Resampling.BILINEAR, reducing_gap=1.0)
+    return image
+
+
+def fitted(text: str) -> str:
+    """As much of a text as fits under a tile, with dots for the rest."""
+    text = "".join(c if c.isprintable() else "?" for c in text[:TILE])
+    shown = text
+    while font().getlength(shown) > TILE:
+        text = text[:-1]
+        shown = f"{text}…"
+    return shown
+
+
+@functools.cache
+def font() -> ImageFont.FreeTypeFont:
+    """Matplotlib's font: the one in Pillow has no letters but those of English."""
+    import matplotlib
+
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    return ImageFont.truetype(str(path), 10)

@@ -1,0 +1,63 @@
+"""How well a strategy's scores have found the images that the network gets wrong.
+
+The answers need the labels of images that were not queried. They are for the reader of the results
+alone: no strategy sees them.
+"""
+
+import math
+import warnings
+
+import numpy as np
+
+from tod.analysis.results import DIAGNOSTICS
+
+
+def query_diagnostics(
+    scores: np.ndarray,
+    losses: np.ndarray,
+    misclassified: np.ndarray,
+    labels: np.ndarray,
+    queried: np.ndarray,
+) -> dict[str, str]:
+    """The columns of `results.csv` that judge one query; a cell without a finite value is empty.
+
+    Args:
+        scores: the strategy's score of each image of the subset, (M,).
+        losses: its true loss, (M,).
+        misclassified: whether the network's prediction is wrong, (M,) bool.
+        labels: its class, (M,), from 0.
+        queried: whether it was queried, (M,) bool.
+
+    Returns:
+        `score_loss_spearman`: Spearman's rank correlation of score and true loss, from −1 to 1; it
+        has no value where all scores or all losses are equal.
+        `score_error_auroc`: the area under the ROC curve of the score as a detector of
+        misclassified images: 1 where each of these has a higher score than all others, 0.5 by
+        chance; it has no value where all images are misclassified, or none.
+        `queried_mean_loss`, `unqueried_mean_loss`: the mean true loss of either part of the
+        subset; the latter has no value where all images were queried.
+        `queried_class_entropy`: the entropy of the class frequencies among the queried, in nats:
+        from 0, where all are of one class, to ln C, where all C classes are equally frequent.
+    """
+    # Together more than a second: only a run waits for them.
+    from scipy.stats import entropy, rankdata
+    from sklearn.metrics import roc_auc_score
+
+    # Ranks have the scores' ROC curve, and are finite where scores are infinite.
+    ranks = rankdata(scores)
+    has_curve = 0 < misclassified.sum() < len(ranks) and not np.isnan(ranks).any()
+    with warnings.catch_warnings():
+        # NumPy warns where a mean or a correlation has no value, which is NaN.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        values = (
+            np.corrcoef(ranks, rankdata(losses))[1, 0],
+            roc_auc_score(misclassified, ranks) if has_curve else math.nan,
+            # Float32 would lose digits over tens of thousands of images.
+            losses[queried].mean(dtype=np.float64),
+            losses[~queried].mean(dtype=np.float64),
+            entropy(np.bincount(labels[queried])),
+        )
+    return {
+        column: f"{value:.6g}" if math.isfinite(value) else ""
+        for column, value in zip(DIAGNOSTICS, values, strict=True)
+    }

@@ -1,0 +1,193 @@
+"""Figures of one or more runs, alone or beside the paper's curves."""
+
+import io
+import logging
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from tod.analysis.results import ACCURACY, DIAGNOSTICS, Curve
+from tod.analysis.tables import shared_training_images, summarized
+from tod.config import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PAPER_CURVES = Path(__file__).with_name("paper_curves.csv")
+PAPER_SHARE = {"caltech101": 7_766 / 8_677}
+"""The paper's shares of labels are of the training set, but of all images in Caltech-101."""
+CURVES_BESIDE_A_LEGEND = 6
+"""More, and a legend within the axes would hide them."""
+PANELS = (
+    ("Spearman ρ of score and true loss", ("score_loss_spearman",), 0.0),
+    ("AUROC for misclassified images", ("score_error_auroc",), 0.5),
+    ("mean true loss", ("queried_mean_loss", "unqueried_mean_loss"), None),
+    ("class entropy of the queried (nats)", ("queried_class_entropy",), None),
+)
+"""Of the diagnostics: label, columns (solid, dashed), and what a random score reaches."""
+
+
+def learning_curves(curves: Sequence[Curve]) -> "Figure":
+    """Test accuracy against the number of labels, and against their share where it is known."""
+    figure = _new_figure(7, 4.8)
+    (axes,) = figure.axes
+    for number, curve in enumerate(curves):
+        _draw_mean(axes, curve, ACCURACY, number)
+    axes.set(xlabel="labelled images", ylabel="test accuracy (%)")
+    size = shared_training_images(curves)
+    if size:
+        share = axes.secondary_xaxis(
+            "top", functions=(lambda n: 100 * n / size, lambda s: s * size / 100)
+        )
+        share.set_xlabel("share of the training set (%)")
+    _add_legend(figure, axes)
+    return figure
+
+
+def published_learning_curves(curves: Sequence[Curve], dataset: str | None = None) -> "Figure":
+    """Test accuracy against the share of labels, with the paper's curves dashed.
+
+    The paper's are those for `dataset`; None: for the runs' own.
+
+    Raises:
+        InputError: the paper has no curves for it, or the runs are not all of one dataset.
+    """
+    own = list(dict.fromkeys(curve.config["dataset"] for curve in curves))
+    if dataset is None and len(own) > 1:
+        raise InputError(f"--paper: name runs of one dataset, not of {' and '.join(own)}")
+    dataset = dataset or own[0]
+    published = read_published_curves(dataset)
+    figure = _new_figure(7, 4.8)
+    (axes,) = figure.axes
+    for number, curve in enumerate(curves):
+        _draw_mean(axes, curve, ACCURACY, number, published_share(curve, dataset, 1))
+    for number, (method, (shares, accuracies)) in enumerate(published.items(), start=len(curves)):
+        style = {"color": f"C{number % 10}", "label": f"{method} (paper)"}
+        if len(shares) == 1:  # all labels, to which no curve of a tenth of them need be stretched
+            axes.axhline(accuracies[0], linestyle=":", **style)
+        else:
+            axes.plot(shares, accuracies, marker=".", linestyle="--", **style)
+    axes.set(xlabel="share of the training set (%)", ylabel="test accuracy (%)")
+    _add_legend(figure, axes)
+    return figure
+
+
+def published_share(curve: Curve, dataset: str, num_labeled: int) -> float:
+    """The share of labels in %, as the paper counts it for this dataset."""
+    return 100 * num_labeled / curve.training_images * PAPER_SHARE.get(dataset, 1.0)
+
+
+def published_datasets() -> list[str]:
+    """The datasets for which the paper has curves."""
+    return pd.read_csv(PAPER_CURVES)["dataset"].unique().tolist()
+
+
+def read_published_curves(dataset: str) -> dict[str, tuple[list[float], list[float]]]:
+    """The paper's curves, read from its figure to about ±0.2 points.
+
+    Returns:
+        By method: the shares of labels in %, and the mean accuracies in %.
+
+    Raises:
+        InputError: the paper has none for this dataset.
+    """
+    published = pd.read_csv(PAPER_CURVES, index_col="dataset")
+    if dataset not in published.index:
+        known = ", ".join(published_datasets())
+        raise InputError(f"--paper: the paper has no curves for {dataset}, only for {known}")
+    return {
+        method: (curve["labeled_percent"].tolist(), curve["mean_accuracy"].tolist())
+        for method, curve in published.loc[dataset].groupby("method", sort=False)
+    }
+
+
+def has_diagnostics(curve: Curve) -> bool:
+    """Whether a curve has the columns of the diagnostics, and a value at least."""
+    return set(DIAGNOSTICS) <= {*curve.rows} and curve.rows[[*DIAGNOSTICS]].notna().any(axis=None)
+
+
+def diagnostics(curves: Sequence[Curve]) -> "Figure":
+    """How well the scores estimated the loss, and what was queried, in four panels.
+
+    Raises:
+        InputError: a run has recorded nothing of this.
+    """
+    for curve in curves:
+        if not has_diagnostics(curve):
+            raise InputError(
+                f"{curve.folders[0] / 'results.csv'}: --diagnostics finds no {DIAGNOSTICS[0]} "
+                "there; it comes with each cycle that queries, in runs of this version"
+            )
+    from matplotlib.lines import Line2D  # only now: a refusal need not wait for it
+
+    figure = _new_figure(9, 6.6, 2, 2)
+    for axes, (label, columns, chance) in zip(figure.axes, PANELS, strict=True):
+        for number, curve in enumerate(curves):
+            for column, linestyle in zip(columns, ("-", "--"), strict=False):
+                _draw_mean(axes, curve, column, number, linestyle=linestyle)
+        if chance is not None:
+            axes.axhline(chance, color="grey", linewidth=0.8)
+        axes.set(xlabel="labelled images", ylabel=label)
+    lines = [Line2D([], [], color="grey", linestyle=style) for style in ("-", "--")]
+    figure.axes[2].legend(lines, ["queried", "not queried"], fontsize="small", handlelength=3)
+    _add_legend(figure, figure.axes[0], below=True)
+    return figure
+
+
+def rendered(figure: "Figure", kind: str = "png") -> bytes:
+    """The figure as a file of this kind."""
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a letter that the font lacks is a box
+        figure.savefig(content, format=kind, dpi=120)
+    return content.getvalue()
+
+
+def _new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> "Figure":
+    """A figure, in inches, of empty axes; pyplot, which keeps figures, is not involved."""
+    # On a machine's first figure matplotlib reports that it reads the fonts: no news to a run.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    for axes in figure.subplots(rows, columns, squeeze=False).flat:
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _draw_mean(
+    axes: "Axes", curve: Curve, column: str, number: int, share: float = 1, linestyle: str = "-"
+) -> None:
+    """A column's mean over trials as a line, and its standard deviation as a band around it.
+
+    The abscissa adds up the share of each label; 1 counts them. Colour and marker come from the
+    curve's number: no other one has them until there are very many.
+    """
+    found = summarized(curve.values(column))
+    labels, mean, std = found.index * share, found["mean"], found["std"].fillna(0)
+    tens, ones = divmod(number, 10)
+    # A dollar starts a formula, and `_…` is left out of legends.
+    name = curve.name.replace("$", r"\$")
+    name = f" {name}" if name.startswith("_") else name
+    style = {"color": f"C{ones}", "marker": "osD^vP*X<>"[tens % 10], "linestyle": linestyle}
+    axes.plot(labels, mean, label=name, **style)
+    axes.fill_between(labels, mean - std, mean + std, color=f"C{ones}", alpha=0.15, linewidth=0)
+
+
+def _add_legend(figure: "Figure", axes: "Axes", below: bool = False) -> None:
+    """A legend of many curves, or of several axes, goes below all axes: the figure grows for it."""
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) <= CURVES_BESIDE_A_LEGEND and not below:
+        axes.legend(fontsize="small")
+        return
+    columns = 2 if max(map(len, labels)) * 2 < 12 * figure.get_figwidth() else 1
+    figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(labels) / columns))
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=columns, fontsize="small", frameon=False
+    )

@@ -1,0 +1,63 @@
+"""What a run leaves of its cycles for people; a picture that cannot be drawn does not stop it."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from tod.analysis import contact_sheet, figures, results
+from tod.files import write_atomically
+
+if TYPE_CHECKING:
+    from tod.data import Dataset
+
+log = logging.getLogger("tod")
+
+
+def write_query(
+    path: Path, subset: np.ndarray, scores: np.ndarray, queried: np.ndarray, dataset: "Dataset"
+) -> None:
+    """Writes what was queried, an image a line in the order queried, and its contact sheet.
+
+    Args:
+        path: the CSV file; the sheet goes beside it.
+        subset: training set indices of the images that were scored, (M,).
+        scores: their scores, (M,).
+        queried: training set indices of the images that were queried.
+        dataset: what the indices refer to.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    score_of = dict(zip(subset.tolist(), scores.tolist(), strict=True))
+    images = dataset.train
+    labels = images.labels[queried].tolist()
+    table = pd.DataFrame({"index": queried})
+    table["score"] = [repr(score_of[index]) for index in queried.tolist()]
+    table["label"] = labels
+    table["class"] = [dataset.class_names[label] for label in labels]
+    if images.names is not None:
+        table["file"] = [images.names[index] for index in queried]
+    write_atomically(path, table.to_csv(index=False, lineterminator="\n").encode())
+    sheet = path.with_suffix(".png")
+    _write_picture(sheet, lambda: contact_sheet.of_query(subset, scores, queried, dataset))
+
+
+def write_learning_curve(folder: Path) -> None:
+    """Draws `learning_curve.png` from the `results.csv` of a run's folder."""
+    _write_picture(
+        folder / "learning_curve.png",
+        lambda: figures.rendered(figures.learning_curves([results.read_run(folder)])),
+    )
+
+
+def _write_picture(path: Path, draw: Callable[[], bytes]) -> None:
+    try:
+        content = draw()
+    except Exception as error:
+        log.warning("%s: cannot be drawn (%s)", path, error)
+        return
+    write_atomically(path, content)

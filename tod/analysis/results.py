@@ -1,0 +1,197 @@
+"""What runs have left in `results.csv` and `config.yaml`, read for display."""
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tod import config as configuration
+from tod.config import TRAINING_SET_SIZES, InputError
+from tod.files import reason
+from tod.settings import flat, shortened
+
+ACCURACY = "test_accuracy"
+DIAGNOSTICS = (
+    "score_loss_spearman",
+    "score_error_auroc",
+    "queried_mean_loss",
+    "unqueried_mean_loss",
+    "queried_class_entropy",
+)
+COLUMNS = ("trial", "cycle", "num_labeled", ACCURACY, "train_loss", "train_seconds", *DIAGNOSTICS)
+"""Those of `results.csv`, in order; an earlier version's has only the first of them."""
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """The rows of a `results.csv`, a cycle of a trial each, as the text that stands there.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no such file, or a part of one.
+    """
+    text = path.read_text(encoding="utf-8")
+    rows = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+    for column, kind in {"trial": int, "cycle": int, "num_labeled": int, ACCURACY: float}.items():
+        if column not in rows:
+            raise ValueError(f"it has no column {column}")
+        rows[column].astype(kind)  # raises where a cell is no number
+    # Where a line has more cells than the header, pandas takes the first ones for an index.
+    if not text.endswith("\n") or not isinstance(rows.index, pd.RangeIndex):
+        raise ValueError("a line has not as many cells as there are columns")
+    if rows.duplicated(["trial", "num_labeled"]).any():
+        raise ValueError("a cycle of a trial occurs twice")
+    return rows
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The results of one run, or of runs that differ in the seed alone.
+
+    Attributes:
+        name: what a legend calls it.
+        folders: of the runs.
+        config: the configuration, without what the run added.
+        run: what the first run added: strategy, seed, class names, versions.
+        images: by seed, what identifies the images used.
+        rows: `seed`, and the columns of `results.csv` as numbers; NaN where a cell is empty.
+    """
+
+    name: str
+    folders: tuple[Path, ...]
+    config: dict[str, Any]
+    run: dict[str, Any]
+    images: dict[int, Any]
+    rows: pd.DataFrame
+
+    @property
+    def training_images(self) -> int | None:
+        """How many images a label could be bought for; None where that is not known."""
+        return self.run.get("training_images") or TRAINING_SET_SIZES.get(self.config["dataset"])
+
+    @property
+    def trials(self) -> set[tuple[int, int]]:
+        """Seed and number of each trial: what it shares with the one it is paired with."""
+        return set(zip(self.rows["seed"], self.rows["trial"], strict=True))
+
+    def values(self, column: str) -> pd.DataFrame:
+        """A column by trial (rows: seed and number) and by number of labels (columns).
+
+        NaN is what has no value; a number of labels at which no trial has any is left out.
+        """
+        values = self.rows.pivot(index=["seed", "trial"], columns="num_labeled", values=column)
+        return values.dropna(axis="columns", how="all")
+
+    def pooled(self, other: "Curve") -> "Curve":
+        """Both curves, which differ in the seeds alone, as one."""
+        images = {**self.images, **other.images}
+        return replace(
+            self,
+            name=_name(self.folders[0], self.run, sorted(images)),
+            folders=(*self.folders, *other.folders),
+            images=images,
+            rows=pd.concat([self.rows, other.rows], join="inner"),
+        )
+
+    def same_but_for_the_seed(self, other: "Curve") -> bool:
+        """Whether two curves are of one method, configuration and dataset, from other seeds."""
+        images = {*self.images.values(), *other.images.values()}
+        method = ("sampling", "auxiliary", "precision")
+        return (
+            not self.differing_keys(other)
+            and all(self.run.get(key) == other.run.get(key) for key in method)
+            and self.images.keys().isdisjoint(other.images)
+            # Caltech-101 is split anew with each seed.
+            and (len(images) == 1 or self.config["dataset"] == "caltech101")
+        )
+
+    def why_not_paired(self, first: "Curve") -> str | None:
+        """Why the trials of two curves form no pairs; None where they do."""
+        if keys := self.differing_keys(first):
+            return f"another {keys[0]}"
+        if any(self.images[s] != first.images[s] for s in self.images if s in first.images):
+            return "other images"
+        if self.trials.isdisjoint(first.trials):
+            return "no trial of the same seed and number"
+        return None
+
+    def differing_keys(self, other: "Curve") -> list[str]:
+        """The settings in which two configurations differ, but for where the images lie.
+
+        The number of trials is no difference: those there are in both are paired.
+        """
+        a, b = flat(self.config), flat(other.config)
+        ignored = {"data_dir", "active_learning.trials"}
+        return [k for k in {**a, **b} if k not in ignored and a.get(k) != b.get(k)]
+
+
+def read_runs(folders: Sequence[Path]) -> list[Curve]:
+    """The curves of several runs, in their order; runs that differ in the seed alone are pooled.
+
+    Curves of the same name are numbered.
+
+    Raises:
+        InputError: a folder holds no run, or its files are damaged.
+    """
+    curves: list[Curve] = []
+    for curve in map(read_run, folders):
+        for i, other in enumerate(curves):
+            if other.same_but_for_the_seed(curve):
+                curves[i] = other.pooled(curve)
+                break
+        else:
+            curves.append(curve)
+    names = [curve.name for curve in curves]
+    for i, name in enumerate(names):
+        if names.count(name) > 1:
+            curves[i] = replace(curves[i], name=f"{name} #{names[: i + 1].count(name)}")
+    return curves
+
+
+def read_run(folder: Path) -> Curve:
+    """The curve of one run, finished or not.
+
+    Raises:
+        InputError: the folder holds no run that has ended a cycle, or its files are damaged.
+    """
+    path = folder / "results.csv"
+    try:
+        rows = read_rows(path)
+        if rows.empty:
+            raise ValueError("it holds no results yet")
+        numbers = rows[rows.columns.intersection(COLUMNS)].replace("", "nan").astype(float)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({reason(error)}); "
+            "name the folder of a run that has ended a cycle"
+        ) from None
+    advice = "copy it back from where the run was made"
+    config = configuration.read_run(folder, advice)
+    run = config.pop("run")
+    settings, choices = {"dataset", "active_learning"}, {"seed", "sampling", "auxiliary"}
+    if not (settings <= config.keys() and choices <= run.keys()):
+        raise InputError(f"{folder / 'config.yaml'}: cannot be read (it lacks settings); {advice}")
+    return Curve(
+        name=_name(folder, run, [run["seed"]]),
+        folders=(folder,),
+        config=config,
+        run=run,
+        images={run["seed"]: run.get("data")},
+        rows=numbers.astype({"trial": int, "num_labeled": int}).assign(seed=run["seed"]),
+    )
+
+
+def _name(folder: Path, run: dict[str, Any], seeds: list[int]) -> str:
+    """Configuration, sampling strategy, auxiliary loss and seeds; or the name a user gave it."""
+    name = folder.resolve().name
+    if found := re.fullmatch(r"(.+)_auxiliary_\w+?_sampling_\w+_seed\d+", name):
+        losses = {"NONE": "", "TOD": " + COD loss"}
+        loss = losses.get(run["auxiliary"], f" + {run['auxiliary']} loss")
+        name = f"{found[1]}, {run['sampling']} sampling{loss}"
+    elif len(seeds) == 1:
+        return shortened(name)
+    plural = "s" if len(seeds) > 1 else ""
+    return shortened(f"{name}, seed{plural} {', '.join(map(str, seeds))}")

@@ -1,0 +1,177 @@
+"""What is computed over trials, and the tables that show it.
+
+A table is a header and rows of text, each of which begins with what it is about.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from tod.analysis.results import ACCURACY, DIAGNOSTICS, Curve
+
+AREA = "area_under_budget_curve"
+ACCURACIES = (ACCURACY, AREA)
+Table = list[list[str]]
+
+
+# ------------------------------------------------------------- statistics
+
+
+def summarized(values: pd.DataFrame) -> pd.DataFrame:
+    """Of each column, its number of trials, mean and standard deviation (of a sample, n − 1)."""
+    return pd.DataFrame({"trials": values.count(), "mean": values.mean(), "std": values.std()})
+
+
+def paired_differences(values: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+    """How far, in each column, the trials lie above those of the same seed and number.
+
+    The interval, of 95 %, is Student's t with n − 1 degrees of freedom for the mean of n
+    differences, and NaN for a single one. A column without pairs is left out.
+    """
+    found = summarized((values - reference).dropna(axis="columns", how="all"))
+    found.columns = ["pairs", "difference", "std"]
+    half = stdtrit(found["pairs"] - 1, 0.975) * found.pop("std") / np.sqrt(found["pairs"])
+    return found.assign(
+        difference_low=found["difference"] - half, difference_high=found["difference"] + half
+    )
+
+
+def area_under_budget_curve(accuracies: pd.DataFrame) -> pd.Series:
+    """The mean accuracy over the label budget: trapezoids, divided by the range of labels.
+
+    Args:
+        accuracies: in %, a row a trial, a column a number of labels, of which there are two or
+            more.
+
+    Returns:
+        The area of each trial in %: that of a learner whose accuracy is the same at every budget.
+        NaN where an accuracy is: over fewer labels the area would be smaller for that alone.
+    """
+    budgets, heights = accuracies.columns, accuracies.to_numpy()
+    trapezoids = np.diff(budgets) * (heights[:, 1:] + heights[:, :-1]) / 2
+    return pd.Series(trapezoids.sum(axis=1) / (budgets[-1] - budgets[0]), accuracies.index)
+
+
+def _values(curve: Curve, quantity: str) -> pd.DataFrame:
+    """A quantity by trial and number of labels, which is '' for the area, of finished trials."""
+    if quantity != AREA:
+        return curve.values(quantity)
+    accuracies, cycles = curve.values(ACCURACY), curve.config["active_learning"]["cycles"]
+    if cycles == 1 or len(accuracies.columns) < cycles:
+        return accuracies[[]]
+    return area_under_budget_curve(accuracies).to_frame("").dropna()
+
+
+def quantities(curves: Sequence[Curve], names: Sequence[str]) -> list[dict[str, Any]]:
+    """What is shown of the curves, by number of labels: columns of `results.csv`, and the area.
+
+    Returns:
+        For each of a curve's values, the cells of a line of the tidy CSV, and `curve`, its place
+        among them; NaN is what does not exist. The differences are to the first curve, which
+        itself has none.
+    """
+    rows = []
+    for (place, curve), name in itertools.product(enumerate(curves), names):
+        values, reference = _values(curve, name), _values(curves[0], name)
+        if place == 0 or curve.why_not_paired(curves[0]):
+            reference = reference.iloc[:0]
+        size = curve.training_images
+        found = summarized(values).join(paired_differences(values, reference))
+        for n, cells in found.iterrows():
+            share = f"{100 * n / size:.6g}" if n and size else ""
+            row = {"curve": place, "run": curve.name, "quantity": name, "num_labeled": n}
+            rows.append({**row, "labeled_percent": share, **cells})
+    return rows
+
+
+def tidy_csv(curves: Sequence[Curve], names: Sequence[str] = ACCURACIES) -> str:
+    """The quantities as CSV, one a line, unrounded; an empty cell is what does not exist."""
+    found = pd.DataFrame(quantities(curves, names)).drop(columns="curve")
+    counts = {"trials": "Int64", "pairs": "Int64"}
+    return found.astype(counts).to_csv(index=False, lineterminator="\n")
+
+
+# ----------------------------------------------------------------- tables
+
+
+def accuracy_tables(curves: Sequence[Curve]) -> list[Table]:
+    """A row a curve: mean ± standard deviation (trials); then, for the curves that are paired with
+    the first, mean difference [95 % interval] (pairs), in a table that is left out if it has none.
+    """
+    accuracies = _table(curves, ACCURACIES, "test accuracy (%)", _shown_mean)
+    first, *others = curves
+    paired = [curve for curve in others if not curve.why_not_paired(first)]
+    title = f"difference to {first.name} (points)"
+    header, _, *rows = _table([first, *paired], ACCURACIES, title, _shown_difference)
+    return [accuracies, [header, *rows]] if rows else [accuracies]
+
+
+def diagnostics_tables(curves: Sequence[Curve]) -> list[Table]:
+    """A table for each of the diagnostics: mean ± standard deviation (trials), a row a curve."""
+    return [_table(curves, (column,), column, _shown_mean) for column in DIAGNOSTICS]
+
+
+def unpaired_notes(curves: Sequence[Curve]) -> list[str]:
+    """A line for each curve that has no paired difference to the first."""
+    reasons = [(curve.name, curve.why_not_paired(curves[0])) for curve in curves[1:]]
+    return [f"{name}: not paired with the first run ({why})" for name, why in reasons if why]
+
+
+def accuracy_lines(rows: pd.DataFrame) -> list[str]:
+    """The accuracies of a run's rows, as `read_rows` gives them, for the end of its log."""
+    lines = ["labels  test accuracy in % (mean ± standard deviation over trials)"]
+    labels, accuracies = rows["num_labeled"].astype(int), rows[ACCURACY].astype(float)
+    for num_labeled, of_trials in accuracies.groupby(labels):
+        mean, count = of_trials.mean(), len(of_trials)
+        deviation = f"± {of_trials.std():.2f}" if count > 1 else ""
+        lines.append(f"{num_labeled:6d}  {mean:.2f} {deviation} ({count})")
+    return lines
+
+
+def shared_training_images(curves: Sequence[Curve]) -> int | None:
+    """The number of training images, where it is known and the same for all curves."""
+    sizes = {curve.training_images for curve in curves}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def markdown(table: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    rows = [[cell.replace("|", r"\|") for cell in row] for row in table]
+    rule = ["---", *["--:"] * (len(rows[0]) - 1)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (rows[0], rule, *rows[1:]))
+
+
+def _table(
+    curves: Sequence[Curve], names: Sequence[str], title: str, shown: Callable[[dict], str]
+) -> Table:
+    found = quantities(curves, names)
+    cells = {(row["curve"], row["num_labeled"]): shown(row) for row in found}
+    labels = sorted({n for _, n in cells if n})
+    size = shared_training_images(curves)
+    header = [f"{n} labels" + (f" ({100 * n / size:.1f} %)" if size else "") for n in labels]
+    if AREA in names:
+        labels, header = [*labels, ""], [*header, "area under the budget curve"]
+    rows = [[c.name, *(cells.get((i, n), "–") for n in labels)] for i, c in enumerate(curves)]
+    return [[title, *header], *rows]
+
+
+def _shown_mean(row: dict[str, Any]) -> str:
+    deviation = f" ± {row['std']:.2f}" if row["trials"] > 1 else ""
+    return f"{row['mean']:.2f}{deviation} ({row['trials']:.0f})"
+
+
+def _shown_difference(row: dict[str, Any]) -> str:
+    if math.isnan(row["pairs"]):
+        return "–"
+    # With 0 added, what rounds to nothing has no minus.
+    mean, low, high = (
+        f"{round(row[column], 2) + 0.0:+.2f}"
+        for column in ("difference", "difference_low", "difference_high")
+    )
+    interval = f" [{low}, {high}]" if row["pairs"] > 1 else ""
+    return f"{mean}{interval} ({row['pairs']:.0f})"

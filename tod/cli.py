@@ -1,0 +1,241 @@
+"""The command line of the entry scripts, and exit statuses.
+
+The libraries of a run take seconds to import, so nothing imports them before there is work to do.
+"""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tod.config import InputError, config_names, load
+from tod.files import reason
+from tod.runs.identity import Identity
+
+if TYPE_CHECKING:
+    from losses import AuxiliaryLoss
+    from tod.pool import Pool, Query
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that takes no abbreviations, and answers an error with one line."""
+
+    def __init__(self, **settings: Any) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(allow_abbrev=False, formatter_class=formatter, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help lists the arguments)\n")
+
+
+def main(
+    entry: str,
+    description: str,
+    sampling: Mapping[str, "Callable[[Pool], Query]"],
+    auxiliary: Mapping[str, "type[AuxiliaryLoss]"],
+    default: str,
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Reads the command line of an entry script, then runs the experiment.
+
+    Args:
+        entry: the script's name.
+        description: what `--help` says of it.
+        sampling: the strategies that it offers, by name.
+        auxiliary: the losses that it offers, by name.
+        default: the method that it is named after: a strategy and a loss.
+        argv: the command line; None: the process's own.
+
+    Raises:
+        InputError: the configuration is wrong, or the run's folder is not to be had.
+        SystemExit: with status 2 after one line, where an argument is wrong.
+    """
+    arguments = parse(entry, description, sampling, auxiliary, default, argv)
+    identity = arguments.pop("identity")
+
+    from tod.experiment import run_experiment
+
+    run_experiment(
+        identity, sampling[identity.sampling], auxiliary[identity.auxiliary], **arguments
+    )
+
+
+def parse(
+    entry: str,
+    description: str,
+    sampling: Mapping[str, Any],
+    auxiliary: Mapping[str, Any],
+    default: str,
+    argv: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """What the command line asks for: the arguments of `tod.experiment.run_experiment` by name.
+
+    Raises:
+        InputError: the configuration is wrong, or the run's folder could not be made.
+        SystemExit: with status 2 after one line, where an argument is wrong.
+    """
+    parser = _parser(entry, description, list(sampling), list(auxiliary), default)
+    arguments = vars(parser.parse_args(argv))
+    config = load(arguments.pop("config"), arguments.pop("set"), arguments.pop("data_dir"))
+    num_trials = config.active_learning.trials
+    trials = arguments["trials"] or range(1, num_trials + 1)
+    if trials[-1] > num_trials:
+        parser.error(f"argument --trials: there are {num_trials} trials (active_learning.trials)")
+    identity = Identity(
+        config=config,
+        entry=entry,
+        **{
+            name: arguments.pop(name) for name in ("sampling", "auxiliary", "seed", "deterministic")
+        },
+    )
+    _refuse_what_is_no_folder(arguments["output_dir"] / identity.folder_name)
+    return {**arguments, "identity": identity, "trials": trials}
+
+
+def _parser(
+    entry: str, description: str, sampling: list[str], auxiliary: list[str], default: str
+) -> Parser:
+    parser = Parser(prog=entry, description=description)
+    add = parser.add_argument
+    add(
+        "--config",
+        default="digits",
+        metavar="NAME|FILE",
+        help=f"{', '.join(config_names())}, or a YAML file (default: %(default)s)",
+    )
+    add(
+        "--sampling",
+        choices=sampling,
+        default=default,
+        help="which images are queried (default: %(default)s)",
+    )
+    add(
+        "--auxiliary",
+        choices=auxiliary,
+        default=default,
+        help="the loss beside the task loss (default: %(default)s)",
+    )
+    add("--seed", type=seed, default=0, help="decides everything random (default: 0)")
+    add("--data-dir", metavar="DIR", help="where the datasets lie (default: data)")
+    add(
+        "--output-dir",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="where the run's folder is made (default: results)",
+    )
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default: auto")
+    add(
+        "--precision",
+        choices=("auto", "fp32", "tf32", "bf16"),
+        default="auto",
+        help="of training; auto is bf16 on CUDA and fp32 elsewhere. Images are scored and "
+        "accuracies measured in fp32, with tf32 in tf32 (default: auto)",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one value, as in --set training.lr=0.05; as often as wanted",
+    )
+    add(
+        "--trials",
+        type=_trials,
+        metavar="N|N-M",
+        help="run only these trials, from 1 (default: all that the configuration asks for)",
+    )
+    add(
+        "--overwrite",
+        action="store_true",
+        help="remove what the run's folder holds, of all trials, and start afresh",
+    )
+    add(
+        "--keep-weights",
+        choices=("all", "last"),
+        default="all",
+        help="keep the weights of each cycle, or of each trial's last one (default: all)",
+    )
+    add(
+        "--deterministic",
+        action="store_true",
+        help="the same bytes each time on CUDA too, for some speed (a CPU gives them anyway)",
+    )
+    add("--quiet", action="store_true", help="show only warnings; log.txt holds the rest")
+    add(
+        "--tensorboard",
+        action="store_true",
+        help="write losses, learning rate, accuracy and scores for TensorBoard",
+    )
+    return parser
+
+
+def _refuse_what_is_no_folder(path: Path) -> None:
+    """Refuses a run folder that could not be made, before anything slow begins."""
+    try:
+        nearest = next(p for p in (path, *path.parents) if p.exists())
+        if nearest.is_dir():
+            return
+        why = f"{nearest} is no folder"
+    except OSError as error:
+        why = reason(error)
+    raise InputError(f"--output-dir: {path} cannot be written ({why}); name another place")
+
+
+def seed(value: str) -> int:
+    """A seed from the command line.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    return _whole_number(value, minimum=0, maximum=2**63 - 1)
+
+
+def positive(value: str) -> int:
+    """A count from the command line.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    return _whole_number(value, minimum=1, maximum=10**9)
+
+
+def _whole_number(value: str, minimum: int, maximum: int) -> int:
+    if value.isdecimal() and len(value) < 20 and minimum <= int(value) <= maximum:
+        return int(value)
+    raise argparse.ArgumentTypeError(f"{value} is not a whole number from {minimum} to {maximum:,}")
+
+
+def _trials(value: str) -> range:
+    first, _, last = value.partition("-")
+    try:
+        trials = range(positive(first), positive(last if "-" in value else first) + 1)
+    except argparse.ArgumentTypeError:
+        trials = range(0)
+    if not trials:
+        raise argparse.ArgumentTypeError(f"{value} is not a trial, like 2, or a range, like 1-3")
+    return trials
+
+
+@contextmanager
+def exit_status() -> Iterator[None]:
+    """Turns bad input into its message and status 2, and an early SIGINT into status 130.
+
+    What a terminal's encoding lacks is shown as a question mark; where nobody reads on, nothing is.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,299 @@
+"""The configuration: read, overridden and checked; every wrong key or value is named here."""
+
+import difflib
+import json
+import os
+import reprlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic.functional_validators import AfterValidator, field_validator
+
+from tod.settings import parse, put, shortened
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+CONFIG_DIR = PROJECT_DIR / "config"
+
+TRAINING_SET_SIZES = {
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "svhn": 73_257,
+    "caltech101": 7_766,
+    "digits": 1_437,
+}
+DATASETS = (*TRAINING_SET_SIZES, "image_folder")
+FILE_DATASETS = ("caltech101", "image_folder")
+
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+# Up to the largest float32, in which the networks compute.
+Positive = Annotated[float, Field(gt=0, le=3.4e38)]
+NonNegative = Annotated[float, Field(ge=0, le=3.4e38)]
+
+
+def _path(value: Any) -> str:
+    # A text of pydantic's would be UTF-8, as a folder's name need not be.
+    if not isinstance(value, str) or not value.strip() or b"\0" in os.fsencode(value):
+        raise ValueError("no path")
+    return value
+
+
+class InputError(Exception):
+    """Bad input: the message is one line for the user that says what to do; exit status 2."""
+
+
+class Section(BaseModel):
+    """Settings that belong together: all of them, no others, and none that changes."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True
+    )
+
+    @field_validator("*")
+    @classmethod
+    def _note(cls, value: Any, info: ValidationInfo) -> Any:
+        """Notes each valid value, whatever else is wrong, for `_contradictions`."""
+        if info.context is not None:
+            info.context[info.field_name] = value
+        return value
+
+
+class Model(Section):
+    """The backbone."""
+
+    name: Literal["resnet", "imagenet_resnet"]
+    width: int = Field(64, ge=1, le=1024)
+    pretrained: bool = False
+
+
+class Images(Section):
+    """How image files become tensors; what is null is taken from the data."""
+
+    resize: int | None = Field(None, ge=1, le=4096)
+    size: int | None = Field(None, ge=1, le=4096)
+    mean: tuple[Fraction, ...] | None = Field(None, min_length=3, max_length=3, strict=False)
+    std: tuple[Positive, ...] | None = Field(None, min_length=3, max_length=3, strict=False)
+
+
+class Augmentation(Section):
+    """The random views of training images."""
+
+    flip: bool
+    crop_padding: int = Field(ge=0, le=224)
+
+
+class ActiveLearning(Section):
+    """Trials, cycles and how many images are labelled in each."""
+
+    trials: int = Field(ge=1, le=1000)
+    cycles: Count
+    initial_labels: int = Field(ge=2, le=10**9)
+    query_size: Count
+    subset_size: Count
+
+
+class Training(Section):
+    """One cycle's SGD."""
+
+    batch_size: int = Field(ge=2, le=10**9)
+    epochs: Count
+    lr: Positive
+    momentum: float = Field(ge=0, lt=1)
+    weight_decay: NonNegative
+    milestones: tuple[Count, ...] = Field(strict=False)
+
+
+class COD(Section):
+    """The COD loss (`--auxiliary TOD`)."""
+
+    weight: NonNegative
+    ema_decay: Fraction
+    fixed_batch_in_first_cycle: bool
+
+
+class LL4AL(Section):
+    """The loss-prediction module."""
+
+    margin: NonNegative
+    weight: NonNegative
+    detach_epoch: int = Field(ge=0, le=10**9)
+
+
+class Scoring(Section):
+    """How the pool is scored."""
+
+    augment: bool
+    lowest_in_first_cycle: bool = True
+
+
+class Config(Section):
+    """A checked configuration; `name` is the file's, without its ending."""
+
+    dataset: Literal[DATASETS]
+    data_dir: Annotated[Any, AfterValidator(_path)] = "data"
+    model: Model
+    images: Images = Field({})  # checked like one from a file
+    augmentation: Augmentation
+    active_learning: ActiveLearning
+    training: Training
+    cod: COD
+    ll4al: LL4AL
+    scoring: Scoring
+    _name: str = ""
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def as_dict(self) -> dict[str, Any]:
+        """The configuration as plain lists, dicts and values, without its name."""
+        return json.loads(json.dumps(self.model_dump()))
+
+
+KEYS = [
+    key
+    for name, field in Config.model_fields.items()
+    for key in (name, *(f"{name}.{k}" for k in getattr(field.annotation, "model_fields", ())))
+]
+
+
+def config_names() -> list[str]:
+    """The names that `--config` takes besides a path."""
+    return sorted(p.stem for p in CONFIG_DIR.glob("*.yaml"))
+
+
+def load(config: str, overrides: Sequence[str] = (), data_dir: str | None = None) -> Config:
+    """Reads `config`, a name from `config/` or a path to a YAML file, and checks it whole.
+
+    The overrides are `KEY=VALUE`, with dotted keys (`training.lr=0.1`) and values in YAML.
+
+    Raises:
+        InputError: the file cannot be read, or anything in it is wrong; all that is, a line each.
+    """
+    names = config_names()
+    path = CONFIG_DIR / f"{config}.yaml" if config in names else Path(config)
+    settings = _read(path, f"--config takes a YAML file, or one of {', '.join(names)}")
+    # A run folder's config.yaml is a configuration too, but for what its own run added.
+    settings.pop("run", None)
+    sources = {}
+    for override in overrides:
+        source = f"--set {shortened(override)}"
+        try:
+            sources[put(settings, override)] = source
+        except ValueError as error:
+            raise InputError(f"{source}: {error}; write KEY=VALUE") from None
+    if data_dir is not None:
+        settings["data_dir"] = data_dir
+        sources["data_dir"] = "--data-dir"
+    valid, problems = {}, []
+    try:
+        checked = Config.model_validate(settings, context=valid)
+        checked._name = path.stem
+    except ValidationError as error:
+        # One for each key: where a list is wrong, the first of its values that is.
+        by_key = groupby(error.errors(), lambda problem: problem["loc"][:2])
+        problems = [_in_words(next(group)) for _, group in by_key]
+    lines = []
+    for key, message in (*problems, *_contradictions(valid)):
+        source = f"config/{path.name}" if config in names else path
+        for overridden, by in sources.items():
+            # An override answers for its key, for what is in it, and for the section around it.
+            if f"{key}.".startswith(f"{overridden}.") or overridden.startswith(f"{key}."):
+                source = by
+        lines.append(f"{source}: {key or 'a key'}: {message}")
+    if lines:
+        raise InputError("\n".join(lines))
+    return checked
+
+
+def _in_words(problem: dict[str, Any]) -> tuple[str, str]:
+    """The key that pydantic refuses and why, in its words where they are clear."""
+    key = shortened(".".join(map(str, problem["loc"][:2])))
+    shown = "this huge number"  # Python writes out no integer of more than 4,300 digits
+    with suppress(ValueError):
+        shown = shortened(reprlib.repr(problem["input"]))
+    if problem["type"] in ("extra_forbidden", "invalid_key"):
+        (near,) = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.0)
+        return key, f"unknown key; the nearest known one is {near}"
+    words = {
+        "missing": "is missing; add it as in config/digits.yaml",
+        "model_type": f"{shown} is no section of KEY: VALUE lines",
+        "bool_type": f"{shown} should be true or false",
+        "value_error": f"{shown} is no path; it should be a valid string, and not empty",
+        "tuple_type": f"{shown} should be a list",
+        "too_short": f"{shown} should be a list of three values, for red, green and blue",
+        "too_long": f"{shown} should be a list of three values, for red, green and blue",
+    }
+    return key, words.get(problem["type"], problem["msg"].replace("Input", shown, 1))
+
+
+def _contradictions(valid: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong between values that are each right: the key to change, and why.
+
+    `valid` has values by name. Where one is missing or wrong, what it contradicts cannot be told.
+    """
+    with suppress(KeyError):
+        labels, cycles, query_size = (valid[k] for k in ("initial_labels", "cycles", "query_size"))
+        available = TRAINING_SET_SIZES.get(valid["dataset"])
+        if problem := too_many_labels(labels, cycles, query_size, available):
+            yield "active_learning.query_size", problem
+    with suppress(KeyError):
+        query, subset = valid["query_size"], valid["subset_size"]
+        if query > subset and valid["cycles"] > 1:  # a single cycle queries nothing
+            yield "active_learning.subset_size", f"{subset} is smaller than query_size {query}"
+    with suppress(KeyError):
+        milestones, epochs = list(valid["milestones"]), valid["epochs"]
+        if milestones != sorted({*milestones}):
+            yield "training.milestones", "each should be larger than the one before it"
+        elif milestones and milestones[-1] > epochs:
+            words = f"{milestones[-1]} lies beyond the {epochs} epochs; lower it, or write"
+            yield "training.milestones", f"{words} milestones: [] for a constant learning rate"
+    with suppress(KeyError):
+        if valid["pretrained"] and valid["name"] != "imagenet_resnet":
+            yield "model.pretrained", "true needs model.name imagenet_resnet; change one of them"
+        if valid["pretrained"] and valid["width"] != 64:
+            yield "model.width", f"{valid['width']} has no ImageNet weights; write 64"
+    with suppress(KeyError):
+        dataset, size, resize = valid["dataset"], valid["size"], valid["resize"]
+        if dataset not in FILE_DATASETS:
+            for key in (k for k in ("size", "resize") if valid[k]):
+                yield f"images.{key}", f"{valid[key]} is for image files; for {dataset} write null"
+        elif not size and not resize:
+            yield "images.size", "null does not do for image files of mixed sizes; write 32, say"
+        elif size and resize and size > resize:
+            yield "images.size", f"{size} is larger than resize {resize}, from which it is cropped"
+
+
+def too_many_labels(labels: int, cycles: int, query_size: int, available: int | None) -> str | None:
+    """The message for more labels than the `available` training images; None where they suffice."""
+    wanted = labels + (cycles - 1) * query_size
+    if available is None or wanted <= available:
+        return None
+    words = f"{wanted} labels, but there are {available} training images; lower one of the three"
+    return f"initial_labels + (cycles - 1) * query_size = {words}"
+
+
+def read_run(folder: Path, advice: str) -> dict[str, Any]:
+    """The `config.yaml` in a run's folder, with what the run added in its section `run`.
+
+    Raises:
+        InputError: it is missing or damaged; the message ends with `advice`.
+    """
+    return _read(folder / "config.yaml", advice, "run")
+
+
+def _read(path: Path, advice: str, section: str | None = None) -> dict[str, Any]:
+    try:
+        settings = parse(path.read_bytes())
+        if not isinstance(settings, dict):
+            raise ValueError("it holds no settings")
+        if section and not isinstance(settings.get(section), dict):
+            raise ValueError(f"it has no section {section}")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read ({reason}); {advice}") from None
+    return settings

@@ -1,0 +1,70 @@
+"""The datasets as uint8 tensors, with their statistics, class names and file names."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tod.config import Config, InputError, too_many_labels
+from tod.data import image_folder, published
+from tod.data.dataset import WITHOUT_DATA, Dataset, ImageSet, Split
+from tod.files import reason
+
+__all__ = ["Dataset", "ImageSet", "load"]
+
+
+def load(config: Config, seed: int) -> Dataset:
+    """Reads the dataset that the configuration names; where torchvision can download it, it does.
+
+    `seed` decides Caltech-101's split, and nothing else.
+
+    Raises:
+        InputError: something is missing, unreadable, damaged or contradicts the configuration.
+    """
+    root = Path(config.data_dir)
+    try:
+        train, test, class_names = _read(root, config, seed)
+    except OSError as error:
+        raise InputError(
+            f"{root}: cannot be read ({reason(error)}); "
+            f"--data-dir names the place of the images; {WITHOUT_DATA}"
+        ) from None
+    active = config.active_learning
+    problem = too_many_labels(active.initial_labels, active.cycles, active.query_size, len(train))
+    if len(test) == 0:
+        problem = problem or "the test set holds no image; it needs at least one"
+    if problem is not None:
+        raise InputError(f"{root}: {problem}")
+    mean, std = config.images.mean, config.images.std
+    if mean is None or std is None:
+        computed_mean, computed_std = _statistics(train.pixels)
+        mean, std = mean or computed_mean, std or computed_std
+    return Dataset(train, test, class_names, torch.as_tensor(mean), torch.as_tensor(std))
+
+
+def _read(root: Path, config: Config, seed: int) -> Split:
+    match config.dataset:
+        case "digits":
+            return published.digits()
+        case "cifar10" | "cifar100":
+            return published.cifar(root, config.dataset)
+        case "svhn":
+            return published.svhn(root / "svhn")
+        case "caltech101":
+            return published.caltech101(root / "101_ObjectCategories", config.images, seed)
+        case _:
+            return image_folder.load(root, config.images)
+
+
+def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (3,) of each channel of pixels from 0 to 1."""
+    sums = torch.zeros(2, 3, dtype=torch.float64)
+    for images in pixels.split(1000):
+        values = images.double() / 255
+        sums[0] += values.sum(dim=(0, 2, 3))
+        sums[1] += values.square().sum(dim=(0, 2, 3))
+    mean, mean_of_squares = sums / pixels[:, 0].numel()
+    variance = (mean_of_squares - mean.square()).clamp(min=0)
+    # A channel without contrast is centred and left at its scale.
+    std = torch.where(variance > 1e-12, variance.sqrt(), 1.0)
+    return mean.float(), std.float()

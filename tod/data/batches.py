@@ -1,0 +1,111 @@
+"""Batches on the device: index, flip, crop, normalise.
+
+A *view* of an image is a row of four integers: its index in the training set, whether it is
+flipped, and the row and column at which the crop starts in the zero-padded image.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tod.config import Augmentation
+
+
+class ImageBatches:
+    """Makes normalised batches of `pixels` (N, 3, H, W), which stay on the device as uint8.
+
+    `mean` and `std` (3,) are of pixels from 0 to 1. Images that would fill more than half of a
+    GPU's free memory stay on the host; then the bytes of one batch travel while the GPU trains on
+    the one before.
+    """
+
+    def __init__(
+        self,
+        pixels: Tensor,
+        mean: Tensor,
+        std: Tensor,
+        augmentation: Augmentation,
+        device: torch.device,
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> None:
+        _, _, self.height, self.width = pixels.shape
+        # An image is one row of bytes, pixel by pixel: channels-last, as the networks want it.
+        self.pixels = pixels.permute(0, 2, 3, 1).flatten(1)
+        self.copy_stream = None
+        if device.type == "cuda" and pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+            self.copy_stream = torch.cuda.Stream(device)
+        else:
+            self.pixels = self.pixels.to(device)
+        # (pixel / 255 − mean) / std as one multiplication and addition, for each byte of a row.
+        self.scale = (1 / (255 * std)).repeat(self.width).to(device)
+        self.shift = (-mean / std).repeat(self.width).to(device)
+        self.augmentation = augmentation
+        self.device = device
+        self.memory_format = memory_format
+
+    def to_device(self, indices: Tensor) -> Tensor:
+        """Indices (N,) or views (N, 4), from the host, as the batches want them."""
+        # Pinned memory travels without being waited for.
+        return indices.pin_memory() if self.copy_stream else indices.to(self.device)
+
+    def plain(self, indices: Tensor) -> Tensor:
+        """Images as they are: indices (N,) from `to_device` → (N, 3, H, W) float32, normalised."""
+        return self._normalise(self._select(indices))
+
+    def augmented(self, views: Tensor) -> Tensor:
+        """Random views (N, 4) from `to_device` → (N, 3, H, W) float32, normalised.
+
+        The padding is black before normalisation, as in the published transforms.
+        """
+        images = self._select(views[:, 0])
+        flip, top, left = views.to(self.device, non_blocking=True)[:, 1:].unbind(1)
+        position = torch.arange(len(views), device=self.device)
+        padding = self.augmentation.crop_padding
+        if padding > 0:
+            images = F.pad(images, (0, 0, *(padding,) * 4))
+            images = self._crop(images, position, top, left)
+        if self.augmentation.flip:
+            both = torch.cat([images, images.flip(2)])
+            images = both.index_select(0, position + flip * len(views))
+        return self._normalise(images)
+
+    def random_views(self, indices: np.ndarray, random: np.random.Generator) -> Tensor:
+        """One random view of each image: indices (N,) → (N, 4) int64, on the host.
+
+        With padding p, the crop starts anywhere from (0, 0) to (2p, 2p); half are flipped.
+        """
+        offsets = 2 * self.augmentation.crop_padding + 1
+        draws = random.integers([2, offsets, offsets], size=(len(indices), 3))
+        return torch.from_numpy(np.column_stack([indices, draws]))
+
+    def _select(self, indices: Tensor) -> Tensor:
+        """Images (N, H, W, 3) uint8 on the device."""
+        shape = (len(indices), self.height, self.width, 3)
+        if self.copy_stream is None:
+            return self.pixels.index_select(0, indices).view(shape)
+        rows = torch.empty(len(indices), *self.pixels.shape[1:], dtype=torch.uint8, pin_memory=True)
+        torch.index_select(self.pixels, 0, indices, out=rows)
+        training_stream = torch.cuda.current_stream(self.device)
+        # On a stream that does not wait for the training's.
+        with torch.cuda.stream(self.copy_stream):
+            on_device = rows.to(self.device, non_blocking=True)
+        training_stream.wait_stream(self.copy_stream)
+        on_device.record_stream(training_stream)
+        return on_device.view(shape)
+
+    def _crop(self, images: Tensor, position: Tensor, top: Tensor, left: Tensor) -> Tensor:
+        """Crops (N, H, W, 3) of `images[position]` from row `top` and column `left`, each (N,)."""
+        _, height, width, channels = images.shape
+        # Each run of as many pixels as a crop is wide, wherever it starts; a crop is H such runs.
+        runs = images.flatten().unfold(0, self.width * channels, 1)
+        row = torch.arange(self.height, device=self.device)
+        first = ((position * height + top).view(-1, 1) + row) * width + left.view(-1, 1)
+        crops = runs.index_select(0, first.flatten() * channels)
+        return crops.view(len(position), self.height, self.width, channels)
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        """(N, H, W, 3) uint8 → (N, 3, H, W) float32."""
+        rows = images.flatten(2).float().mul_(self.scale).add_(self.shift)
+        batch = rows.view_as(images).permute(0, 3, 1, 2)
+        return batch.contiguous(memory_format=self.memory_format)

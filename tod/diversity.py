@@ -1,0 +1,98 @@
+"""Picking images one by one so that they differ: k-centre greedy and k-means++ seeding."""
+
+import torch
+from torch import Tensor
+
+CENTERS_AT_ONCE = 512
+"""25,000 × 512 distances at once are 51 MB."""
+
+DRAWS = 2**31
+"""Random numbers for D² sampling are whole numbers below this; so is about the sum of its weights,
+and a product of the two fits into 64 bits."""
+
+
+@torch.inference_mode()
+def nearest_squared_distances(features: Tensor, centers: Tensor) -> Tensor:
+    """The squared distance of each image to the nearest centre.
+
+    Args:
+        features: h, (M, F).
+        centers: c, (L, F).
+
+    Returns:
+        `min_c ‖h − c‖²` of each image, (M,).
+    """
+    nearest = torch.full_like(features[:, 0], torch.inf)
+    for chunk in centers.split(CENTERS_AT_ONCE):
+        # ‖h − c‖² = ‖h‖² + ‖c‖² − 2 h·c, of which ‖h‖² is the same for all centres.
+        without_own = torch.addmm(chunk.square().sum(dim=1), features, chunk.T, alpha=-2)
+        nearest = torch.minimum(nearest, without_own.amin(dim=1))
+    return (nearest + features.square().sum(dim=1)).clamp_min(0)
+
+
+@torch.inference_mode()
+def k_center_greedy(features: Tensor, nearest: Tensor, query_size: int) -> Tensor:
+    """Picks, time and again, the image farthest from all centres, which becomes one itself.
+
+    Sener & Savarese, ICLR 2018, algorithm 1. It takes one matrix-vector product a pick, and never
+    waits for the device.
+
+    Args:
+        features: h, (M, F).
+        nearest: squared distance of each image to the nearest centre that there is, (M,).
+        query_size: how many to pick, from 1 to M.
+
+    Returns:
+        Positions among the M images in the order picked, (query_size,) int64; of equally far
+        images, the first is picked.
+    """
+    norms = features.square().sum(dim=1)
+    picked = []
+    for _ in range(query_size):
+        position = nearest.argmax(dim=0, keepdim=True)
+        picked.append(position)
+        products = features @ features[position].squeeze(0)
+        distances = (norms + norms[position] - 2 * products).clamp_min(0)
+        # Below every distance, so that no image is picked twice.
+        nearest = torch.minimum(nearest, distances).index_fill_(0, position, -1)
+    return torch.cat(picked)
+
+
+@torch.inference_mode()
+def k_means_plus_plus(gradients: Tensor, features: Tensor, draws: Tensor) -> Tensor:
+    """k-means++ seeding on gradient embeddings `g = a ⊗ h` (Arthur & Vassilvitskii, SODA 2007).
+
+    The first image is picked uniformly, each further one with a probability in proportion to its
+    squared distance to the nearest one picked (D² sampling). The embeddings, (M, C·F), are never
+    made: `‖g − g'‖² = ‖a‖²·‖h‖² + ‖a'‖²·‖h'‖² − 2·(a·a')·(h·h')`.
+
+    Args:
+        gradients: a, the loss's gradient with respect to the logits, (M, C).
+        features: h, (M, F).
+        draws: a uniform whole number from 0 to 2³¹ − 1 for each pick, (query_size,) int64; as many
+            as there are to be picks, from 1 to M.
+
+    Returns:
+        Positions among the M images in the order picked, (query_size,) int64, all different.
+    """
+    norms = gradients.square().sum(dim=1) * features.square().sum(dim=1)
+    nearest = torch.full_like(norms, torch.inf)
+    unpicked = torch.ones_like(norms, dtype=torch.int64)
+    weights = unpicked
+    picked = []
+    for draw in draws.split(1):
+        # Whole numbers add up exactly on every device, so that a weight of 0 is never drawn.
+        cumulative = weights.cumsum(dim=0)
+        threshold = draw * cumulative[-1] // DRAWS
+        position = torch.searchsorted(cumulative, threshold, right=True)
+        picked.append(position)
+        products = (gradients @ gradients[position].squeeze(0)) * (
+            features @ features[position].squeeze(0)
+        )
+        distances = (norms + norms[position] - 2 * products).clamp_min(0)
+        nearest = torch.minimum(nearest, distances).index_fill_(0, position, 0)
+        unpicked = unpicked.index_fill(0, position, 0)
+        # Each unpicked image gets 1 more, M / 2³¹ in all, for where all distances are 0.
+        shares = nearest / nearest.sum().clamp_min(torch.finfo(nearest.dtype).tiny)
+        weights = (shares * DRAWS).long() + unpicked
+    return torch.cat(picked)

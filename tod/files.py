@@ -1,0 +1,109 @@
+"""Files that are whole or not there, removals that stop no run, locks that go with a process."""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from filelock import FileLock, Timeout
+
+from tod.config import InputError
+from tod.settings import shortened
+
+log = logging.getLogger("tod")
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read or written, in one line."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    words = getattr(error, "strerror", None) or str(error)
+    return shortened(" ".join(words.split()) or type(error).__name__, 300)
+
+
+@contextmanager
+def atomic_file(path: Path, spare: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write that is, whatever happens, the old one or the new one, never a part of it.
+
+    Its folder is made where there is none; `spare` is where the old file goes, if it is kept.
+
+    Raises:
+        InputError: the disk is full, or the folder cannot be written to.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if spare is not None and path.exists():
+                path.replace(spare)
+            partial.replace(path)
+            if os.name == "posix":  # elsewhere a folder cannot be opened
+                _sync_folder(path.parent)
+        except BaseException:
+            remove(partial)
+            raise
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({reason(error)}); what was saved before is intact: "
+            "mend this and run the same command again"
+        ) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename outlives a power cut only once its folder is on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes all of a file as `atomic_file` does."""
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+def remove(path: Path) -> bool:
+    """Removes a file or a folder, if there is one, and says whether it is gone; warns if not."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning(f"{path}: cannot be removed ({reason(error)})")
+        return False
+    return True
+
+
+class InUseError(Exception):
+    """Another process holds a lock."""
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Holds the lock that a file stands for; it goes with its process, however that ends.
+
+    Raises:
+        InUseError: another process holds it, and is not waited for.
+        OSError: nothing can be locked there.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise InUseError(str(path)) from None
+    except NotImplementedError as error:  # a file system without locks
+        raise OSError(str(error)) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,131 @@
+"""What a sampling strategy may look at, and what it answers."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from losses import task_losses
+from models import Outputs
+from models.lossnet import LossNet
+from tod.config import Config
+
+
+class Query(NamedTuple):
+    """What a strategy chose.
+
+    Attributes:
+        indices: of the queried images, (query_size,), in the order queried.
+        scores: one for each image of the subset, (M,), in the subset's order.
+    """
+
+    indices: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass
+class Pool:
+    """What a strategy may look at: a random subset of the unlabelled images, and the networks.
+
+    All networks are in evaluation mode. Each property is computed when it is first asked for, and
+    kept; values may be infinite or NaN where training diverges.
+
+    Args:
+        config: the configuration.
+        cycle: from 1.
+        subset: indices of the images to score, (M,).
+        labels: their classes, (M,), on the networks' device; only an oracle may look at them.
+        batches: gives the subset's images anew at each call, in batches (N, 3, H, W).
+        labeled_batches: the same for the L labelled images.
+        backbone: the network at the end of this cycle.
+        previous: the network at the end of the previous cycle; in the first, an untrained one.
+        modules: the networks that the auxiliary loss has trained, by name.
+        random: for what the strategy draws.
+    """
+
+    config: Config
+    cycle: int
+    subset: np.ndarray
+    labels: Tensor
+    batches: Callable[[], Iterator[Tensor]]
+    labeled_batches: Callable[[], Iterator[Tensor]]
+    backbone: nn.Module
+    previous: nn.Module
+    modules: dict[str, nn.Module]
+    random: np.random.Generator
+
+    @property
+    def query_size(self) -> int:
+        """How many images are to be queried."""
+        return self.config.active_learning.query_size
+
+    @property
+    def logits(self) -> Tensor:
+        """f(x; w_c), (M, C)."""
+        return self._outputs[0]
+
+    @property
+    def consistency_logits(self) -> Tensor:
+        """What the second head gives, (M, C)."""
+        return self._outputs[1]
+
+    @property
+    def features(self) -> Tensor:
+        """What the heads see, (M, F)."""
+        return self._outputs[2]
+
+    @property
+    def predicted_losses(self) -> Tensor:
+        """What LL4AL's loss-prediction module gives, (M,); only `main_LL4AL.py` trains one."""
+        return self._outputs[3]
+
+    @property
+    def true_losses(self) -> Tensor:
+        """The task loss of each image, (M,), which only an oracle can know."""
+        return task_losses(self.logits, self.labels)
+
+    @cached_property
+    def previous_logits(self) -> Tensor:
+        """f(x; w_{c−1}), (M, C)."""
+        return self.compute(self.previous, lambda outputs: outputs[:1])[0]
+
+    @cached_property
+    def labeled_features(self) -> Tensor:
+        """The features of the labelled images, (L, F)."""
+        return self.compute(self.backbone, lambda outputs: outputs[2:3], self.labeled_batches)[0]
+
+    @cached_property
+    def _outputs(self) -> tuple[Tensor, ...]:
+        def kept(outputs: Outputs) -> tuple[Tensor, ...]:
+            *without_maps, feature_maps = outputs
+            lossnets = (m for m in self.modules.values() if isinstance(m, LossNet))
+            return (*without_maps, *(lossnet(feature_maps) for lossnet in lossnets))
+
+        return self.compute(self.backbone, kept)
+
+    @torch.inference_mode()
+    def compute(
+        self,
+        network: nn.Module,
+        of_outputs: Callable[[Outputs], tuple[Tensor, ...]],
+        batches: Callable[[], Iterator[Tensor]] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """One pass of a network over the subset: what `of_outputs` makes of its outputs.
+
+        Args:
+            network: the backbone, or the previous one.
+            of_outputs: a batch's logits, consistency logits, features and feature maps → tensors
+                (N, …).
+            batches: other images than the subset's.
+
+        Returns:
+            The same tensors for all images, (M, …).
+        """
+        for each in (network, *self.modules.values()):
+            each.eval()
+        found = [of_outputs(network(images)) for images in (batches or self.batches)()]
+        return tuple(map(torch.cat, zip(*found, strict=True)))

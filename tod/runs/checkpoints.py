@@ -1,0 +1,136 @@
+"""The published checkpoint of each cycle, and the state from which a killed trial goes on."""
+
+import hashlib
+import io
+import logging
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import nn
+
+from tod.config import InputError
+from tod.files import atomic_file, reason, remove
+from tod.training.device import is_out_of_memory
+
+log = logging.getLogger("tod")
+
+
+def write_weights(
+    folder: Path, trial: int, cycle: int, networks: dict[str, nn.Module], keep: str
+) -> None:
+    """Writes a cycle's published checkpoint: `cycle`, and `state_dict_NAME` of each network.
+
+    With `keep` = `last`, those of the trial's earlier cycles go.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    checkpoint: dict[str, Any] = {"cycle": cycle}
+    for name, network in networks.items():
+        # For machines without this one's GPU.
+        state = {key: value.cpu() for key, value in network.state_dict().items()}
+        checkpoint[f"state_dict_{name}"] = state
+    with atomic_file(folder / "weights" / f"trial{trial}_cycle{cycle}.pth") as file:
+        _torch_save(checkpoint, file)
+    if keep == "last":
+        for earlier in range(1, cycle):
+            remove(folder / "weights" / f"trial{trial}_cycle{earlier}.pth")
+
+
+class Progress:
+    """Where a trial stands, in a run's folder: its last saved state, and the one before it."""
+
+    def __init__(self, folder: Path, trial: int) -> None:
+        self.newest = folder / "progress" / f"trial{trial}.pt"
+        self.spare = self.newest.with_name(f"trial{trial}.before.pt")
+
+    def exists(self) -> bool:
+        """Whether there is a state, of whatever worth."""
+        return self.newest.exists() or self.spare.exists()
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Writes a state with its digest; the one saved before becomes the spare.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        with atomic_file(self.newest, self.spare) as file:
+            file.write(_torch_save(state, file))
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest sound state, with its tensors on the CPU; None where there is none.
+
+        Raises:
+            InputError: a state is as it was written, but this PyTorch cannot read it.
+        """
+        for path in (self.newest, self.spare):
+            if path.exists() and _is_sound(path):
+                try:
+                    # Mapped, it takes no memory beside the networks that it goes into.
+                    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                except Exception as error:
+                    if is_out_of_memory(error):
+                        raise
+                    raise InputError(
+                        f"{path}: cannot be read by this PyTorch ({reason(error)}); go on with the "
+                        "one that has saved it, or start afresh with --overwrite"
+                    ) from None
+        return None
+
+    def remove(self) -> None:
+        """Removes what is there."""
+        remove(self.newest)
+        remove(self.spare)
+
+
+class _HashedFile(io.RawIOBase):
+    """A file to write, with the digest of what is written and the first error in writing.
+
+    `torch.save` would answer an error with another one, of its own.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.blake2b()
+        self.error: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        try:
+            if self.error is None:
+                self.file.write(content)
+        except OSError as error:
+            self.error = error
+        self.digest.update(content)
+        return len(content)
+
+
+def _torch_save(content: dict[str, Any], file: BinaryIO) -> bytes:
+    """Writes a checkpoint as it is made, without a copy in memory; gives its digest."""
+    hashed = _HashedFile(file)
+    torch.save(content, hashed)
+    if hashed.error is not None:
+        raise hashed.error
+    return hashed.digest.digest()
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether a state ends with the digest of all that is before it; says so if not.
+
+    What is damaged goes: it must not become the spare of the next state.
+    """
+    digest = hashlib.blake2b()
+    try:
+        with path.open("rb") as file:
+            left = path.stat().st_size - digest.digest_size
+            while content := file.read(min(max(left, 0), 2**20)):
+                digest.update(content)
+                left -= len(content)
+            if file.read() == digest.digest():
+                return True
+    except OSError as error:
+        log.warning(f"{path}: cannot be read ({reason(error)}); using what was saved before")
+        return False
+    log.warning(f"{path}: is damaged (its checksum is wrong); using what was saved before")
+    remove(path)
+    return False

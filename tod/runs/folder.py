@@ -1,0 +1,247 @@
+"""A run's folder: whose it is, and the files in it that all trials share."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tod.analysis import results
+from tod.config import InputError, read_run
+from tod.files import InUseError, locked, reason, remove, write_atomically
+from tod.runs.identity import Identity
+from tod.settings import as_yaml, flat
+
+log = logging.getLogger("tod")
+
+# In the order in which they go: without its configuration, nothing else may be gone on from.
+CONTENTS = "progress results.csv learning_curve.png queries weights tensorboard log.txt config.yaml"
+START_AFRESH = "--overwrite starts the run afresh"
+ANOTHER_PLACE = "name another place with --output-dir, or start afresh with --overwrite"
+
+
+class RunFolder:
+    """`OUTPUT_DIR/CONFIG_auxiliary_A_sampling_S_seedN/`, each trial held by one process at a time.
+
+    Args:
+        path: the folder; nothing is made before `open`.
+        identity: of the run.
+        trials: those that this process runs.
+        chosen: those that all processes of the command run.
+        overwrite: whether this process starts them afresh.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        identity: Identity,
+        trials: Sequence[int],
+        chosen: Sequence[int],
+        overwrite: bool = False,
+    ) -> None:
+        self.path = path
+        self.identity = identity
+        self.trials = trials
+        self.chosen = chosen
+        self.overwrite = overwrite
+        self.num_trials = identity.config.active_learning.trials
+        self._locks = ExitStack()
+        self._is_claimed = False
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._locks.close()
+
+    def claim(self) -> None:
+        """Takes the trials, where the folder is there; it changes nothing in it.
+
+        Raises:
+            InputError: another process works on one of them, or the folder holds another run's
+                results, or cannot be written to.
+        """
+        if self._is_claimed or not self.path.exists():
+            return
+        self._is_claimed = True
+        if self.overwrite:
+            begun = {path.name.removeprefix("trial") for path in self.path.glob(".locks/trial*")}
+            self._lock({*range(1, self.num_trials + 1), *map(int, begun)})
+            self._refuse_to_remove_other_trials()
+        else:
+            self._lock(self.trials)
+            self._refuse_another_run()
+
+    def open(self, environment: dict[str, Any]) -> None:
+        """Makes the folder ready for results, and empties it where the run is to overwrite it.
+
+        Args:
+            environment: what the run has found: class names, statistics and fingerprint of the
+                images, device, precision, versions.
+
+        Raises:
+            InputError: as `claim`; or the run has begun with other images or in another precision.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        self.claim()
+        if self.overwrite:
+            for name in CONTENTS.split():
+                if not remove(self.path / name):
+                    raise InputError(f"{self.path / name}: must go; remove it and try again")
+            self.overwrite = False  # what comes now stays
+            self._lock(self.trials)
+        with self.shared_files():
+            if (self.path / "config.yaml").exists():
+                self._compare(environment)
+            else:
+                content = self.identity.as_dict()
+                content["run"] |= environment
+                write_atomically(self.path / "config.yaml", as_yaml(content).encode())
+
+    def _lock(self, trials: Iterable[int]) -> None:
+        """Holds the locks of these trials, and no others."""
+        self._locks.close()
+        try:
+            (self.path / ".locks").mkdir(exist_ok=True)
+            for trial in trials:
+                lock = self.path / ".locks" / f"trial{trial}"
+                self._locks.enter_context(locked(lock, wait=False))
+        except InUseError:
+            raise InputError(
+                f"{self.path}: is in use by another process; wait for it, "
+                "or name another place with --output-dir"
+            ) from None
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    @contextmanager
+    def shared_files(self) -> Iterator[None]:
+        """For a moment, keeps other processes from changing what belongs to no single trial.
+
+        Raises:
+            InputError: the folder cannot be written to.
+        """
+        with ExitStack() as lock:
+            try:
+                lock.enter_context(locked(self.path / ".locks" / "shared"))
+            except OSError as error:
+                raise self._unwritable(error) from None
+            yield
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(
+            f"{self.path}: cannot be written ({reason(error)}); "
+            "name another place with --output-dir"
+        )
+
+    def _refuse_another_run(self) -> None:
+        if any((self.path / name).exists() for name in ("config.yaml", "progress", "results.csv")):
+            found, wanted = self.recorded(), self.identity.as_dict()
+            found["run"] = {key: found["run"].get(key) for key in wanted["run"]}
+            # Images may move; that they are the same is seen once they have been read.
+            found["data_dir"] = wanted["data_dir"]
+            self._refuse_differences(flat(found), flat(wanted))
+
+    def _refuse_differences(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+        for key in {**wanted, **found}:
+            if found.get(key) != wanted.get(key):
+                raise InputError(
+                    f"{self.path}: holds a run with another {key} "
+                    f"({found.get(key)} there, {wanted.get(key)} here); {ANOTHER_PLACE}"
+                )
+
+    def _refuse_to_remove_other_trials(self) -> None:
+        begun = {path.name.split(".")[0] for path in self.path.glob("progress/trial*.pt")}
+        # What cannot be read back is no result that would be lost.
+        with suppress(InputError):
+            begun |= {f"trial{trial}" for trial in self.rows()["trial"]}
+        all_chosen = len(self.chosen) == self.num_trials
+        if not all_chosen and not begun <= {f"trial{trial}" for trial in self.chosen}:
+            raise InputError(
+                f"{self.path}: --overwrite would remove its other trials too; leave out --trials "
+                "to start all of them afresh, or name another place with --output-dir"
+            )
+
+    def refuse_other_images(self, fingerprint: str) -> None:
+        """Refuses a dataset that is not the run's.
+
+        Raises:
+            InputError: it is not.
+        """
+        if self.recorded()["run"].get("data") != fingerprint:
+            raise InputError(
+                f"{self.path}: its results come from other images than are there now; "
+                f"{ANOTHER_PLACE}"
+            )
+
+    def _compare(self, environment: dict[str, Any]) -> None:
+        self.refuse_other_images(environment["data"])
+        found = self.recorded()["run"]
+        precision = {"precision": found.get("precision")}
+        self._refuse_differences(precision, {"precision": environment["precision"]})
+        for name in ("device", "python", "torch"):
+            if found.get(name) != environment[name]:
+                log.warning(
+                    f"the run began with {name} {found.get(name)} and goes on with "
+                    f"{environment[name]}: its numbers may differ from an uninterrupted run's"
+                )
+
+    def recorded(self) -> dict[str, Any]:
+        """What `config.yaml` says of the run.
+
+        Raises:
+            InputError: it cannot be read back.
+        """
+        return read_run(self.path, START_AFRESH)
+
+    def rows(self) -> pd.DataFrame:
+        """The rows of `results.csv`, as text; none where there is no such file yet.
+
+        Raises:
+            InputError: the file cannot be read back.
+        """
+        path = self.path / "results.csv"
+        if not path.exists():
+            return pd.DataFrame(columns=results.COLUMNS, dtype=str)
+        try:
+            return results.read_rows(path)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path}: cannot be read back ({reason(error)}); {START_AFRESH}"
+            ) from None
+
+    def unfinished_trials(self) -> list[int]:
+        """This process's trials whose last cycle has no results, or none that are to stay."""
+        finished = set() if self.overwrite else self._finished(self.rows())
+        return [trial for trial in self.trials if trial not in finished]
+
+    def is_finished(self) -> bool:
+        """Whether all trials, also those of other processes, have their last cycle's results."""
+        return len(self._finished(self.rows())) == self.num_trials
+
+    def _finished(self, rows: pd.DataFrame) -> set[int]:
+        last = str(self.identity.config.active_learning.cycles)
+        return {*rows.loc[rows["cycle"] == last, "trial"].astype(int)}
+
+    def write_row(self, row: dict[str, str]) -> bool:
+        """Adds a cycle's row to `results.csv`; what is there of it or of later cycles goes.
+
+        A cell is empty where its row has no such column.
+
+        Returns:
+            Whether all trials of the run are finished with it.
+        """
+        with self.shared_files():
+            rows = self.rows()
+            earlier = rows["cycle"].astype(int) < int(row["cycle"])
+            rows = pd.concat([rows[(rows["trial"] != row["trial"]) | earlier], pd.DataFrame([row])])
+            rows = rows.reindex(columns=list(results.COLUMNS)).fillna("")
+            rows = rows.sort_values(["trial", "cycle"], key=lambda numbers: numbers.astype(int))
+            content = rows.to_csv(index=False, lineterminator="\n").encode()
+            write_atomically(self.path / "results.csv", content)
+        return len(self._finished(rows)) == self.num_trials

@@ -1,0 +1,68 @@
+"""Several processes for one run, as `torchrun` starts them."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import NamedTuple
+
+from torch import distributed
+
+from tod.config import InputError
+
+
+class Ranks(NamedTuple):
+    """Which of how many processes this one is, in all and on its node."""
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this is the process that does what only one may do."""
+        return self.rank == 0
+
+    def share(self, trials: Sequence[int]) -> Sequence[int]:
+        """Those of the trials that this process runs."""
+        return trials[self.rank :: self.world_size]
+
+
+def ranks_from_environment() -> Ranks:
+    """What `torchrun` says; one process alone, without it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return Ranks()
+    return Ranks(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
+
+
+@contextmanager
+def main_process_first(ranks: Ranks) -> Iterator[None]:
+    """What every rank does, but one after the other where the first makes it easy for the rest.
+
+    Rank 0 goes first: it may empty the run's folder, or download the data. The first rank of every
+    other node follows, whose disk may want the same data, then all others at once. After that no
+    rank waits for another.
+
+    Raises:
+        InputError: a rank has failed before that.
+    """
+    if ranks.world_size == 1:
+        yield
+        return
+    distributed.init_process_group("gloo", timeout=timedelta(days=1))
+    turn = 0 if ranks.is_main_process else 1 if ranks.local_rank == 0 else 2
+    try:
+        for _ in range(turn):
+            _wait_for_the_others(ranks)
+        yield
+        for _ in range(2 - turn):
+            _wait_for_the_others(ranks)
+    finally:
+        distributed.destroy_process_group()
+
+
+def _wait_for_the_others(ranks: Ranks) -> None:
+    try:
+        distributed.barrier()
+    except RuntimeError:
+        raise InputError(f"[rank {ranks.rank}] another rank has failed, and says why") from None

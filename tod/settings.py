@@ -1,0 +1,88 @@
+"""Settings as people write them: YAML where `1e-4` is a number, and KEY=VALUE over it."""
+
+import re
+from typing import Any
+
+import yaml
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = set()
+        for key, _ in node.value:
+            if str(key.value) in keys:
+                problem = f"the key {key.value} is there twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            keys.add(str(key.value))
+        return node
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes a text that the loader would take for a number."""
+
+
+# PyYAML follows YAML 1.1, where a number has a dot before its exponent, and a sign within.
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$"),
+        list("-+.0123456789"),
+    )
+
+
+def parse(document: str | bytes) -> Any:
+    """The plain data that a YAML document holds; nothing in it can execute.
+
+    Raises:
+        ValueError: it is no YAML; the message says why, and in which line.
+    """
+    try:
+        text = document if isinstance(document, str) else document.decode("utf-8")
+        return yaml.load(text, _Loader)
+    # PyYAML lets many kinds of errors through, for `!!int ''` an IndexError.
+    except Exception as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        reason = getattr(error, "problem", None) or str(error) or type(error).__name__
+        reason = shortened(" ".join(reason.split()), 200)
+        raise ValueError(f"it is not YAML: {line}{reason}") from None
+
+
+def as_yaml(settings: dict[str, Any]) -> str:
+    """A YAML document that `parse` reads as these settings."""
+    return yaml.dump(settings, Dumper=_Dumper, sort_keys=False, default_flow_style=None)
+
+
+def put(settings: dict[str, Any], override: str) -> str:
+    """Puts the value of `KEY=VALUE` into nested settings, and returns the dotted key.
+
+    Raises:
+        ValueError: it is no such text, or the value no YAML; the message says why.
+    """
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ValueError("it has no value")
+    value = parse(text)
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        if not isinstance(settings.get(section), dict):
+            settings[section] = {}
+        settings = settings[section]
+    settings[last] = value
+    return key.strip()
+
+
+def shortened(line: str, length: int = 100) -> str:
+    """Text as part of a message: printable, and not long."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return shown if len(shown) <= length else shown[: length - 3] + "..."
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted keys."""
+    values: dict[str, Any] = {}
+    for key, value in settings.items():
+        inner = isinstance(value, dict)
+        values |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return values

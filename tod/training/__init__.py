@@ -1,0 +1,1 @@
+"""One cycle's training, and the device that it runs on."""

@@ -1,0 +1,142 @@
+"""The device, and the precision in which it trains."""
+
+import ctypes
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+
+from tod.config import InputError
+
+
+def select_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device of this name; `auto` is CUDA, else Apple's MPS, else the CPU.
+
+    The ranks on a node share out its GPUs.
+
+    Raises:
+        InputError: this machine, or its PyTorch, has no such device.
+    """
+    is_available = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+        "cpu": lambda: True,
+    }
+    if name == "auto":
+        name = next(device for device in is_available if is_available[device]())
+    elif not is_available[name]():
+        there = ", ".join(device for device in is_available if is_available[device]())
+        raise InputError(f"--device {name}: PyTorch finds none here; it finds {there}")
+    if name != "cuda":
+        return torch.device(name)
+    device = torch.device(name, local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """The device as a person knows it; of a CPU, with the number of threads in use."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    if device.type == "cpu":
+        return f"cpu ({_processor()}, threads: {torch.get_num_threads()})"
+    return device.type
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def precisions(device: torch.device) -> tuple[str, ...]:
+    """The precisions in which the device trains."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        return ("fp32", "tf32", "bf16")
+    return ("fp32", "bf16") if device.type == "cpu" else ("fp32",)
+
+
+def select_precision(name: str, device: torch.device) -> str:
+    """The precision of this name; `auto` is bf16 on a CUDA device that computes in it, else fp32.
+
+    Raises:
+        InputError: the device does not compute in it.
+    """
+    there = precisions(device)
+    if name == "auto":
+        return "bf16" if device.type == "cuda" and "bf16" in there else "fp32"
+    if name not in there:
+        raise InputError(
+            f"--precision {name}: {device_name(device)} does not compute in it; "
+            f"it offers {', '.join(there)}"
+        )
+    return name
+
+
+def prepare(device: torch.device, precision: str, deterministic: bool) -> None:
+    """Sets up PyTorch for training in this process."""
+    allow_tf32(precision == "tf32")
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        make_deterministic()
+    if device.type == "cpu":
+        keep_freed_memory()
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether CUDA may round the inputs of fp32 products and convolutions to TF32's 10 bits."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def make_deterministic() -> None:
+    """Makes CUDA give the same bytes each time, for some speed.
+
+    Where an operation has no deterministic form, PyTorch warns and names it. A CPU needs nothing.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Nothing here reads memory that it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def keep_freed_memory() -> None:
+    """Keeps freed host memory with this process (glibc; elsewhere nothing changes).
+
+    By default glibc gives the memory of large tensors back and asks for it again at each step, and
+    the kernel clears every page anew: on a CPU a third of a training step, and more.
+    """
+    trim_threshold, mmap_max = -1, -4  # mallopt's names for them
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(trim_threshold, -1)  # never
+        libc.mallopt(mmap_max, 0)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the device or the host had no room, for a tensor or for what a library needs."""
+    messages = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(m in str(error) for m in messages)
+
+
+@contextmanager
+def out_of_memory_in_words() -> Iterator[None]:
+    """Says what to lower where memory runs out.
+
+    Raises:
+        InputError: it has.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise InputError(
+                "out of memory; what was saved stays. Try a smaller training.batch_size, "
+                "model.width or images.size, or another --device, in another --output-dir"
+            ) from None
+        raise

@@ -1,0 +1,275 @@
+"""One cycle: epochs of SGD on the labelled images with an auxiliary loss; evaluation."""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from losses import AuxiliaryLoss, Step, task_losses
+from tod.config import Config, InputError
+from tod.data.batches import ImageBatches
+from tod.training.cuda_graph import GraphedGradients, SideStream
+from utils import random_generator
+
+
+def sgd(network: nn.Module, config: Config) -> torch.optim.SGD:
+    """The optimiser that every network gets anew in every cycle."""
+    settings = config.training
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        # One call for all parameters.
+        fused=next(network.parameters()).device.type in ("cpu", "cuda"),
+    )
+
+
+def learning_rate(config: Config, epoch: int) -> float:
+    """The backbone's learning rate in an epoch, from 0: ×0.1 at each milestone."""
+    passed = sum(milestone <= epoch for milestone in config.training.milestones)
+    return config.training.lr * 0.1**passed
+
+
+class Learner:
+    """A backbone under training: its weights last through all cycles, its optimiser for one.
+
+    Attributes:
+        cycle: from 1.
+        epoch: how many of the cycle's epochs are done.
+        step: how many steps of the epoch are done.
+        epoch_losses: the last epoch's mean losses, by name.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        seed: int,
+        trial: int,
+        backbone: nn.Module,
+        auxiliary: AuxiliaryLoss,
+        precision: str,
+    ) -> None:
+        self.config = config
+        self.seed = seed
+        self.trial = trial
+        self.backbone = backbone
+        self.auxiliary = auxiliary
+        self.device = next(backbone.parameters()).device
+        self.precision = precision
+        self.side_stream = SideStream(self.device)
+        self.graphs = None
+        if self.device.type == "cuda":
+            self.graphs = GraphedGradients([backbone, *auxiliary.networks()])
+        self.start_cycle(1)
+
+    def start_cycle(self, cycle: int) -> None:
+        """New optimisers and the learning-rate schedule from its start; the weights stay."""
+        self.cycle = cycle
+        self.optimizer = sgd(self.backbone, self.config)
+        # Their learning rate is never decayed, the backbone's is: so it is in the published code.
+        modules = self.auxiliary.modules().values()
+        self.module_optimizers = [sgd(module, self.config) for module in modules]
+        self.epoch = 0
+        self.step = 0
+        self.total_losses = torch.zeros((), device=self.device)
+        self.epoch_losses: dict[str, float] = {}
+
+    def train_cycle(
+        self,
+        images: ImageBatches,
+        labels: Tensor,
+        labeled: np.ndarray,
+        unlabeled: np.ndarray,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Trains from where it stands to the end of the cycle.
+
+        Args:
+            images: the training set.
+            labels: its labels, (N,), on the device.
+            labeled: indices of the labelled images.
+            unlabeled: indices of the pool.
+            after_step: called after each optimiser step, when `epoch` and `step` say what is next.
+
+        Raises:
+            InputError: training has diverged.
+        """
+        self.backbone.train()
+        while self.epoch < self.config.training.epochs:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.config, self.epoch)
+            batches = self._batches(images, labeled, unlabeled)
+            for views, num_labeled in batches[self.step :]:
+                batch = images.augmented(views)
+                targets = labels[views.to(self.device, non_blocking=True)[:num_labeled, 0]]
+                losses = self._step(batch[:num_labeled], targets, batch[num_labeled:])
+                self.total_losses = self.total_losses + losses
+                self.step += 1
+                if self.step == len(batches):
+                    self._end_epoch()
+                after_step()
+
+    def _batches(
+        self, images: ImageBatches, labeled: np.ndarray, unlabeled: np.ndarray
+    ) -> list[tuple[Tensor, int]]:
+        """One epoch's batches of views, and how many of each are of labelled images.
+
+        The labelled come first. All are drawn and sent to the device at the epoch's start; the
+        draws depend on trial, cycle and epoch alone, so that a run can go on anywhere.
+        """
+        config, seed = self.config, self.seed
+        place = (self.trial, self.cycle, self.epoch)
+        random = random_generator(seed, "labeled batches", *place)
+        views = images.random_views(random.permutation(labeled), random)
+        batches = split_into_batches(views, config.training.batch_size)
+        sizes = [len(batch) for batch in batches]
+        # Batch norm needs more than one image.
+        if self.auxiliary.uses_unlabeled_images and len(unlabeled) >= 2:
+            batch_size = min(config.training.batch_size, len(unlabeled))
+            random = random_generator(seed, "unlabeled batches", *place)
+            if self.cycle == 1 and config.cod.fixed_batch_in_first_cycle:
+                once = random_generator(seed, "fixed unlabeled batch", self.trial)
+                chosen = [once.choice(unlabeled, batch_size, replace=False)] * len(batches)
+            else:
+                chosen = [random.choice(unlabeled, batch_size, replace=False) for _ in batches]
+            unlabeled_views = images.random_views(np.concatenate(chosen), random).split(batch_size)
+            batches = list(map(torch.cat, zip(batches, unlabeled_views, strict=True)))
+        views = images.to_device(torch.cat(batches)).split([len(batch) for batch in batches])
+        return list(zip(views, sizes, strict=True))
+
+    def _step(self, images: Tensor, labels: Tensor, unlabeled_images: Tensor) -> Tensor:
+        """One optimiser step; gives its loss, then the task loss and the auxiliary parts, (K,)."""
+        inputs = (images, labels, unlabeled_images)
+        optimizers = (self.optimizer, *self.module_optimizers)
+        if self.graphs is None:
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            losses = self._backward(*inputs)
+        else:
+            graph_key = self.auxiliary.trains_backbone(self.epoch)
+            losses = self.graphs(self._backward, graph_key, *inputs)
+        for optimizer in optimizers:
+            optimizer.step()
+        self.auxiliary.after_step(self.backbone)
+        return losses
+
+    def _backward(self, images: Tensor, labels: Tensor, unlabeled_images: Tensor) -> Tensor:
+        """The losses of one step; the gradients of the first are added to the parameters'."""
+        batches = [images] if len(unlabeled_images) == 0 else [images, unlabeled_images]
+        with self._autocast():
+            with self.side_stream.joined():
+                with torch.no_grad(), self.side_stream.work():
+                    targets = self.auxiliary.targets(batches)
+                # One after the other, since each batch has batch-norm statistics of its own.
+                outputs = [self.backbone(batch) for batch in batches]
+            losses = task_losses(outputs[0][0], labels)
+            parts = self.auxiliary.losses(Step(self.epoch, outputs, losses, targets))
+            task_loss = losses.mean()
+            loss = task_loss + self.auxiliary.weight * sum(parts)
+        loss.backward()
+        return torch.stack([term.detach().to(loss.dtype) for term in (loss, task_loss, *parts)])
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        # MPS has no autocast in all versions, not even one that is switched off.
+        bf16 = self.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext()
+
+    def _end_epoch(self) -> None:
+        self.check_finite()
+        means = [total / self.step for total in self.total_losses.tolist()]
+        # Without a pool, the COD loss has its first part alone.
+        self.epoch_losses = dict(zip(("loss", "task", *self.auxiliary.parts), means, strict=False))
+        self.total_losses = torch.zeros_like(self.total_losses)
+        self.epoch += 1
+        self.step = 0
+
+    def check_finite(self) -> None:
+        """Makes sure that training has not diverged; on a GPU, this waits for it.
+
+        Raises:
+            InputError: the loss since the epoch began, or a weight, is not finite.
+        """
+        networks = (self.backbone, *self.auxiliary.modules().values())
+        norms = torch._foreach_norm([p for network in networks for p in network.parameters()])
+        if not torch.stack([self.total_losses.sum(), *norms]).isfinite().all():
+            raise self.divergence("the loss")
+
+    def divergence(self, what: str) -> InputError:
+        """The error that says where training was when something was found not to be finite."""
+        epoch = min(self.epoch, self.config.training.epochs - 1)
+        rate = learning_rate(self.config, epoch)
+        where = f"trial {self.trial}, cycle {self.cycle}, epoch {epoch + 1}"
+        return InputError(
+            f"{where}, learning rate {rate:g}: {what} is not finite; what was saved stays. "
+            f"Try --set training.lr={self.config.training.lr / 10:g}{self.auxiliary.advice}, "
+            "in another --output-dir"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs to end bit for bit as an uninterrupted one."""
+        return {
+            "cycle": self.cycle,
+            "epoch": self.epoch,
+            "step": self.step,
+            "backbone": self.backbone.state_dict(),
+            "auxiliary": self.auxiliary.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "module_optimizers": [optimizer.state_dict() for optimizer in self.module_optimizers],
+            "total_losses": self.total_losses,
+            "epoch_losses": self.epoch_losses,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave.
+
+        Raises:
+            KeyError: another version has saved it.
+        """
+        self.cycle, self.epoch, self.step = state["cycle"], state["epoch"], state["step"]
+        self.backbone.load_state_dict(state["backbone"])
+        self.auxiliary.load_state_dict(state["auxiliary"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(
+            self.module_optimizers, state["module_optimizers"], strict=True
+        ):
+            optimizer.load_state_dict(saved)
+        self.total_losses = state["total_losses"].to(self.device)
+        self.epoch_losses = state["epoch_losses"]
+
+
+def split_into_batches(rows: Tensor, batch_size: int) -> list[Tensor]:
+    """Batches of `batch_size` rows; the last one is smaller, but never a single row.
+
+    A lone row joins the batch before it: batch norm cannot train on one image whose feature map
+    is 1×1.
+    """
+    sizes = [batch_size] * (len(rows) // batch_size)
+    rest = len(rows) % batch_size
+    if rest == 1 and sizes:
+        sizes[-1] += 1
+    elif rest:
+        sizes.append(rest)
+    return list(rows.split(sizes))
+
+
+@torch.inference_mode()
+def accuracy(backbone: nn.Module, batches: Iterable[Tensor], labels: Tensor) -> float:
+    """The percentage of images that the backbone, in evaluation mode, classifies correctly.
+
+    Args:
+        backbone: the network.
+        batches: the images in order, each batch (N, 3, H, W).
+        labels: of all images, on the device.
+
+    Raises:
+        FloatingPointError: a logit is not finite.
+    """
+    backbone.eval()
+    logits = torch.cat([backbone(images)[0] for images in batches])
+    if not logits.isfinite().all():
+        raise FloatingPointError("the network's output")
+    return 100.0 * (logits.argmax(dim=1) == labels).sum().item() / len(labels)

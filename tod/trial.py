@@ -1,0 +1,186 @@
+"""One trial: what goes from cycle to cycle, and what is computed of it; no file is touched."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import models
+from losses import AuxiliaryLoss
+from tod.config import Config
+from tod.data import Dataset
+from tod.data.batches import ImageBatches
+from tod.pool import Pool, Query
+from tod.runs.signals import Interruption
+from tod.training.learner import Learner, accuracy
+from utils import random_generator
+
+
+class Experiment:
+    """What the trials of a run share: the settings, and the data on the device."""
+
+    def __init__(
+        self,
+        config: Config,
+        seed: int,
+        auxiliary: type[AuxiliaryLoss],
+        dataset: Dataset,
+        device: torch.device,
+        precision: str,
+        interruption: Interruption,
+    ) -> None:
+        self.config = config
+        self.seed = seed
+        self.auxiliary = auxiliary
+        self.dataset = dataset
+        self.device = device
+        self.precision = precision
+        self.interruption = interruption
+        memory_format = models.fastest_memory_format(device, config.model.width)
+        self.train_images, self.test_images = (
+            ImageBatches(
+                images.pixels,
+                dataset.mean,
+                dataset.std,
+                config.augmentation,
+                device,
+                memory_format,
+            )
+            for images in (dataset.train, dataset.test)
+        )
+        self.train_labels = dataset.train.labels.to(device)
+        self.test_labels = dataset.test.labels.to(device)
+        self.imagenet_weights = models.imagenet_weights() if config.model.pretrained else None
+
+    def networks(self, trial: int) -> models.NetworkFactory:
+        """Makes the networks of one trial."""
+        num_classes = len(self.dataset.class_names)
+        return models.NetworkFactory(self.config.model, num_classes, self.device, self.seed, trial)
+
+
+class Trial:
+    """One trial of an experiment, in one of its cycles.
+
+    Attributes:
+        labeled: indices of the labelled images, in the order in which they were labelled.
+        backbone: the network under training.
+        previous: the network at the end of the previous cycle.
+        learner: trains the backbone.
+    """
+
+    def __init__(self, experiment: Experiment, number: int) -> None:
+        self.experiment = experiment
+        self.config = experiment.config
+        self.number = number
+        self.labeled = self._random("initial labels").choice(
+            len(experiment.dataset.train), self.config.active_learning.initial_labels, replace=False
+        )
+        networks = experiment.networks(number)
+        self.backbone = networks.backbone("backbone")
+        if experiment.imagenet_weights is not None:
+            self.backbone.load_imagenet_weights(experiment.imagenet_weights)
+        # The first cycle has no predecessor: an untrained network stands in for it.
+        self.previous = networks.backbone("previous")
+        self.auxiliary = experiment.auxiliary(self.config, networks)
+        self.learner = Learner(
+            self.config,
+            experiment.seed,
+            number,
+            self.backbone,
+            self.auxiliary,
+            experiment.precision,
+        )
+
+    @property
+    def cycle(self) -> int:
+        """From 1."""
+        return self.learner.cycle
+
+    @property
+    def unlabeled(self) -> np.ndarray:
+        """Indices of all training images that are not labelled, in order."""
+        return np.setdiff1d(np.arange(len(self.experiment.dataset.train)), self.labeled)
+
+    def train(self, after_step: Callable[[], None] = lambda: None) -> None:
+        """Trains to the end of the cycle; `after_step` is called after each optimiser step."""
+        self.learner.train_cycle(
+            self.experiment.train_images,
+            self.experiment.train_labels,
+            self.labeled,
+            self.unlabeled,
+            after_step,
+        )
+
+    def test_accuracy(self) -> float:
+        """The test accuracy in %.
+
+        Raises:
+            FloatingPointError: an output is not finite.
+        """
+        experiment = self.experiment
+        everything = np.arange(len(experiment.dataset.test))
+        batches = self._plain_batches(experiment.test_images, everything)
+        return accuracy(models.fold_batch_norm(self.backbone), batches, experiment.test_labels)
+
+    def pool(self) -> Pool:
+        """What the strategy may look at: a random subset of the unlabelled images."""
+        unlabeled = self.unlabeled
+        size = min(self.config.active_learning.subset_size, len(unlabeled))
+        subset = self._random("subset", self.cycle).choice(unlabeled, size, replace=False)
+        indices = torch.from_numpy(subset).to(self.experiment.device)
+        return Pool(
+            config=self.config,
+            cycle=self.cycle,
+            subset=subset,
+            labels=self.experiment.train_labels[indices],
+            batches=lambda: self._scoring_batches(subset, "scoring views"),
+            labeled_batches=lambda: self._scoring_batches(self.labeled, "labeled scoring views"),
+            backbone=models.fold_batch_norm(self.backbone),
+            previous=models.fold_batch_norm(self.previous),
+            modules=self.auxiliary.modules(),
+            random=self._random("sampling", self.cycle),
+        )
+
+    def label(self, query: Query) -> None:
+        """Labels what was queried, with which the next cycle starts."""
+        self.labeled = np.concatenate([self.labeled, query.indices])
+        self.previous.load_state_dict(self.backbone.state_dict())
+        self.learner.start_cycle(self.cycle + 1)
+
+    def _random(self, purpose: str, *place: int) -> np.random.Generator:
+        return random_generator(self.experiment.seed, purpose, self.number, *place)
+
+    def _plain_batches(self, images: ImageBatches, indices: np.ndarray) -> Iterator[Tensor]:
+        return map(images.plain, self._split(images.to_device(torch.from_numpy(indices))))
+
+    def _scoring_batches(self, indices: np.ndarray, purpose: str) -> Iterator[Tensor]:
+        """The images in the configured view; the random views for a purpose are always the same."""
+        images = self.experiment.train_images
+        if not self.config.scoring.augment:
+            return self._plain_batches(images, indices)
+        views = images.random_views(indices, self._random(purpose, self.cycle))
+        return map(images.augmented, self._split(images.to_device(views)))
+
+    def _split(self, rows: Tensor) -> Iterator[Tensor]:
+        """Without gradients, twice a training batch takes less memory than training does."""
+        return self.experiment.interruption.watched(rows.split(2 * self.config.training.batch_size))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs to end bit for bit as an uninterrupted one."""
+        return {
+            "labeled": torch.from_numpy(self.labeled),
+            "previous": self.previous.state_dict(),
+            "learner": self.learner.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave.
+
+        Raises:
+            KeyError: another version has saved it.
+        """
+        self.labeled = state["labeled"].numpy()
+        self.previous.load_state_dict(state["previous"])
+        self.learner.load_state_dict(state["learner"])
