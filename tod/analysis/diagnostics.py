@@ -8,6 +8,7 @@ import math
 import warnings
 
 import numpy as np
+import pandas as pd
 
 from tod.analysis.results import DIAGNOSTICS
 
@@ -40,17 +41,18 @@ def query_diagnostics(
         from 0, where all are of one class, to ln C, where all C classes are equally frequent.
     """
     # Together more than a second: only a run waits for them.
-    from scipy.stats import entropy, rankdata
+    from scipy.stats import entropy
     from sklearn.metrics import roc_auc_score
 
-    # Ranks have the scores' ROC curve, and are finite where scores are infinite.
-    ranks = rankdata(scores)
+    # Ranks have the scores' ROC curve, and are finite where scores are infinite (in scipy 1.11,
+    # rankdata's are not).
+    ranks, loss_ranks = (pd.Series(values).rank().to_numpy() for values in (scores, losses))
     has_curve = 0 < misclassified.sum() < len(ranks) and not np.isnan(ranks).any()
     with warnings.catch_warnings():
         # NumPy warns where a mean or a correlation has no value, which is NaN.
         warnings.simplefilter("ignore", RuntimeWarning)
         values = (
-            np.corrcoef(ranks, rankdata(losses))[1, 0],
+            np.corrcoef(ranks, loss_ranks)[1, 0],
             roc_auc_score(misclassified, ranks) if has_curve else math.nan,
             # Float32 would lose digits over tens of thousands of images.
             losses[queried].mean(dtype=np.float64),
