@@ -2,7 +2,6 @@
 
 import builtins
 import errno
-import fcntl
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -10,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+from filelock import FileLock
 
 
 class Fault:
@@ -61,7 +62,7 @@ KINDS = {
     "open for writing": errno.ENOSPC,
     "write": errno.ENOSPC,
     "open for reading": errno.EIO,
-    "open a folder or a lock": errno.EMFILE,
+    "open a folder": errno.EMFILE,
     "lock": errno.ENOLCK,
 }
 
@@ -87,8 +88,13 @@ def failing(kind: str, place: Path, at: int = 0) -> Iterator[Fault]:
     def is_missing_here(path: object, *_: object, **__: object) -> bool:
         return is_here(path) and not Path(path).exists()
 
-    def is_taken_here(descriptor: int, operation: int) -> bool:
-        return is_here(descriptor) and operation != fcntl.LOCK_UN
+    def is_folder_here(path: object, *_: object, **settings: object) -> bool:
+        # How a lock is opened is filelock's affair, which bears some faults itself.
+        is_folder = is_here(path, **settings) and Path(path).is_dir()
+        return is_folder and Path(path).name != ".locks"
+
+    def is_lock_here(lock: FileLock, *_: object, **__: object) -> bool:
+        return is_here(lock.lock_file)
 
     def opens(written: bool) -> Callable[..., bool]:
         def concerns(path: object, mode: str = "r", *_: object, **__: object) -> bool:
@@ -111,8 +117,8 @@ def failing(kind: str, place: Path, at: int = 0) -> Iterator[Fault]:
         "mkdir": [(os, "mkdir", is_missing_here)],
         "open for writing": [(m, "open", opens(written=True)) for m in (builtins, io)],
         "open for reading": [(m, "open", opens(written=False)) for m in (builtins, io)],
-        "open a folder or a lock": [(os, "open", is_here)],
-        "lock": [(fcntl, "flock", is_taken_here)],
+        "open a folder": [(os, "open", is_folder_here)],
+        "lock": [(FileLock, "acquire", is_lock_here)],
         "write": [],
     }[kind]
     patches = [
