@@ -1,5 +1,6 @@
 """Files that are whole or not there, removals that stop no run, locks that go with a process."""
 
+import errno
 import logging
 import os
 import shutil
@@ -102,7 +103,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     except Timeout:
         raise InUseError(str(path)) from None
     except NotImplementedError as error:  # a file system without locks
-        raise OSError(str(error)) from None
+        raise OSError(errno.ENOSYS, str(error)) from None
     try:
         yield
     finally:

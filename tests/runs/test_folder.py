@@ -4,10 +4,16 @@ import resource
 import shutil
 from pathlib import Path
 
+import pytest
+
+from losses import CODLoss
+from samplers import query_by_tod
+from tests.support.faults import failing
 from tests.support.formats import write_image_folder
-from tests.support.harness import TINY_DIGITS, run_script
+from tests.support.harness import TINY_DIGITS, run_script, tiny_run
 from tests.support.processes import go_on, run_limited
 from tests.support.soak import RUN, differences, results, run_folder
+from tod.config import InputError
 
 
 def test_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, finished):
@@ -142,3 +148,14 @@ def test_a_finished_run_is_shown_for_its_own_images_alone(tmp_path):
     assert "other images than are there now" in answers["others"].stderr
     assert "nowhere" in answers["nowhere"].stderr
     assert "is finished" in moved.stdout
+
+
+def test_results_that_cannot_be_read_are_never_taken_for_none(tmp_path):
+    both = "--set=active_learning.trials=2"
+    first = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", both, "--trials=1")
+    first.start(query_by_tod, CODLoss)
+    rows = (first.folder / "results.csv").read_bytes()
+    second = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", both, "--trials=2", "--overwrite")
+    with failing("open for reading", tmp_path, at=1), pytest.raises(InputError, match="Input/out"):
+        second.start(query_by_tod, CODLoss)
+    assert (first.folder / "results.csv").read_bytes() == rows

@@ -8,10 +8,15 @@ import time
 
 import pytest
 
-from tests.support.harness import PROJECT_DIR, TINY_DIGITS
+from losses import CODLoss
+from samplers import query_by_tod
+from tests.support.faults import failing
+from tests.support.harness import PROJECT_DIR, TINY_DIGITS, tiny_run
 from tests.support.processes import go_on, wait_for
 from tests.support.soak import differences, results, run_folder, start
+from tod.config import InputError
 from tod.files import InUseError, locked
+from tod.runs.folder import RunFolder
 
 
 def test_second_process_on_a_run_folder_is_refused(tmp_path):
@@ -108,6 +113,19 @@ def test_where_nothing_can_be_locked_is_an_oserror(tmp_path):
         for wait in (True, False):
             with pytest.raises(OSError), locked(place, wait):
                 pass
+
+
+def test_a_file_system_without_locks_is_a_warning_for_one_process_alone(tmp_path, capsys):
+    both = "--set=active_learning.trials=2"
+    with failing("lock", tmp_path, at=1):
+        tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", both).start(query_by_tod, CODLoss)
+    assert "cannot be locked (No locks available); start no second run on it" in (
+        capsys.readouterr().out
+    )
+    run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", both)
+    rank = RunFolder(run.folder, run.identity, trials=[1], chosen=[1, 2])
+    with failing("lock", tmp_path, at=1), rank, pytest.raises(InputError, match="No locks"):
+        rank.claim()
 
 
 WITHOUT_FCNTL = "import sys; sys.modules['fcntl'] = None; "

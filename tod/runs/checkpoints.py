@@ -62,7 +62,7 @@ class Progress:
         """The newest sound state, with its tensors on the CPU; None where there is none.
 
         Raises:
-            InputError: a state is as it was written, but this PyTorch cannot read it.
+            InputError: a state cannot be read, or is as it was written, but not for this PyTorch.
         """
         for path in (self.newest, self.spare):
             if path.exists() and _is_sound(path):
@@ -118,6 +118,9 @@ def _is_sound(path: Path) -> bool:
     """Whether a state ends with the digest of all that is before it; says so if not.
 
     What is damaged goes: it must not become the spare of the next state.
+
+    Raises:
+        InputError: it cannot be read.
     """
     digest = hashlib.blake2b()
     try:
@@ -129,8 +132,9 @@ def _is_sound(path: Path) -> bool:
             if file.read() == digest.digest():
                 return True
     except OSError as error:
-        log.warning(f"{path}: cannot be read ({reason(error)}); using what was saved before")
-        return False
+        raise InputError(
+            f"{path}: cannot be read ({reason(error)}); mend this and run the same command again"
+        ) from None
     log.warning(f"{path}: is damaged (its checksum is wrong); using what was saved before")
     remove(path)
     return False

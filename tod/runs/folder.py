@@ -1,8 +1,9 @@
 """A run's folder: whose it is, and the files in it that all trials share."""
 
+import errno
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ log = logging.getLogger("tod")
 # In the order in which they go: without its configuration, nothing else may be gone on from.
 CONTENTS = "progress results.csv learning_curve.png queries weights tensorboard log.txt config.yaml"
 START_AFRESH = "--overwrite starts the run afresh"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 ANOTHER_PLACE = "name another place with --output-dir, or start afresh with --overwrite"
 
 
@@ -117,7 +119,13 @@ class RunFolder:
                 "or name another place with --output-dir"
             ) from None
         except OSError as error:
+            self._go_without_locks(error)
+
+    def _go_without_locks(self, error: OSError) -> None:
+        """Warns where one process alone can do without, as on a file system that has none."""
+        if error.errno not in NO_LOCKS or len(self.trials) < len(self.chosen):
             raise self._unwritable(error) from None
+        log.warning(f"{self.path}: cannot be locked ({reason(error)}); start no second run on it")
 
     @contextmanager
     def shared_files(self) -> Iterator[None]:
@@ -130,7 +138,7 @@ class RunFolder:
             try:
                 lock.enter_context(locked(self.path / ".locks" / "shared"))
             except OSError as error:
-                raise self._unwritable(error) from None
+                self._go_without_locks(error)
             yield
 
     def _unwritable(self, error: OSError) -> InputError:
@@ -156,12 +164,18 @@ class RunFolder:
                 )
 
     def _refuse_to_remove_other_trials(self) -> None:
+        if len(self.chosen) == self.num_trials:
+            return
         begun = {path.name.split(".")[0] for path in self.path.glob("progress/trial*.pt")}
-        # What cannot be read back is no result that would be lost.
-        with suppress(InputError):
-            begun |= {f"trial{trial}" for trial in self.rows()["trial"]}
-        all_chosen = len(self.chosen) == self.num_trials
-        if not all_chosen and not begun <= {f"trial{trial}" for trial in self.chosen}:
+        try:
+            begun |= {
+                f"trial{trial}" for trial in results.read_rows(self.path / "results.csv").trial
+            }
+        except (FileNotFoundError, ValueError):
+            pass  # what is damaged is no result that would be lost
+        except OSError as error:
+            raise self._unwritable(error) from None
+        if not begun <= {f"trial{trial}" for trial in self.chosen}:
             raise InputError(
                 f"{self.path}: --overwrite would remove its other trials too; leave out --trials "
                 "to start all of them afresh, or name another place with --output-dir"
