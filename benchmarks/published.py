@@ -8,7 +8,7 @@ import pickle
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import scipy.io
@@ -27,16 +27,18 @@ def write_cifar10(root: Path) -> None:
     """`cifar-10-batches-py`: five training files, one test file, `batches.meta`."""
     folder, random = root / "cifar-10-batches-py", np.random.default_rng(0)
     for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
-        _write_pickle(folder / name, _cifar_batch(random, 9_999, "labels", 10))
-    _write_pickle(folder / "batches.meta", {"label_names": [f"class {c}" for c in range(10)]})
+        write_python2_pickle(folder / name, _cifar_batch(random, 9_999, "labels", 10))
+    write_python2_pickle(
+        folder / "batches.meta", {"label_names": [f"class {c}" for c in range(10)]}
+    )
 
 
 def write_cifar100(root: Path) -> None:
     """`cifar-100-python`: `train`, `test` and `meta`."""
     folder, random = root / "cifar-100-python", np.random.default_rng(0)
     for name, count in (("train", 49_999), ("test", 9_999)):
-        _write_pickle(folder / name, _cifar_batch(random, count, "fine_labels", 100))
-    _write_pickle(folder / "meta", {"fine_label_names": [f"class {c}" for c in range(100)]})
+        write_python2_pickle(folder / name, _cifar_batch(random, count, "fine_labels", 100))
+    write_python2_pickle(folder / "meta", {"fine_label_names": [f"class {c}" for c in range(100)]})
 
 
 def write_svhn(root: Path) -> None:
@@ -88,7 +90,8 @@ class _Python2Pickler(pickle._Pickler):
     dispatch[str] = dispatch[bytes] = _save_string
 
 
-def _write_pickle(path: Path, content: dict[str, Any]) -> None:
+def write_python2_pickle(path: Path, content: object) -> None:
+    """Writes a pickle as the published CIFAR files are; its folder is made where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     _Python2Pickler(buffer, protocol=2).dump(content)

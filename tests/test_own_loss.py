@@ -160,3 +160,14 @@ def test_the_loss_of_the_documentation_trains_and_is_recorded(tmp_path, monkeypa
     main_TOD.main([*TINY_DIGITS, f"--output-dir={tmp_path}", f"--auxiliary={name}"])
     folder = tmp_path / f"digits_auxiliary_{name}_sampling_TOD_seed0"
     assert len((folder / "results.csv").read_text().splitlines()) == 1 + 2
+
+
+def test_what_it_trains_is_in_training_mode_again_after_a_query(tmp_path):
+    with own_run(tmp_path, Distillation).loop(query_by_tod, Distillation) as loop:
+        trial, modes = loop.trial, []
+        head = trial.auxiliary.head
+        trial.train()
+        trial.label(loop.sampling(trial.pool()))
+        assert not head.training
+        trial.train(lambda: modes.append((head.training, trial.auxiliary.untrained.training)))
+        assert set(modes) == {(True, False)}

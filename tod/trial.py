@@ -1,4 +1,4 @@
-"""One trial: what goes from cycle to cycle, and what is computed of it; no file is touched."""
+"""One trial: what goes from cycle to cycle, and what is computed of it."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -4,11 +4,8 @@ Every function writes files and returns the `Written` images: what a reader must
 """
 
 import colorsys
-import io
-import pickle
-import struct
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.io
@@ -16,6 +13,8 @@ import torch
 import torchvision
 from PIL import Image
 from torch import nn
+
+from benchmarks.published import write_python2_pickle
 
 CIFAR10_CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -42,26 +41,6 @@ def coloured(labels: np.ndarray, num_classes: int, side: int = 32, seed: int = 0
 def mixed_labels(count: int, num_classes: int, seed: int = 0) -> np.ndarray:
     """All classes equally often, as far as `count` allows, in random order."""
     return np.random.default_rng(seed).permutation(np.arange(count) % num_classes)
-
-
-class _Python2Pickler(pickle._Pickler):
-    """Pickles as the Python 2 did that wrote the CIFAR files, where text and bytes are one type."""
-
-    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
-
-    def _save_string(self, value: str | bytes) -> None:
-        content = value.encode("latin1") if isinstance(value, str) else value
-        self.write(pickle.BINSTRING + struct.pack("<i", len(content)) + content)
-        self.memoize(value)
-
-    dispatch[str] = dispatch[bytes] = _save_string
-
-
-def write_python2_pickle(path: Path, content: object) -> None:
-    buffer = io.BytesIO()
-    _Python2Pickler(buffer, protocol=2).dump(content)
-    # NumPy 2 has moved what the published files call by its old name.
-    path.write_bytes(buffer.getvalue().replace(b"cnumpy._core.", b"cnumpy.core."))
 
 
 def _cifar_rows(images: Written) -> np.ndarray:

@@ -98,7 +98,9 @@ class Learner:
         Raises:
             InputError: training has diverged.
         """
-        self.backbone.train()
+        # Scoring has left them in evaluation mode.
+        for network in (self.backbone, *self.auxiliary.modules().values()):
+            network.train()
         while self.epoch < self.config.training.epochs:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.config, self.epoch)
