@@ -13,12 +13,12 @@ from tod import cli
 
 SAMPLING = {"RANDOM": samplers.query_at_random, "LL4AL": samplers.query_by_predicted_loss}
 AUXILIARY = {"NONE": DetachedLossPrediction, "LL4AL": LossPrediction}
-DEFAULT = "LL4AL"
+SCRIPT = cli.EntryScript("main_LL4AL.py", __doc__, SAMPLING, AUXILIARY, default="LL4AL")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, then runs the experiment."""
-    cli.main("main_LL4AL.py", __doc__, SAMPLING, AUXILIARY, DEFAULT, argv)
+    cli.main(SCRIPT, argv)
 
 
 if __name__ == "__main__":

@@ -27,12 +27,12 @@ SAMPLING = {
     "TOD": samplers.query_by_tod,
 }
 AUXILIARY = {"NONE": NoAuxiliary, "TOD": CODLoss}
-DEFAULT = "TOD"
+SCRIPT = cli.EntryScript("main_TOD.py", __doc__, SAMPLING, AUXILIARY, default="TOD")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, then runs the experiment."""
-    cli.main("main_TOD.py", __doc__, SAMPLING, AUXILIARY, DEFAULT, argv)
+    cli.main(SCRIPT, argv)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import main_LL4AL
@@ -40,14 +39,9 @@ class Cell(NamedTuple):
         return self.strategy.split("/")
 
     @property
-    def script(self) -> ModuleType:
+    def script(self) -> cli.EntryScript:
         """The entry script that offers its strategy."""
-        return main_LL4AL if "LL4AL" in self.choices else main_TOD
-
-    @property
-    def entry(self) -> str:
-        """That script's name."""
-        return f"{self.script.__name__}.py"
+        return (main_LL4AL if "LL4AL" in self.choices else main_TOD).SCRIPT
 
     def arguments(self, output_dir: Path, scale: float, further: Sequence[str]) -> list[str]:
         """What its script is called with, to run it or to go on with it."""
@@ -69,8 +63,7 @@ class Cell(NamedTuple):
             InputError: a value is wrong, or the run's folder is in use or holds another run.
             SystemExit: with status 2 after one line, where there is no such argument.
         """
-        offers = (self.script.SAMPLING, self.script.AUXILIARY, self.script.DEFAULT)
-        options = cli.parse(self.entry, "", *offers, arguments)
+        options = cli.parse(self.script, arguments)
         identity, trials = options["identity"], options["trials"]
         path = options["output_dir"] / identity.folder_name
         with RunFolder(path, identity, trials, trials) as folder:
@@ -81,7 +74,7 @@ class Cell(NamedTuple):
         sampling, auxiliary = self.choices
         identity = Identity(
             config=load(self.config),
-            entry=self.entry,
+            entry=self.script.name,
             sampling=sampling,
             auxiliary=auxiliary,
             seed=self.seed,
@@ -125,7 +118,7 @@ def run_all(
     with Commands() as commands:
         for cell, arguments in to_run.items():
             print(cell, file=sys.stderr, flush=True)
-            command = [sys.executable, str(PROJECT_DIR / cell.entry), *arguments]
+            command = [sys.executable, str(PROJECT_DIR / cell.script.name), *arguments]
             statuses[cell] = commands.run(command)
             # One that ends well in spite of a signal is not the last: the next one counts as ended.
             if statuses[cell] in (130, 143) or (commands.signal is not None and statuses[cell]):

@@ -49,11 +49,12 @@ def refuse_wrong_strategy(strategy: str) -> None:
     if strategy.count("/") != 1:
         raise InputError(f"--strategy {strategy}: write SAMPLING/AUXILIARY, like TOD/NONE")
     cell = Cell("", strategy, 0)
-    offers = (cell.script.SAMPLING, cell.script.AUXILIARY)
+    offers = (cell.script.sampling, cell.script.auxiliary)
     for name, offered in zip(cell.choices, offers, strict=True):
         if name not in offered:
             raise InputError(
-                f"--strategy {strategy}: {cell.entry} has no {name}, only {', '.join(offered)}"
+                f"--strategy {strategy}: {cell.script.name} has no {name}, "
+                f"only {', '.join(offered)}"
             )
 
 

@@ -254,7 +254,7 @@ def test_a_trials_pool_shows_labeled_images_in_the_view_of_the_subset(tmp_path, 
 
 
 def test_tod_is_the_default():
-    options = cli.parse("", "", main_TOD.SAMPLING, main_TOD.AUXILIARY, main_TOD.DEFAULT, [])
+    options = cli.parse(main_TOD.SCRIPT, [])
     assert (options["identity"].sampling, options["identity"].auxiliary) == ("TOD", "TOD")
 
 

@@ -8,7 +8,8 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -32,74 +33,64 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (--help lists the arguments)\n")
 
 
-def main(
-    entry: str,
-    description: str,
-    sampling: Mapping[str, "Callable[[Pool], Query]"],
-    auxiliary: Mapping[str, "type[AuxiliaryLoss]"],
-    default: str,
-    argv: Sequence[str] | None = None,
-) -> None:
-    """Reads the command line of an entry script, then runs the experiment.
+@dataclass(frozen=True)
+class EntryScript:
+    """What an entry script offers.
 
-    Args:
-        entry: the script's name.
+    Attributes:
+        name: of its file.
         description: what `--help` says of it.
-        sampling: the strategies that it offers, by name.
-        auxiliary: the losses that it offers, by name.
+        sampling: its strategies, by name.
+        auxiliary: its losses, by name.
         default: the method that it is named after: a strategy and a loss.
-        argv: the command line; None: the process's own.
+    """
+
+    name: str
+    description: str
+    sampling: Mapping[str, "Callable[[Pool], Query]"]
+    auxiliary: Mapping[str, "type[AuxiliaryLoss]"]
+    default: str
+
+
+def main(script: EntryScript, argv: Sequence[str] | None = None) -> None:
+    """Reads the command line of an entry script (None: the process's), then runs the experiment.
 
     Raises:
         InputError: the configuration is wrong, or the run's folder is not to be had.
         SystemExit: with status 2 after one line, where an argument is wrong.
     """
-    arguments = parse(entry, description, sampling, auxiliary, default, argv)
+    arguments = parse(script, argv)
     identity = arguments.pop("identity")
 
     from tod.experiment import run_experiment
 
-    run_experiment(
-        identity, sampling[identity.sampling], auxiliary[identity.auxiliary], **arguments
-    )
+    sampling, auxiliary = script.sampling[identity.sampling], script.auxiliary[identity.auxiliary]
+    run_experiment(identity, sampling, auxiliary, **arguments)
 
 
-def parse(
-    entry: str,
-    description: str,
-    sampling: Mapping[str, Any],
-    auxiliary: Mapping[str, Any],
-    default: str,
-    argv: Sequence[str] | None = None,
-) -> dict[str, Any]:
+def parse(script: EntryScript, argv: Sequence[str] | None = None) -> dict[str, Any]:
     """What the command line asks for: the arguments of `tod.experiment.run_experiment` by name.
 
     Raises:
         InputError: the configuration is wrong, or the run's folder could not be made.
         SystemExit: with status 2 after one line, where an argument is wrong.
     """
-    parser = _parser(entry, description, list(sampling), list(auxiliary), default)
+    parser = _parser(script)
     arguments = vars(parser.parse_args(argv))
     config = load(arguments.pop("config"), arguments.pop("set"), arguments.pop("data_dir"))
     num_trials = config.active_learning.trials
     trials = arguments["trials"] or range(1, num_trials + 1)
     if trials[-1] > num_trials:
         parser.error(f"argument --trials: there are {num_trials} trials (active_learning.trials)")
-    identity = Identity(
-        config=config,
-        entry=entry,
-        **{
-            name: arguments.pop(name) for name in ("sampling", "auxiliary", "seed", "deterministic")
-        },
-    )
+    names = ("sampling", "auxiliary", "seed", "deterministic")
+    choices = {name: arguments.pop(name) for name in names}
+    identity = Identity(config=config, entry=script.name, **choices)
     _refuse_what_is_no_folder(arguments["output_dir"] / identity.folder_name)
     return {**arguments, "identity": identity, "trials": trials}
 
 
-def _parser(
-    entry: str, description: str, sampling: list[str], auxiliary: list[str], default: str
-) -> Parser:
-    parser = Parser(prog=entry, description=description)
+def _parser(script: EntryScript) -> Parser:
+    parser = Parser(prog=script.name, description=script.description)
     add = parser.add_argument
     add(
         "--config",
@@ -109,14 +100,14 @@ def _parser(
     )
     add(
         "--sampling",
-        choices=sampling,
-        default=default,
+        choices=list(script.sampling),
+        default=script.default,
         help="which images are queried (default: %(default)s)",
     )
     add(
         "--auxiliary",
-        choices=auxiliary,
-        default=default,
+        choices=list(script.auxiliary),
+        default=script.default,
         help="the loss beside the task loss (default: %(default)s)",
     )
     add("--seed", type=seed, default=0, help="decides everything random (default: 0)")
@@ -205,8 +196,9 @@ def positive(value: str) -> int:
 
 
 def _whole_number(value: str, minimum: int, maximum: int) -> int:
-    if value.isdecimal() and len(value) < 20 and minimum <= int(value) <= maximum:
-        return int(value)
+    with suppress(ValueError):
+        if value.isdecimal() and minimum <= int(value) <= maximum:
+            return int(value)
     raise argparse.ArgumentTypeError(f"{value} is not a whole number from {minimum} to {maximum:,}")
 
 

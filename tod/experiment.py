@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from losses import AuxiliaryLoss
+from models import imagenet_weights
 from tod import data
 from tod.analysis import records, tables
 from tod.analysis.diagnostics import query_diagnostics
@@ -251,7 +252,14 @@ def run_experiment(
                 devices.prepare(on, precision, identity.deterministic)
                 dataset = data.load(config, identity.seed)
                 experiment = Experiment(
-                    config, identity.seed, auxiliary, dataset, on, precision, interruption
+                    config,
+                    identity.seed,
+                    auxiliary,
+                    dataset,
+                    on,
+                    precision,
+                    interruption,
+                    imagenet_weights() if config.model.pretrained else None,
                 )
                 folder.open(environment(dataset, on, precision))
                 run_log.write_to(folder.path / "log.txt")

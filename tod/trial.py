@@ -30,6 +30,7 @@ class Experiment:
         device: torch.device,
         precision: str,
         interruption: Interruption,
+        imagenet_weights: dict[str, Tensor] | None = None,
     ) -> None:
         self.config = config
         self.seed = seed
@@ -52,7 +53,7 @@ class Experiment:
         )
         self.train_labels = dataset.train.labels.to(device)
         self.test_labels = dataset.test.labels.to(device)
-        self.imagenet_weights = models.imagenet_weights() if config.model.pretrained else None
+        self.imagenet_weights = imagenet_weights
 
     def networks(self, trial: int) -> models.NetworkFactory:
         """Makes the networks of one trial."""

@@ -78,7 +78,7 @@ def test_overwriting_that_was_killed_halfway_is_not_taken_for_another_run(tmp_pa
     assert refused.returncode == 2
     assert len(refused.stderr.splitlines()) == 1
     assert f"{folder / 'config.yaml'}: cannot be read (" in refused.stderr
-    assert "; --overwrite" in refused.stderr
+    assert "start the run afresh with --overwrite" in refused.stderr
 
 
 def test_overwriting_some_trials_never_removes_the_others(tmp_path):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -126,6 +127,35 @@ def test_a_file_system_without_locks_is_a_warning_for_one_process_alone(tmp_path
     rank = RunFolder(run.folder, run.identity, trials=[1], chosen=[1, 2])
     with failing("lock", tmp_path, at=1), rank, pytest.raises(InputError, match="No locks"):
         rank.claim()
+
+
+def test_while_a_folder_is_overwritten_no_trial_is_free_and_then_those_of_others_are(
+    tmp_path, monkeypatch
+):
+    run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", "--set=active_learning.trials=2")
+    run.folder.mkdir()
+    (run.folder / ".locks").mkdir()
+    (run.folder / ".locks" / "trial7").touch()  # of a run of more trials
+    taken = []
+
+    def is_free(trial: int) -> bool:
+        try:
+            with locked(run.folder / ".locks" / f"trial{trial}", wait=False):
+                return True
+        except InUseError:
+            return False
+
+    def look(path: Path) -> bool:
+        taken.append([is_free(trial) for trial in (1, 2, 7)])
+        return True
+
+    monkeypatch.setattr("tod.runs.folder.remove", look)
+    found = dict.fromkeys(("data", "precision", "device", "python", "torch"), "x")
+    with RunFolder(run.folder, run.identity, [1], [1, 2], overwrite=True) as folder:
+        folder.open(found)
+        assert not any(map(any, taken)) and taken
+        assert [is_free(trial) for trial in (1, 2, 7)] == [False, True, True]
+    assert is_free(1)
 
 
 WITHOUT_FCNTL = "import sys; sys.modules['fcntl'] = None; "

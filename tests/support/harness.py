@@ -141,11 +141,7 @@ def tiny_run(
     """What the entry script would run for the tiny digits."""
     entry = importlib.import_module(script.removesuffix(".py"))
     options = cli.parse(
-        script,
-        "",
-        entry.SAMPLING,
-        entry.AUXILIARY,
-        entry.DEFAULT,
+        entry.SCRIPT,
         [
             *TINY_DIGITS,
             f"--output-dir={output_dir}",

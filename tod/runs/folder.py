@@ -19,7 +19,7 @@ log = logging.getLogger("tod")
 
 # In the order in which they go: without its configuration, nothing else may be gone on from.
 CONTENTS = "progress results.csv learning_curve.png queries weights tensorboard log.txt config.yaml"
-START_AFRESH = "--overwrite starts the run afresh"
+START_AFRESH = "mend it, or start the run afresh with --overwrite"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 ANOTHER_PLACE = "name another place with --output-dir, or start afresh with --overwrite"
 
@@ -50,6 +50,7 @@ class RunFolder:
         self.overwrite = overwrite
         self.num_trials = identity.config.active_learning.trials
         self._locks = ExitStack()
+        self._locks_of_others = ExitStack()
         self._is_claimed = False
 
     def __enter__(self) -> "RunFolder":
@@ -57,6 +58,7 @@ class RunFolder:
 
     def __exit__(self, *exception: object) -> None:
         self._locks.close()
+        self._locks_of_others.close()
 
     def claim(self) -> None:
         """Takes the trials, where the folder is there; it changes nothing in it.
@@ -68,12 +70,15 @@ class RunFolder:
         if self._is_claimed or not self.path.exists():
             return
         self._is_claimed = True
+        own = {f"trial{trial}" for trial in self.trials}
+        self._lock(own, self._locks)
         if self.overwrite:
-            begun = {path.name.removeprefix("trial") for path in self.path.glob(".locks/trial*")}
-            self._lock({*range(1, self.num_trials + 1), *map(int, begun)})
+            # A run of more trials may have begun there.
+            begun = {path.name for path in self.path.glob(".locks/trial*")}
+            configured = {f"trial{trial}" for trial in range(1, self.num_trials + 1)}
+            self._lock((begun | configured) - own, self._locks_of_others)
             self._refuse_to_remove_other_trials()
         else:
-            self._lock(self.trials)
             self._refuse_another_run()
 
     def open(self, environment: dict[str, Any]) -> None:
@@ -96,7 +101,7 @@ class RunFolder:
                 if not remove(self.path / name):
                     raise InputError(f"{self.path / name}: must go; remove it and try again")
             self.overwrite = False  # what comes now stays
-            self._lock(self.trials)
+            self._locks_of_others.close()
         with self.shared_files():
             if (self.path / "config.yaml").exists():
                 self._compare(environment)
@@ -105,14 +110,11 @@ class RunFolder:
                 content["run"] |= environment
                 write_atomically(self.path / "config.yaml", as_yaml(content).encode())
 
-    def _lock(self, trials: Iterable[int]) -> None:
-        """Holds the locks of these trials, and no others."""
-        self._locks.close()
+    def _lock(self, names: Iterable[str], held: ExitStack) -> None:
         try:
             (self.path / ".locks").mkdir(exist_ok=True)
-            for trial in trials:
-                lock = self.path / ".locks" / f"trial{trial}"
-                self._locks.enter_context(locked(lock, wait=False))
+            for name in names:
+                held.enter_context(locked(self.path / ".locks" / name, wait=False))
         except InUseError:
             raise InputError(
                 f"{self.path}: is in use by another process; wait for it, "
