@@ -3,9 +3,10 @@
 python experiments/reproduce.py --config digits --trials 5
 
 Runs what is missing of the four experiments, so the same command goes on where it stopped. Once all
-have ended, it writes their section of docs/results.md: command, seeds, hardware, figure and tables,
-with the paper's values where it has some. What stands outside of the section stays. --scale 0.25
-shortens epochs, milestones and detach_epoch alike. What follows `--` goes to the entry scripts.
+have ended, it writes a section about them into a file beside the runs, or into --output: command,
+seeds, hardware, figure and tables, with the paper's values where it has some. What stands outside
+of the section stays. --scale 0.25 shortens epochs, milestones and detach_epoch alike. What follows
+`--` goes to the entry scripts.
 """
 
 import argparse
@@ -121,12 +122,13 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     parser.add_argument(
         "--output",
         type=Path,
-        default=Path("docs", "results.md"),
         metavar="FILE",
-        help="where the section is written, with its figure beside it (default: %(default)s)",
+        help="where the section is written, with its figure beside it (default: results.md beside "
+        "the runs)",
     )
     arguments, further = parse(parser, argv)
     arguments.name = arguments.name or Path(arguments.config[0]).stem
+    arguments.output = arguments.output or arguments.output_dir / "results.md"
     if arguments.paper is not None:
         figures.read_published_curves(arguments.paper)  # refuses a wrong name before the work
     if arguments.trials is not None:

@@ -13,17 +13,18 @@ from experiments.reproduce import paper_rows, replace_section
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, write_run
 from tod.analysis.results import read_runs
 
-RESULTS = Path("docs", "results.md")
+RUNS = Path("results", "reproduce")
+RESULTS = RUNS / "results.md"
 REST = ["--", *[argument for argument in TINY_DIGITS if not argument.startswith("--config")]]
 
 
 def test_the_four_experiments_and_what_is_written_about_them(tmp_path):
-    (tmp_path / "docs").mkdir()
+    (tmp_path / RUNS).mkdir(parents=True)
     (tmp_path / RESULTS).write_text("# Results\n\nA reading.\n", encoding="utf-8")
     command = ["experiments/reproduce.py", "--config=digits", "--seed", "3", *REST]
     first = run_script(*command, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    assert len(list((tmp_path / "results" / "reproduce").iterdir())) == 4
+    assert len([path for path in (tmp_path / RUNS).iterdir() if path.is_dir()]) == 4
     text = (tmp_path / RESULTS).read_text(encoding="utf-8")
     assert text.startswith("# Results\n\nA reading.\n")
     assert "`python experiments/reproduce.py --config=digits --seed 3 -- --device=" in text
@@ -33,7 +34,7 @@ def test_the_four_experiments_and_what_is_written_about_them(tmp_path):
         assert f"| digits, {name}, seed 3 |" in text
     assert "(paper)" not in text  # the paper has no digits
     assert "](results_digits.png)" in text
-    with Image.open(tmp_path / "docs" / "results_digits.png") as picture:
+    with Image.open(tmp_path / RUNS / "results_digits.png") as picture:
         picture.load()
 
     again = run_script(*command, cwd=tmp_path)
@@ -103,11 +104,11 @@ def test_a_section_that_the_script_wrote_from_its_former_place_is_replaced_too()
 
 def test_a_section_without_its_end_is_refused_before_the_work(tmp_path, refusal):
     text = replace_section("", "digits", "one").replace("<!-- end of digits -->", "") + "A reading."
-    (tmp_path / "docs").mkdir()
+    (tmp_path / RUNS).mkdir(parents=True)
     (tmp_path / RESULTS).write_text(text, encoding="utf-8")
     assert "<!-- end of digits -->" in refusal(reproduce)
     assert (tmp_path / RESULTS).read_text(encoding="utf-8") == text
-    assert not (tmp_path / "results").exists()
+    assert list((tmp_path / RUNS).iterdir()) == [tmp_path / RESULTS]  # nothing has run
 
 
 @pytest.mark.parametrize(
