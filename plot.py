@@ -18,7 +18,7 @@ from tod.files import write_atomically
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, draws, and shows the table."""
     parser = cli.Parser(description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
+    parser.add_argument("runs", nargs="+", type=cli.path, metavar="RUN", help="a run's folder")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--paper", action="store_true", help="add the paper's published curves, dashed"
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=cli.path,
         metavar="FILE",
         help="the figure, in the format of its ending; the table goes beside it "
         "(default: learning_curve.png, or diagnostics.png)",
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         draw = figures.published_learning_curves if arguments.paper else figures.learning_curves
         shown, quantities = tables.accuracy_tables, tables.ACCURACIES
     write_atomically(output, figures.rendered(draw(curves), output.suffix[1:].lower()))
-    write_atomically(table, tables.tidy_csv(curves, quantities).encode())
+    write_atomically(table, tables.tidy_csv(curves, quantities))
     print("\n".join(map(tables.markdown, shown(curves))))
     print(*tables.unpaired_notes(curves), f"{output}, {table}", sep="\n")
 

@@ -18,10 +18,10 @@ from tod.files import write_atomically
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and writes the page."""
     parser = cli.Parser(description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
+    parser.add_argument("runs", nargs="+", type=cli.path, metavar="RUN", help="a run's folder")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=cli.path,
         default=Path("report.html"),
         metavar="FILE",
         help="the page (default: %(default)s)",
@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     output = arguments.output
     if output.suffix.lower() not in (".html", ".htm"):
         parser.error(f"argument --output: {output} does not end in .html")
-    # A file's name may hold bytes that are no text; they are shown as question marks.
-    write_atomically(output, page(read_runs(arguments.runs)).encode("utf-8", "replace"))
+    # Bytes in a file's name that are no text are shown as Python does.
+    write_atomically(output, page(read_runs(arguments.runs)).encode("utf-8", "backslashreplace"))
     print(output)
 
 

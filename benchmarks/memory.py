@@ -1,13 +1,14 @@
 """Memory of each configuration: the host's while it gets ready, and the device's in training.
 
-python benchmarks/memory.py [CONFIG ...]
+python benchmarks/memory.py [CONFIG ...] [--files N ...]
 
 Each line is a process of its own, which reads random images in the published format and number (one
 fewer in each file, since the published files have checksums) and trains for one step. "Needed" are
 the uint8 images, the networks and the optimiser; host memory is the most that the process held
 privately until it had saved a state and gone on from it, beyond what it held once its modules were
 imported. The training step's own memory (activations, gradients) is the device's: on a CPU, it is
-the host's too.
+the host's too. `image_folder` is another matter: its images, here 224×224, are mapped from a file,
+and its lines are of what the process holds beside until they are loaded and have a fingerprint.
 """
 
 import argparse
@@ -28,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import machine
 from benchmarks.published import WRITERS
+from benchmarks.workload import write_photographs
 from losses import CODLoss
 from tod import cli, data
 from tod.analysis.tables import markdown
@@ -37,6 +39,7 @@ from tod.runs.signals import Interruption
 from tod.training.device import prepare, select_device, select_precision
 from tod.trial import Experiment, Trial
 
+FOLDER = "image_folder"
 HEADER = [
     "",
     "uint8 images, MB",
@@ -99,7 +102,7 @@ def measured(config: Config, device: torch.device) -> list[str]:
         trial.labeled = trial.labeled[: config.training.batch_size * 3 // 2]
         trial.train()
     dataset = trial.experiment.dataset
-    images = dataset.train.pixels.nbytes + dataset.test.pixels.nbytes
+    images = dataset.train.nbytes + dataset.test.nbytes
     network = sum(p.numel() * p.element_size() for p in trial.backbone.parameters())
     # The backbone, its predecessor, its teacher, and the momentum.
     needed = images + 4 * network
@@ -110,6 +113,25 @@ def measured(config: Config, device: torch.device) -> list[str]:
         on_device = in_training[0] - before
     sizes = [f"{size / MEGABYTE:,.0f}" for size in (images, 4 * network, host)]
     return [config.name, *sizes, f"{host / needed:.2f}", f"{on_device / MEGABYTE:,.0f}"]
+
+
+def measured_folder(data_dir: str) -> list[str]:
+    """The cells of the line of a folder of image files."""
+    before = private_bytes()
+    overrides = ["images.size=224", "active_learning.cycles=1", "active_learning.initial_labels=2"]
+    with most_private_bytes() as ready:
+        dataset = data.load(load(FOLDER, overrides, data_dir), seed=0)
+        dataset.fingerprint()
+    images = dataset.train.nbytes + dataset.test.nbytes
+    sizes = [f"{size / MEGABYTE:,.0f}" for size in (images, 0, ready[0] - before)]
+    return [f"{FOLDER}, {len(dataset.train):,} images", *sizes, "", ""]
+
+
+def write_image_folder(root: Path, count: int) -> None:
+    """`train` has so many JPEG files of 224×224 in two classes, `test` ten."""
+    for split, number in (("train", count), ("test", 10)):
+        for name in ("a", "b"):
+            write_photographs(root / split / name, number // 2, 224, 224)
 
 
 def trial_that_went_on(config: Config, device: torch.device) -> Trial:
@@ -131,10 +153,13 @@ def trial_that_went_on(config: Config, device: torch.device) -> Trial:
     return trial
 
 
-def measured_by_a_process(config: str, device: str) -> list[str]:
+def measured_by_a_process(config: str, device: str, files: int = 0) -> list[str]:
     """The cells of one line of the table, of which the images are written here first."""
     with tempfile.TemporaryDirectory() as data_dir:
-        WRITERS[config](Path(data_dir))
+        if config == FOLDER:
+            write_image_folder(Path(data_dir), files)
+        else:
+            WRITERS[config](Path(data_dir))
         command = [sys.executable, __file__, config, f"--device={device}", f"--data-dir={data_dir}"]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout)
@@ -143,9 +168,16 @@ def measured_by_a_process(config: str, device: str) -> list[str]:
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = cli.Parser(description=__doc__)
-    everything = list(WRITERS)
+    everything = [*WRITERS, FOLDER]
     parser.add_argument("configs", nargs="*", metavar="CONFIG", help=f"default: {everything}")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument(
+        "--files",
+        nargs="+",
+        type=cli.positive,
+        default=[2_000, 20_000],
+        help=f"of {FOLDER}, a line each (default: 2000 20000)",
+    )
     parser.add_argument("--data-dir", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     for config in arguments.configs:
@@ -162,14 +194,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.data_dir:
         (name,) = arguments.configs
         logging.getLogger("tod").setLevel(logging.ERROR)  # it warns of fewer images than published
-        print(json.dumps(measured(one_epoch(name, arguments.data_dir), device)))
+        if name == FOLDER:
+            print(json.dumps(measured_folder(arguments.data_dir)))
+        else:
+            print(json.dumps(measured(one_epoch(name, arguments.data_dir), device)))
         return
     print(machine.describe(device))
     print(markdown([HEADER]), end="", flush=True)
     for name in arguments.configs:
-        cells = measured_by_a_process(name, arguments.device)
-        _, _, line = markdown([HEADER, cells]).splitlines()
-        print(line, flush=True)
+        for files in arguments.files if name == FOLDER else [0]:
+            cells = measured_by_a_process(name, arguments.device, files)
+            _, _, line = markdown([HEADER, cells]).splitlines()
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def new_parser(description: str, output_dir: Path) -> cli.Parser:
     parser.add_argument("--scale", type=float, default=1.0, help="of all epochs (default: 1)")
     parser.add_argument(
         "--output-dir",
-        type=Path,
+        type=cli.path,
         default=output_dir,
         metavar="DIR",
         help="where the runs' folders are made (default: %(default)s)",

@@ -121,7 +121,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=cli.path,
         metavar="FILE",
         help="where the section is written, with its figure beside it (default: results.md beside "
         "the runs)",
@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         dataset, figure = None, figures.learning_curves(curves)
     content = section(name, curves, dataset, argv, notes)
     write_atomically(output.parent / figure_name(name), figures.rendered(figure))
-    write_atomically(output, replace_section(text, name, content).encode())
+    write_atomically(output, replace_section(text, name, content))
     print(content)
 
 

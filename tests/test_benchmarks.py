@@ -30,10 +30,23 @@ def test_step_shows_images_per_second_ratios_and_shares_of_the_peak():
 
 
 def test_data_shows_both_speeds():
-    done = run_script("benchmarks/data.py", CPU, "--images=256", "--repeats=1")
+    done = run_script("benchmarks/data.py", CPU, "--images=256", "--files=8", "--repeats=1")
     assert done.returncode == 0, done.stderr
-    names = [row[0] for row in cells(done.stdout)[2:]]
-    assert names == ["DataLoader, 2 workers", "on the device"]
+    names = [row[0] for row in cells(done.stdout)]
+    assert names[2:4] == ["DataLoader, 2 workers", "on the device"]
+    assert [name for name in names if name.endswith("decoded into a file")] == [
+        "8 of 224×224: decoded into a file",
+        "4 of 500×375: decoded into a file",
+        "1 of 4000×3000: decoded into a file",
+    ]
+
+
+def test_memory_of_an_image_folder_is_what_is_held_beside_the_images():
+    done = run_script("benchmarks/memory.py", CPU, "image_folder", "--files", "10", "20")
+    assert done.returncode == 0, done.stderr
+    few, many = cells(done.stdout)[2:]
+    assert [few[0], many[0]] == ["image_folder, 10 images", "image_folder, 20 images"]
+    assert float(few[3]) > 0
 
 
 def test_memory_shows_what_is_needed_and_what_is_held():

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tod.config import InputError, config_names, load
 from tod.files import reason
 from tod.runs.identity import Identity
+from tod.settings import expanded
 
 if TYPE_CHECKING:
     from losses import AuxiliaryLoss
@@ -114,7 +115,7 @@ def _parser(script: EntryScript) -> Parser:
     add("--data-dir", metavar="DIR", help="where the datasets lie (default: data)")
     add(
         "--output-dir",
-        type=Path,
+        type=path,
         default=Path("results"),
         metavar="DIR",
         help="where the run's folder is made (default: results)",
@@ -175,6 +176,11 @@ def _refuse_what_is_no_folder(path: Path) -> None:
     except OSError as error:
         why = reason(error)
     raise InputError(f"--output-dir: {path} cannot be written ({why}); name another place")
+
+
+def path(value: str) -> Path:
+    """A path from the command line; `~` is the user's own folder."""
+    return Path(expanded(value))
 
 
 def seed(value: str) -> int:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic.functional_validators import AfterValidator, field_validator
 
-from tod.settings import parse, put, shortened
+from tod.settings import expanded, parse, put, shortened
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 CONFIG_DIR = PROJECT_DIR / "config"
@@ -39,7 +39,7 @@ def _path(value: Any) -> str:
     # A text of pydantic's would be UTF-8, as a folder's name need not be.
     if not isinstance(value, str) or not value.strip() or b"\0" in os.fsencode(value):
         raise ValueError("no path")
-    return value
+    return expanded(value)
 
 
 class InputError(Exception):
@@ -77,6 +77,8 @@ class Images(Section):
     size: int | None = Field(None, ge=1, le=4096)
     mean: tuple[Fraction, ...] | None = Field(None, min_length=3, max_length=3, strict=False)
     std: tuple[Positive, ...] | None = Field(None, min_length=3, max_length=3, strict=False)
+    unreadable: Literal["refuse", "skip"] = "refuse"
+    test_share: float | None = Field(None, gt=0, lt=1)
 
 
 class Augmentation(Section):
@@ -175,7 +177,7 @@ def load(config: str, overrides: Sequence[str] = (), data_dir: str | None = None
         InputError: the file cannot be read, or anything in it is wrong; all that is, a line each.
     """
     names = config_names()
-    path = CONFIG_DIR / f"{config}.yaml" if config in names else Path(config)
+    path = CONFIG_DIR / f"{config}.yaml" if config in names else Path(expanded(config))
     settings = _read(path, f"--config takes a YAML file, or one of {', '.join(names)}")
     # A run folder's config.yaml is a configuration too, but for what its own run added.
     settings.pop("run", None)
@@ -283,7 +285,18 @@ def read_run(folder: Path, advice: str) -> dict[str, Any]:
     Raises:
         InputError: it is missing or damaged; the message ends with `advice`.
     """
-    return _read(folder / "config.yaml", advice, "run")
+    return _with_defaults(_read(folder / "config.yaml", advice, "run"))
+
+
+def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run of an earlier version, with those that it did not know yet."""
+    filled = dict(settings)
+    for name, field in Config.model_fields.items():
+        known = getattr(field.annotation, "model_fields", {})
+        if isinstance(settings.get(name), dict):
+            defaults = {k: f.default for k, f in known.items() if not f.is_required()}
+            filled[name] = {**defaults, **settings[name]}
+    return filled
 
 
 def _read(path: Path, advice: str, section: str | None = None) -> dict[str, Any]:

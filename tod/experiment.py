@@ -262,6 +262,7 @@ def run_experiment(
                     imagenet_weights() if config.model.pretrained else None,
                 )
                 folder.open(environment(dataset, on, precision))
+                records.write_unreadable(folder.path, dataset.unreadable)
                 run_log.write_to(folder.path / "log.txt")
             elif folder.trials and folder.recorded().get("data_dir") != config.data_dir:
                 folder.refuse_other_images(data.load(config, identity.seed).fingerprint())

@@ -16,6 +16,9 @@ from tod.settings import shortened
 
 log = logging.getLogger("tod")
 
+NAMES = "surrogateescape"
+"""How bytes that are no text stand in the names of files, so that they can be turned back."""
+
 
 def reason(error: Exception) -> str:
     """Why a file cannot be read or written, in one line."""
@@ -66,10 +69,13 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes all of a file as `atomic_file` does."""
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Writes all of a file as `atomic_file` does; a text in UTF-8.
+
+    A file's name in it that is no UTF-8 keeps its own bytes.
+    """
     with atomic_file(path) as file:
-        file.write(content)
+        file.write(content.encode("utf-8", NAMES) if isinstance(content, str) else content)
 
 
 def remove(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """Settings as people write them: YAML where `1e-4` is a number, and KEY=VALUE over it."""
 
+import os
 import re
 from typing import Any
 
@@ -77,6 +78,11 @@ def shortened(line: str, length: int = 100) -> str:
     """Text as part of a message: printable, and not long."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return shown if len(shown) <= length else shown[: length - 3] + "..."
+
+
+def expanded(path: str) -> str:
+    """A path as the shell would take it: `~` is the user's own folder."""
+    return os.path.expanduser(path)  # noqa: PTH111 - pathlib's raises for an unknown user
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -42,12 +42,13 @@ class Experiment:
         memory_format = models.fastest_memory_format(device, config.model.width)
         self.train_images, self.test_images = (
             ImageBatches(
-                images.pixels,
+                images.stored,
                 dataset.mean,
                 dataset.std,
                 config.augmentation,
                 device,
                 memory_format,
+                images.rows,
             )
             for images in (dataset.train, dataset.test)
         )

@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 import tod.data
 from tests.support import formats
 from tests.support.loading import load, refusal
+from tests.support.pictures import icc_profile
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +90,19 @@ def test_a_truncated_jpeg_is_named(tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     assert refusal("caltech101", tmp_path).startswith(f"{path}: cannot be read as an image")
+
+
+def test_caltech101_is_read_as_the_published_code_reads_it(tmp_path):
+    formats.write_caltech101(tmp_path, images_per_class=10, num_classes=3)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "101_ObjectCategories" / "Faces" / "image_0001.jpg"
+    sideways = Image.new("RGB", (30, 20), "red")
+    sideways.paste("blue", (0, 0, 30, 10))
+    sideways.save(path, exif=exif, icc_profile=icc_profile("Adobe RGB"))
+    dataset = load("caltech101", tmp_path, "images.resize=8", "images.size=8")
+    images = dataset.train if "Faces/image_0001.jpg" in dataset.train.names else dataset.test
+    found = images.pixels[images.names.index("Faces/image_0001.jpg")]
+    with Image.open(path) as image:
+        expected = v2.PILToTensor()(image.convert("RGB").resize((8, 8), Image.Resampling.BILINEAR))
+    assert torch.equal(found, expected)

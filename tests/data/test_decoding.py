@@ -2,19 +2,24 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from tod.config import PROJECT_DIR, Images, InputError
-from tod.data import decoding
+from tod.data import decoding, picture
+from tod.data import kept as kept_images
 
 CONFIG = Images(size=8, resize=12)
 
@@ -29,116 +34,345 @@ def folder(tmp_path) -> Path:
 
 
 def load(folder: Path, config: Images = CONFIG) -> torch.Tensor:
-    return decoding.load_images(folder, [f"{n}.png" for n in range(6)], config)
+    pixels, problems = decoding.load_images(folder, names(folder), config)
+    assert not problems
+    return pixels
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.png"))
 
 
 def kept(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.glob(".decoded*.npy"))
+    return sorted(p.name for p in folder.glob(".decoded*"))
 
 
 @pytest.fixture
-def decodings(monkeypatch) -> list[int]:
-    """How many images each decoding took."""
-    counts = []
-    decode_all = decoding._decode_all
+def decoded(monkeypatch) -> list[str]:
+    """The names of the files that are decoded, in the order of their beginning."""
+    begun = []
+    decode = picture.decode
 
-    def counting(folder, files, *sizes):
-        counts.append(len(files))
-        return decode_all(folder, files, *sizes)
+    def noted(path: Path, **options: object) -> bytes:
+        begun.append(path.name)
+        return decode(path, **options)
 
-    monkeypatch.setattr(decoding, "_decode_all", counting)
-    return counts
+    monkeypatch.setattr(picture, "decode", noted)
+    return begun
 
 
-def test_images_are_decoded_once(folder, decodings):
+def test_images_are_decoded_once(folder, decoded):
     first = load(folder)
     assert first.shape == (6, 3, 8, 8)
     assert first.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(first, load(folder))
-    assert decodings == [6]
+    assert sorted(decoded) == names(folder)
+    assert kept(folder) == [".decoded_12_8"]
 
 
-@pytest.mark.parametrize("change", ["pixels", "time", "sizes"])
-def test_what_has_changed_is_decoded_again_and_replaces_what_was_kept(folder, decodings, change):
-    before, names = load(folder).clone(), kept(folder)
+def test_images_are_those_of_pillow(folder):
+    pixels = load(folder)
+    for found, name in zip(pixels, names(folder), strict=True):
+        square = Image.open(folder / name).resize((12, 12), Image.Resampling.BILINEAR)
+        expected = np.asarray(square.crop((2, 2, 10, 10))).transpose(2, 0, 1)
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("change", ["pixels", "time", "name", "another file", "one less"])
+def test_only_what_has_changed_is_decoded_again(folder, decoded, change):
+    load(folder)
+    decoded.clear()
+    path = folder / "3.png"
+    changed = [path.name]
     if change == "pixels":
-        Image.new("RGB", (14, 10), "white").save(folder / "0.png")
+        Image.new("RGB", (14, 10), "white").save(path)
     elif change == "time":
-        os.utime(folder / "0.png", ns=(1, 1))
-    after = load(folder, Images(size=6, resize=12) if change == "sizes" else CONFIG)
-    assert decodings == [6, 6]
-    assert len(kept(folder)) == (2 if change == "sizes" else 1)
-    assert kept(folder) != names
-    if change == "pixels":
-        assert (after[0] == 255).all()
-    if change == "sizes":
-        assert torch.equal(after, before[:, :, 1:7, 1:7])
+        os.utime(path, ns=(1, 1))
+    elif change == "name":
+        path.rename(folder / "9.png")
+        changed = ["9.png"]
+    elif change == "another file":
+        shutil.copy(path, folder / "33.png")
+        changed = ["33.png"]
+    else:
+        path.unlink()
+        changed = []
+    after = load(folder)
+    assert decoded == changed
+    assert len(after) == len(names(folder))
+    for found, name in zip(after, names(folder), strict=True):
+        content = picture.decode(folder / name, resize=12, size=8, read=picture.as_shown)
+        assert found.permute(1, 2, 0).contiguous().numpy().tobytes() == content
+    assert kept(folder) == [".decoded_12_8"]
+
+
+def test_files_of_one_size_and_time_that_change_places_are_decoded_again(tmp_path):
+    for name, colour in (("a", "red"), ("b", "blue")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8), colour).save(tmp_path / name / "0.bmp")
+        os.utime(tmp_path / name / "0.bmp", ns=(1, 1))
+    files = ["a/0.bmp", "b/0.bmp"]
+    before, _ = decoding.load_images(tmp_path, files, CONFIG)
+    before = before.clone()
+    (tmp_path / "a").rename(tmp_path / "c")
+    (tmp_path / "b").rename(tmp_path / "a")
+    (tmp_path / "c").rename(tmp_path / "b")
+    after, _ = decoding.load_images(tmp_path, files, CONFIG)
+    assert torch.equal(after, before.flip(0))
+    assert not torch.equal(after, before)
+
+
+def test_another_version_of_the_decoding_decodes_again(folder, decoded, monkeypatch):
+    load(folder)
+    monkeypatch.setattr(picture, "VERSION", "another")
+    load(folder)
+    assert len(decoded) == 12
+
+
+def test_other_sizes_are_kept_beside(folder, decoded):
+    before = load(folder)
+    smaller = load(folder, Images(size=6, resize=12))
+    assert torch.equal(smaller, before[:, :, 1:7, 1:7])
+    assert kept(folder) == [".decoded_12_6", ".decoded_12_8"]
+    assert len(decoded) == 12
+
+
+def test_what_is_mapped_stays_when_the_images_change(folder):
+    before = load(folder)
+    copy = before.clone()
+    for path in folder.glob("*.png"):
+        Image.new("RGB", (14, 10), "white").save(path)
+    assert (load(folder) == 255).all()
+    assert torch.equal(before, copy)
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied", "of another shape"])
-def test_what_was_kept_and_is_damaged_is_decoded_again(folder, decodings, damage):
+def test_what_was_kept_and_is_damaged_is_decoded_again(folder, decoded, damage):
     expected = load(folder).clone()
     path = folder / kept(folder)[0]
     if damage == "of another shape":
-        np.save(path, np.zeros((6, 4, 4, 3), dtype=np.uint8))
+        path.write_bytes(bytes(1000))
     else:
         os.truncate(path, 0 if damage == "emptied" else path.stat().st_size - 1)
     assert torch.equal(expected, load(folder))
-    assert decodings == [6, 6]
+    assert len(decoded) == 12
     assert torch.equal(expected, load(folder))
-    assert len(decodings) == 2
+    assert len(decoded) == 12
 
 
-@pytest.mark.parametrize("obstacle", ["lock", "images"])
+def test_what_an_earlier_version_kept_goes(folder):
+    (folder / ".decoded_12_8_0123456789abcdef.npy").write_bytes(b"pixels")
+    load(folder)
+    assert kept(folder) == [".decoded_12_8"]
+
+
+@pytest.mark.parametrize("chunk", [1, 400, 10**6])
+@pytest.mark.parametrize("moment", [1, 2, 4, 6])
+def test_an_interrupted_decoding_goes_on_where_it_stopped(
+    folder, decoded, monkeypatch, chunk, moment
+):
+    monkeypatch.setattr(kept_images, "CHUNK", chunk)
+    safe = 0
+
+    def flush(file: BinaryIO) -> None:
+        nonlocal safe
+        file.flush()
+        if file.name.endswith(".keys"):
+            safe = (folder / ".decoded_12_8.partial.keys").stat().st_size // 16
+            if safe >= moment:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(kept_images, "_flush", flush)
+        load(folder)
+    decoded.clear()
+    pixels = load(folder)
+    assert decoded == names(folder)[safe:]
+    assert kept(folder) == [".decoded_12_8"]
+    shutil.copytree(folder, folder / "again", ignore=shutil.ignore_patterns(".*"))
+    assert torch.equal(pixels, load(folder / "again"))
+
+
+def test_an_interrupted_decoding_of_other_files_is_not_lost(folder, decoded, monkeypatch):
+    monkeypatch.setattr(kept_images, "CHUNK", 1)
+    (folder / "4.png").rename(folder / "other")
+    (folder / "5.png").write_bytes(b"broken")
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="No space"):
+        patch.setattr(kept_images, "_flush", full_after(8))
+        load(folder)
+    decoded.clear()
+    (folder / "other").rename(folder / "4.png")
+    Image.new("RGB", (14, 10), "white").save(folder / "5.png")
+    Image.new("RGB", (14, 10), "white").save(folder / "0.png")
+    load(folder)
+    assert decoded == ["0.png", "4.png", "5.png"]
+
+
+def full_after(count: int) -> Callable[[BinaryIO], None]:
+    """Replaces `_flush`: the disk is full the next time."""
+    left = count
+
+    def flush(file: BinaryIO) -> None:
+        nonlocal left
+        file.flush()
+        left -= 1
+        if left == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    return flush
+
+
+def test_a_disk_that_fills_up_is_one_line_and_nothing_is_lost(folder, decoded, monkeypatch):
+    monkeypatch.setattr(kept_images, "CHUNK", 1)
+    with monkeypatch.context() as patch, pytest.raises(InputError) as caught:
+        patch.setattr(kept_images, "_flush", full_after(7))
+        load(folder)
+    assert "cannot be written (No space left on device); what was decoded is kept" in str(
+        caught.value
+    )
+    assert "\n" not in str(caught.value)
+    decoded.clear()
+    load(folder)
+    assert decoded == ["3.png", "4.png", "5.png"]
+
+
+def test_a_disk_too_small_is_one_line_before_decoding(folder, decoded, monkeypatch):
+    usage = shutil.disk_usage(folder)._replace(free=1_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    with pytest.raises(InputError) as caught:
+        load(folder)
+    assert "the decoded images need 1.25e-06 GB there, and 1e-06 GB are free" in str(caught.value)
+    assert not decoded
+    assert not any(path.name.startswith(".decoded") for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("obstacle", ["a folder in the lock's place", "no locks"])
 def test_where_nothing_can_be_kept_images_are_decoded_each_time(
-    folder, decodings, caplog, obstacle
+    folder, decoded, caplog, monkeypatch, obstacle
 ):
     expected = load(folder).clone()
-    path = folder / (".lock" if obstacle == "lock" else kept(folder)[0])
     (folder / kept(folder)[0]).unlink()
-    path.unlink(missing_ok=True)
-    path.mkdir()
+    if obstacle == "no locks":
+        problem = "No locks available"
+
+        @contextmanager
+        def no_locks(path: Path) -> Iterator[None]:
+            raise OSError(errno.ENOLCK, problem)
+            yield
+
+        monkeypatch.setattr(decoding, "locked", no_locks)
+    else:
+        problem = "Is a directory"
+        (folder / ".lock").unlink()
+        (folder / ".lock").mkdir()
     for _ in range(2):
         assert torch.equal(load(folder), expected)
-    assert decodings == [6, 6, 6]
-    assert "the decoded images cannot be kept (Is a directory)" in caplog.text
-
-
-def test_a_full_disk_keeps_nothing_and_stops_nothing(folder, decodings, caplog, monkeypatch):
-    def full(*arguments: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(np, "save", full)
-    assert torch.equal(load(folder), load(folder))
-    assert decodings == [6, 6]
-    assert "the decoded images cannot be kept (No space left on device)" in caplog.text
-    assert [p.name for p in folder.glob(".*")] == [".lock"]
-
-
-def test_what_a_killed_process_has_left_is_removed(folder):
-    left = folder / "..decoded_12_8_0123456789abcdef.npy.partial"
-    left.write_bytes(b"half")
-    load(folder)
-    assert not left.exists()
-
-
-def test_damaged_image_keeps_nothing(folder):
-    (folder / "3.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"3\.png: cannot be read as an image"):
-        load(folder)
+    assert len(decoded) == 18
+    assert f"the decoded images cannot be kept ({problem})" in caplog.text
     assert not kept(folder)
+
+
+def test_what_is_kept_needs_no_lock(folder, decoded, caplog):
+    expected = load(folder).clone()
+    (folder / ".lock").unlink()
+    (folder / ".lock").mkdir()
+    assert torch.equal(load(folder), expected)
+    assert len(decoded) == 6
+    assert not caplog.text
+
+
+def test_all_that_cannot_be_read_is_told_and_what_was_decoded_is_kept(folder, decoded):
+    whole = load(folder).clone()
+    for name in ("1.png", "4.png"):
+        (folder / name).write_bytes(b"no image")
+    pixels, problems = decoding.load_images(folder, names(folder), CONFIG)
+    assert sorted(problems) == [1, 4]
+    assert all("cannot identify image file" in why for why in problems.values())
+    assert torch.equal(pixels[[0, 2, 3, 5]], whole[[0, 2, 3, 5]])
+    decoded.clear()
+    _, again = decoding.load_images(folder, names(folder), CONFIG)
+    assert again.keys() == problems.keys()
+    assert sorted(decoded) == ["1.png", "4.png"]
+    decoded.clear()
+    Image.new("RGB", (14, 10), "white").save(folder / "1.png")
+    pixels, problems = decoding.load_images(folder, names(folder), CONFIG)
+    assert sorted(problems) == [4]
+    assert (pixels[1] == 255).all()
+    assert sorted(set(decoded)) == ["1.png", "4.png"]
+
+
+def test_what_could_not_be_read_for_a_moment_is_read_the_next_time(folder, monkeypatch):
+    decode = picture.decode
+
+    def flaky(path: Path, **options: object) -> bytes:
+        if path.name == "2.png":
+            raise OSError(errno.EIO, "Input/output error")
+        return decode(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(picture, "decode", flaky)
+        mapped, problems = decoding.load_images(folder, names(folder), CONFIG)
+    assert problems == {2: "Input/output error"}
+    pixels = load(folder)
+    assert torch.equal(pixels[[0, 1, 3, 4, 5]], mapped[[0, 1, 3, 4, 5]])
+    assert torch.equal(pixels, load(folder))
+    assert pixels[2].float().std() > 0
+
+
+def test_no_file_is_no_image(tmp_path):
+    pixels, problems = decoding.load_images(tmp_path, [], CONFIG)
+    assert pixels.shape == (0, 3, 8, 8)
+    assert not problems
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    random = np.random.default_rng(0)
+    for number in range(100):
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(
+            tmp_path / f"{number:03d}.png"
+        )
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from benchmarks.memory import most_private_bytes, private_bytes\n"
+        "from tod.config import Images; from tod.data import decoding\n"
+        "from tod.data.dataset import ImageSet; import tod.data, torch\n"
+        "files = [f'{n:03d}.png' for n in range(100)] * int(sys.argv[2])\n"
+        "before = private_bytes()\n"
+        "with most_private_bytes() as most:\n"
+        "    pixels, _ = decoding.load_images(Path(sys.argv[1]), files, Images(size=224))\n"
+        "    images = ImageSet(pixels, torch.zeros(len(files), dtype=torch.int64))\n"
+        "    tod.data._statistics(images)\n"
+        "    tod.data.Dataset(images, images, [], None, None).fingerprint()\n"
+        "print(most[0] - before)\n"
+    )
+    few, many = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", code, tmp_path, str(times)],
+                cwd=PROJECT_DIR,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for times in (3, 15)
+    )
+    # 300 images are 45 MB, and 1,500 are 226 MB.
+    assert many < few + 40e6
+    assert many < 300e6
 
 
 def test_two_processes_decode_a_folder_once_between_them(folder):
     code = (
         "import sys, time; from pathlib import Path\n"
         "from tod.config import Images; from tod.data import decoding\n"
-        "decode_all = decoding._decode_all\n"
+        "from tod.data.kept import KeptImages\n"
+        "fill = KeptImages.fill\n"
         "def slow(*arguments):\n"
-        "    print('decodes', flush=True); time.sleep(1); return decode_all(*arguments)\n"
-        "decoding._decode_all = slow\n"
+        "    print('decodes', flush=True); time.sleep(1); return fill(*arguments)\n"
+        "KeptImages.fill = slow\n"
         "files = [f'{n}.png' for n in range(6)]\n"
-        "print(decoding.load_images(Path(sys.argv[1]), files, Images(size=8)).sum().item())\n"
+        "print(decoding.load_images(Path(sys.argv[1]), files, Images(size=8))[0].sum().item())\n"
     )
     command = [sys.executable, "-c", code, folder]
     both = [
@@ -151,24 +385,50 @@ def test_two_processes_decode_a_folder_once_between_them(folder):
     assert outputs[0][-1] == outputs[1][-1]
 
 
-def test_where_files_cannot_be_locked_nothing_is_kept(folder, decodings, caplog, monkeypatch):
-    @contextmanager
-    def no_locks(path: Path) -> Iterator[None]:
-        raise OSError(errno.ENOLCK, "No locks available")
-        yield
-
-    monkeypatch.setattr(decoding, "locked", no_locks)
-    load(folder)
-    assert not kept(folder)
-    assert "the decoded images cannot be kept (No locks available)" in caplog.text
-
-
 @pytest.mark.parametrize("quiet", [False, True])
 def test_decoding_shows_a_bar_unless_quiet(folder, monkeypatch, caplog, quiet):
     shown = []
-    monkeypatch.setattr(
-        decoding, "tqdm", lambda done, *_, disable, **__: shown.append(disable) or done
-    )
+
+    def bar(**options: object) -> tqdm:
+        shown.append(options["disable"])
+        return tqdm(disable=True)
+
+    monkeypatch.setattr(kept_images, "tqdm", bar)
     caplog.set_level("WARNING" if quiet else "INFO", "tod.progress")
     load(folder)
     assert shown == [True if quiet else None]
+
+
+def test_a_killed_decoding_goes_on_where_it_stopped(tmp_path, decoded):
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{number:02d}.png")
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from tod.config import Images; from tod.data import decoding, kept, picture\n"
+        "decode = picture.decode\n"
+        "def slow(*arguments, **options):\n"
+        "    time.sleep(0.05); return decode(*arguments, **options)\n"
+        "picture.decode = slow; kept.CHUNK = 3072 * 4\n"
+        "folder = Path(sys.argv[1]); files = sorted(p.name for p in folder.glob('*.png'))\n"
+        "decoding.load_images(folder, files, Images(size=32))\n"
+    )
+    keys = tmp_path / ".decoded_32_32.partial.keys"
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=PROJECT_DIR) as process:
+        while not (keys.exists() and keys.stat().st_size >= 8 * 16):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    safe = keys.stat().st_size // 16
+    assert 8 <= safe < 40
+    found = load(tmp_path, Images(size=32))
+    np.testing.assert_array_equal(found, pixels.transpose(0, 3, 1, 2))
+    assert sorted(decoded) == names(tmp_path)[safe:]
+
+
+def test_a_large_picture_is_read_without_a_word(tmp_path, recwarn, caplog):
+    Image.new("1", (10_000, 19_000), 1).save(tmp_path / "large.png")
+    assert (load(tmp_path) == 255).all()
+    assert not recwarn
+    assert not caplog.text

@@ -1,6 +1,10 @@
 """People's own images, in a folder for each class: what is read, left out and refused."""
 
+import os
 import shutil
+import tempfile
+import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +14,12 @@ from torchvision.transforms import v2
 
 from tests.support import formats
 from tests.support.loading import load, refusal
+from tests.support.pictures import plain, write_classes
+from tod.config import InputError
+from tod.data import image_folder, picture
+
+ONE_CYCLE = ("active_learning.cycles=1", "active_learning.initial_labels=2")
+"""For fewer images than the default of these tests labels."""
 
 
 def test_an_image_folder_takes_every_format_mode_and_size(tmp_path):
@@ -25,7 +35,11 @@ def test_an_image_folder_takes_every_format_mode_and_size(tmp_path):
     for split, images in (("train", dataset.train), ("test", dataset.test)):
         for name, pixels in zip(images.names, images.pixels, strict=True):
             with Image.open(tmp_path / split / name) as image:
-                assert torch.equal(pixels, transform(image.convert("RGB"))), name
+                shown = image.convert("RGB")
+                if "transparent" in name:
+                    white = Image.new("RGBA", image.size, "white")
+                    shown = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+                assert torch.equal(pixels, transform(shown)), name
 
 
 def test_an_image_of_the_right_size_keeps_every_pixel(tmp_path):
@@ -73,11 +87,22 @@ def test_images_outside_of_a_class_and_below_it_are_left_out_with_a_warning(tmp_
     assert "loose.png is left out (2 such in all)" in warnings.text
 
 
-def test_a_class_without_test_images_is_used_with_a_warning(tmp_path, warnings):
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_class_without_test_images_is_used_with_a_warning(tmp_path, warnings, empty):
     formats.write_image_folder(tmp_path)
     shutil.rmtree(tmp_path / "test" / "Banane")
+    if empty:
+        (tmp_path / "test" / "Banane").mkdir()
     assert set(load("image_folder", tmp_path).test.labels.tolist()) == {1, 2}
-    assert f"{tmp_path / 'test' / 'Banane'}: is not there" in warnings.text
+    assert f"{tmp_path / 'test' / 'Banane'}: holds no image (1 such in all)" in warnings.text
+
+
+def test_a_test_set_of_one_class_is_used_with_a_warning(tmp_path, warnings):
+    formats.write_image_folder(tmp_path)
+    for name in ("Banane", "größe"):
+        shutil.rmtree(tmp_path / "test" / name)
+    assert set(load("image_folder", tmp_path).test.labels.tolist()) == {1}
+    assert f"{tmp_path / 'test'}: all images are of one class" in warnings.text
 
 
 @pytest.mark.parametrize("missing", ["train", "test"])
@@ -92,16 +117,47 @@ def test_an_unreadable_image_is_named(tmp_path, content):
     formats.write_image_folder(tmp_path)
     path = tmp_path / "test" / "Banane" / "broken.png"
     path.write_bytes(content)
-    assert refusal("image_folder", tmp_path).startswith(f"{path}: cannot be read as an image")
-
-
-def test_a_16_bit_image_is_refused_rather_than_clipped_to_white(tmp_path):
-    formats.write_image_folder(tmp_path)
-    path = tmp_path / "train" / "Banane" / "deep.png"
-    Image.fromarray(np.full((32, 32), 40_000, dtype=np.uint16)).save(path)
     message = refusal("image_folder", tmp_path)
-    assert message.startswith(f"{path}: cannot be read as an image")
-    assert "8 bits" in message
+    assert message.startswith(f"{path}: cannot be read as an image (")
+    assert message.endswith("; mend or remove it, or go on without it by images.unreadable=skip")
+
+
+def test_all_unreadable_images_of_both_sets_are_told_at_once(tmp_path):
+    formats.write_image_folder(tmp_path)
+    for number in range(11):
+        (tmp_path / "train" / "Banane" / f"broken{number:02d}.png").write_bytes(b"no image")
+    (tmp_path / "test" / "größe" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(InputError) as caught:
+        load("image_folder", tmp_path)
+    *named, last = str(caught.value).splitlines()
+    assert [line.split(": ")[0] for line in named] == [
+        str(tmp_path / "train" / "Banane" / f"broken{number:02d}.png") for number in range(10)
+    ]
+    assert last.startswith("12 images cannot be read; mend or remove them, or go on without them")
+
+
+def test_unreadable_images_are_left_out_where_that_is_asked_for(tmp_path, warnings):
+    formats.write_image_folder(tmp_path)
+    whole = load("image_folder", tmp_path)
+    for place in ("train/Banane/broken.png", "test/größe/broken.jpg"):
+        (tmp_path / place).write_bytes(b"no image")
+    dataset = load("image_folder", tmp_path, "images.unreadable=skip")
+    assert dataset.fingerprint() == whole.fingerprint()
+    assert dataset.train.names == whole.train.names
+    assert [file for file, _ in dataset.unreadable] == [
+        "train/Banane/broken.png",
+        "test/größe/broken.jpg",
+    ]
+    assert all("cannot identify" in why for _, why in dataset.unreadable)
+    assert "the run goes on without it (2 such in all)" in warnings.text
+    assert not whole.unreadable
+
+
+def test_a_class_of_unreadable_images_alone_is_refused(tmp_path):
+    formats.write_image_folder(tmp_path)
+    write_classes(tmp_path, {"train/kiwi/0.png": b"no image"})
+    message = refusal("image_folder", tmp_path, "images.unreadable=skip")
+    assert message.startswith(f"{tmp_path / 'train' / 'kiwi'}: holds no image")
 
 
 def test_a_test_class_without_training_images_is_named(tmp_path):
@@ -128,3 +184,213 @@ def test_a_single_class_is_no_classification(tmp_path):
     (tmp_path / "test" / "only").mkdir(parents=True)
     message = refusal("image_folder", tmp_path)
     assert message.startswith(f"{tmp_path / 'train'}: holds 1 class folders")
+
+
+# ------------------------------------------------- nothing is lost in silence
+
+
+def test_a_link_to_nothing_is_refused_by_name(tmp_path):
+    formats.write_image_folder(tmp_path)
+    lost = [tmp_path / "train" / "kiwi", tmp_path / "train" / "Banane" / "0.png"]
+    for path in lost:
+        path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError) as caught:
+        load("image_folder", tmp_path)
+    lines = str(caught.value).splitlines()
+    assert lines == [f"{path}: is a link to nothing; mend or remove it" for path in lost]
+
+
+def test_links_to_folders_and_images_are_followed(tmp_path):
+    formats.write_image_folder(tmp_path)
+    expected = load("image_folder", tmp_path).fingerprint()
+    shutil.move(tmp_path / "train" / "Banane", tmp_path / "elsewhere")
+    (tmp_path / "train" / "Banane").symlink_to(tmp_path / "elsewhere")
+    image = tmp_path / "test" / "größe" / "grey.png"
+    shutil.move(image, tmp_path / "moved")
+    image.symlink_to(tmp_path / "moved")
+    assert load("image_folder", tmp_path).fingerprint() == expected
+
+
+@pytest.mark.parametrize("place", ["train", "train/Banane", "test/Banane"])
+def test_a_folder_that_cannot_be_entered_is_refused_by_name(place):
+    with tempfile.TemporaryDirectory() as name:  # which others than root can enter, too
+        root = Path(name)
+        root.chmod(0o755)
+        formats.write_image_folder(root)
+        (root / place).chmod(0)
+        is_root = os.geteuid() == 0
+        try:
+            if is_root:  # whom nothing stops
+                os.seteuid(65534)
+            message = refusal("image_folder", root)
+        finally:
+            if is_root:
+                os.seteuid(0)
+            (root / place).chmod(0o755)
+    assert message.startswith(f"{root / place}: cannot be entered (Permission denied)")
+
+
+# ----------------------------------------------------------------- names
+
+
+def test_folders_whose_names_look_the_same_are_one_class(tmp_path):
+    nfc, nfd = (unicodedata.normalize(form, "größe") for form in ("NFC", "NFD"))
+    assert nfc != nfd
+    formats.write_image_folder(tmp_path)
+    whole = load("image_folder", tmp_path)
+    (tmp_path / "test" / nfc).rename(tmp_path / "test" / nfd)
+    (tmp_path / "train" / nfd).mkdir()
+    (tmp_path / "train" / nfc / "rgb.png").rename(tmp_path / "train" / nfd / "rgb.png")
+    dataset = load("image_folder", tmp_path)
+    assert dataset.class_names == whole.class_names
+    assert len(dataset.train) == len(whole.train)
+    assert f"{nfd}/rgb.png" in dataset.train.names
+    assert dataset.train.labels.tolist() == whole.train.labels.tolist()
+    assert dataset.test.labels.tolist() == whole.test.labels.tolist()
+
+
+def test_folders_of_the_system_are_no_classes(tmp_path, warnings):
+    formats.write_image_folder(tmp_path)
+    for name in ("__MACOSX", "@eaDir", "lost+found", "System Volume Information", ".cache"):
+        for split in ("train", "test"):
+            write_classes(tmp_path, {f"{split}/{name}/0.png": Image.new("RGB", (8, 8))})
+    assert load("image_folder", tmp_path).class_names == sorted(formats.FOLDER_CLASSES)
+
+
+def test_classes_that_are_numbers_are_in_the_order_of_numbers(tmp_path):
+    names = ["0", "1", "2", "9", "10", "11", "100"]
+    images = plain(2 * len(names))
+    write_classes(
+        tmp_path, {f"{split}/{n}/0.png": next(images) for split in ("train", "test") for n in names}
+    )
+    assert load("image_folder", tmp_path, *ONE_CYCLE).class_names == names
+    assert image_folder.in_order(["10", "9", "x"]) == ["10", "9", "x"]
+
+
+def test_names_that_are_no_text_are_read(tmp_path):
+    formats.write_image_folder(tmp_path)
+    odd = os.fsdecode(b"caf\xe9")
+    (tmp_path / "train" / "Banane" / "rgb.png").rename(tmp_path / "train" / "Banane" / f"{odd}.png")
+    for split in ("train", "test"):
+        (tmp_path / split / "größe").rename(tmp_path / split / odd)
+    dataset = load("image_folder", tmp_path)
+    assert odd in dataset.class_names
+    assert f"Banane/{odd}.png" in dataset.train.names
+
+
+# ---------------------------------------------------- only pictures, and copies
+
+
+def test_what_is_no_picture_is_left_out_whatever_pillow_knows(tmp_path, warnings):
+    formats.write_image_folder(tmp_path)
+    count = len(load("image_folder", tmp_path).train)
+    for name in ("labels.h5", "clip.mpg", "drawing.eps", "report.pdf"):
+        (tmp_path / "train" / "Banane" / name).write_bytes(b"no picture")
+    assert len(load("image_folder", tmp_path).train) == count
+    assert "is left out (4 such in all)" in warnings.text
+
+
+def test_postscript_that_claims_to_be_a_picture_is_refused(tmp_path):
+    formats.write_image_folder(tmp_path)
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+    write_classes(tmp_path, {"train/Banane/photo.png": content})
+    assert "photo.png: cannot be read as an image (cannot identify" in refusal(
+        "image_folder", tmp_path
+    )
+
+
+def test_test_images_that_are_training_images_are_told(tmp_path, warnings):
+    images = list(plain(6))
+    write_classes(
+        tmp_path,
+        {f"train/{c}/{n}.png": images[2 * n + (c == "b")] for n in (0, 1, 2) for c in "ab"},
+    )
+    write_classes(tmp_path, {"test/a/x.bmp": images[0], "test/a/y.bmp": images[2]})
+    write_classes(tmp_path, {"test/b/z.png": next(plain(1, seed=1))})
+    load("image_folder", tmp_path, *ONE_CYCLE)
+    words = "2 test images are training images too, as test/a/x.bmp is train/a/0.png"
+    assert words in warnings.text
+    assert "two classes" not in warnings.text
+
+
+def test_a_picture_under_two_classes_is_told(tmp_path, warnings):
+    first, second, third, fourth = plain(4)
+    write_classes(
+        tmp_path, {"train/a/0.png": first, "train/b/0.png": first, "train/b/1.png": second}
+    )
+    write_classes(tmp_path, {"test/a/0.png": third, "test/b/0.png": fourth})
+    load("image_folder", tmp_path, *ONE_CYCLE)
+    assert (
+        "1 pictures are there under two classes, as train/a/0.png and train/b/0.png"
+        in warnings.text
+    )
+    assert "too" not in warnings.text
+
+
+def test_pictures_that_share_a_line_are_no_copies(tmp_path, warnings):
+    first, second = (np.zeros((16, 16, 3), dtype=np.uint8) for _ in range(2))
+    second[0, 0] = 255
+    write_classes(
+        tmp_path,
+        {"train/a/0.png": Image.fromarray(first), "train/b/0.png": Image.fromarray(second)},
+    )
+    write_classes(tmp_path, {f"test/{c}/0.png": i for c, i in zip("ab", plain(2), strict=True)})
+    load("image_folder", tmp_path, "images.size=16", *ONE_CYCLE)
+    assert not warnings.text
+
+
+# ------------------------------------------------------- without a test folder
+
+
+@pytest.mark.parametrize("name", ["val", "valid"])
+def test_a_validation_folder_stands_in_for_the_test_folder(tmp_path, caplog, name):
+    caplog.set_level("INFO", "tod")
+    formats.write_image_folder(tmp_path)
+    whole = load("image_folder", tmp_path).fingerprint()
+    (tmp_path / "test").rename(tmp_path / name)
+    assert load("image_folder", tmp_path).fingerprint() == whole
+    assert f"{tmp_path / name}: stands in for the folder test" in caplog.text
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_share_of_each_class_is_held_out_by_seed(tmp_path, share):
+    formats.write_image_folder(tmp_path)
+    shutil.rmtree(tmp_path / "test")
+    override = f"images.test_share={share}"
+    dataset = load("image_folder", tmp_path, *ONE_CYCLE, override)
+    of_a_class = len(formats.IMAGE_KINDS)
+    held_out = round(share * of_a_class)
+    assert dataset.test.labels.bincount().tolist() == [held_out] * 3
+    assert dataset.train.labels.bincount().tolist() == [of_a_class - held_out] * 3
+    names = [*dataset.train.names, *dataset.test.names]
+    assert len(set(names)) == len(names) == 3 * of_a_class
+    for images in (dataset.train, dataset.test):
+        for name, pixels, label in zip(images.names, images.pixels, images.labels, strict=True):
+            assert dataset.class_names[label] == Path(name).parent.name
+            path = tmp_path / "train" / name
+            content = picture.decode(path, 32, 32, picture.as_shown)
+            assert pixels.permute(1, 2, 0).contiguous().numpy().tobytes() == content
+    again = load("image_folder", tmp_path, *ONE_CYCLE, override)
+    other = load("image_folder", tmp_path, *ONE_CYCLE, override, seed=1)
+    assert again.fingerprint() == dataset.fingerprint()
+    assert other.test.names != dataset.test.names
+
+
+def test_no_class_loses_all_its_images_to_the_test_set(tmp_path, warnings):
+    images = plain(4)
+    write_classes(tmp_path, {f"train/a/{n}.png": next(images) for n in range(3)})
+    write_classes(tmp_path, {"train/b/0.png": next(images)})
+    dataset = load(
+        "image_folder",
+        tmp_path,
+        "images.test_share=0.9",
+        *ONE_CYCLE,
+    )
+    assert dataset.train.labels.tolist() == [0, 1]
+    assert dataset.test.labels.tolist() == [0, 0]
+
+
+def test_without_a_test_folder_the_message_names_the_share(tmp_path):
+    formats.write_image_folder(tmp_path)
+    shutil.rmtree(tmp_path / "test")
+    assert "--set images.test_share=0.2" in refusal("image_folder", tmp_path)

@@ -4,6 +4,7 @@ import builtins
 import errno
 import io
 import os
+import pathlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,14 +110,17 @@ def failing(kind: str, place: Path, at: int = 0) -> Iterator[Fault]:
         return actual_open(path, mode, *arguments, **settings)
 
     actual_open = builtins.open
+    # In Python 3.10, paths keep functions of their own.
+    of_paths = [vars(pathlib)["_normal_accessor"]] if "_normal_accessor" in vars(pathlib) else []
+    openers, removers = [builtins, io, *of_paths], [os, *of_paths]
     faulty = {
         "replace": [(Path, "replace", is_here)],
         "fsync": [(os, "fsync", is_here)],
-        "unlink": [(os, "unlink", is_here)],
-        "rmdir": [(os, "rmdir", is_here)],
-        "mkdir": [(os, "mkdir", is_missing_here)],
-        "open for writing": [(m, "open", opens(written=True)) for m in (builtins, io)],
-        "open for reading": [(m, "open", opens(written=False)) for m in (builtins, io)],
+        "unlink": [(m, "unlink", is_here) for m in removers],
+        "rmdir": [(m, "rmdir", is_here) for m in removers],
+        "mkdir": [(m, "mkdir", is_missing_here) for m in removers],
+        "open for writing": [(m, "open", opens(written=True)) for m in openers],
+        "open for reading": [(m, "open", opens(written=False)) for m in openers],
         "open a folder": [(os, "open", is_folder_here)],
         "lock": [(FileLock, "acquire", is_lock_here)],
         "write": [],
@@ -126,7 +130,7 @@ def failing(kind: str, place: Path, at: int = 0) -> Iterator[Fault]:
         for module, name, concerns in faulty
     ]
     if kind == "write":
-        patches = [patch.object(module, "open", open_full) for module in (builtins, io)]
+        patches = [patch.object(module, "open", open_full) for module in openers]
     for each in patches:
         each.start()
     try:

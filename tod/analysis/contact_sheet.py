@@ -4,11 +4,12 @@ import functools
 import io
 import math
 import zlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from tod.analysis.fonts import drawable, font_for, own_font
 
 if TYPE_CHECKING:
     from tod.data import Dataset
@@ -33,6 +34,7 @@ def of_query(
         queried: training set indices of the images that were queried.
         dataset: what the indices refer to.
     """
+    class_names = drawable(dataset.class_names, "class")
     title, groups = choose(scores, np.isin(subset, queried))
     width, height, head = TILE + GAP, TILE + 2 * LINE + GAP, GAP + LINE + GAP // 2
     rows = sum(math.ceil(len(positions) / COLUMNS) for _, positions in groups)
@@ -46,8 +48,8 @@ def of_query(
         y += head
         for number, position in enumerate(positions):
             index, column = subset[position], number % COLUMNS
-            name = dataset.class_names[int(dataset.train.labels[index])]
-            image = tile(dataset.train.pixels[index].numpy(), name, scores[position])
+            name = class_names[int(dataset.train.labels[index])]
+            image = tile(dataset.train.image(index), name, scores[position])
             sheet.paste(image, (GAP + column * width, y + number // COLUMNS * height))
         y += math.ceil(len(positions) / COLUMNS) * height
     content = io.BytesIO()
@@ -96,7 +98,7 @@ def tile(pixels: np.ndarray, name: str, score: float) -> Image.Image:
     image = thumbnail(pixels)
     whole.paste(image, ((TILE - image.width) // 2, (TILE - image.height) // 2))
     canvas = ImageDraw.Draw(whole)
-    canvas.text((0, TILE), fitted(name), "black", font())
+    canvas.text((0, TILE), fitted(name), "black", font(name))
     canvas.text((0, TILE + LINE), f"{score:.4g}", "dimgrey", font())
     return whole
 
@@ -115,16 +117,14 @@ def fitted(text: str) -> str:
     """As much of a text as fits under a tile, with dots for the rest."""
     text = "".join(c if c.isprintable() else "?" for c in text[:TILE])
     shown = text
-    while font().getlength(shown) > TILE:
+    letters = font(text)
+    while letters.getlength(shown) > TILE:
         text = text[:-1]
         shown = f"{text}…"
     return shown
 
 
 @functools.cache
-def font() -> ImageFont.FreeTypeFont:
-    """Matplotlib's font: the one in Pillow has no letters but those of English."""
-    import matplotlib
-
-    path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-    return ImageFont.truetype(str(path), 10)
+def font(text: str = "") -> ImageFont.FreeTypeFont:
+    """A font with the letters of a text."""
+    return ImageFont.truetype(font_for(text) or own_font(), 10)

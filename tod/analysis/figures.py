@@ -3,13 +3,13 @@
 import io
 import logging
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from tod.analysis import fonts
 from tod.analysis.results import ACCURACY, DIAGNOSTICS, Curve
 from tod.analysis.tables import shared_training_images, summarized
 from tod.config import InputError
@@ -142,9 +142,7 @@ def diagnostics(curves: Sequence[Curve]) -> "Figure":
 def rendered(figure: "Figure", kind: str = "png") -> bytes:
     """The figure as a file of this kind."""
     content = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a letter that the font lacks is a box
-        figure.savefig(content, format=kind, dpi=120)
+    figure.savefig(content, format=kind, dpi=120)
     return content.getvalue()
 
 
@@ -183,11 +181,13 @@ def _draw_mean(
 def _add_legend(figure: "Figure", axes: "Axes", below: bool = False) -> None:
     """A legend of many curves, or of several axes, goes below all axes: the figure grows for it."""
     handles, labels = axes.get_legend_handles_labels()
+    labels = fonts.drawable(labels, "run")
+    letters = {"size": "small", "family": fonts.families(labels)}
     if len(labels) <= CURVES_BESIDE_A_LEGEND and not below:
-        axes.legend(fontsize="small")
+        axes.legend(handles, labels, prop=letters)
         return
     columns = 2 if max(map(len, labels)) * 2 < 12 * figure.get_figwidth() else 1
     figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(labels) / columns))
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, fontsize="small", frameon=False
+        handles, labels, loc="outside lower center", ncols=columns, prop=letters, frameon=False
     )

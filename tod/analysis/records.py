@@ -1,7 +1,7 @@
 """What a run leaves of its cycles for people; a picture that cannot be drawn does not stop it."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,15 +35,26 @@ def write_query(
     score_of = dict(zip(subset.tolist(), scores.tolist(), strict=True))
     images = dataset.train
     labels = images.labels[queried].tolist()
-    table = pd.DataFrame({"index": queried})
+    table = pd.DataFrame({"index": queried}, dtype=object)
     table["score"] = [repr(score_of[index]) for index in queried.tolist()]
     table["label"] = labels
     table["class"] = [dataset.class_names[label] for label in labels]
     if images.names is not None:
         table["file"] = [images.names[index] for index in queried]
-    write_atomically(path, table.to_csv(index=False, lineterminator="\n").encode())
+    write_atomically(path, table.to_csv(index=False, lineterminator="\n"))
     sheet = path.with_suffix(".png")
     _write_picture(sheet, lambda: contact_sheet.of_query(subset, scores, queried, dataset))
+
+
+def write_unreadable(folder: Path, unreadable: Sequence[tuple[str, str]]) -> None:
+    """Writes which image files a run has left out, and why, where there are any.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if unreadable:
+        table = pd.DataFrame(unreadable, columns=["file", "reason"], dtype=object)
+        write_atomically(folder / "unreadable.csv", table.to_csv(index=False, lineterminator="\n"))
 
 
 def write_learning_curve(folder: Path) -> None:

@@ -73,6 +73,12 @@ class Curve:
         return self.run.get("training_images") or TRAINING_SET_SIZES.get(self.config["dataset"])
 
     @property
+    def is_split_by_seed(self) -> bool:
+        """Whether another seed has other training and test images."""
+        test_share = self.config.get("images", {}).get("test_share")
+        return self.config["dataset"] == "caltech101" or test_share is not None
+
+    @property
     def trials(self) -> set[tuple[int, int]]:
         """Seed and number of each trial: what it shares with the one it is paired with."""
         return set(zip(self.rows["seed"], self.rows["trial"], strict=True))
@@ -104,8 +110,7 @@ class Curve:
             not self.differing_keys(other)
             and all(self.run.get(key) == other.run.get(key) for key in method)
             and self.images.keys().isdisjoint(other.images)
-            # Caltech-101 is split anew with each seed.
-            and (len(images) == 1 or self.config["dataset"] == "caltech101")
+            and (len(images) == 1 or self.is_split_by_seed)
         )
 
     def why_not_paired(self, first: "Curve") -> str | None:

@@ -16,14 +16,14 @@ __all__ = ["Dataset", "ImageSet", "load"]
 def load(config: Config, seed: int) -> Dataset:
     """Reads the dataset that the configuration names; where torchvision can download it, it does.
 
-    `seed` decides Caltech-101's split, and nothing else.
+    `seed` decides a split that the images do not have: Caltech-101's, and by `images.test_share`.
 
     Raises:
         InputError: something is missing, unreadable, damaged or contradicts the configuration.
     """
     root = Path(config.data_dir)
     try:
-        train, test, class_names = _read(root, config, seed)
+        train, test, class_names, unreadable = _read(root, config, seed)
     except OSError as error:
         raise InputError(
             f"{root}: cannot be read ({reason(error)}); "
@@ -37,9 +37,10 @@ def load(config: Config, seed: int) -> Dataset:
         raise InputError(f"{root}: {problem}")
     mean, std = config.images.mean, config.images.std
     if mean is None or std is None:
-        computed_mean, computed_std = _statistics(train.pixels)
+        computed_mean, computed_std = _statistics(train)
         mean, std = mean or computed_mean, std or computed_std
-    return Dataset(train, test, class_names, torch.as_tensor(mean), torch.as_tensor(std))
+    mean, std = torch.as_tensor(mean), torch.as_tensor(std)
+    return Dataset(train, test, class_names, mean, std, unreadable)
 
 
 def _read(root: Path, config: Config, seed: int) -> Split:
@@ -53,17 +54,18 @@ def _read(root: Path, config: Config, seed: int) -> Split:
         case "caltech101":
             return published.caltech101(root / "101_ObjectCategories", config.images, seed)
         case _:
-            return image_folder.load(root, config.images)
+            return image_folder.load(root, config.images, seed)
 
 
-def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
+def _statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (3,) of each channel of pixels from 0 to 1."""
-    sums = torch.zeros(2, 3, dtype=torch.float64)
-    for images in pixels.split(1000):
-        values = images.double() / 255
-        sums[0] += values.sum(dim=(0, 2, 3))
-        sums[1] += values.square().sum(dim=(0, 2, 3))
-    mean, mean_of_squares = sums / pixels[:, 0].numel()
+    sums, count = torch.zeros(2, 3, dtype=torch.float64), 0
+    for pixels in images.chunks():
+        values = torch.from_numpy(pixels).double().flatten(0, 2) / 255
+        sums[0] += values.sum(dim=0)
+        sums[1] += values.square().sum(dim=0)
+        count += len(values)
+    mean, mean_of_squares = sums / count
     variance = (mean_of_squares - mean.square()).clamp(min=0)
     # A channel without contrast is centred and left at its scale.
     std = torch.where(variance > 1e-12, variance.sqrt(), 1.0)

@@ -15,9 +15,9 @@ from tod.config import Augmentation
 class ImageBatches:
     """Makes normalised batches of `pixels` (N, 3, H, W), which stay on the device as uint8.
 
-    `mean` and `std` (3,) are of pixels from 0 to 1. Images that would fill more than half of a
-    GPU's free memory stay on the host; then the bytes of one batch travel while the GPU trains on
-    the one before.
+    `mean` and `std` (3,) are of pixels from 0 to 1; `rows` (N,), where it is given, says which of
+    the pixels are the N images. Images that would fill more than half of a GPU's free memory stay
+    on the host; then the bytes of one batch travel while the GPU trains on the one before.
     """
 
     def __init__(
@@ -28,15 +28,19 @@ class ImageBatches:
         augmentation: Augmentation,
         device: torch.device,
         memory_format: torch.memory_format = torch.channels_last,
+        rows: Tensor | None = None,
     ) -> None:
         _, _, self.height, self.width = pixels.shape
         # An image is one row of bytes, pixel by pixel: channels-last, as the networks want it.
         self.pixels = pixels.permute(0, 2, 3, 1).flatten(1)
+        self.rows = rows
         self.copy_stream = None
-        if device.type == "cuda" and pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+        nbytes = (len(pixels) if rows is None else len(rows)) * self.pixels.shape[1]
+        if device.type == "cuda" and nbytes > torch.cuda.mem_get_info(device)[0] / 2:
             self.copy_stream = torch.cuda.Stream(device)
-        else:
-            self.pixels = self.pixels.to(device)
+        elif device.type != "cpu":
+            self.pixels = _on_device(device, self.pixels, rows)
+            self.rows = None
         # (pixel / 255 − mean) / std as one multiplication and addition, for each byte of a row.
         self.scale = (1 / (255 * std)).repeat(self.width).to(device)
         self.shift = (-mean / std).repeat(self.width).to(device)
@@ -82,6 +86,8 @@ class ImageBatches:
     def _select(self, indices: Tensor) -> Tensor:
         """Images (N, H, W, 3) uint8 on the device."""
         shape = (len(indices), self.height, self.width, 3)
+        if self.rows is not None:
+            indices = self.rows[indices]
         if self.copy_stream is None:
             return self.pixels.index_select(0, indices).view(shape)
         rows = torch.empty(len(indices), *self.pixels.shape[1:], dtype=torch.uint8, pin_memory=True)
@@ -109,3 +115,13 @@ class ImageBatches:
         rows = images.flatten(2).float().mul_(self.scale).add_(self.shift)
         batch = rows.view_as(images).permute(0, 3, 1, 2)
         return batch.contiguous(memory_format=self.memory_format)
+
+
+def _on_device(device: torch.device, pixels: Tensor, rows: Tensor | None) -> Tensor:
+    """Rows of bytes on the device; all, or those chosen, without a copy of these on the host."""
+    if rows is None:
+        return pixels.to(device)
+    chosen = torch.empty(len(rows), pixels.shape[1], dtype=torch.uint8, device=device)
+    for some, indices in zip(chosen.split(1024), rows.split(1024), strict=True):
+        some.copy_(pixels[indices])
+    return chosen

@@ -1,57 +1,106 @@
 """What a dataset is: a training and a test set of labelled uint8 images."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 WITHOUT_DATA = "--config digits runs without any download"
+CHUNK = 2**20
+"""The bytes of images that are looked at in one go."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Labelled images: `pixels` (N, 3, H, W) uint8, channels-last in memory, `labels` (N,) int64,
-    and where they are files, their `names` relative to the dataset's folder."""
+    """Labelled images.
 
-    pixels: Tensor
+    Attributes:
+        stored: (M, 3, H, W) uint8, channels-last in memory; perhaps mapped from a file.
+        labels: (N,) int64.
+        names: where the images are files, theirs, relative to the dataset's folder.
+        rows: which of the stored images these are, (N,) int64; None: all, in their order.
+    """
+
+    stored: Tensor
     labels: Tensor
     names: Sequence[str] | None = None
+    rows: Tensor | None = None
 
     def __post_init__(self) -> None:
         # Batches are made of these bytes as they lie; nothing copies them again.
-        pixels = self.pixels.contiguous(memory_format=torch.channels_last)
-        object.__setattr__(self, "pixels", pixels)
+        stored = self.stored.contiguous(memory_format=torch.channels_last)
+        object.__setattr__(self, "stored", stored)
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def pixels(self) -> Tensor:
+        """(N, 3, H, W) uint8; a copy, where these are some of the stored images."""
+        return self.stored if self.rows is None else self.stored[self.rows]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the images."""
+        return len(self) * self.stored[:1].nbytes
+
+    def image(self, index: int) -> np.ndarray:
+        """One of the images, (3, H, W) uint8."""
+        return self.stored[index if self.rows is None else self.rows[index]].numpy()
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """The images (n, H, W, 3) in order, a few at a time: they may not fit into memory."""
+        stored = self.stored.permute(0, 2, 3, 1)
+        at_once = max(1, CHUNK // max(1, self.stored[:1].nbytes))
+        if self.rows is None:
+            yield from map(Tensor.numpy, stored.split(at_once))
+        else:
+            yield from (stored[rows].numpy() for rows in self.rows.split(at_once))
+
     def subset(self, indices: Sequence[int]) -> "ImageSet":
-        """The images at `indices`, in their order."""
-        names = None if self.names is None else [self.names[index] for index in indices]
-        return ImageSet(self.pixels[indices], self.labels[indices], names)
+        """The images at `indices`, in their order; it copies none."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        names = None if self.names is None else [self.names[index] for index in chosen.tolist()]
+        rows = chosen if self.rows is None else self.rows[chosen]
+        return ImageSet(self.stored, self.labels[chosen], names, rows)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training and a test set; `mean` and `std` (3,) are of pixels from 0 to 1."""
+    """A training and a test set.
+
+    Attributes:
+        train, test: the images.
+        class_names: by label.
+        mean, std: (3,), of pixels from 0 to 1.
+        unreadable: files that were left out, and why each.
+    """
 
     train: ImageSet
     test: ImageSet
     class_names: Sequence[str]
     mean: Tensor
     std: Tensor
+    unreadable: Sequence[tuple[str, str]] = ()
 
     def fingerprint(self) -> str:
         """Differs where the images, their order or their labels do."""
         digest = hashlib.blake2b(digest_size=16)
         for images in (self.train, self.test):
-            digest.update(np.ascontiguousarray(images.pixels.permute(0, 2, 3, 1)).data)
+            for pixels in images.chunks():
+                digest.update(np.ascontiguousarray(pixels).data)
             digest.update(images.labels.numpy().data)
         return digest.hexdigest()
 
 
-Split = tuple[ImageSet, ImageSet, Sequence[str]]
-"""The training set, the test set and the names of the classes."""
+class Split(NamedTuple):
+    """What is read of a dataset: its parts, as in `Dataset`."""
+
+    train: ImageSet
+    test: ImageSet
+    class_names: Sequence[str]
+    unreadable: Sequence[tuple[str, str]] = ()

@@ -1,53 +1,92 @@
-"""Image files as uint8 tensors: decoded once, and kept decoded beside their originals."""
+"""Image files as uint8 tensors: decoded once, into a file beside them that is mapped."""
 
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import PIL
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
-from tqdm import tqdm
 
-from tod.config import Images, InputError
-from tod.files import atomic_file, locked, reason, remove
-from tod.settings import shortened
+from tod.config import Images
+from tod.data import picture
+from tod.data.kept import KEY_SIZE, KeptImages
+from tod.files import locked, reason
 
 log = logging.getLogger("tod")
 
+Decode = Callable[[Path], bytes]
 
-def load_images(folder: Path, files: Sequence[str], config: Images) -> Tensor:
-    """Image files → (N, 3, size, size) uint8, resized to a square and centre-cropped.
 
-    The decoded images are kept in `folder`, in a hidden file that fits the names, sizes and times
-    of change of the files; a later call maps it into memory. Where it cannot be written, the
-    images are decoded each time.
+def load_images(
+    folder: Path,
+    files: Sequence[str],
+    config: Images,
+    read: picture.Read = picture.as_shown,
+) -> tuple[Tensor, dict[int, str]]:
+    """Image files → pixels (N, 3, size, size) uint8, resized to a square and centre-cropped.
+
+    They are kept in `folder`, in a hidden file that a later call maps into memory, as far as the
+    files are still the same; a decoding that was interrupted goes on where it stopped. Where the
+    folder cannot be written to, the images are decoded into memory each time.
+
+    Args:
+        folder: where the files lie.
+        files: their names, relative to it.
+        config: the sizes.
+        read: what makes RGB pixels of an open picture.
+
+    Returns:
+        The pixels, and why which of the files could not be read, by position; their pixels are 0.
 
     Raises:
-        InputError: a file cannot be read as an image.
+        InputError: the disk has no room for the decoded images.
     """
     size = config.size or config.resize
     resize = config.resize or size
-    prefix = f".decoded_{resize}_{size}_"
-    path = folder / f"{prefix}{_key(folder, files)}.npy"
-    shape = (len(files), size, size, 3)
-    with folder_lock(folder) as problem:
-        pixels = _mapped(path, shape)
-        if pixels is None:
-            decoded = _decode_all(folder, files, resize, size)
-            problem = problem or _keep(decoded, path, prefix)
-            if problem:
-                words = f"the decoded images cannot be kept ({problem})"
-                log.warning(f"{folder}: {words}; they are decoded each time")
-            # Mapped, all processes share them, and the system can take their memory back.
-            kept = _mapped(path, shape)
-            pixels = decoded if kept is None else kept
+    decode = partial(picture.decode, resize=resize, size=size, read=read)
+    store = KeptImages(folder / f".decoded_{resize}_{size}", (size, size, 3))
+    keys = [_key(folder, name, read.__name__) for name in files]
+    problems: dict[int, str] = {}
+    with _decoding_as_we_like():
+        if not store.holds(keys):
+            with folder_lock(folder) as problem:
+                if problem:
+                    words = f"the decoded images cannot be kept ({problem})"
+                    log.warning(f"{folder}: {words}; they are decoded each time")
+                    return _in_memory(folder, files, decode, store.shape)
+                if not store.holds(keys):  # nor has another process decoded them meanwhile
+                    problems = store.fill(keys, partial(_decoded, folder, files, decode))
+        # What could not be read once may be readable now.
+        again = [i for i in store.unread() if i not in problems]
+        for index, content in _decoded(folder, files, decode, again):
+            if isinstance(content, str):
+                problems[index] = content
+            else:
+                store.put(index, content, keys[index])
+    return _as_tensor(store.pixels()), problems
+
+
+def _in_memory(
+    folder: Path, files: Sequence[str], decode: Decode, shape: tuple[int, ...]
+) -> tuple[Tensor, dict[int, str]]:
+    pixels, problems = np.zeros((len(files), *shape), np.uint8), {}
+    for index, content in _decoded(folder, files, decode, range(len(files))):
+        if isinstance(content, str):
+            problems[index] = content
+        else:
+            pixels[index] = np.frombuffer(content, np.uint8).reshape(shape)
+    return _as_tensor(pixels), problems
+
+
+def _as_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
@@ -67,68 +106,45 @@ def folder_lock(folder: Path) -> Iterator[str | None]:
         yield problem
 
 
-def _key(folder: Path, files: Sequence[str]) -> str:
-    """Differs where the files, or what decodes them, do."""
-    digest = hashlib.blake2b(PIL.__version__.encode(), digest_size=8)
-    for name in files:
-        status = (folder / name).stat()
-        digest.update(b"%s\0%d\0%d\0" % (os.fsencode(name), status.st_size, status.st_mtime_ns))
-    return digest.hexdigest()
+@contextmanager
+def _decoding_as_we_like() -> Iterator[None]:
+    """Without Pillow's limit, and without its warnings, which do not name the file."""
+    with picture.without_pillows_limit(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
 
 
-def _mapped(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The decoded images in a file, read as they are used; None where it is not whole."""
+def _key(folder: Path, name: str, read: str) -> bytes:
+    """Differs where the file does, to the system, or what reads it."""
+    status = (folder / name).stat()
+    seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    content = (picture.VERSION, read, *map(str, seen))
+    digest = hashlib.blake2b(os.fsencode(name), digest_size=KEY_SIZE, key=b"tod")
+    digest.update("\0".join(["", *content]).encode())
+    return digest.digest()
+
+
+def _decoded(
+    folder: Path, files: Sequence[str], decode: Decode, chosen: Sequence[int], at_once: int = 16
+) -> Generator[tuple[int, bytes | str], None, None]:
+    """For each of the chosen files, in order, its pixels, or why it cannot be read."""
+
+    def result(index: int) -> tuple[int, bytes | str]:
+        try:
+            return index, decode(folder / files[index])
+        # Pillow's decoders raise many kinds of errors on damaged files.
+        except Exception as error:
+            return index, reason(error)
+
+    waiting: deque[Future] = deque()
+    pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        pixels = np.load(path, mmap_mode="c")
-    except (OSError, ValueError, EOFError):
-        return None
-    return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
-
-
-def _keep(pixels: np.ndarray, path: Path, prefix: str) -> str | None:
-    """Writes the decoded images and removes those that they replace; gives why it cannot."""
-    try:
-        with atomic_file(path) as file:
-            np.save(file, pixels)
-    except InputError as error:
-        # The disk's own words: here, nothing has to be mended for the run to go on.
-        return reason(error.__context__)
-    # Earlier files' images, and what is left of a process that was killed while it wrote.
-    for stale in path.parent.glob(f"*{prefix}*"):
-        if stale != path:
-            remove(stale)
-    return None
-
-
-def _decode_all(folder: Path, files: Sequence[str], resize: int, size: int) -> np.ndarray:
-    """Image files → (N, size, size, 3) uint8; a bar shows how far it is."""
-    pixels = np.empty((len(files), size, size, 3), dtype=np.uint8)
-
-    def decode(index: int) -> None:
-        pixels[index] = _decode(folder / files[index], resize, size)
-
-    # None leaves the bar out where there is no terminal.
-    disable = None if logging.getLogger("tod.progress").isEnabledFor(logging.INFO) else True
-    with ThreadPoolExecutor() as pool:
-        done = pool.map(decode, range(len(files)))
-        for _ in tqdm(done, f"decoding {folder}", len(files), leave=False, disable=disable):
-            pass
-    return pixels
-
-
-def _decode(path: Path, resize: int, size: int) -> np.ndarray:
-    """One image file → (size, size, 3) uint8."""
-    border = (resize - size) // 2
-    box = (border, border, border + size, border + size)
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"pixels of mode {image.mode}: convert it to 8 bits a channel")
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-        return np.asarray(upright.resize((resize, resize), Image.Resampling.BILINEAR).crop(box))
-    # Pillow's decoders raise many kinds of errors on damaged files.
-    except Exception as error:
-        raise InputError(
-            f"{shortened(str(path), 300)}: cannot be read as an image ({reason(error)}); "
-            "mend or remove it"
-        ) from None
+        for index in chosen:
+            waiting.append(pool.submit(result, index))
+            # Those behind go on while the first ones are written; more must not pile up.
+            if len(waiting) > at_once:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from tod.config import Images, InputError
-from tod.data import image_folder
+from tod.data import image_folder, picture
 from tod.data.dataset import WITHOUT_DATA, ImageSet, Split
 from tod.data.decoding import folder_lock
 from tod.files import reason
@@ -38,7 +38,7 @@ def digits() -> Split:
         np.arange(len(everything)), test_size=0.2, stratify=published.target, random_state=0
     )
     class_names = [str(name) for name in published.target_names]
-    return everything.subset(train), everything.subset(test), class_names
+    return Split(everything.subset(train), everything.subset(test), class_names)
 
 
 def cifar(root: Path, dataset: str) -> Split:
@@ -66,7 +66,7 @@ def cifar(root: Path, dataset: str) -> Split:
         return ImageSet(pixels, torch.cat([part.labels for part in parts]))
 
     train = image_set(published.train_list, 50_000)
-    return train, image_set(published.test_list, 10_000), class_names
+    return Split(train, image_set(published.test_list, 10_000), class_names)
 
 
 def svhn(folder: Path) -> Split:
@@ -87,7 +87,8 @@ def svhn(folder: Path) -> Split:
             _check_copy(path, len(images), count, md5)
         return images
 
-    return image_set("train", 73_257), image_set("test", 26_032), [str(d) for d in range(10)]
+    train, test = image_set("train", 73_257), image_set("test", 26_032)
+    return Split(train, test, [str(digit) for digit in range(10)])
 
 
 def caltech101(folder: Path, config: Images, seed: int) -> Split:
@@ -98,13 +99,16 @@ def caltech101(folder: Path, config: Images, seed: int) -> Split:
             "https://data.caltech.edu/records/mzrjq-6wc02: unpack 101_ObjectCategories there, "
             f"or name its place with --data-dir; {WITHOUT_DATA}"
         )
-    class_names = [c for c in image_folder.class_folders(folder) if c != "BACKGROUND_Google"]
+    listing = image_folder.listed(folder).without("BACKGROUND_Google")
+    class_names = listing.class_names
+    image_folder.refuse_few_classes(folder, class_names)
     if len(class_names) > 101:
         raise InputError(
             f"{folder}: holds {len(class_names)} classes, Caltech-101 has 101; remove what does "
             "not belong there, or use --config image_folder for other images"
         )
-    images = image_folder.image_set(folder, class_names, config)
+    named = [(listing, folder.name)]
+    (images,), unreadable = image_folder.load_all(named, config, picture.as_published)
     if len(class_names) < 101 or len(images) < 8_677:
         found = f"{len(class_names)} classes and {len(images):,} images"
         _warn_of_reduced_copy(folder, found, "Caltech-101 has 101 and 8,677")
@@ -115,7 +119,7 @@ def caltech101(folder: Path, config: Images, seed: int) -> Split:
         cut = len(members) * 9 // 10
         train += sorted(members[:cut].tolist())
         test += sorted(members[cut:].tolist())
-    return images.subset(train), images.subset(test), class_names
+    return Split(images.subset(train), images.subset(test), class_names, unreadable)
 
 
 def _download(path: Path, url: str, fetch: Callable, md5: str) -> None:

@@ -18,7 +18,10 @@ from tod.settings import as_yaml, flat
 log = logging.getLogger("tod")
 
 # In the order in which they go: without its configuration, nothing else may be gone on from.
-CONTENTS = "progress results.csv learning_curve.png queries weights tensorboard log.txt config.yaml"
+CONTENTS = (
+    "progress results.csv learning_curve.png unreadable.csv queries weights tensorboard log.txt "
+    "config.yaml"
+)
 START_AFRESH = "mend it, or start the run afresh with --overwrite"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 ANOTHER_PLACE = "name another place with --output-dir, or start afresh with --overwrite"
@@ -108,7 +111,7 @@ class RunFolder:
             else:
                 content = self.identity.as_dict()
                 content["run"] |= environment
-                write_atomically(self.path / "config.yaml", as_yaml(content).encode())
+                write_atomically(self.path / "config.yaml", as_yaml(content))
 
     def _lock(self, names: Iterable[str], held: ExitStack) -> None:
         try:
@@ -258,6 +261,6 @@ class RunFolder:
             rows = pd.concat([rows[(rows["trial"] != row["trial"]) | earlier], pd.DataFrame([row])])
             rows = rows.reindex(columns=list(results.COLUMNS)).fillna("")
             rows = rows.sort_values(["trial", "cycle"], key=lambda numbers: numbers.astype(int))
-            content = rows.to_csv(index=False, lineterminator="\n").encode()
+            content = rows.to_csv(index=False, lineterminator="\n")
             write_atomically(self.path / "results.csv", content)
         return len(self._finished(rows)) == self.num_trials

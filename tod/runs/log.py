@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tod.config import InputError
-from tod.files import reason
+from tod.files import NAMES, reason
 from tod.runs.ranks import Ranks
 
 log = logging.getLogger("tod")
@@ -49,7 +49,7 @@ class RunLog:
             InputError: the file cannot be written.
         """
         try:
-            file = _LogFile(path, encoding="utf-8")
+            file = _LogFile(path, encoding="utf-8", errors=NAMES)
         except OSError as error:
             raise InputError(
                 f"{path}: cannot be written ({reason(error)}); mend this and run the same "

@@ -1,0 +1,330 @@
+"""One picture: what is loaded is what a viewer shows."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.pictures import (
+    disc,
+    exif_with_a_negative_ratio,
+    expressed_in,
+    grey_png,
+    icc_profile,
+    png,
+    png_chunk,
+    unsigned_tiff,
+)
+from tod.data import picture
+
+SIDE = 16
+COLOUR = (40, 180, 60)
+
+
+def shown(path: Path, side: int = SIDE) -> np.ndarray:
+    """(side, side, 3), as the image folders load it."""
+    content = picture.decode(path, side, side, picture.as_shown)
+    return np.frombuffer(content, np.uint8).reshape(side, side, 3)
+
+
+def written(path: Path, content: bytes | Image.Image, **options: object) -> Path:
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        content.save(path, **options)
+    return path
+
+
+def flat(colour: tuple[int, ...] = COLOUR, mode: str = "RGB") -> Image.Image:
+    return Image.new(mode, (SIDE, SIDE), colour)
+
+
+# ----------------------------------------------------------- transparency
+
+
+@pytest.mark.parametrize("hidden", [(0, 0, 0), (255, 0, 0), (10, 200, 90)])
+@pytest.mark.parametrize("kind", ["png", "webp", "tif", "tga", "ico", "palette.png", "gif"])
+def test_what_is_transparent_shows_white_whatever_colour_lies_hidden(tmp_path, hidden, kind):
+    image = disc(SIDE, hidden)
+    if kind == "palette.png":
+        image = image.quantize(8)
+    options = (
+        {"lossless": True} if kind == "webp" else {"sizes": [(16, 16)]} if kind == "ico" else {}
+    )
+    pixels = shown(written(tmp_path / f"disc.{kind}", image, **options))
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    assert np.abs(pixels[SIDE // 2, SIDE // 2].astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("premultiplied", [False, True])
+def test_what_is_half_transparent_is_blended_with_white(tmp_path, premultiplied):
+    colour = (100, 15, 15, 128) if premultiplied else (200, 30, 30, 128)
+    content = io.BytesIO()
+    flat(colour, "RGBA").save(content, "TIFF")
+    alpha, as_written = (struct.pack("<HHIHH", 338, 3, 1, kind, 0) for kind in (1, 2))
+    assert as_written in content.getvalue()
+    content = content.getvalue().replace(as_written, alpha if premultiplied else as_written)
+    path = written(tmp_path / "a.tif", content)
+    assert np.abs(shown(path) - np.array([227, 142, 142])).max() <= 1
+
+
+def test_opaque_pixels_are_those_without_alpha(tmp_path):
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    opaque = Image.fromarray(np.dstack([pixels, np.full((SIDE, SIDE), 255, np.uint8)]))
+    assert (shown(written(tmp_path / "a.png", opaque)) == pixels).all()
+
+
+def test_grey_with_alpha_is_blended_too(tmp_path):
+    image = Image.new("LA", (SIDE, SIDE), (100, 0))
+    image.putpixel((3, 3), (100, 255))
+    pixels = shown(written(tmp_path / "a.png", image))
+    assert pixels[0, 0].tolist() == [255] * 3
+    assert pixels[3, 3].tolist() == [100] * 3
+
+
+@pytest.mark.parametrize(("bits", "value"), [(1, 1), (2, 2), (4, 9), (8, 77), (16, 40_000)])
+def test_a_transparent_grey_value_shows_white(tmp_path, bits, value):
+    values = np.zeros((SIDE, SIDE), dtype=int)
+    values[:8] = value
+    values[12:] = 2**bits - 1 if bits > 1 else 0
+    pixels = shown(written(tmp_path / "a.png", grey_png(values, bits, transparent=value)))
+    assert (pixels[:8] == 255).all()
+    assert (pixels[8:12] == 0).all()
+    assert (pixels[12:] == (255 if bits > 1 else 0)).all()
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_transparent_colour_shows_white(tmp_path, bits):
+    # A line of the transparent colour above one of another.
+    lines = np.array([COLOUR] * SIDE + [(1, 2, 3)] * SIDE).reshape(2, SIDE, 3)
+    scale, kind = (1, ">u1") if bits == 8 else (257, ">u2")
+    rows = b"".join(b"\0" + (line * scale).astype(kind).tobytes() for line in lines)
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(
+        [
+            png_chunk(b"IHDR", struct.pack(">IIBBBBB", SIDE, 2, bits, 2, 0, 0, 0)),
+            png_chunk(b"tRNS", struct.pack(">HHH", *(c * scale for c in COLOUR))),
+            png_chunk(b"IDAT", zlib.compress(rows)),
+            png_chunk(b"IEND", b""),
+        ]
+    )
+    pixels = shown(written(tmp_path / "a.png", content))
+    assert (pixels[0] == 255).all()
+    assert (pixels[-1] == (1, 2, 3)).all()
+
+
+# ---------------------------------------------------------------- colours
+
+
+@pytest.mark.parametrize("space", ["sRGB", "Adobe RGB", "Display P3"])
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp"])
+def test_a_colour_is_the_same_in_each_profile(tmp_path, space, ending):
+    image = flat(expressed_in(space, COLOUR))
+    assert (image.getpixel((0, 0)) == COLOUR) == (space == "sRGB")
+    options = {"quality": 100, "subsampling": 0} if ending == "jpg" else {}
+    options |= {"lossless": True} if ending == "webp" else {}
+    path = written(tmp_path / f"a.{ending}", image, icc_profile=icc_profile(space), **options)
+    assert np.abs(shown(path) - np.array(COLOUR)).max() <= 2
+
+
+def test_a_profile_of_srgb_changes_no_pixel(tmp_path):
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    path = written(tmp_path / "a.png", image, icc_profile=icc_profile("sRGB"))
+    assert (shown(path) == pixels).all()
+
+
+@pytest.mark.parametrize("profile", [b"no profile", icc_profile("Adobe RGB")[:200], bytes(500)])
+def test_an_unreadable_profile_counts_as_srgb(tmp_path, profile):
+    path = written(tmp_path / "a.png", flat(), icc_profile=profile)
+    assert (shown(path) == COLOUR).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "CMYK", "RGBA"])
+def test_a_profile_of_rgb_goes_with_every_mode(tmp_path, mode):
+    image = flat((120, 120, 120))
+    image = image.quantize(4) if mode == "P" else image.convert(mode)
+    path = written(tmp_path / "a.tif", image, icc_profile=icc_profile("Display P3"))
+    assert np.abs(shown(path) - np.array([120] * 3)).max() <= 3
+
+
+def test_a_profile_and_transparency_go_together(tmp_path):
+    colour = expressed_in("Display P3", COLOUR)
+    image = disc(SIDE, (255, 0, 0), inside=colour)
+    path = written(tmp_path / "a.png", image, icc_profile=icc_profile("Display P3"))
+    pixels = shown(path)
+    assert pixels[0, 0].tolist() == [255] * 3
+    assert np.abs(pixels[SIDE // 2, SIDE // 2] - np.array(COLOUR)).max() <= 2
+
+
+# ------------------------------------------------------------------ depth
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "levels"),
+    [
+        ("u2.png", np.array([0, 257, 40_092, 65_535]), [0, 1, 156, 255]),
+        ("u2.tif", np.array([0, 257, 40_092, 65_535]), [0, 1, 156, 255]),
+        ("u2.pgm", np.array([0, 257, 40_092, 65_535]), [0, 1, 156, 255]),
+        ("i4.tif", np.array([0, 2**23, 2**30, 2**31 - 1]), [0, 1, 128, 255]),
+        ("f4.tif", np.array([0, 1 / 255, 0.5, 1]), [0, 1, 128, 255]),
+    ],
+)
+def test_a_deep_single_channel_is_scaled_by_the_range_of_its_type(tmp_path, kind, values, levels):
+    pixels = np.repeat(values, 4)[None].repeat(SIDE, axis=0)
+    path = tmp_path / f"a.{kind}"
+    if kind == "u2.png":
+        written(path, grey_png(pixels, 16))
+    elif kind == "u2.pgm":
+        written(path, b"P5 16 16 65535\n" + pixels.astype(">u2").tobytes())
+    else:
+        written(path, Image.fromarray(pixels.astype(f"<{kind[:2]}")))
+    found = shown(path)
+    assert (found == found[:1, :, :1]).all()
+    assert np.abs(found[0, ::4, 0].astype(int) - levels).max() <= (1 if kind == "i4.tif" else 0)
+
+
+def test_unsigned_integers_of_32_bits_are_scaled_too(tmp_path):
+    values = np.array([0, 2**32 // 255, 2**31, 2**32 - 1], dtype=np.uint32)
+    path = written(
+        tmp_path / "a.tif", unsigned_tiff(np.repeat(values, 4)[None].repeat(SIDE, axis=0))
+    )
+    assert shown(path)[0, ::4, 0].tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize("value", [-0.5, 1.5, 300.0, np.nan, np.inf])
+def test_floats_outside_of_0_to_1_are_refused(tmp_path, value):
+    pixels = np.full((SIDE, SIDE), 0.5, dtype=np.float32)
+    pixels[3, 3] = value
+    path = written(tmp_path / "a.tif", Image.fromarray(pixels))
+    with pytest.raises(ValueError, match=r"from 0 to 1: convert it to 8 bits"):
+        shown(path)
+
+
+# --------------------------------------------------------------- metadata
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+def test_a_picture_is_turned_upright(tmp_path, orientation, ending):
+    upright = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
+    upright[:8, :8] = 255
+    upright[:8, 8:] = (255, 0, 0)
+    turns = {1: None, **{o: t for o, t in picture.TRANSPOSITIONS.items()}}
+    inverse = {6: 8, 8: 6}.get(orientation, orientation)
+    stored = Image.fromarray(upright)
+    stored = stored if turns[inverse] is None else stored.transpose(turns[inverse])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 100, "subsampling": 0} if ending == "jpg" else {}
+    options |= {"lossless": True} if ending == "webp" else {}
+    path = written(tmp_path / f"a.{ending}", stored, exif=exif, **options)
+    assert np.abs(shown(path).astype(int) - upright).max() <= 4
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+def test_exif_that_could_not_be_written_again_turns_the_picture_all_the_same(tmp_path, ending):
+    pixels = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
+    pixels[:8] = 255
+    path = written(
+        tmp_path / f"a.{ending}", Image.fromarray(pixels), exif=exif_with_a_negative_ratio(6)
+    )
+    found = shown(path)
+    # Orientation 6: what was stored at the top belongs to the right.
+    assert found[:, 10:].min() > 200
+    assert found[:, :6].max() < 50
+
+
+TEXT = b"key\0\0" + zlib.compress(bytes(3_000_000))
+METADATA = {
+    "a compressed text of 3 MB": [png_chunk(b"zTXt", TEXT)],
+    "100 MB of texts": [png_chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(900_000)))] * 110,
+    "a profile of 3 MB": [png_chunk(b"iCCP", TEXT)],
+    "a comment with a wrong checksum": [png_chunk(b"tEXt", b"Comment\0hello", crc=1)],
+    "a profile with a wrong checksum": [png_chunk(b"iCCP", TEXT, crc=1)],
+    "EXIF with a wrong checksum": [png_chunk(b"eXIf", b"II*\0nonsense", crc=1)],
+    "damaged EXIF": [png_chunk(b"eXIf", b"II*\0nonsense")],
+}
+
+
+@pytest.mark.parametrize("chunks", METADATA.values(), ids=METADATA)
+def test_metadata_never_keeps_a_png_from_being_read(tmp_path, chunks):
+    path = written(tmp_path / "a.png", png(flat(), *chunks))
+    assert (shown(path) == COLOUR).all()
+
+
+def test_the_orientation_of_a_png_outlives_its_damaged_comment(tmp_path):
+    pixels = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)
+    pixels[:8] = 255
+    exif = png_chunk(b"eXIf", exif_with_a_negative_ratio(6)[6:])
+    comment = png_chunk(b"tEXt", b"Comment\0hello", crc=1)
+    path = written(tmp_path / "a.png", png(Image.fromarray(pixels), exif, comment))
+    assert shown(path)[:, 10:].min() == 255
+
+
+def test_damaged_pixels_of_a_png_are_no_metadata(tmp_path):
+    content = bytearray(png(flat()))
+    content[content.index(b"IDAT") + 6] ^= 255
+    with pytest.raises(Exception, match=r"\w"):
+        shown(written(tmp_path / "a.png", bytes(content)))
+
+
+def test_a_cut_jpeg_is_not_filled_up(tmp_path):
+    random = np.random.default_rng(0)
+    content = io.BytesIO()
+    Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(content, "JPEG")
+    with pytest.raises(OSError, match="truncated"):
+        shown(written(tmp_path / "a.jpg", content.getvalue()[:-400]))
+
+
+# ----------------------------------------------------------------- limits
+
+
+def test_what_only_claims_to_be_a_picture_starts_no_other_program(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr("subprocess.check_call", lambda *a, **k: started.append(a))
+    monkeypatch.setattr("subprocess.Popen", lambda *a, **k: started.append(a))
+    for ending in ("png", "jpg", "eps"):
+        path = written(
+            tmp_path / f"photo.{ending}",
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n",
+        )
+        with pytest.raises(OSError, match="cannot identify"):
+            shown(path)
+    assert not started
+
+
+def test_only_pictures_have_a_pictures_ending():
+    assert {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"} <= picture.ENDINGS
+    assert not {".h5", ".hdf5", ".mpg", ".mpeg", ".eps", ".ps", ".pdf", ".grib"} & picture.ENDINGS
+
+
+def test_a_picture_of_200_megapixels_is_read(tmp_path):
+    image = Image.new("1", (20_000, 10_000), 1)
+    path = written(tmp_path / "large.png", image)
+    with picture.without_pillows_limit():
+        assert (shown(path) == 255).all()
+
+
+def test_a_picture_beyond_the_memory_is_refused_with_its_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(picture, "_memory", lambda: 2 * 10**6 * picture.BYTES_A_PIXEL)
+    path = written(tmp_path / "large.png", Image.new("RGB", (2000, 1000)))
+    with pytest.raises(ValueError, match="its 2 megapixels do not fit into memory"):
+        shown(path)
+
+
+def test_a_large_jpeg_is_nearly_what_its_full_decoding_gives(tmp_path):
+    y, x = np.mgrid[:1600, :1200]
+    waves = [127 + 120 * np.sin(x / a + y / b) for a, b in ((9, 40), (25, 13), (60, 7))]
+    image = Image.fromarray(np.dstack(waves).astype(np.uint8))
+    path = written(tmp_path / "a.jpg", image, quality=90)
+    with Image.open(path) as opened:
+        plain = opened.convert("RGB").resize((SIDE * 4,) * 2, Image.Resampling.BILINEAR)
+    difference = np.abs(shown(path, SIDE * 4).astype(int) - np.asarray(plain))
+    assert difference.max() <= 2
+    assert difference.mean() <= 0.5

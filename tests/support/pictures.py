@@ -1,0 +1,141 @@
+"""Picture files as people have them, made from nothing: colour profiles, metadata, odd depths."""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+# The primaries of each space as XYZ columns under D50, as its published profile has them.
+TO_XYZ = {
+    "sRGB": [[0.4361, 0.3851, 0.1431], [0.2225, 0.7169, 0.0606], [0.0139, 0.0971, 0.7141]],
+    "Adobe RGB": [[0.6097, 0.2053, 0.1492], [0.3111, 0.6257, 0.0632], [0.0195, 0.0609, 0.7446]],
+    "Display P3": [[0.5151, 0.2920, 0.1571], [0.2412, 0.6922, 0.0666], [-0.0011, 0.0419, 0.7841]],
+}
+SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+"""ICC's parametric curve 3: (a·x + b)^g from d on, c·x below."""
+ADOBE_CURVE = (2.19921875, 1.0, 0.0, 1.0, 0.0)
+
+
+def icc_profile(space: str) -> bytes:
+    """An ICC profile of three primaries and a curve, as cameras and phones embed it."""
+
+    def fixed(*values: float) -> bytes:
+        return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
+
+    curve = ADOBE_CURVE if space == "Adobe RGB" else SRGB_CURVE
+    primaries = np.array(TO_XYZ[space]).T
+    curves = b"para\0\0\0\0" + struct.pack(">HH", 3, 0) + fixed(*curve)
+    name = space.encode()
+    description = b"desc\0\0\0\0" + struct.pack(">I", len(name) + 1) + name + bytes(79)
+    tags = {
+        b"desc": description,
+        b"cprt": b"text\0\0\0\0none\0",
+        b"wtpt": b"XYZ \0\0\0\0" + fixed(0.9642, 1.0, 0.8249),
+        **{
+            channel + b"XYZ": b"XYZ \0\0\0\0" + fixed(*primary)
+            for channel, primary in zip((b"r", b"g", b"b"), primaries, strict=True)
+        },
+        **{channel + b"TRC": curves for channel in (b"r", b"g", b"b")},
+    }
+    table, data = struct.pack(">I", len(tags)), b""
+    start = 128 + 4 + 12 * len(tags)
+    for tag, content in tags.items():
+        table += tag + struct.pack(">II", start + len(data), len(content))
+        data += content + bytes(-len(content) % 4)
+    header = struct.pack(
+        ">I4sI4s4s4s", start + len(data), b"lcms", 0x02400000, b"mntr", b"RGB ", b"XYZ "
+    )
+    header += bytes(12) + b"acsp" + bytes(28) + fixed(0.9642, 1.0, 0.8249) + bytes(48)
+    return header + table + data
+
+
+def expressed_in(space: str, colour: Sequence[int]) -> tuple[int, ...]:
+    """What an sRGB colour is in another space, in 8 bits a channel."""
+
+    def decoded(x: np.ndarray, curve: Sequence[float]) -> np.ndarray:
+        g, a, b, c, d = curve
+        return np.where(x >= d, np.maximum(a * x + b, 0) ** g, c * x)
+
+    linear = np.array(TO_XYZ["sRGB"]) @ decoded(np.array(colour) / 255, SRGB_CURVE)
+    wanted = np.linalg.solve(np.array(TO_XYZ[space]), linear)
+    curve = ADOBE_CURVE if space == "Adobe RGB" else SRGB_CURVE
+    levels = decoded(np.arange(256) / 255, curve)
+    return tuple(int(np.abs(levels - value).argmin()) for value in wanted)
+
+
+def png_chunk(kind: bytes, content: bytes, crc: int | None = None) -> bytes:
+    """A chunk of a PNG file; with a checksum of one's own, a damaged one."""
+    crc = zlib.crc32(kind + content) if crc is None else crc
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+
+def png(image: Image.Image, *before_pixels: bytes) -> bytes:
+    """The image as a PNG file, with these chunks before its pixels."""
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    whole = content.getvalue()
+    place = whole.index(b"IDAT") - 4
+    return whole[:place] + b"".join(before_pixels) + whole[place:]
+
+
+def grey_png(pixels: np.ndarray, bits: int, transparent: int | None = None) -> bytes:
+    """Grey pixels (H, W) of 1, 2, 4, 8 or 16 bits as a PNG file, with a transparent value."""
+    height, width = pixels.shape
+    if bits == 16:
+        rows = pixels.astype(">u2").tobytes()
+        lines = [rows[i : i + 2 * width] for i in range(0, len(rows), 2 * width)]
+    else:
+        of_a_pixel = (pixels[..., None] >> np.arange(bits - 1, -1, -1)) & 1
+        lines = [line.tobytes() for line in np.packbits(of_a_pixel.reshape(height, -1), axis=1)]
+    key = [] if transparent is None else [png_chunk(b"tRNS", struct.pack(">H", transparent))]
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0))
+    data = png_chunk(b"IDAT", zlib.compress(b"".join(b"\0" + line for line in lines)))
+    return b"".join([b"\x89PNG\r\n\x1a\n", header, *key, data, png_chunk(b"IEND", b"")])
+
+
+def unsigned_tiff(pixels: np.ndarray) -> bytes:
+    """Grey pixels (H, W) uint32 as a TIFF file; Pillow would write them as signed."""
+    height, width = pixels.shape
+    tags = {256: width, 257: height, 258: 32, 259: 1, 262: 1, 273: 8, 277: 1, 278: height}
+    tags |= {279: 4 * pixels.size, 339: 1}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    header = b"II*\0" + struct.pack("<I", 8 + 4 * pixels.size)
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return header + pixels.astype("<u4").tobytes() + directory
+
+
+def exif_with_a_negative_ratio(orientation: int) -> bytes:
+    """EXIF with this orientation, and an exposure bias of −1/0, as some cameras write it."""
+    entries = struct.pack("<HHII", 0x0112, 3, 1, orientation)
+    entries += struct.pack("<HHII", 0x9204, 10, 1, 8 + 2 + 24 + 4)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<Iii", 0, -1, 0)
+
+
+def disc(side: int, hidden: Sequence[int], inside: Sequence[int] = (0, 0, 0)) -> Image.Image:
+    """A disc on nothing: RGBA, with a colour hidden under the transparent pixels."""
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    is_inside = (x**2 + y**2 < (side / 3) ** 2)[..., None]
+    pixels = np.where(is_inside, (*inside, 255), (*hidden, 0)).astype(np.uint8)
+    return Image.fromarray(pixels)
+
+
+def write_classes(root: Path, files: dict[str, bytes | Image.Image]) -> None:
+    """Files by their path below `root`: contents, or images to be saved as their ending says."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            content.save(path)
+
+
+def plain(count: int, seed: int = 0, side: int = 16) -> Iterator[Image.Image]:
+    """Different pictures of noise."""
+    random = np.random.default_rng(seed)
+    for _ in range(count):
+        yield Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8))

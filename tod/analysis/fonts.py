@@ -1,0 +1,75 @@
+"""A font with the letters of a name: matplotlib's, or else one of the system's."""
+
+import functools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+log = logging.getLogger("tod")
+
+
+@functools.cache
+def own_font() -> str:
+    """The file of matplotlib's font: the one in Pillow has no letters but those of English."""
+    import matplotlib
+
+    return str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
+
+
+@functools.cache
+def font_for(text: str) -> str | None:
+    """The file of a font that has all letters of a text; None where there is none."""
+    letters = {ord(letter) for letter in text if letter.isprintable() and not letter.isspace()}
+    if letters <= _letters(own_font()):
+        return own_font()
+    return next((path for path in system_fonts() if letters <= _letters(path)), None)
+
+
+@functools.cache
+def system_fonts() -> Sequence[str]:
+    """The files of the system's fonts."""
+    from matplotlib import font_manager
+
+    return sorted(font_manager.findSystemFonts())
+
+
+@functools.cache
+def _letters(path: str) -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        return frozenset(FT2Font(path).get_charmap())
+    # A system may have fonts of formats that FreeType does not read.
+    except Exception:
+        return frozenset()
+
+
+def families(texts: Sequence[str]) -> list[str]:
+    """What matplotlib calls the fonts that these texts need, its own first."""
+    from matplotlib import font_manager
+
+    files = dict.fromkeys([own_font(), *filter(None, map(font_for, texts))])
+    for path in files:
+        font_manager.fontManager.addfont(path)
+    return [font_manager.FontProperties(fname=path).get_name() for path in files]
+
+
+def drawable(names: Sequence[str], called: str) -> list[str]:
+    """The names, each that no font has the letters of by its number; the log says so once.
+
+    Args:
+        names: of the classes, or of the curves.
+        called: what they are, for the log.
+    """
+    missing = tuple(name for name in names if font_for(name) is None)
+    if missing:
+        _say(missing[0], len(missing), called)
+    return [name if font_for(name) else f"{called} {i}" for i, name in enumerate(names)]
+
+
+@functools.cache
+def _say(first: str, count: int, called: str) -> None:
+    log.warning(
+        f"no font of this system has the letters of {first} ({count} such in all): "
+        f"pictures show the number of the {called} instead"
+    )
