@@ -1,5 +1,6 @@
 """Files that are whole or not there, removals that stop no run, locks that go with a process."""
 
+import csv
 import errno
 import logging
 import os
@@ -7,12 +8,15 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from filelock import FileLock, Timeout
 
 from tod.config import InputError
 from tod.settings import shortened
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger("tod")
 
@@ -76,6 +80,13 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     with atomic_file(path) as file:
         file.write(content.encode("utf-8", NAMES) if isinstance(content, str) else content)
+
+
+def as_csv(table: "pd.DataFrame") -> str:
+    """A table as CSV, from which every reader gets the same cells, whatever is in them."""
+    text = table.to_csv(index=False, lineterminator="\n")
+    # Unless it is asked to, a carriage return alone is not quoted.
+    return text if "\r" not in text else table.to_csv(index=False, quoting=csv.QUOTE_ALL)
 
 
 def remove(path: Path) -> bool:

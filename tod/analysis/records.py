@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tod.analysis import contact_sheet, figures, results
-from tod.files import write_atomically
+from tod.files import as_csv, write_atomically
 
 if TYPE_CHECKING:
     from tod.data import Dataset
@@ -41,7 +41,7 @@ def write_query(
     table["class"] = [dataset.class_names[label] for label in labels]
     if images.names is not None:
         table["file"] = [images.names[index] for index in queried]
-    write_atomically(path, table.to_csv(index=False, lineterminator="\n"))
+    write_atomically(path, as_csv(table))
     sheet = path.with_suffix(".png")
     _write_picture(sheet, lambda: contact_sheet.of_query(subset, scores, queried, dataset))
 
@@ -54,7 +54,7 @@ def write_unreadable(folder: Path, unreadable: Sequence[tuple[str, str]]) -> Non
     """
     if unreadable:
         table = pd.DataFrame(unreadable, columns=["file", "reason"], dtype=object)
-        write_atomically(folder / "unreadable.csv", table.to_csv(index=False, lineterminator="\n"))
+        write_atomically(folder / "unreadable.csv", as_csv(table))
 
 
 def write_learning_curve(folder: Path) -> None:

@@ -13,6 +13,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from tod.analysis.results import ACCURACY, DIAGNOSTICS, Curve
+from tod.files import as_csv
 
 AREA = "area_under_budget_curve"
 ACCURACIES = (ACCURACY, AREA)
@@ -93,7 +94,7 @@ def tidy_csv(curves: Sequence[Curve], names: Sequence[str] = ACCURACIES) -> str:
     """The quantities as CSV, one a line, unrounded; an empty cell is what does not exist."""
     found = pd.DataFrame(quantities(curves, names)).drop(columns="curve")
     counts = {"trials": "Int64", "pairs": "Int64"}
-    return found.astype(counts).to_csv(index=False, lineterminator="\n")
+    return as_csv(found.astype(counts))
 
 
 # ----------------------------------------------------------------- tables

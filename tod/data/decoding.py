@@ -74,6 +74,22 @@ def load_images(
     return _as_tensor(store.pixels()), problems
 
 
+def decoded_once(
+    folder: Path,
+    files: Sequence[str],
+    config: Images,
+    batch_size: int,
+    read: picture.Read = picture.as_shown,
+) -> Iterator[tuple[Tensor, dict[int, str]]]:
+    """What `load_images` gives, batch by batch; nothing is kept."""
+    size = config.size or config.resize
+    decode = partial(picture.decode, resize=config.resize or size, size=size, read=read)
+    for start in range(0, len(files), batch_size):
+        with _decoding_as_we_like():
+            found = _in_memory(folder, files[start : start + batch_size], decode, (size, size, 3))
+        yield found
+
+
 def _in_memory(
     folder: Path, files: Sequence[str], decode: Decode, shape: tuple[int, ...]
 ) -> tuple[Tensor, dict[int, str]]:

@@ -143,6 +143,36 @@ def _entries(folder: Path, problems: list[str]) -> list[Path]:
     return [path for path in entries if path not in lost]
 
 
+def image_files(folder: Path) -> list[str]:
+    """The names of all image files below a folder, at any depth, relative to it, in order.
+
+    What is hidden is left out without a word, and with one what has no image's ending.
+
+    Raises:
+        InputError: there is none, or something there leads nowhere or cannot be entered.
+    """
+    problems: list[str] = []
+    found, others = [], []
+    folders = [folder]
+    while folders:
+        for path in _entries(folders.pop(), problems):
+            if path.is_dir():
+                if path.name not in SYSTEM_FOLDERS:
+                    folders.append(path)
+            elif path.suffix.lower() in picture.ENDINGS:
+                found.append(str(path.relative_to(folder)))
+            else:
+                others.append(path)
+    if not found and not problems:
+        problems.append(f"{folder}: holds no image file")
+    if problems:
+        raise InputError("\n".join(problems))
+    if others:
+        words = f"{min(others).relative_to(folder)} is left out ({len(others)} such in all)"
+        log.warning(f"{folder}: {words}: it has no image's ending")
+    return sorted(found)
+
+
 def in_order(names: Iterable[str]) -> list[str]:
     """Class names in their order, which is that of numbers where all are numbers."""
     names = sorted(names)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from tod.analysis import results
 from tod.config import InputError, read_run
-from tod.files import InUseError, locked, reason, remove, write_atomically
+from tod.files import InUseError, as_csv, locked, reason, remove, write_atomically
 from tod.runs.identity import Identity
 from tod.settings import as_yaml, flat
 
@@ -261,6 +261,5 @@ class RunFolder:
             rows = pd.concat([rows[(rows["trial"] != row["trial"]) | earlier], pd.DataFrame([row])])
             rows = rows.reindex(columns=list(results.COLUMNS)).fillna("")
             rows = rows.sort_values(["trial", "cycle"], key=lambda numbers: numbers.astype(int))
-            content = rows.to_csv(index=False, lineterminator="\n")
-            write_atomically(self.path / "results.csv", content)
+            write_atomically(self.path / "results.csv", as_csv(rows))
         return len(self._finished(rows)) == self.num_trials

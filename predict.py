@@ -1,0 +1,49 @@
+"""Classifies image files with the network of a run.
+
+python predict.py RUN_FOLDER photos/unlabeled --output predictions.csv
+
+Writes a line for each image file below the folder, at any depth: its name relative to the folder,
+the class, and the network's probability for it. The pictures are read as the run's were.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tod import cli
+from tod.files import as_csv, write_atomically
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads the command line and writes the predictions."""
+    parser = cli.Parser(description=__doc__)
+    parser.add_argument("run", type=cli.path, metavar="RUN_FOLDER", help="the run's folder")
+    parser.add_argument("folder", type=cli.path, metavar="FOLDER", help="where the images lie")
+    parser.add_argument(
+        "--output",
+        type=cli.path,
+        default=Path("predictions.csv"),
+        metavar="FILE",
+        help="default: %(default)s",
+    )
+    parser.add_argument(
+        "--weights",
+        type=cli.path,
+        metavar="FILE",
+        help="the run's weights (default: of the last cycle of its first trial)",
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    arguments = parser.parse_args(argv)
+
+    from tod.prediction import predictions, read_classifier
+    from tod.training.device import select_device
+
+    device = select_device(arguments.device)
+    classifier = read_classifier(arguments.run, arguments.weights, device)
+    table = predictions(classifier, arguments.folder)
+    write_atomically(arguments.output, as_csv(table))
+    print(f"{arguments.output}: {len(table):,} images")
+
+
+if __name__ == "__main__":
+    with cli.exit_status():
+        main()
