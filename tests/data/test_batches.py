@@ -5,6 +5,7 @@ import pytest
 import torch
 from torchvision.transforms import functional as reference
 
+from tests.support.harness import DEVICE
 from tod.config import Augmentation
 from tod.data.batches import ImageBatches
 
@@ -75,3 +76,25 @@ def test_images_need_not_be_square(pixels):
     torch.testing.assert_close(
         batches(wide).augmented(views)[0], normalised(wide[0].flip(2)), rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("device", sorted({"cpu", DEVICE}))
+def test_some_of_the_stored_images_give_the_batches_of_their_copies(pixels, device):
+    rows = torch.tensor([7, 3, 40, 3, 11, 49])
+    of_all, of_copies = (
+        ImageBatches(
+            stored,
+            MEAN,
+            STD,
+            Augmentation(flip=True, crop_padding=4),
+            torch.device(device),
+            rows=chosen,
+        )
+        for stored, chosen in ((pixels, rows), (pixels[rows], None))
+    )
+    views = of_copies.random_views(np.array([5, 0, 2, 2, 1]), np.random.default_rng(0))
+    found, expected = (b.augmented(b.to_device(views)) for b in (of_all, of_copies))
+    assert torch.equal(found, expected)
+    indices = torch.tensor([4, 0, 5])
+    found, expected = (b.plain(b.to_device(indices)) for b in (of_all, of_copies))
+    assert torch.equal(found, expected)

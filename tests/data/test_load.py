@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import tod.config
 from tests.support import formats
 from tests.support.loading import load, refusal
+from tod.data import Dataset, ImageSet
 
 
 @pytest.mark.parametrize("name", ["digits", "image_folder"])
@@ -45,3 +47,22 @@ def test_too_few_images_for_the_configured_labels_are_refused(tmp_path, name):
     load(name, tmp_path, f"active_learning.initial_labels={count - 4}")
     message = refusal(name, tmp_path, f"active_learning.initial_labels={count - 3}")
     assert f"there are {count} training images" in message
+
+
+def test_a_subset_is_its_images_and_copies_none():
+    random = np.random.default_rng(0)
+    stored = torch.from_numpy(random.integers(0, 256, (9, 3, 4, 4), dtype=np.uint8))
+    images = ImageSet(stored, torch.arange(9), [f"{n}.png" for n in range(9)])
+    subset = images.subset([8, 2, 5]).subset([2, 0])
+    assert subset.stored.data_ptr() == images.stored.data_ptr()
+    assert torch.equal(subset.pixels, stored[[5, 8]])
+    assert subset.labels.tolist() == [5, 8]
+    assert subset.names == ["5.png", "8.png"]
+    np.testing.assert_array_equal(subset.image(1), stored[8])
+    np.testing.assert_array_equal(
+        np.concatenate([*subset.chunks()]), subset.pixels.permute(0, 2, 3, 1)
+    )
+    mean, std = torch.zeros(3), torch.ones(3)
+    copied = ImageSet(stored[[5, 8]], torch.tensor([5, 8]))
+    prints = {Dataset(part, part, [], mean, std).fingerprint() for part in (subset, copied)}
+    assert len(prints) == 1
