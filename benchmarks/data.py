@@ -105,7 +105,7 @@ def decoding(folder: Path, names: Sequence[str]) -> dict[str, Callable[[], None]
     def ours() -> None:
         for kept in folder.glob(".decoded*"):
             remove(kept)
-        load_images(folder, names, Images(resize=256, size=224))
+        load_images([(folder, names)], Images(resize=256, size=224))
 
     def dataloader() -> None:
         for _ in loader:

@@ -83,7 +83,7 @@ def test_every_image_at_any_depth_has_its_line_and_what_cannot_be_read_is_told(r
     done = run_script("predict.py", folder_of(run), tmp_path / "pool", f"--output={output}")
     assert done.returncode == 0, done.stderr
     assert predicted(output)["file"].tolist() == sorted(names)
-    assert "broken.jpg: cannot be read (cannot identify" in done.stderr
+    assert "broken.jpg: cannot be read (it is no picture" in done.stderr
     assert "notes.txt is left out (1 such in all)" in done.stderr
 
 

@@ -13,7 +13,7 @@ from tod.config import Config, Images, InputError, load, read_run
 from tod.data import picture
 from tod.data.batches import ImageBatches
 from tod.data.decoding import decoded_once
-from tod.data.image_folder import image_files
+from tod.data.listing import image_files
 from tod.files import reason
 
 log = logging.getLogger("tod")

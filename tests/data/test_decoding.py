@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from tod.config import PROJECT_DIR, Images, InputError
 from tod.data import decoding, picture
 from tod.data import kept as kept_images
+from tod.data.kept import KeptImages
 
 CONFIG = Images(size=8, resize=12)
 
@@ -34,9 +36,14 @@ def folder(tmp_path) -> Path:
 
 
 def load(folder: Path, config: Images = CONFIG) -> torch.Tensor:
-    pixels, problems = decoding.load_images(folder, names(folder), config)
+    pixels, problems = decode(folder, names(folder), config)
     assert not problems
     return pixels
+
+
+def decode(folder: Path, files: list[str], config: Images) -> tuple[torch.Tensor, dict[int, str]]:
+    (found,) = decoding.load_images([(folder, files)], config)
+    return found
 
 
 def names(folder: Path) -> list[str]:
@@ -112,12 +119,12 @@ def test_files_of_one_size_and_time_that_change_places_are_decoded_again(tmp_pat
         Image.new("RGB", (8, 8), colour).save(tmp_path / name / "0.bmp")
         os.utime(tmp_path / name / "0.bmp", ns=(1, 1))
     files = ["a/0.bmp", "b/0.bmp"]
-    before, _ = decoding.load_images(tmp_path, files, CONFIG)
+    before, _ = decode(tmp_path, files, CONFIG)
     before = before.clone()
     (tmp_path / "a").rename(tmp_path / "c")
     (tmp_path / "b").rename(tmp_path / "a")
     (tmp_path / "c").rename(tmp_path / "b")
-    after, _ = decoding.load_images(tmp_path, files, CONFIG)
+    after, _ = decode(tmp_path, files, CONFIG)
     assert torch.equal(after, before.flip(0))
     assert not torch.equal(after, before)
 
@@ -209,14 +216,14 @@ def test_an_interrupted_decoding_of_other_files_is_not_lost(folder, decoded, mon
 
 
 def full_after(count: int) -> Callable[[BinaryIO], None]:
-    """Replaces `_flush`: the disk is full the next time."""
+    """Replaces `_flush`: the disk is full from so many times on."""
     left = count
 
     def flush(file: BinaryIO) -> None:
         nonlocal left
         file.flush()
         left -= 1
-        if left == 0:
+        if left <= 0:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     return flush
@@ -285,33 +292,33 @@ def test_all_that_cannot_be_read_is_told_and_what_was_decoded_is_kept(folder, de
     whole = load(folder).clone()
     for name in ("1.png", "4.png"):
         (folder / name).write_bytes(b"no image")
-    pixels, problems = decoding.load_images(folder, names(folder), CONFIG)
+    pixels, problems = decode(folder, names(folder), CONFIG)
     assert sorted(problems) == [1, 4]
-    assert all("cannot identify image file" in why for why in problems.values())
+    assert all("no picture of a known kind" in why for why in problems.values())
     assert torch.equal(pixels[[0, 2, 3, 5]], whole[[0, 2, 3, 5]])
     decoded.clear()
-    _, again = decoding.load_images(folder, names(folder), CONFIG)
+    _, again = decode(folder, names(folder), CONFIG)
     assert again.keys() == problems.keys()
     assert sorted(decoded) == ["1.png", "4.png"]
     decoded.clear()
     Image.new("RGB", (14, 10), "white").save(folder / "1.png")
-    pixels, problems = decoding.load_images(folder, names(folder), CONFIG)
+    pixels, problems = decode(folder, names(folder), CONFIG)
     assert sorted(problems) == [4]
     assert (pixels[1] == 255).all()
     assert sorted(set(decoded)) == ["1.png", "4.png"]
 
 
 def test_what_could_not_be_read_for_a_moment_is_read_the_next_time(folder, monkeypatch):
-    decode = picture.decode
+    decode_one = picture.decode
 
     def flaky(path: Path, **options: object) -> bytes:
         if path.name == "2.png":
             raise OSError(errno.EIO, "Input/output error")
-        return decode(path, **options)
+        return decode_one(path, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(picture, "decode", flaky)
-        mapped, problems = decoding.load_images(folder, names(folder), CONFIG)
+        mapped, problems = decode(folder, names(folder), CONFIG)
     assert problems == {2: "Input/output error"}
     pixels = load(folder)
     assert torch.equal(pixels[[0, 1, 3, 4, 5]], mapped[[0, 1, 3, 4, 5]])
@@ -320,7 +327,7 @@ def test_what_could_not_be_read_for_a_moment_is_read_the_next_time(folder, monke
 
 
 def test_no_file_is_no_image(tmp_path):
-    pixels, problems = decoding.load_images(tmp_path, [], CONFIG)
+    pixels, problems = decode(tmp_path, [], CONFIG)
     assert pixels.shape == (0, 3, 8, 8)
     assert not problems
 
@@ -339,7 +346,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
         "files = [f'{n:03d}.png' for n in range(100)] * int(sys.argv[2])\n"
         "before = private_bytes()\n"
         "with most_private_bytes() as most:\n"
-        "    pixels, _ = decoding.load_images(Path(sys.argv[1]), files, Images(size=224))\n"
+        "    pixels, _ = decoding.load_images([(Path(sys.argv[1]), files)], Images(size=224))[0]\n"
         "    images = ImageSet(pixels, torch.zeros(len(files), dtype=torch.int64))\n"
         "    tod.data._statistics(images)\n"
         "    tod.data.Dataset(images, images, [], None, None).fingerprint()\n"
@@ -372,7 +379,8 @@ def test_two_processes_decode_a_folder_once_between_them(folder):
         "    print('decodes', flush=True); time.sleep(1); return fill(*arguments)\n"
         "KeptImages.fill = slow\n"
         "files = [f'{n}.png' for n in range(6)]\n"
-        "print(decoding.load_images(Path(sys.argv[1]), files, Images(size=8))[0].sum().item())\n"
+        "found = decoding.load_images([(Path(sys.argv[1]), files)], Images(size=8))\n"
+        "print(found[0][0].sum().item())\n"
     )
     command = [sys.executable, "-c", code, folder]
     both = [
@@ -412,7 +420,7 @@ def test_a_killed_decoding_goes_on_where_it_stopped(tmp_path, decoded):
         "    time.sleep(0.05); return decode(*arguments, **options)\n"
         "picture.decode = slow; kept.CHUNK = 3072 * 4\n"
         "folder = Path(sys.argv[1]); files = sorted(p.name for p in folder.glob('*.png'))\n"
-        "decoding.load_images(folder, files, Images(size=32))\n"
+        "decoding.load_images([(folder, files)], Images(size=32))\n"
     )
     keys = tmp_path / ".decoded_32_32.partial.keys"
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=PROJECT_DIR) as process:
@@ -432,3 +440,96 @@ def test_a_large_picture_is_read_without_a_word(tmp_path, recwarn, caplog):
     assert (load(tmp_path) == 255).all()
     assert not recwarn
     assert not caplog.text
+
+
+def test_files_of_little_are_safe_after_seconds_and_at_an_end(folder, decoded, monkeypatch):
+    decode_one = picture.decode
+
+    def interrupted(path: Path, **options: object) -> bytes:
+        if path.name == "4.png":
+            raise KeyboardInterrupt
+        return decode_one(path, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(picture, "decode", interrupted)
+        load(folder)
+    decoded.clear()
+    load(folder)
+    assert sorted(decoded) == ["4.png", "5.png"]
+
+
+def test_what_took_seconds_is_saved_at_once(folder, monkeypatch):
+    saved = []
+    save = kept_images._save
+    monkeypatch.setattr(kept_images, "SECONDS", 0.0)
+    monkeypatch.setattr(
+        kept_images,
+        "_save",
+        lambda rows, row_keys, keys: saved.append(len(keys)) or save(rows, row_keys, keys),
+    )
+    load(folder)
+    assert saved == [1] * 6 + [0]
+
+
+def test_who_reads_while_others_decode_another_list_gets_his_own_images(folder):
+    (folder / "2.png").write_bytes(b"no image")
+    decode(folder, names(folder), CONFIG)
+    expected = [picture.decode(folder / n, 12, 8, picture.as_shown) for n in ("0.png", "5.png")]
+    find = KeptImages.find
+    turns = []
+
+    def find_then_others_decode(store: KeptImages, keys: list[bytes]):
+        found = find(store, keys)
+        if not turns:
+            turns.append("other")
+            decode(folder, names(folder)[::-1][:3], CONFIG)
+        return found
+
+    with patch.object(KeptImages, "find", find_then_others_decode):
+        pixels, problems = decode(folder, names(folder), CONFIG)
+    assert list(problems) == [2]
+    for index, content in zip((0, 5), expected, strict=True):
+        assert pixels[index].permute(1, 2, 0).contiguous().numpy().tobytes() == content
+
+
+def test_what_a_read_only_folder_lacks_is_read_each_time(folder, decoded, monkeypatch):
+    whole = load(folder).clone()
+    content = (folder / "2.png").read_bytes()
+    (folder / "2.png").write_bytes(b"no image")
+    decode(folder, names(folder), CONFIG)
+    (folder / "2.png").write_bytes(content)
+
+    def read_only(path: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(decoding, "locked", read_only)
+    decoded.clear()
+    for _ in range(2):
+        assert torch.equal(load(folder), whole)
+    assert decoded == ["2.png", "2.png"]
+
+
+def test_disks_are_asked_for_all_folders_before_the_first_is_decoded(
+    tmp_path, decoded, monkeypatch
+):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
+    listings = [(tmp_path / name, ["0.png"]) for name in ("a", "b")]
+    usage = shutil.disk_usage(tmp_path)._replace(free=300)  # for one of them
+    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"need 4.16e-07 GB there"):
+        patch.setattr(shutil, "disk_usage", lambda place: usage)
+        decoding.load_images(listings, CONFIG)
+    assert not decoded
+    decoding.load_images(listings, CONFIG)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=0))
+        decoding.load_images(listings, CONFIG)  # nothing more is needed
+    assert len(decoded) == 2
+
+
+def test_a_file_that_goes_after_it_was_listed_is_a_problem_of_its_own(folder):
+    files = names(folder)
+    (folder / "3.png").unlink()
+    _, problems = decode(folder, files, CONFIG)
+    assert problems == {3: "No such file or directory"}

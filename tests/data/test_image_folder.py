@@ -16,7 +16,7 @@ from tests.support import formats
 from tests.support.loading import load, refusal
 from tests.support.pictures import plain, write_classes
 from tod.config import InputError
-from tod.data import image_folder, picture
+from tod.data import listing, picture
 
 ONE_CYCLE = ("active_learning.cycles=1", "active_learning.initial_labels=2")
 """For fewer images than the default of these tests labels."""
@@ -133,7 +133,7 @@ def test_all_unreadable_images_of_both_sets_are_told_at_once(tmp_path):
     assert [line.split(": ")[0] for line in named] == [
         str(tmp_path / "train" / "Banane" / f"broken{number:02d}.png") for number in range(10)
     ]
-    assert last.startswith("12 images cannot be read; mend or remove them, or go on without them")
+    assert last == "12 problems in all"
 
 
 def test_unreadable_images_are_left_out_where_that_is_asked_for(tmp_path, warnings):
@@ -148,7 +148,7 @@ def test_unreadable_images_are_left_out_where_that_is_asked_for(tmp_path, warnin
         "train/Banane/broken.png",
         "test/größe/broken.jpg",
     ]
-    assert all("cannot identify" in why for _, why in dataset.unreadable)
+    assert all("it is no picture" in why for _, why in dataset.unreadable)
     assert "the run goes on without it (2 such in all)" in warnings.text
     assert not whole.unreadable
 
@@ -189,15 +189,59 @@ def test_a_single_class_is_no_classification(tmp_path):
 # ------------------------------------------------- nothing is lost in silence
 
 
-def test_a_link_to_nothing_is_refused_by_name(tmp_path):
+def test_all_that_is_wrong_is_told_at_once(tmp_path):
     formats.write_image_folder(tmp_path)
     lost = [tmp_path / "train" / "kiwi", tmp_path / "train" / "Banane" / "0.png"]
+    lost.append(tmp_path / "test" / "Banane" / "0.png")
     for path in lost:
         path.symlink_to(tmp_path / "nowhere")
+    for name in ("lime", "plum"):
+        (tmp_path / "train" / name).mkdir()
+    (tmp_path / "test" / "pear").mkdir()
+    write_classes(tmp_path, {"test/größe/broken.png": b"no image"})
     with pytest.raises(InputError) as caught:
         load("image_folder", tmp_path)
-    lines = str(caught.value).splitlines()
-    assert lines == [f"{path}: is a link to nothing; mend or remove it" for path in lost]
+    *lines, last = str(caught.value).splitlines()
+    assert {line.split(": ")[0] for line in lines} == {
+        *map(str, lost),
+        *(str(tmp_path / "train" / name) for name in ("lime", "plum")),
+        str(tmp_path / "test" / "pear"),
+        str(tmp_path / "test" / "größe" / "broken.png"),
+    }
+    assert f"{lost[0]}: is a link to nothing; mend or remove it" in lines
+    assert last == "7 problems in all"
+
+
+def test_of_many_problems_the_first_ten_are_named(tmp_path):
+    formats.write_image_folder(tmp_path)
+    for number in range(30):
+        (tmp_path / "train" / "Banane" / f"lost{number:02d}").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError) as caught:
+        load("image_folder", tmp_path)
+    assert len(str(caught.value).splitlines()) == 11
+    assert str(caught.value).endswith("\n30 problems in all")
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+@pytest.mark.parametrize("way_out", [[], ["images.test_share=0.3"], "val"])
+def test_a_test_folder_that_is_none_is_refused_by_name(tmp_path, kind, way_out):
+    formats.write_image_folder(tmp_path)
+    (tmp_path / "test").rename(tmp_path / "val" if way_out == "val" else tmp_path / "elsewhere")
+    if kind == "link":
+        (tmp_path / "test").symlink_to(tmp_path / "nowhere")
+    else:
+        (tmp_path / "test").touch()
+    overrides = [] if way_out == "val" else way_out
+    message = refusal("image_folder", tmp_path, *overrides)
+    assert message.startswith(f"{tmp_path / 'test'}: is no folder; mend or remove it")
+
+
+def test_what_is_neither_a_file_nor_a_folder_is_left_out(tmp_path, warnings):
+    formats.write_image_folder(tmp_path)
+    count = len(load("image_folder", tmp_path).train)
+    os.mkfifo(tmp_path / "train" / "Banane" / "pipe.png")
+    assert len(load("image_folder", tmp_path).train) == count
+    assert "pipe.png is left out (1 such in all)" in warnings.text
 
 
 def test_links_to_folders_and_images_are_followed(tmp_path):
@@ -211,23 +255,25 @@ def test_links_to_folders_and_images_are_followed(tmp_path):
     assert load("image_folder", tmp_path).fingerprint() == expected
 
 
+@pytest.mark.parametrize("mode", [0o000, 0o444])
 @pytest.mark.parametrize("place", ["train", "train/Banane", "test/Banane"])
-def test_a_folder_that_cannot_be_entered_is_refused_by_name(place):
+def test_a_folder_that_cannot_be_entered_is_refused_by_name(place, mode):
     with tempfile.TemporaryDirectory() as name:  # which others than root can enter, too
         root = Path(name)
         root.chmod(0o755)
         formats.write_image_folder(root)
-        (root / place).chmod(0)
+        (root / place).chmod(mode)
         is_root = os.geteuid() == 0
         try:
             if is_root:  # whom nothing stops
                 os.seteuid(65534)
-            message = refusal("image_folder", root)
+            with pytest.raises(InputError) as caught:
+                load("image_folder", root)
         finally:
             if is_root:
                 os.seteuid(0)
             (root / place).chmod(0o755)
-    assert message.startswith(f"{root / place}: cannot be entered (Permission denied)")
+    assert f"{root / place}: cannot be entered (Permission denied)" in str(caught.value)
 
 
 # ----------------------------------------------------------------- names
@@ -264,7 +310,7 @@ def test_classes_that_are_numbers_are_in_the_order_of_numbers(tmp_path):
         tmp_path, {f"{split}/{n}/0.png": next(images) for split in ("train", "test") for n in names}
     )
     assert load("image_folder", tmp_path, *ONE_CYCLE).class_names == names
-    assert image_folder.in_order(["10", "9", "x"]) == ["10", "9", "x"]
+    assert listing.in_order(["10", "9", "x"]) == ["10", "9", "x"]
 
 
 def test_names_that_are_no_text_are_read(tmp_path):
@@ -294,7 +340,7 @@ def test_postscript_that_claims_to_be_a_picture_is_refused(tmp_path):
     formats.write_image_folder(tmp_path)
     content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
     write_classes(tmp_path, {"train/Banane/photo.png": content})
-    assert "photo.png: cannot be read as an image (cannot identify" in refusal(
+    assert "photo.png: cannot be read as an image (it is no picture" in refusal(
         "image_folder", tmp_path
     )
 
@@ -394,3 +440,10 @@ def test_without_a_test_folder_the_message_names_the_share(tmp_path):
     formats.write_image_folder(tmp_path)
     shutil.rmtree(tmp_path / "test")
     assert "--set images.test_share=0.2" in refusal("image_folder", tmp_path)
+
+
+def test_a_share_that_is_not_used_is_told(tmp_path, warnings):
+    formats.write_image_folder(tmp_path)
+    whole = load("image_folder", tmp_path).fingerprint()
+    assert load("image_folder", tmp_path, "images.test_share=0.5").fingerprint() == whole
+    assert f"{tmp_path / 'test'}: is the test set; images.test_share is not used" in warnings.text

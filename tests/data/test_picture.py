@@ -2,6 +2,8 @@
 
 import io
 import struct
+import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -328,3 +330,90 @@ def test_a_large_jpeg_is_nearly_what_its_full_decoding_gives(tmp_path):
     difference = np.abs(shown(path, SIDE * 4).astype(int) - np.asarray(plain))
     assert difference.max() <= 2
     assert difference.mean() <= 0.5
+
+
+def test_a_picture_that_lies_on_its_side_is_not_mixed_up(tmp_path):
+    for mode in ("L", "RGB", "RGBA", "CMYK"):
+        image = Image.new("L", (32, 16), 0)
+        image.paste(255, (0, 0, 16, 16))
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        path = written(tmp_path / f"{mode}.tif", image.convert("RGB").convert(mode), exif=exif)
+        pixels = shown(path)
+        assert pixels[:7].min() > 250, mode
+        assert pixels[9:].max() < 5, mode
+
+
+def test_an_open_palette_of_transparent_colours_shows_white(tmp_path):
+    header = struct.pack("<BBBHHBHHHHBB", 0, 1, 1, 0, 2, 32, 0, 0, SIDE, SIDE, 8, 0)
+    palette = bytes([0, 0, 255, 0]) + bytes([60, 180, 40, 255])  # red on nothing; opaque
+    pixels = np.zeros((SIDE, SIDE), dtype=np.uint8)
+    pixels[:, 8:] = 1
+    found = shown(written(tmp_path / "a.tga", header + palette + pixels.tobytes()))
+    assert (found[:, :8] == 255).all()
+    assert (found[:, 8:] == COLOUR).all()
+
+
+def test_a_profile_outlives_its_pictures_damaged_comment(tmp_path):
+    colour = expressed_in("Display P3", COLOUR)
+    profile = b"P3\0\0" + zlib.compress(icc_profile("Display P3") + bytes(1_500_000))
+    comment = png_chunk(b"tEXt", b"Comment\0hello", crc=1)
+    for chunks in ([png_chunk(b"iCCP", profile)], [png_chunk(b"iCCP", profile), comment]):
+        path = written(tmp_path / "a.png", png(flat(colour), *chunks))
+        assert np.abs(shown(path) - np.array(COLOUR)).max() <= 2
+
+
+def test_a_profile_of_grey_does_not_concern_colours(tmp_path):
+    grey = bytearray(icc_profile("sRGB"))
+    grey[16:20] = b"GRAY"
+    for name, old in ((b"kTRC", b"rTRC"), (b"wtpt", b"wtpt")):
+        place = grey.index(old)
+        grey[place : place + 4] = name
+    for mode in ("RGB", "RGBA", "CMYK"):
+        path = written(tmp_path / f"{mode}.tif", flat().convert(mode), icc_profile=bytes(grey))
+        assert np.abs(shown(path) - np.array(COLOUR)).max() <= 1
+
+
+def test_where_white_is_zero_a_deep_picture_is_turned(tmp_path):
+    values = np.zeros((SIDE, SIDE), dtype=np.uint16)
+    values[8:] = 65_535
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "TIFF")
+    black_is_zero, white_is_zero = (struct.pack("<HHIHH", 262, 3, 1, k, 0) for k in (1, 0))
+    assert black_is_zero in buffer.getvalue()
+    content = buffer.getvalue().replace(black_is_zero, white_is_zero)
+    found = shown(written(tmp_path / "a.tif", content))
+    assert (found[:8] == 255).all()
+    assert (found[8:] == 0).all()
+
+
+def test_twelve_bits_are_scaled_by_their_own_range(tmp_path):
+    content = bytearray(unsigned_tiff(np.full((SIDE, SIDE), 2**32 - 1, dtype=np.uint32)))
+    for tag, old, new in ((258, 32, 12), (279, 4 * SIDE * SIDE, SIDE * SIDE * 3 // 2)):
+        place = content.index(struct.pack("<HHII", tag, 4, 1, old))
+        content[place : place + 12] = struct.pack("<HHII", tag, 4, 1, new)
+    assert (shown(written(tmp_path / "a.tif", bytes(content))) == 255).all()
+
+
+def test_threads_wait_for_memory_that_others_have(monkeypatch):
+    monkeypatch.setattr(picture, "_memory", lambda: 200)
+    budget = picture._Budget()
+    most, running = [0], [0]
+    lock = threading.Lock()
+
+    def work(nbytes: int) -> None:
+        with budget.spent(nbytes):
+            with lock:
+                running[0] += nbytes
+                most[0] = max(most[0], running[0])
+            time.sleep(0.01)
+            with lock:
+                running[0] -= nbytes
+
+    threads = [threading.Thread(target=work, args=(size,)) for size in (60, 30, 50, 90, 10, 20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 0 < most[0] <= 100
+    assert budget.used == 0

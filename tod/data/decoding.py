@@ -3,21 +3,24 @@
 import hashlib
 import logging
 import os
+import shutil
+import tempfile
 import warnings
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import UnidentifiedImageError
 from torch import Tensor
 
-from tod.config import Images
+from tod.config import Images, InputError
 from tod.data import picture
-from tod.data.kept import KEY_SIZE, KeptImages
+from tod.data.kept import KEY_SIZE, NO_KEY, Decoded, KeptImages, mapped, progress_bar
 from tod.files import locked, reason
 
 log = logging.getLogger("tod")
@@ -26,52 +29,120 @@ Decode = Callable[[Path], bytes]
 
 
 def load_images(
-    folder: Path,
-    files: Sequence[str],
+    listings: Sequence[tuple[Path, Sequence[str]]],
     config: Images,
     read: picture.Read = picture.as_shown,
-) -> tuple[Tensor, dict[int, str]]:
+) -> list[tuple[Tensor, dict[int, str]]]:
     """Image files → pixels (N, 3, size, size) uint8, resized to a square and centre-cropped.
 
-    They are kept in `folder`, in a hidden file that a later call maps into memory, as far as the
-    files are still the same; a decoding that was interrupted goes on where it stopped. Where the
-    folder cannot be written to, the images are decoded into memory each time.
+    They are kept in their folder, in a hidden file that a later call maps into memory, as far as
+    the files are still the same; a decoding that was interrupted goes on where it stopped. Where
+    the folder cannot be written to, they are decoded each time, into a temporary file.
 
     Args:
-        folder: where the files lie.
-        files: their names, relative to it.
+        listings: folders, and the names of files in each, relative to it.
         config: the sizes.
         read: what makes RGB pixels of an open picture.
 
     Returns:
-        The pixels, and why which of the files could not be read, by position; their pixels are 0.
+        For each folder, the pixels, and why which of the files could not be read, by position;
+        their pixels are 0.
 
     Raises:
-        InputError: the disk has no room for the decoded images.
+        InputError: a disk has no room for the decoded images.
     """
     size = config.size or config.resize
     resize = config.resize or size
     decode = partial(picture.decode, resize=resize, size=size, read=read)
-    store = KeptImages(folder / f".decoded_{resize}_{size}", (size, size, 3))
-    keys = [_key(folder, name, read.__name__) for name in files]
-    problems: dict[int, str] = {}
+    stores = [
+        KeptImages(folder / f".decoded_{resize}_{size}", (size,) * 2 + (3,))
+        for folder, _ in listings
+    ]
+    keys = [[_key(folder, name, read.__name__) for name in files] for folder, files in listings]
+    _refuse_a_small_disk(stores, keys)
     with _decoding_as_we_like():
-        if not store.holds(keys):
-            with folder_lock(folder) as problem:
-                if problem:
-                    words = f"the decoded images cannot be kept ({problem})"
-                    log.warning(f"{folder}: {words}; they are decoded each time")
-                    return _in_memory(folder, files, decode, store.shape)
-                if not store.holds(keys):  # nor has another process decoded them meanwhile
-                    problems = store.fill(keys, partial(_decoded, folder, files, decode))
+        return [
+            _load(store, partial(_decoded, folder, files, decode), of_files)
+            for store, (folder, files), of_files in zip(stores, listings, keys, strict=True)
+        ]
+
+
+def _load(
+    store: KeptImages, decoded: Decoded, keys: Sequence[bytes]
+) -> tuple[Tensor, dict[int, str]]:
+    found = store.find(keys)
+    if found is not None and not found[1]:
+        return _as_tensor(found[0]), {}
+    with folder_lock(store.path.parent) as problem:
+        problems: dict[int, str] = {}
+        found = store.find(keys)
+        if found is None and problem:
+            words = f"the decoded images cannot be kept ({problem})"
+            log.warning(f"{store.path.parent}: {words}; they are decoded each time")
+            return _decode_into_a_temporary_file(store, decoded, len(keys))
+        if found is None:
+            problems = _fill(store, keys, decoded)
+            found = store.find(keys)
+        pixels, unread = found
         # What could not be read once may be readable now.
-        again = [i for i in store.unread() if i not in problems]
-        for index, content in _decoded(folder, files, decode, again):
+        for index, content in decoded([i for i in unread if i not in problems], 1):
             if isinstance(content, str):
                 problems[index] = content
-            else:
-                store.put(index, content, keys[index])
-    return _as_tensor(store.pixels()), problems
+                continue
+            pixels[index] = np.frombuffer(content, np.uint8).reshape(store.shape)
+            if not problem:
+                with suppress(OSError):
+                    store.put(len(keys), index, content, keys[index])
+    return _as_tensor(pixels), problems
+
+
+def _fill(store: KeptImages, keys: Sequence[bytes], decoded: Decoded) -> dict[int, str]:
+    try:
+        return store.fill(keys, decoded)
+    except OSError as error:
+        raise InputError(
+            f"{store.partial}: cannot be written ({reason(error)}); what was decoded is kept: "
+            "mend this and run the same command again"
+        ) from None
+
+
+def _decode_into_a_temporary_file(
+    store: KeptImages, decoded: Decoded, count: int
+) -> tuple[Tensor, dict[int, str]]:
+    problems: dict[int, str] = {}
+    try:
+        with (
+            tempfile.TemporaryFile() as file,
+            progress_bar(store.path.parent, count, 0) as bar,
+            closing(decoded(range(count), 16)) as results,
+        ):
+            for index, content in results:
+                if isinstance(content, str):
+                    problems[index], content = content, bytes(store.size)
+                file.write(content)
+                bar.update()
+            file.flush()
+            return _as_tensor(mapped(file, count, store.shape)), problems
+    except OSError as error:
+        raise InputError(
+            f"{tempfile.gettempdir()}: the decoded images cannot be written there either "
+            f"({reason(error)}); make room, or name another place by TMPDIR"
+        ) from None
+
+
+def _refuse_a_small_disk(stores: Sequence[KeptImages], keys: Sequence[Sequence[bytes]]) -> None:
+    """Refuses, before anything is decoded, a disk without room for all of it."""
+    needed: dict[int, int] = defaultdict(int)
+    for store, of_files in zip(stores, keys, strict=True):
+        folder = store.path.parent
+        disk = folder.stat().st_dev
+        needed[disk] += store.needed(of_files)
+        free = shutil.disk_usage(folder).free
+        if needed[disk] > free and os.access(folder, os.W_OK):
+            raise InputError(
+                f"{folder}: the decoded images need {needed[disk] / 1e9:.3g} GB there, and "
+                f"{free / 1e9:.3g} GB are free; make room, or choose a smaller images.size"
+            )
 
 
 def decoded_once(
@@ -81,25 +152,19 @@ def decoded_once(
     batch_size: int,
     read: picture.Read = picture.as_shown,
 ) -> Iterator[tuple[Tensor, dict[int, str]]]:
-    """What `load_images` gives, batch by batch; nothing is kept."""
+    """What `load_images` gives of a folder, batch by batch; nothing is kept."""
     size = config.size or config.resize
     decode = partial(picture.decode, resize=config.resize or size, size=size, read=read)
     for start in range(0, len(files), batch_size):
+        batch = files[start : start + batch_size]
+        pixels, problems = np.zeros((len(batch), size, size, 3), np.uint8), {}
         with _decoding_as_we_like():
-            found = _in_memory(folder, files[start : start + batch_size], decode, (size, size, 3))
-        yield found
-
-
-def _in_memory(
-    folder: Path, files: Sequence[str], decode: Decode, shape: tuple[int, ...]
-) -> tuple[Tensor, dict[int, str]]:
-    pixels, problems = np.zeros((len(files), *shape), np.uint8), {}
-    for index, content in _decoded(folder, files, decode, range(len(files))):
-        if isinstance(content, str):
-            problems[index] = content
-        else:
-            pixels[index] = np.frombuffer(content, np.uint8).reshape(shape)
-    return _as_tensor(pixels), problems
+            for index, content in _decoded(folder, batch, decode, range(len(batch)), batch_size):
+                if isinstance(content, str):
+                    problems[index] = content
+                else:
+                    pixels[index] = np.frombuffer(content, np.uint8).reshape(pixels.shape[1:])
+        yield _as_tensor(pixels), problems
 
 
 def _as_tensor(pixels: np.ndarray) -> Tensor:
@@ -131,8 +196,11 @@ def _decoding_as_we_like() -> Iterator[None]:
 
 
 def _key(folder: Path, name: str, read: str) -> bytes:
-    """Differs where the file does, to the system, or what reads it."""
-    status = (folder / name).stat()
+    """Differs where the file does, to the system, or what reads it; of none, if it is not there."""
+    try:
+        status = (folder / name).stat()
+    except OSError:
+        return NO_KEY
     seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     content = (picture.VERSION, read, *map(str, seen))
     digest = hashlib.blake2b(os.fsencode(name), digest_size=KEY_SIZE, key=b"tod")
@@ -141,24 +209,27 @@ def _key(folder: Path, name: str, read: str) -> bytes:
 
 
 def _decoded(
-    folder: Path, files: Sequence[str], decode: Decode, chosen: Sequence[int], at_once: int = 16
+    folder: Path, files: Sequence[str], decode: Decode, chosen: Sequence[int], ahead: int
 ) -> Generator[tuple[int, bytes | str], None, None]:
-    """For each of the chosen files, in order, its pixels, or why it cannot be read."""
+    """For each of the chosen files, in order, its pixels, or why it cannot be read.
+
+    At most `ahead` of them wait for the one before.
+    """
 
     def result(index: int) -> tuple[int, bytes | str]:
         try:
             return index, decode(folder / files[index])
         # Pillow's decoders raise many kinds of errors on damaged files.
         except Exception as error:
-            return index, reason(error)
+            unknown = isinstance(error, UnidentifiedImageError)  # whose words name the file again
+            return index, "it is no picture of a known kind" if unknown else reason(error)
 
     waiting: deque[Future] = deque()
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         for index in chosen:
             waiting.append(pool.submit(result, index))
-            # Those behind go on while the first ones are written; more must not pile up.
-            if len(waiting) > at_once:
+            if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

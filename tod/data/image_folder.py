@@ -1,12 +1,10 @@
-"""Image files in one folder a class: which there are, and people's own datasets of them."""
+"""People's own labelled images, in one folder a class."""
 
 import hashlib
 import logging
-import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,36 +13,14 @@ from tod.config import Images, InputError
 from tod.data import picture
 from tod.data.dataset import WITHOUT_DATA, ImageSet, Split
 from tod.data.decoding import load_images
-from tod.files import reason
+from tod.data.listing import Listing, listed, refuse, refuse_few_classes, shown
 from tod.settings import shortened
 from utils import random_generator
 
 log = logging.getLogger("tod")
 
-SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "lost+found", "System Volume Information", "$RECYCLE.BIN")
 STAND_INS = ("val", "valid")
 """What is taken for `test` where there is none."""
-NAMED = 10
-"""How many of many problems a message names."""
-
-
-class Listing(NamedTuple):
-    """The image files of a folder: its classes, the files' names in it, and their labels."""
-
-    folder: Path
-    class_names: list[str]
-    files: list[str]
-    labels: list[int]
-
-    def without(self, class_name: str) -> "Listing":
-        """The other classes' images."""
-        names = [name for name in self.class_names if name != class_name]
-        kept = [
-            (file, names.index(self.class_names[label]))
-            for file, label in zip(self.files, self.labels, strict=True)
-            if self.class_names[label] != class_name
-        ]
-        return Listing(self.folder, names, [f for f, _ in kept], [label for _, label in kept])
 
 
 def load(root: Path, config: Images, seed: int) -> Split:
@@ -53,180 +29,88 @@ def load(root: Path, config: Images, seed: int) -> Split:
     Without a test folder, `seed` draws the share `config.test_share` of each class for it.
 
     Raises:
-        InputError: a folder or an image is missing or unreadable; all that are, in one message.
+        InputError: folders or images are missing or cannot be read; all that are, in one message.
     """
-    train_folder = root / "train"
-    test_folder = next((p for p in (root / n for n in ("test", *STAND_INS)) if p.is_dir()), None)
-    for folder, missing in (
-        (train_folder, not train_folder.is_dir()),
-        (root / "test", test_folder is None and config.test_share is None),
-    ):
-        if missing:
-            raise InputError(
-                f"{folder}: is missing; images go to {folder}/CLASS/, and --data-dir names the "
-                "folder that holds train and test (--set images.test_share=0.2 holds out a fifth "
-                f"of train instead); {WITHOUT_DATA}"
-            )
-    train_listing = listed(train_folder)
+    train_folder, test_folder = _folders(root, config)
+    problems: list[str] = []
+    train_listing = listed(train_folder, problems)
     class_names = train_listing.class_names
-    refuse_few_classes(train_folder, class_names)
+    refuse_few_classes(train_folder, class_names, problems)
+    listings = [train_listing]
+    if test_folder is not None:
+        listings.append(listed(test_folder, problems, class_names))
+    images, unreadable = load_all(listings, config, problems)
+    for label, name in enumerate(class_names):
+        if not (images[0].labels == label).any():
+            problems.append(f"{train_folder / name}: holds no image; add some, or remove it")
+    refuse(problems)
     if test_folder is None:
-        images, unreadable = load_all([(train_listing, "train")], config)
         train, test = held_out(*images, config.test_share, seed)
     else:
-        if test_folder.name != "test":
-            log.info("%s: stands in for the folder test", test_folder)
-        test_listing = listed(test_folder, class_names)
-        named = [(train_listing, train_folder.name), (test_listing, test_folder.name)]
-        (train, test), unreadable = load_all(named, config)
-    for label, name in enumerate(class_names):
-        if not (train.labels == label).any():
-            raise InputError(f"{train_folder / name}: holds no image")
-    _warn_of_untested_classes(test, class_names, test_folder or root / "test")
-    _warn_of_copies(train, test, class_names)
+        train, test = images
+    tested = test_folder or train_folder
+    _warn_of_untested_classes(test, class_names, tested)
+    _warn_of_copies((train, test), (train_folder.name, tested.name))
     return Split(train, test, class_names, unreadable)
 
 
-def listed(folder: Path, class_names: Sequence[str] | None = None) -> Listing:
-    """The image files in `folder`/CLASS, in the order of the classes and of their names.
-
-    Names that look the same, in whatever Unicode form, are one class.
-
-    Args:
-        folder: of the classes.
-        class_names: those that there may be; None: those that there are.
-
-    Raises:
-        InputError: something there leads nowhere or cannot be entered; all that does.
-    """
-    problems: list[str] = []
-    others: list[Path] = []
-    folders: dict[str, list[Path]] = defaultdict(list)
-    for path in _entries(folder, problems):
-        if path.is_dir() and path.name not in SYSTEM_FOLDERS:
-            folders[unicodedata.normalize("NFC", path.name)].append(path)
-        elif not path.is_dir():
-            others.append(path)
-    if class_names is None:
-        class_names = in_order(folders)
-    for name in folders.keys() - {*class_names}:
-        problems.append(
-            f"{folder / name}: is a class without training images; "
-            "each test class needs a folder of the same name in train"
+def _folders(root: Path, config: Images) -> tuple[Path, Path | None]:
+    """The folders of the training and the test images; None: the latter are to be held out."""
+    train, test = root / "train", root / "test"
+    problems = []
+    for path in (train, test):
+        if not path.is_dir() and (path.is_symlink() or path.exists()):
+            problems.append(f"{path}: is no folder; mend or remove it")
+    tests = [path for path in (test, *(root / name for name in STAND_INS)) if path.is_dir()]
+    lacks_test = not tests and config.test_share is None
+    for path, is_missing in ((train, not train.is_dir()), (test, lacks_test)):
+        if is_missing and not problems:
+            problems.append(f"{path}: is missing")
+    if problems:
+        advice = (
+            f"images go to {train}/CLASS/ and {test}/CLASS/, and --data-dir names the folder that "
+            "holds both (--set images.test_share=0.2 holds out a fifth of train instead)"
         )
-    files, labels = [], []
-    for label, name in enumerate(class_names):
-        for path in (path for f in folders.get(name, ()) for path in _entries(f, problems)):
-            if path.suffix.lower() in picture.ENDINGS and not path.is_dir():
-                files.append(str(path.relative_to(folder)))
-                labels.append(label)
-            else:
-                others.append(path)
-    if problems:
-        raise InputError("\n".join(problems))
-    if others:
-        first = others[0].relative_to(folder)
-        words = "images lie in their class's folder itself, with an image's ending"
-        log.warning(f"{folder}: {first} is left out ({len(others)} such in all): {words}")
-    return Listing(folder, list(class_names), files, labels)
-
-
-def _entries(folder: Path, problems: list[str]) -> list[Path]:
-    """What is in a folder, in order; what is hidden is left out without a word."""
-    try:
-        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        problems.append(f"{folder}: cannot be entered ({reason(error)}); mend or remove it")
-        return []
-    lost = [path for path in entries if path.is_symlink() and not path.exists()]
-    problems += [f"{path}: is a link to nothing; mend or remove it" for path in lost]
-    return [path for path in entries if path not in lost]
-
-
-def image_files(folder: Path) -> list[str]:
-    """The names of all image files below a folder, at any depth, relative to it, in order.
-
-    What is hidden is left out without a word, and with one what has no image's ending.
-
-    Raises:
-        InputError: there is none, or something there leads nowhere or cannot be entered.
-    """
-    problems: list[str] = []
-    found, others = [], []
-    folders = [folder]
-    while folders:
-        for path in _entries(folders.pop(), problems):
-            if path.is_dir():
-                if path.name not in SYSTEM_FOLDERS:
-                    folders.append(path)
-            elif path.suffix.lower() in picture.ENDINGS:
-                found.append(str(path.relative_to(folder)))
-            else:
-                others.append(path)
-    if not found and not problems:
-        problems.append(f"{folder}: holds no image file")
-    if problems:
-        raise InputError("\n".join(problems))
-    if others:
-        words = f"{min(others).relative_to(folder)} is left out ({len(others)} such in all)"
-        log.warning(f"{folder}: {words}: it has no image's ending")
-    return sorted(found)
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """Class names in their order, which is that of numbers where all are numbers."""
-    names = sorted(names)
-    return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
-
-
-def refuse_few_classes(folder: Path, class_names: Sequence[str]) -> None:
-    """Refuses what is no classification.
-
-    Raises:
-        InputError: there are fewer than two classes.
-    """
-    if len(class_names) < 2:
-        count = len(class_names)
-        raise InputError(f"{folder}: holds {count} class folders; there must be at least two")
+        raise InputError("\n".join(f"{problem}; {advice}; {WITHOUT_DATA}" for problem in problems))
+    if tests and tests[0] != test:
+        log.info("%s: stands in for the folder test", tests[0])
+    if tests and config.test_share is not None:
+        log.warning("%s: is the test set; images.test_share is not used", tests[0])
+    return train, tests[0] if tests else None
 
 
 def load_all(
-    listings: Sequence[tuple[Listing, str]], config: Images, read: picture.Read = picture.as_shown
+    listings: Sequence[Listing],
+    config: Images,
+    problems: list[str],
+    read: picture.Read = picture.as_shown,
 ) -> tuple[list[ImageSet], list[tuple[str, str]]]:
     """The images of several folders.
 
     Args:
-        listings: of each folder, and what it is called in the list of what is unreadable.
+        listings: of each folder.
         config: the sizes, and whether to go on without unreadable images.
+        problems: takes those that cannot be read, and are not to be left out.
         read: what makes RGB pixels of an open picture.
 
     Returns:
-        The images of each folder; and the files that were left out, with the reason.
-
-    Raises:
-        InputError: images cannot be read, and are not to be left out; it names the first ten.
+        The images of each folder; and the files that are left out, with the reason.
     """
+    loaded = load_images([(listing.folder, listing.files) for listing in listings], config, read)
     images, unreadable, lines = [], [], []
-    for (folder, _, files, labels), called in listings:
-        pixels, problems = load_images(folder, files, config, read)
+    for (folder, _, files, labels), (pixels, unread) in zip(listings, loaded, strict=True):
         everything = ImageSet(pixels, torch.tensor(labels, dtype=torch.int64), files)
-        readable = [i for i in range(len(files)) if i not in problems]
-        images.append(everything.subset(readable) if problems else everything)
-        for index, why in sorted(problems.items()):
-            unreadable.append((f"{called}/{files[index]}", why))
-            path = shortened(str(folder / files[index]), 300)
-            lines.append(f"{path}: cannot be read as an image ({why})")
-    if not lines:
-        return images, []
-    if config.unreadable == "skip":
+        readable = [i for i in range(len(files)) if i not in unread]
+        images.append(everything.subset(readable) if unread else everything)
+        for index, why in sorted(unread.items()):
+            unreadable.append((f"{folder.name}/{files[index]}", why))
+            lines.append(f"{shown(folder / files[index])}: cannot be read as an image ({why})")
+    if lines and config.unreadable == "skip":
         log.warning(f"{lines[0]}; the run goes on without it ({len(lines)} such in all)")
         return images, unreadable
-    go_on = "by images.unreadable=skip"
-    if len(lines) == 1:
-        raise InputError(f"{lines[0]}; mend or remove it, or go on without it {go_on}")
-    shown = "\n".join(lines[:NAMED])
-    count = f"{len(lines)} images cannot be read"
-    raise InputError(f"{shown}\n{count}; mend or remove them, or go on without them {go_on}")
+    mend = "mend or remove it, or go on without it by images.unreadable=skip"
+    problems += [f"{line}; {mend}" for line in lines]
+    return images, []
 
 
 def held_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
@@ -254,23 +138,28 @@ def _warn_of_untested_classes(test: ImageSet, class_names: Sequence[str], folder
         log.warning("%s: holds no image %s", untested[0], words)
 
 
-def _warn_of_copies(train: ImageSet, test: ImageSet, class_names: Sequence[str]) -> None:
+def _warn_of_copies(sets: tuple[ImageSet, ImageSet], folders: tuple[str, str]) -> None:
     """Says which test images are training images too, and which pictures are of two classes."""
-    groups = same_pixels((train, test))
+
+    def named(place: int, index: int) -> str:
+        return shortened(f"{folders[place]}/{sets[place].names[index]}", 300)
+
+    groups = same_pixels(sets)
     leaks = [g for g in groups if {place for place, _ in g} == {0, 1}]
     if leaks:
         count = sum(place == 1 for group in leaks for place, _ in group)
-        pair = _named(leaks[0], (train, test))
-        log.warning(f"{count} test images are training images too, as {pair[-1]} is {pair[0]}")
-    doubtful = [g for g in groups if len({int((train, test)[s].labels[i]) for s, i in g}) > 1]
+        first, last = named(*leaks[0][0]), named(*leaks[0][-1])
+        log.warning(f"{count} test images are training images too, as {last} is {first}")
+    doubtful = [g for g in groups if len({_label(sets, *image) for image in g}) > 1]
     if doubtful:
-        pair = _named(doubtful[0], (train, test))
-        words = f"{pair[0]} and {pair[-1]}"
+        first = doubtful[0][0]
+        other = next(o for o in doubtful[0] if _label(sets, *o) != _label(sets, *first))
+        words = f"{named(*first)} and {named(*other)}"
         log.warning(f"{len(doubtful)} pictures are there under two classes, as {words}")
 
 
-def _named(group: Sequence[tuple[int, int]], sets: Sequence[ImageSet]) -> list[str]:
-    return [f"{('train', 'test')[place]}/{sets[place].names[index]}" for place, index in group]
+def _label(sets: Sequence[ImageSet], place: int, index: int) -> int:
+    return int(sets[place].labels[index])
 
 
 def same_pixels(sets: Sequence[ImageSet]) -> list[list[tuple[int, int]]]:

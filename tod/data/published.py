@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from tod.config import Images, InputError
-from tod.data import image_folder, picture
+from tod.data import image_folder, listing, picture
 from tod.data.dataset import WITHOUT_DATA, ImageSet, Split
 from tod.data.decoding import folder_lock
 from tod.files import reason
@@ -99,19 +99,20 @@ def caltech101(folder: Path, config: Images, seed: int) -> Split:
             "https://data.caltech.edu/records/mzrjq-6wc02: unpack 101_ObjectCategories there, "
             f"or name its place with --data-dir; {WITHOUT_DATA}"
         )
-    listing = image_folder.listed(folder).without("BACKGROUND_Google")
-    class_names = listing.class_names
-    image_folder.refuse_few_classes(folder, class_names)
+    problems: list[str] = []
+    found = listing.listed(folder, problems).without("BACKGROUND_Google")
+    class_names = found.class_names
+    listing.refuse_few_classes(folder, class_names, problems)
     if len(class_names) > 101:
         raise InputError(
             f"{folder}: holds {len(class_names)} classes, Caltech-101 has 101; remove what does "
             "not belong there, or use --config image_folder for other images"
         )
-    named = [(listing, folder.name)]
-    (images,), unreadable = image_folder.load_all(named, config, picture.as_published)
+    (images,), unreadable = image_folder.load_all([found], config, problems, picture.as_published)
+    listing.refuse(problems)
     if len(class_names) < 101 or len(images) < 8_677:
-        found = f"{len(class_names)} classes and {len(images):,} images"
-        _warn_of_reduced_copy(folder, found, "Caltech-101 has 101 and 8,677")
+        count = f"{len(class_names)} classes and {len(images):,} images"
+        _warn_of_reduced_copy(folder, count, "Caltech-101 has 101 and 8,677")
     random = random_generator(seed, "caltech101 split")
     train, test = [], []
     for c in range(len(class_names)):

@@ -1,0 +1,165 @@
+"""Which image files a folder has, and all that is wrong there."""
+
+import logging
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tod.config import InputError
+from tod.data import picture
+from tod.files import reason
+from tod.settings import shortened
+
+log = logging.getLogger("tod")
+
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "lost+found", "System Volume Information", "$RECYCLE.BIN")
+NAMED = 10
+"""How many of many problems a message names."""
+
+
+class Listing(NamedTuple):
+    """The image files of a folder: its classes, the files' names in it, and their labels."""
+
+    folder: Path
+    class_names: list[str]
+    files: list[str]
+    labels: list[int]
+
+    def without(self, class_name: str) -> "Listing":
+        """The other classes' images."""
+        names = [name for name in self.class_names if name != class_name]
+        kept = [
+            (file, names.index(self.class_names[label]))
+            for file, label in zip(self.files, self.labels, strict=True)
+            if self.class_names[label] != class_name
+        ]
+        return Listing(self.folder, names, [f for f, _ in kept], [label for _, label in kept])
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Refuses what has problems: the first ten of them are named, and their number.
+
+    Raises:
+        InputError: there is one.
+    """
+    lines = list(problems[:NAMED])
+    if len(problems) > 1:
+        lines.append(f"{len(problems)} problems in all")
+    if lines:
+        raise InputError("\n".join(lines))
+
+
+def refuse_few_classes(folder: Path, class_names: Sequence[str], problems: list[str]) -> None:
+    """Refuses what is no classification, with the problems that there are.
+
+    Raises:
+        InputError: there are fewer than two classes.
+    """
+    if len(class_names) < 2:
+        count = len(class_names)
+        few = f"{folder}: holds {count} class folders; there must be at least two"
+        refuse([*problems, few])
+
+
+def listed(folder: Path, problems: list[str], class_names: Sequence[str] | None = None) -> Listing:
+    """The image files in `folder`/CLASS, in the order of the classes and of their names.
+
+    Names that look the same, in whatever Unicode form, are one class.
+
+    Args:
+        folder: of the classes.
+        problems: takes what leads nowhere, cannot be entered, or is no class.
+        class_names: those that there may be; None: those that there are.
+    """
+    others: list[Path] = []
+    folders: dict[str, list[Path]] = defaultdict(list)
+    for path in _entries(folder, problems):
+        if path.is_dir() and path.name not in SYSTEM_FOLDERS:
+            folders[unicodedata.normalize("NFC", path.name)].append(path)
+        elif not path.is_dir():
+            others.append(path)
+    if class_names is None:
+        class_names = in_order(folders)
+    for name in in_order(folders.keys() - {*class_names}):
+        problems.append(
+            f"{shown(folders[name][0])}: is a class without training images; "
+            "each test class needs a folder of the same name in train"
+        )
+    files, labels = [], []
+    for label, name in enumerate(class_names):
+        for path in (path for f in folders.get(name, ()) for path in _entries(f, problems)):
+            if is_image_file(path):
+                files.append(str(path.relative_to(folder)))
+                labels.append(label)
+            else:
+                others.append(path)
+    if others:
+        words = "images lie in their class's folder itself, with an image's ending"
+        _warn_of_others(folder, others, words)
+    return Listing(folder, list(class_names), files, labels)
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a file's name has an image's ending."""
+    return path.suffix.lower() in picture.ENDINGS and path.is_file()
+
+
+def _warn_of_others(folder: Path, others: Sequence[Path], words: str) -> None:
+    first = shown(others[0].relative_to(folder))
+    log.warning(f"{folder}: {first} is left out ({len(others)} such in all): {words}")
+
+
+def shown(path: Path) -> str:
+    """A path as part of a message."""
+    return shortened(str(path), 300)
+
+
+def _entries(folder: Path, problems: list[str]) -> list[Path]:
+    """What is in a folder, in order; what is hidden is left out without a word."""
+    found = []
+    try:
+        for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+            if path.is_symlink() and not path.exists():
+                problems.append(f"{shown(path)}: is a link to nothing; mend or remove it")
+            else:
+                path.is_dir()  # raises where the folder's files may be named, but not looked at
+                found.append(path)
+    except OSError as error:
+        problems.append(f"{shown(folder)}: cannot be entered ({reason(error)}); mend or remove it")
+    return found
+
+
+def image_files(folder: Path) -> list[str]:
+    """The names of all image files below a folder, at any depth, relative to it, in order.
+
+    What is hidden is left out without a word, and with one what has no image's ending.
+
+    Raises:
+        InputError: there is none, or something there leads nowhere or cannot be entered.
+    """
+    problems: list[str] = []
+    found, others = [], []
+    folders = [folder]
+    while folders:
+        for path in _entries(folders.pop(), problems):
+            if path.is_dir():
+                if path.name not in SYSTEM_FOLDERS:
+                    folders.append(path)
+            elif is_image_file(path):
+                found.append(str(path.relative_to(folder)))
+            else:
+                others.append(path)
+    if not found and not problems:
+        problems.append(f"{folder}: holds no image file")
+    refuse(problems)
+    if others:
+        _warn_of_others(folder, others, "they have no image's ending")
+    return sorted(found)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Class names in their order, which is that of numbers where all are numbers."""
+    names = sorted(names)
+    return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
