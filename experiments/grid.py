@@ -30,9 +30,15 @@ REFUSED = 2
 def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The grid's command line, and the entry scripts' further arguments."""
     parser = new_parser(__doc__, Path("results"))
-    parser.add_argument("--config", nargs="+", required=True, help="names or paths")
-    parser.add_argument("--strategy", nargs="+", default=list(PAPER), help="SAMPLING/AUXILIARY")
-    parser.add_argument("--only", help="the number of one cell, from 0, or none")
+    add = parser.add_argument
+    add("--config", nargs="+", required=True, help="configurations: names or paths, as digits")
+    add(
+        "--strategy",
+        nargs="+",
+        default=list(PAPER),
+        help=f"SAMPLING/AUXILIARY of one entry script (default: {' '.join(PAPER)})",
+    )
+    add("--only", metavar="N|none", help="run one cell of the grid, from 0, or none (default: all)")
     arguments, further = parse(parser, argv)
     for strategy in arguments.strategy:
         refuse_wrong_strategy(strategy)

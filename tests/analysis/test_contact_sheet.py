@@ -35,12 +35,12 @@ def test_the_highest_queried_and_the_lowest_not_queried_are_shown():
 
 def test_the_words_are_right_where_the_first_cycle_queries_the_lowest_scores():
     scores = np.arange(60) / 60
-    title, ((high, highest), (low, lowest)) = queried(scores, range(30))
+    title, ((low, lowest), (high, highest)) = queried(scores, range(30))
     assert title == "the 30 lowest of 60 scores were queried"
-    assert high == "queried: the 24 highest scores of 30, highest first"
-    np.testing.assert_array_equal(highest, np.arange(29, 5, -1))
-    assert low == "not queried: the 24 lowest scores of 30, lowest first"
-    np.testing.assert_array_equal(lowest, np.arange(30, 54))
+    assert low == "queried: the 24 lowest scores of 30, lowest first"
+    np.testing.assert_array_equal(lowest, np.arange(24))
+    assert high == "not queried: the 24 highest scores of 30, highest first"
+    np.testing.assert_array_equal(highest, np.arange(59, 35, -1))
 
 
 def test_few_images_are_all_shown():

@@ -124,6 +124,14 @@ def test_damaged_results_give_one_line_that_says_why(tmp_path, content, message)
     assert "\n" not in str(refused.value)
 
 
+def test_a_folder_of_runs_is_told_from_a_run(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path, [[1, 2, 3]], seed=seed)
+    with pytest.raises(InputError) as refused:
+        results.read_runs([tmp_path])
+    assert str(refused.value).endswith(f"has ended a cycle, as {tmp_path}/* does: it holds 2")
+
+
 @pytest.mark.parametrize(
     "content",
     [None, b"", b"run: [", b"run: 3", b"dataset: 3\nrun: {seed: 0}", b"dataset: digits\n", b"\xff"],

@@ -59,36 +59,41 @@ def of_query(
 
 
 def choose(scores: np.ndarray, is_queried: np.ndarray) -> tuple[str, list[tuple[str, np.ndarray]]]:
-    """What a contact sheet shows: the highest-scored queried, the lowest-scored not queried.
+    """What a contact sheet shows: the queried and the others, those that differ most first.
+
+    These are the highest scores of the queried and the lowest of the others; or, where the lowest
+    were queried, as in TOD's first cycle, the other way round.
 
     Args:
         scores: (M,), of the scored images.
         is_queried: (M,), whether each was queried.
 
     Returns:
-        A title that says by which scores the images were queried (TOD's first cycle may query the
-        lowest), where the scores show it; and for either part, unless it is empty, a heading and
-        the positions of its images among the scored ones, in the order shown.
+        A title that says by which scores the images were queried, where the scores show it; and
+        for either part, unless it is empty, a heading and the positions of its images among the
+        scored ones, in the order shown.
     """
     ascending = np.argsort(scores, kind="stable")
-    queried = ascending[is_queried[ascending]][::-1]
-    left = ascending[~is_queried[ascending]]
+    queried, left = ascending[is_queried[ascending]], ascending[~is_queried[ascending]]
     title = f"{len(queried)} of {len(scores)} scored images were queried"
+    order = ("highest", "lowest")
     if len(queried) and len(left):
         highest = scores[queried].min() >= scores[left].max()
         lowest = scores[queried].max() <= scores[left].min()
         if highest != lowest:
-            which = "highest" if highest else "lowest"
-            title = f"the {len(queried)} {which} of {len(scores)} scores were queried"
+            order = order if highest else order[::-1]
+            title = f"the {len(queried)} {order[0]} of {len(scores)} scores were queried"
     groups = []
-    parts = [("queried", "highest", queried), ("not queried", "lowest", left)]
-    for what, which, positions in parts:
+    for what, which, positions in zip(
+        ("queried", "not queried"), order, (queried, left), strict=True
+    ):
         count = len(positions)
         heading = f"{what}: all {count}, {which} score first"
         if count > IMAGES_PER_GROUP:
             heading = f"{what}: the {IMAGES_PER_GROUP} {which} scores of {count}, {which} first"
         if count:
-            groups.append((heading, positions[:IMAGES_PER_GROUP]))
+            in_order = positions[::-1] if which == "highest" else positions
+            groups.append((heading, in_order[:IMAGES_PER_GROUP]))
     return title, groups
 
 

@@ -169,9 +169,11 @@ def read_run(folder: Path) -> Curve:
             raise ValueError("it holds no results yet")
         numbers = rows[rows.columns.intersection(COLUMNS)].replace("", "nan").astype(float)
     except (OSError, ValueError) as error:
+        runs = len([*folder.glob("*/results.csv")])
+        advice = f", as {folder}/* does: it holds {runs}" if runs else ""
         raise InputError(
             f"{path}: cannot be read ({reason(error)}); "
-            "name the folder of a run that has ended a cycle"
+            f"name the folder of a run that has ended a cycle{advice}"
         ) from None
     advice = "copy it back from where the run was made"
     config = configuration.read_run(folder, advice)
