@@ -29,10 +29,11 @@ from benchmarks.baseline import PILImages
 from benchmarks.workload import random_images, write_photographs
 from tod import cli
 from tod.analysis.tables import markdown
-from tod.config import Images, load
+from tod.config import load
 from tod.data.batches import ImageBatches
 from tod.data.decoding import load_images
 from tod.files import remove
+from tod.schema import Images
 from tod.training.device import keep_freed_memory, select_device
 
 LOADER = "DataLoader, 2 workers"

@@ -24,8 +24,9 @@ from benchmarks.ours import Ours
 from benchmarks.workload import one_epoch, random_images
 from tod import cli
 from tod.analysis.tables import markdown
-from tod.config import PROJECT_DIR, ActiveLearning, load
+from tod.config import PROJECT_DIR, load
 from tod.diversity import DRAWS, k_center_greedy, k_means_plus_plus, nearest_squared_distances
+from tod.schema import ActiveLearning
 from tod.training.device import allow_tf32, keep_freed_memory, select_device, select_precision
 
 SIZES = (

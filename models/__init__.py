@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from models import lossnet, resnet
 from tod import config
 from tod.files import reason
+from tod.schema import Model
 from utils import seed_torch
 
 IMAGENET_FILES = ("resnet18-5c106cde.pth", "resnet18-f37072fd.pth")
@@ -22,7 +23,7 @@ Outputs = tuple[Tensor, Tensor, Tensor, list[Tensor]]
 and the four stages' feature maps."""
 
 
-def build_backbone(model: config.Model, num_classes: int) -> nn.Module:
+def build_backbone(model: Model, num_classes: int) -> nn.Module:
     """The backbone that the configuration names, with random weights."""
     if model.name == "resnet":
         return resnet.ResNet18(num_classes, model.width)
@@ -31,7 +32,7 @@ def build_backbone(model: config.Model, num_classes: int) -> nn.Module:
     return imagenet_resnet.ResNet18(num_classes, model.width)
 
 
-def build_lossnet(model: config.Model) -> lossnet.LossNet:
+def build_lossnet(model: Model) -> lossnet.LossNet:
     """The loss-prediction module that fits the configured backbone."""
     return lossnet.LossNet([model.width * factor for factor in (1, 2, 4, 8)])
 
@@ -40,7 +41,7 @@ def build_lossnet(model: config.Model) -> lossnet.LossNet:
 class NetworkFactory:
     """Makes the networks of one trial, with random weights that depend on seed, role and trial."""
 
-    model: config.Model
+    model: Model
     num_classes: int
     device: torch.device
     seed: int

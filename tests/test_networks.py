@@ -16,7 +16,8 @@ from models import (
     resnet,
 )
 from models.lossnet import LossNet
-from tod.config import InputError, Model
+from tod.config import InputError
+from tod.schema import Model
 
 NETWORKS = [resnet.ResNet18, imagenet_resnet.ResNet18]
 BLOCK = {"conv1.weight", "conv2.weight"} | {

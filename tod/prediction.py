@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 import models
-from tod.config import Config, Images, InputError, load, read_run
+from tod.config import Config, InputError, load, read_run
 from tod.data import picture
 from tod.data.batches import ImageBatches
 from tod.data.decoding import decoded_once
 from tod.data.listing import image_files
 from tod.files import reason
+from tod.schema import Images
 
 log = logging.getLogger("tod")
 

@@ -18,10 +18,11 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from tod.config import PROJECT_DIR, Images, InputError
+from tod.config import PROJECT_DIR, InputError
 from tod.data import decoding, picture
 from tod.data import kept as kept_images
 from tod.data.kept import KeptImages
+from tod.schema import Images
 
 CONFIG = Images(size=8, resize=12)
 
@@ -341,7 +342,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     code = (
         "import sys; from pathlib import Path\n"
         "from benchmarks.memory import most_private_bytes, private_bytes\n"
-        "from tod.config import Images; from tod.data import decoding\n"
+        "from tod.schema import Images; from tod.data import decoding\n"
         "from tod.data.dataset import ImageSet; import tod.data, torch\n"
         "files = [f'{n:03d}.png' for n in range(100)] * int(sys.argv[2])\n"
         "before = private_bytes()\n"
@@ -372,7 +373,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
 def test_two_processes_decode_a_folder_once_between_them(folder):
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from tod.config import Images; from tod.data import decoding\n"
+        "from tod.schema import Images; from tod.data import decoding\n"
         "from tod.data.kept import KeptImages\n"
         "fill = KeptImages.fill\n"
         "def slow(*arguments):\n"
@@ -414,7 +415,7 @@ def test_a_killed_decoding_goes_on_where_it_stopped(tmp_path, decoded):
         Image.fromarray(image).save(tmp_path / f"{number:02d}.png")
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from tod.config import Images; from tod.data import decoding, kept, picture\n"
+        "from tod.schema import Images; from tod.data import decoding, kept, picture\n"
         "decode = picture.decode\n"
         "def slow(*arguments, **options):\n"
         "    time.sleep(0.05); return decode(*arguments, **options)\n"

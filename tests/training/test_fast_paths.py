@@ -12,9 +12,10 @@ from losses import AuxiliaryLoss, CODLoss, DetachedLossPrediction, LossPredictio
 from models import NetworkFactory, build_backbone, fastest_memory_format, fold_batch_norm
 from samplers import query_by_tod
 from tod import config as configuration
-from tod.config import Augmentation, Config
+from tod.config import Config
 from tod.data.batches import ImageBatches
 from tod.pool import Pool
+from tod.schema import Augmentation
 from tod.training.cuda_graph import GraphedGradients
 from tod.training.device import allow_tf32
 from tod.training.learner import Learner

@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from tod import config as configuration
-from tod.config import TRAINING_SET_SIZES, InputError
+from tod.config import InputError
 from tod.files import reason
+from tod.schema import TRAINING_SET_SIZES
 from tod.settings import flat, shortened
 
 ACCURACY = "test_accuracy"

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tod.config import Augmentation
+from tod.schema import Augmentation
 
 
 class ImageBatches:

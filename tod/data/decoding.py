@@ -18,10 +18,11 @@ import torch
 from PIL import UnidentifiedImageError
 from torch import Tensor
 
-from tod.config import Images, InputError
+from tod.config import InputError
 from tod.data import picture
 from tod.data.kept import KEY_SIZE, NO_KEY, Decoded, KeptImages, mapped, progress_bar
 from tod.files import locked, reason
+from tod.schema import Images
 
 log = logging.getLogger("tod")
 

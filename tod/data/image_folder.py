@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tod.config import Images, InputError
+from tod.config import InputError
 from tod.data import picture
 from tod.data.dataset import WITHOUT_DATA, ImageSet, Split
 from tod.data.decoding import load_images
 from tod.data.listing import Listing, listed, refuse, refuse_few_classes, shown
+from tod.schema import Images
 from tod.settings import shortened
 from utils import random_generator
 

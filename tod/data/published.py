@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tod.config import Images, InputError
+from tod.config import InputError
 from tod.data import image_folder, listing, picture
 from tod.data.dataset import WITHOUT_DATA, ImageSet, Split
 from tod.data.decoding import folder_lock
 from tod.files import reason
+from tod.schema import Images
 from utils import random_generator
 
 log = logging.getLogger("tod")

@@ -1,0 +1,150 @@
+"""What a configuration holds: every key, its type and range, and its default if it has one."""
+
+import json
+import os
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic.functional_validators import AfterValidator, field_validator
+
+from tod.settings import expanded
+
+TRAINING_SET_SIZES = {
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "svhn": 73_257,
+    "caltech101": 7_766,
+    "digits": 1_437,
+}
+DATASETS = (*TRAINING_SET_SIZES, "image_folder")
+FILE_DATASETS = ("caltech101", "image_folder")
+
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+# Up to the largest float32, in which the networks compute.
+Positive = Annotated[float, Field(gt=0, le=3.4e38)]
+NonNegative = Annotated[float, Field(ge=0, le=3.4e38)]
+
+
+def _path(value: Any) -> str:
+    # A text of pydantic's would be UTF-8, as a folder's name need not be.
+    if not isinstance(value, str) or not value.strip() or b"\0" in os.fsencode(value):
+        raise ValueError("no path")
+    return expanded(value)
+
+
+class Section(BaseModel):
+    """Settings that belong together: all of them, no others, and none that changes."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True
+    )
+
+    @field_validator("*")
+    @classmethod
+    def _note(cls, value: Any, info: ValidationInfo) -> Any:
+        """Notes each valid value, whatever else is wrong, for `tod.config` to compare."""
+        if info.context is not None:
+            info.context[info.field_name] = value
+        return value
+
+
+class Model(Section):
+    """The backbone."""
+
+    name: Literal["resnet", "imagenet_resnet"]
+    width: int = Field(64, ge=1, le=1024)
+    pretrained: bool = False
+
+
+class Images(Section):
+    """How image files become tensors; what is null is taken from the data."""
+
+    resize: int | None = Field(None, ge=1, le=4096)
+    size: int | None = Field(None, ge=1, le=4096)
+    mean: tuple[Fraction, ...] | None = Field(None, min_length=3, max_length=3, strict=False)
+    std: tuple[Positive, ...] | None = Field(None, min_length=3, max_length=3, strict=False)
+    unreadable: Literal["refuse", "skip"] = "refuse"
+    test_share: float | None = Field(None, gt=0, lt=1)
+
+
+class Augmentation(Section):
+    """The random views of training images."""
+
+    flip: bool
+    crop_padding: int = Field(ge=0, le=224)
+
+
+class ActiveLearning(Section):
+    """Trials, cycles and how many images are labelled in each."""
+
+    trials: int = Field(ge=1, le=1000)
+    cycles: Count
+    initial_labels: int = Field(ge=2, le=10**9)
+    query_size: Count
+    subset_size: Count
+
+
+class Training(Section):
+    """One cycle's SGD."""
+
+    batch_size: int = Field(ge=2, le=10**9)
+    epochs: Count
+    lr: Positive
+    momentum: float = Field(ge=0, lt=1)
+    weight_decay: NonNegative
+    milestones: tuple[Count, ...] = Field(strict=False)
+
+
+class COD(Section):
+    """The COD loss (`--auxiliary TOD`)."""
+
+    weight: NonNegative
+    ema_decay: Fraction
+    fixed_batch_in_first_cycle: bool
+
+
+class LL4AL(Section):
+    """The loss-prediction module."""
+
+    margin: NonNegative
+    weight: NonNegative
+    detach_epoch: int = Field(ge=0, le=10**9)
+
+
+class Scoring(Section):
+    """How the pool is scored."""
+
+    augment: bool
+    lowest_in_first_cycle: bool = True
+
+
+class Config(Section):
+    """A checked configuration; `name` is the file's, without its ending."""
+
+    dataset: Literal[DATASETS]
+    data_dir: Annotated[Any, AfterValidator(_path)] = "data"
+    model: Model
+    images: Images = Field({})  # checked like one from a file
+    augmentation: Augmentation
+    active_learning: ActiveLearning
+    training: Training
+    cod: COD
+    ll4al: LL4AL
+    scoring: Scoring
+    _name: str = ""
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def as_dict(self) -> dict[str, Any]:
+        """The configuration as plain lists, dicts and values, without its name."""
+        return json.loads(json.dumps(self.model_dump()))
+
+
+KEYS = [
+    key
+    for name, field in Config.model_fields.items()
+    for key in (name, *(f"{name}.{k}" for k in getattr(field.annotation, "model_fields", ())))
+]
