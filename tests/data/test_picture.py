@@ -344,12 +344,12 @@ def test_a_picture_that_lies_on_its_side_is_not_mixed_up(tmp_path):
         assert pixels[9:].max() < 5, mode
 
 
-def test_an_open_palette_of_transparent_colours_shows_white(tmp_path):
-    header = struct.pack("<BBBHHBHHHHBB", 0, 1, 1, 0, 2, 32, 0, 0, SIDE, SIDE, 8, 0)
-    palette = bytes([0, 0, 255, 0]) + bytes([60, 180, 40, 255])  # red on nothing; opaque
-    pixels = np.zeros((SIDE, SIDE), dtype=np.uint8)
-    pixels[:, 8:] = 1
-    found = shown(written(tmp_path / "a.tga", header + palette + pixels.tobytes()))
+def test_a_palette_of_transparent_colours_shows_white():
+    image = Image.new("P", (SIDE, SIDE))
+    image.putpalette([255, 0, 0, 0, *COLOUR, 255], "RGBA")  # red on nothing; opaque
+    image.paste(1, (8, 0, SIDE, SIDE))
+    image.tile = []  # as when it has been read from a file
+    found = np.asarray(picture.as_shown(image, SIDE))
     assert (found[:, :8] == 255).all()
     assert (found[:, 8:] == COLOUR).all()
 
