@@ -443,15 +443,18 @@ def test_help_and_refusals_import_only_what_they_use(script, tmp_path):
 
 @pytest.mark.parametrize("script", ENTRIES)
 @pytest.mark.parametrize("argument", ["--help", "--set=training.lr=x"])
-def test_help_and_refusals_answer_within_two_and_a_half_seconds(script, argument, tmp_path):
-    def seconds() -> float:
+def test_help_and_refusals_take_little_more_than_pytorchs_own_import(script, argument, tmp_path):
+    def seconds(name: object, *arguments: str) -> float:
         """Of work: other processes may make it wait, here and there."""
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        run_script(script, argument, cwd=tmp_path)
+        run_script(name, *arguments, cwd=tmp_path)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert any(seconds() < 2.5 for _ in range(5))
+    alone = tmp_path / "torch_alone.py"
+    alone.write_text("import torch")
+    # Of 1.3 to 2.6 s, from machine to machine: together 2.5 s on most.
+    assert any(seconds(script, argument) < seconds(alone) + 1.0 for _ in range(5))
 
 
 @pytest.mark.parametrize("script", ENTRIES)

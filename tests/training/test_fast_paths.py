@@ -185,7 +185,9 @@ def test_step_in_bf16_is_the_plain_one_up_to_its_rounding(device, kind):
         inputs = batch(device, sizes, number)
         expected = plain_copies(all_networks(learner))
         before = copy.deepcopy(learner.backbone.state_dict())
-        expected_loss = plain_step(kind, expected, momenta, number + 1, 0, *inputs)
+        # In the same precision: rounding may turn a pair of the ranking loss round.
+        with torch.autocast(device, torch.bfloat16):
+            expected_loss = plain_step(kind, expected, momenta, number + 1, 0, *inputs)
         loss = learner._step(*inputs)[0]
         assert loss.dtype == torch.float32
         assert_equal(loss, expected_loss, 3e-2, f"loss of step {number}")
