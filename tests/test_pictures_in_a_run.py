@@ -9,43 +9,10 @@ import pandas as pd
 import yaml
 from PIL import Image
 
-from tests.support.harness import DEVICE, run_script
+from tests.support.harness import run_script
+from tests.support.picture_runs import ODD, SETTINGS, folder_of, write_pictures
 from tests.support.pictures import disc, plain, write_classes
 from tod.analysis.results import read_rows
-
-ODD = os.fsdecode(b"caf\xe9")
-SETTINGS = [
-    "--config=image_folder",
-    f"--device={DEVICE}",
-    "--auxiliary=NONE",
-    *(
-        f"--set={setting}"
-        for setting in (
-            "model.width=4",
-            "images.size=16",
-            "active_learning.trials=1",
-            "active_learning.cycles=2",
-            "active_learning.initial_labels=8",
-            "active_learning.query_size=8",
-            "active_learning.subset_size=16",
-            "training.batch_size=8",
-            "training.epochs=1",
-            "training.milestones=[]",
-        )
-    ),
-]
-
-
-def folder_of(output_dir: Path) -> Path:
-    return output_dir / "image_folder_auxiliary_NONE_sampling_TOD_seed0"
-
-
-def write_pictures(root: Path, class_names: tuple[str, ...] = (ODD, "=ten")) -> None:
-    images = plain(100)
-    for name in class_names:
-        files = [f"train/{name}/{ODD}_{number:02d}.png" for number in range(12)]
-        files += [f"test/{name}/{number}.png" for number in range(3)]
-        write_classes(root, {file: next(images) for file in files})
 
 
 def test_names_that_are_no_text_come_back_from_all_that_a_run_leaves(tmp_path):

@@ -10,13 +10,11 @@ import pytest
 from PIL import Image
 
 from tests.support.harness import TINY_DIGITS, run_script
+from tests.support.picture_runs import ODD, SETTINGS, folder_of, write_pictures
 from tests.support.pictures import write_classes
-from tests.test_pictures_in_a_run import SETTINGS, folder_of, write_pictures
 from tod.analysis.results import read_rows
 from tod.config import load
 from tod.data import load as load_dataset
-
-ODD = os.fsdecode(b"caf\xe9")
 
 
 @pytest.fixture(scope="module")

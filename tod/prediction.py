@@ -82,7 +82,7 @@ def predictions(classifier: Classifier, folder: Path) -> pd.DataFrame:
     Raises:
         InputError: there is no image.
     """
-    config, device = classifier.config, classifier.device
+    config = classifier.config
     images, read = config.images, picture.as_shown
     if config.dataset == "caltech101":
         read = picture.as_published
@@ -93,7 +93,7 @@ def predictions(classifier: Classifier, folder: Path) -> pd.DataFrame:
     batch_size = 2 * config.training.batch_size
     batches = decoded_once(folder, files, images, batch_size, read)
     for start, (pixels, problems) in zip(range(0, len(files), batch_size), batches, strict=True):
-        probabilities = _probabilities(classifier, pixels, device)
+        probabilities = _probabilities(classifier, pixels)
         best = probabilities.max(dim=1)
         for i, (probability, label) in enumerate(zip(*map(Tensor.tolist, best), strict=True)):
             if i in problems:
@@ -107,8 +107,9 @@ def predictions(classifier: Classifier, folder: Path) -> pd.DataFrame:
     return table
 
 
-def _probabilities(classifier: Classifier, pixels: Tensor, device: torch.device) -> Tensor:
+def _probabilities(classifier: Classifier, pixels: Tensor) -> Tensor:
     """Pixels (N, 3, H, W) uint8 → (N, C)."""
+    device = classifier.device
     memory_format = models.fastest_memory_format(device, classifier.config.model.width)
     batches = ImageBatches(
         pixels,

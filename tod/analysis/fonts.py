@@ -46,12 +46,19 @@ def _letters(path: str) -> frozenset[int]:
 
 def families(texts: Sequence[str]) -> list[str]:
     """What matplotlib calls the fonts that these texts need, its own first."""
+    return [
+        _family(path) for path in dict.fromkeys([own_font(), *filter(None, map(font_for, texts))])
+    ]
+
+
+@functools.cache
+def _family(path: str) -> str:
+    """What matplotlib calls a font; it learns of those that are not its own, each once."""
     from matplotlib import font_manager
 
-    files = dict.fromkeys([own_font(), *filter(None, map(font_for, texts))])
-    for path in files:
+    if path != own_font():
         font_manager.fontManager.addfont(path)
-    return [font_manager.FontProperties(fname=path).get_name() for path in files]
+    return font_manager.FontProperties(fname=path).get_name()
 
 
 def drawable(names: Sequence[str], called: str) -> list[str]:

@@ -52,8 +52,7 @@ def load_images(
     Raises:
         InputError: a disk has no room for the decoded images.
     """
-    size = config.size or config.resize
-    resize = config.resize or size
+    resize, size = _sides(config)
     decode = partial(picture.decode, resize=resize, size=size, read=read)
     stores = [
         KeptImages(folder / f".decoded_{resize}_{size}", (size,) * 2 + (3,))
@@ -154,8 +153,8 @@ def decoded_once(
     read: picture.Read = picture.as_shown,
 ) -> Iterator[tuple[Tensor, dict[int, str]]]:
     """What `load_images` gives of a folder, batch by batch; nothing is kept."""
-    size = config.size or config.resize
-    decode = partial(picture.decode, resize=config.resize or size, size=size, read=read)
+    resize, size = _sides(config)
+    decode = partial(picture.decode, resize=resize, size=size, read=read)
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
         pixels, problems = np.zeros((len(batch), size, size, 3), np.uint8), {}
@@ -166,6 +165,12 @@ def decoded_once(
                 else:
                     pixels[index] = np.frombuffer(content, np.uint8).reshape(pixels.shape[1:])
         yield _as_tensor(pixels), problems
+
+
+def _sides(config: Images) -> tuple[int, int]:
+    """Of the square to which a picture is squashed, and of its middle that remains."""
+    size = config.size or config.resize
+    return config.resize or size, size
 
 
 def _as_tensor(pixels: np.ndarray) -> Tensor:

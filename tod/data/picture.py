@@ -77,8 +77,8 @@ def decode(path: Path, resize: int, size: int, read: Read) -> bytes:
             file.seek(0)
             if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
                 raise
-            pixels, profile = _png_without_metadata(file.read())
-            with Image.open(io.BytesIO(pixels), formats=["PNG"]) as image:
+            content, profile = _png_without_metadata(file.read())
+            with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
                 image.info["icc_profile"] = profile
                 pixels = _read_within_memory(image, read, resize)
     if pixels.size != (size, size) or resize != size:
