@@ -109,7 +109,8 @@ def query_by_score(pool: Pool, scores: Tensor, lowest: bool = False) -> Query:
         FloatingPointError: a score is not finite.
     """
     values = _finite(scores)
-    return Query(select_queries(pool.subset, values, pool.query_size, lowest), values)
+    queried = select_queries(pool.subset, values, pool.query_size, lowest)
+    return Query(queried, values, best_last=not lowest)
 
 
 def _finite(scores: Tensor) -> np.ndarray:

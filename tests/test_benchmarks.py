@@ -57,6 +57,14 @@ def test_memory_shows_what_is_needed_and_what_is_held():
     assert float(row[4]) > 1
 
 
+def test_rounds_shows_the_time_and_the_memory_of_each():
+    done = run_script("benchmarks/rounds.py", CPU, "--images=300")
+    assert done.returncode == 0, done.stderr
+    rows = cells(done.stdout)[2:]
+    assert [row[0] for row in rows] == ["0", "1", "2"]
+    assert all(float(row[1]) > 0 and float(row[2].replace(",", "")) > 0 for row in rows)
+
+
 def test_scaling_measures_training_and_scoring():
     speeds = images_per_second(torch.device("cpu"), 16, 8, num_labeled=16, num_scored=16)
     assert min(speeds) > 0
@@ -75,6 +83,7 @@ def test_scaling_measures_the_picks():
         ("memory.py", ["imagenet"]),
         ("data.py", ["--images=0"]),
         ("step.py", ["--repeats=0"]),
+        ("rounds.py", ["--images=0"]),
     ],
 )
 def test_wrong_arguments_are_one_line(tmp_path, script, wrong):

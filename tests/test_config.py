@@ -13,13 +13,14 @@ from pydantic import ValidationError
 
 import tod.config as configuration
 from tod.config import CONFIG_DIR, Config, InputError
-from tod.schema import DATASETS, TRAINING_SET_SIZES
+from tod.schema import DATASETS, OWN_IMAGES, TRAINING_SET_SIZES
 from tod.settings import as_yaml
 from tod.settings import flat as dotted
 
 COMMON = {
     "active_learning.trials": 3,
     "active_learning.cycles": 7,
+    "active_learning.audit_share": 0.0,
     "training.batch_size": 128,
     "training.epochs": 200,
     "training.lr": 0.1,
@@ -109,8 +110,8 @@ def problems_of(*arguments) -> list[str]:
 
 
 def test_every_shipped_configuration_is_expected_here():
-    assert configuration.config_names() == sorted(LABELS_BY_CYCLE)
-    assert set(LABELS_BY_CYCLE) == set(DATASETS)
+    assert configuration.config_names() == sorted([*LABELS_BY_CYCLE, OWN_IMAGES])
+    assert {*LABELS_BY_CYCLE, OWN_IMAGES} == set(DATASETS)
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -130,11 +131,14 @@ def test_each_cycle_has_its_number_of_labels(name):
     assert labels == LABELS_BY_CYCLE[name]
 
 
-@pytest.mark.parametrize("name", LABELS_BY_CYCLE)
+@pytest.mark.parametrize("name", DATASETS)
 def test_shipped_file_shows_every_value_that_matters(name):
     shown = yaml.safe_load((CONFIG_DIR / f"{name}.yaml").read_text(encoding="utf-8"))
     resolved = configuration.load(name).as_dict()
-    hidden = set() if name == "image_folder" else {"test_share"}
+    hidden = {
+        "image_folder": {"audit_share"},
+        OWN_IMAGES: {"test_share"},
+    }.get(name, {"audit_share", "test_share"})
     if name in ("cifar10", "cifar100", "svhn", "digits"):
         hidden |= {"resize", "size", "unreadable"}
     assert list(shown) == list(resolved)
@@ -143,7 +147,7 @@ def test_shipped_file_shows_every_value_that_matters(name):
             assert list(shown[section]) == [key for key in values if key not in hidden]
 
 
-@pytest.mark.parametrize("name", LABELS_BY_CYCLE)
+@pytest.mark.parametrize("name", DATASETS)
 def test_resolved_configuration_read_back_is_the_same(name, tmp_path):
     config = configuration.load(name, ["training.lr=0.03", "training.milestones=[]"])
     assert configuration.load(write(tmp_path / f"{name}.yaml", config.as_dict())) == config
@@ -426,6 +430,11 @@ def test_files_of_mixed_sizes_need_a_size():
 def assert_sound(config: Config) -> None:
     """What every accepted configuration promises to the code behind it."""
     active, training = config.active_learning, config.training
+    if config.dataset == OWN_IMAGES:
+        assert (active.trials, active.cycles) == (1, None)
+        assert active.audit_share == 0 or active.query_size >= 2
+        counts = {"cycles": 2, "initial_labels": active.initial_labels or 2}
+        active = active.model_copy(update=counts)
     labels = active.initial_labels + (active.cycles - 1) * active.query_size
     assert labels <= TRAINING_SET_SIZES.get(config.dataset, math.inf)
     # A single cycle queries nothing.
@@ -438,7 +447,7 @@ def assert_sound(config: Config) -> None:
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, (int, float)):
                 assert math.isfinite(number), key
-    assert min(active.model_dump().values()) >= 1
+    assert min(active.model_dump(exclude={"audit_share"}).values()) >= 1
     assert min(training.batch_size, active.initial_labels) >= 2
     assert training.lr > 0 <= training.weight_decay
     assert 0 <= training.momentum < 1

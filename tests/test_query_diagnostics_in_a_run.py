@@ -12,7 +12,7 @@ from samplers import query_at_random, query_by_tod
 from tests.support.harness import tiny_run
 from tests.support.soak import differences, results
 from tod.analysis.results import COLUMNS, DIAGNOSTICS
-from tod.experiment import Loop
+from tod.loop import Loop
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:

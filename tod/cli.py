@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tod.config import InputError, config_names, load
 from tod.files import reason
 from tod.runs.identity import Identity
+from tod.schema import OWN_IMAGES
 from tod.settings import expanded
 
 if TYPE_CHECKING:
@@ -63,14 +64,17 @@ def main(script: EntryScript, argv: Sequence[str] | None = None) -> None:
     arguments = parse(script, argv)
     identity = arguments.pop("identity")
 
-    from tod.experiment import run_experiment
+    if identity.config.dataset == OWN_IMAGES:
+        from tod.rounds import run_round as run
+    else:
+        from tod.experiment import run_experiment as run
 
     sampling, auxiliary = script.sampling[identity.sampling], script.auxiliary[identity.auxiliary]
-    run_experiment(identity, sampling, auxiliary, **arguments)
+    run(identity, sampling, auxiliary, **arguments)
 
 
 def parse(script: EntryScript, argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """What the command line asks for: the arguments of `tod.experiment.run_experiment` by name.
+    """What the command line asks for: the arguments of `run_experiment`, or `run_round`, by name.
 
     Raises:
         InputError: the configuration is wrong, or the run's folder could not be made.
@@ -83,11 +87,23 @@ def parse(script: EntryScript, argv: Sequence[str] | None = None) -> dict[str, A
     trials = arguments["trials"] or range(1, num_trials + 1)
     if trials[-1] > num_trials:
         parser.error(f"argument --trials: there are {num_trials} trials (active_learning.trials)")
+    if config.dataset == OWN_IMAGES:
+        del arguments["trials"]
+        if arguments.pop("overwrite"):
+            parser.error(
+                "argument --overwrite: would lose the labels that people have given; name another "
+                "--output-dir, and give them to it by --labels RUN_FOLDER/labels.csv"
+            )
+    else:
+        arguments["trials"] = trials
+        for name in ("labels", "relabel", "partial"):
+            if arguments.pop(name):
+                parser.error(f"argument --{name}: is for people's labels (--config {OWN_IMAGES})")
     names = ("sampling", "auxiliary", "seed", "deterministic")
     choices = {name: arguments.pop(name) for name in names}
     identity = Identity(config=config, entry=script.name, **choices)
     _refuse_what_is_no_folder(arguments["output_dir"] / identity.folder_name)
-    return {**arguments, "identity": identity, "trials": trials}
+    return {**arguments, "identity": identity}
 
 
 def _parser(script: EntryScript) -> Parser:
@@ -140,6 +156,22 @@ def _parser(script: EntryScript) -> Parser:
         type=_trials,
         metavar="N|N-M",
         help="run only these trials, from 1 (default: all that the configuration asks for)",
+    )
+    add(
+        "--labels",
+        type=path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="labels from people, for --config own_images: the page's CSV, any CSV with file or "
+        "sha256 and class, Label Studio's JSON, JSON_MIN or CSV, another run's labels.csv",
+    )
+    add("--relabel", action="store_true", help="let --labels change labels that were taken before")
+    add(
+        "--partial",
+        action="store_true",
+        help="go on without what is missing of a batch; the rest returns to the pool",
     )
     add(
         "--overwrite",

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tod.schema import FILE_DATASETS, KEYS, TRAINING_SET_SIZES, Config
+from tod.schema import FILE_DATASETS, KEYS, OWN_IMAGES, TRAINING_SET_SIZES, Config
 from tod.settings import expanded, parse, put, shortened
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
@@ -36,7 +36,7 @@ def load(config: str, overrides: Sequence[str] = (), data_dir: str | None = None
     """
     names = config_names()
     path = CONFIG_DIR / f"{config}.yaml" if config in names else Path(expanded(config))
-    settings = _read(path, f"--config takes a YAML file, or one of {', '.join(names)}")
+    settings = _read(path, f"--config takes a file, or one of {', '.join(names)}")
     # A run folder's config.yaml is a configuration too, but for what its own run added.
     settings.pop("run", None)
     sources = {}
@@ -96,14 +96,17 @@ def _contradictions(valid: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
     `valid` has values by name. Where one is missing or wrong, what it contradicts cannot be told.
     """
-    with suppress(KeyError):
+    from_people = valid.get("dataset") == OWN_IMAGES
+    if "dataset" in valid:
+        yield from _contradictions_with_who_labels(valid, from_people)
+    with suppress(KeyError, TypeError):  # what is null has been named
         labels, cycles, query_size = (valid[k] for k in ("initial_labels", "cycles", "query_size"))
         available = TRAINING_SET_SIZES.get(valid["dataset"])
         if problem := too_many_labels(labels, cycles, query_size, available):
             yield "active_learning.query_size", problem
     with suppress(KeyError):
-        query, subset = valid["query_size"], valid["subset_size"]
-        if query > subset and valid["cycles"] > 1:  # a single cycle queries nothing
+        query, subset, cycles = (valid[k] for k in ("query_size", "subset_size", "cycles"))
+        if query > subset and cycles != 1:  # a single cycle queries nothing
             yield "active_learning.subset_size", f"{subset} is smaller than query_size {query}"
     with suppress(KeyError):
         milestones, epochs = list(valid["milestones"]), valid["epochs"]
@@ -131,6 +134,30 @@ def _contradictions(valid: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield "images.size", "null does not do for image files of mixed sizes; write 32, say"
         elif size and resize and size > resize:
             yield "images.size", f"{size} is larger than resize {resize}, from which it is cropped"
+
+
+def _contradictions_with_who_labels(
+    valid: dict[str, Any], from_people: bool
+) -> Iterator[tuple[str, str]]:
+    """What makes no sense where people give the labels, or where the dataset has them."""
+    if not from_people:
+        of_people = {"cycles": None, "initial_labels": None}
+        for key in (key for key in of_people if valid.get(key, 0) is None):
+            yield f"active_learning.{key}", f"null is for {OWN_IMAGES}; write a number"
+        if valid.get("audit_share"):
+            words = f"{valid['audit_share']} is for {OWN_IMAGES}; write 0"
+            yield "active_learning.audit_share", words
+        return
+    if valid.get("cycles") is not None:
+        words = f"{valid['cycles']} should be null: the rounds go on until you stop"
+        yield "active_learning.cycles", words
+    if valid.get("trials", 1) != 1:
+        yield "active_learning.trials", f"{valid['trials']} should be 1: people label once"
+    with suppress(KeyError):
+        query_size, share = valid["query_size"], valid["audit_share"]
+        if share and query_size < 2:
+            words = f"{query_size} leaves no room for audits; write 2 or more, or audit_share 0"
+            yield "active_learning.query_size", words
 
 
 def too_many_labels(labels: int, cycles: int, query_size: int, available: int | None) -> str | None:

@@ -58,10 +58,36 @@ def atomic_file(path: Path, spare: Path | None = None) -> Iterator[BinaryIO]:
             remove(partial)
             raise
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({reason(error)}); what was saved before is intact: "
-            "mend this and run the same command again"
-        ) from None
+        raise _unwritable(path, error) from None
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill that is there with all its files, or not at all.
+
+    Raises:
+        InputError: the disk is full, or the folder cannot be written to.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        remove(partial)
+        partial.mkdir(parents=True)
+        yield partial
+        for file in partial.iterdir():
+            with file.open("rb") as content:
+                os.fsync(content.fileno())
+        partial.replace(path)
+        if os.name == "posix":
+            _sync_folder(path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{path}: cannot be written ({reason(error)}); what was saved before is intact: "
+        "mend this and run the same command again"
+    )
 
 
 def _sync_folder(folder: Path) -> None:

@@ -21,10 +21,17 @@ class Query(NamedTuple):
     Attributes:
         indices: of the queried images, (query_size,), in the order queried.
         scores: one for each image of the subset, (M,), in the subset's order.
+        best_last: whether the order ends with the image that matters most, and not begins with it.
     """
 
     indices: np.ndarray
     scores: np.ndarray
+    best_last: bool = False
+
+    @property
+    def best_first(self) -> np.ndarray:
+        """The queried images, (query_size,), beginning with the one that matters most."""
+        return self.indices[::-1] if self.best_last else self.indices
 
 
 @dataclass

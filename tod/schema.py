@@ -16,8 +16,9 @@ TRAINING_SET_SIZES = {
     "caltech101": 7_766,
     "digits": 1_437,
 }
-DATASETS = (*TRAINING_SET_SIZES, "image_folder")
-FILE_DATASETS = ("caltech101", "image_folder")
+OWN_IMAGES = "own_images"
+DATASETS = (*TRAINING_SET_SIZES, "image_folder", OWN_IMAGES)
+FILE_DATASETS = ("caltech101", "image_folder", OWN_IMAGES)
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -76,13 +77,22 @@ class Augmentation(Section):
 
 
 class ActiveLearning(Section):
-    """Trials, cycles and how many images are labelled in each."""
+    """Trials, cycles and how many images are labelled in each.
+
+    Where people give the labels, `cycles` is null: it goes on until they stop; and `initial_labels`
+    may be null, which is `query_size`.
+    """
 
     trials: int = Field(ge=1, le=1000)
-    cycles: Count
-    initial_labels: int = Field(ge=2, le=10**9)
+    cycles: Count | None
+    initial_labels: int | None = Field(ge=2, le=10**9)
     query_size: Count
     subset_size: Count
+    audit_share: float = Field(0.0, ge=0, lt=1)
+
+    def among_cycles(self, cycle: int) -> str:
+        """A cycle as in `2/7`; alone where nobody knows how many there will be."""
+        return f"{cycle}/{self.cycles}" if self.cycles else str(cycle)
 
 
 class Training(Section):

@@ -80,6 +80,11 @@ def shortened(line: str, length: int = 100) -> str:
     return shown if len(shown) <= length else shown[: length - 3] + "..."
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, as in `1 image` and `1,000 images`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def expanded(path: str) -> str:
     """A path as the shell would take it: `~` is the user's own folder."""
     return os.path.expanduser(path)  # noqa: PTH111 - pathlib's raises for an unknown user

@@ -1,5 +1,6 @@
 """One trial: what goes from cycle to cycle, and what is computed of it."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -72,13 +73,19 @@ class Trial:
         learner: trains the backbone.
     """
 
-    def __init__(self, experiment: Experiment, number: int) -> None:
+    def __init__(
+        self, experiment: Experiment, number: int, labeled: np.ndarray | None = None
+    ) -> None:
         self.experiment = experiment
         self.config = experiment.config
         self.number = number
-        self.labeled = self._random("initial labels").choice(
-            len(experiment.dataset.train), self.config.active_learning.initial_labels, replace=False
-        )
+        if labeled is None:
+            labeled = self._random("initial labels").choice(
+                len(experiment.dataset.train),
+                self.config.active_learning.initial_labels,
+                replace=False,
+            )
+        self.labeled = labeled
         networks = experiment.networks(number)
         self.backbone = networks.backbone("backbone")
         if experiment.imagenet_weights is not None:
@@ -116,24 +123,36 @@ class Trial:
         )
 
     def test_accuracy(self) -> float:
-        """The test accuracy in %.
+        """The test accuracy in %; NaN where there is no test image.
 
         Raises:
             FloatingPointError: an output is not finite.
         """
         experiment = self.experiment
+        if len(experiment.dataset.test) == 0:
+            return math.nan
         everything = np.arange(len(experiment.dataset.test))
         batches = self._plain_batches(experiment.test_images, everything)
         return accuracy(models.fold_batch_norm(self.backbone), batches, experiment.test_labels)
 
     def pool(self) -> Pool:
         """What the strategy may look at: a random subset of the unlabelled images."""
-        unlabeled = self.unlabeled
-        size = min(self.config.active_learning.subset_size, len(unlabeled))
-        subset = self._random("subset", self.cycle).choice(unlabeled, size, replace=False)
+        return self.pool_of(self.random_subset(self.unlabeled))
+
+    def random_subset(self, indices: np.ndarray) -> np.ndarray:
+        """Of these images, those that this cycle scores: as many as are configured, at most all."""
+        size = min(self.config.active_learning.subset_size, len(indices))
+        return self._random("subset", self.cycle).choice(indices, size, replace=False)
+
+    def pool_of(self, subset: np.ndarray, query_size: int | None = None) -> Pool:
+        """What the strategy may look at, if it is to query `query_size` of these images."""
+        config = self.config
+        if query_size is not None:
+            active = config.active_learning.model_copy(update={"query_size": query_size})
+            config = config.model_copy(update={"active_learning": active})
         indices = torch.from_numpy(subset).to(self.experiment.device)
         return Pool(
-            config=self.config,
+            config=config,
             cycle=self.cycle,
             subset=subset,
             labels=self.experiment.train_labels[indices],
@@ -148,6 +167,10 @@ class Trial:
     def label(self, query: Query) -> None:
         """Labels what was queried, with which the next cycle starts."""
         self.labeled = np.concatenate([self.labeled, query.indices])
+        self.start_next_cycle()
+
+    def start_next_cycle(self) -> None:
+        """This cycle's network becomes the previous one, and trains on."""
         self.previous.load_state_dict(self.backbone.state_dict())
         self.learner.start_cycle(self.cycle + 1)
 

@@ -1,40 +1,23 @@
 """The report: one page that holds all it shows, read back here as a browser does."""
 
 import io
-import shutil
-from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Playwright, sync_playwright
 
 import report
+from tests.support.browser import chromium
 from tests.support.harness import TINY_DIGITS, run_script, write_run
 from tod.analysis import results
 from tod.analysis.report import page
 
 TWO_TRIALS = [[80, 90, 94], [82, 90, 98]]
-NO_BROWSER = (
-    "no Chromium to open the report in: install Debian's package chromium, or run "
-    "`python -m playwright install chromium`"
-)
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-def chromium_of(playwright: Playwright) -> str:
-    """The path of a Chromium: the system's, or the one that Playwright has downloaded."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), playwright.chromium.executable_path)
-    if not Path(found).exists():
-        pytest.fail(NO_BROWSER)
-    return found
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium_of(playwright))
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 class Opened:

@@ -349,7 +349,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
         "with most_private_bytes() as most:\n"
         "    pixels, _ = decoding.load_images([(Path(sys.argv[1]), files)], Images(size=224))[0]\n"
         "    images = ImageSet(pixels, torch.zeros(len(files), dtype=torch.int64))\n"
-        "    tod.data._statistics(images)\n"
+        "    tod.data.statistics(images)\n"
         "    tod.data.Dataset(images, images, [], None, None).fingerprint()\n"
         "print(most[0] - before)\n"
     )

@@ -12,8 +12,8 @@ from samplers import query_by_tod
 from tests.support.harness import PROJECT_DIR, tiny_run
 from tests.support.processes import go_on, interrupted
 from tests.support.soak import SCRIPTS, differences, results, run_folder, soak
-from tod import experiment
-from tod.experiment import Loop
+from tod import loop
+from tod.loop import Loop
 from tod.runs.folder import RunFolder
 
 
@@ -88,7 +88,7 @@ def test_run_stopped_within_an_epoch_goes_on_with_its_next_step(
 def test_state_is_saved_within_an_epoch_when_that_takes_long(tmp_path, monkeypatch):
     saved = []
     save = Loop._save
-    monkeypatch.setattr(experiment, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0.0)
     monkeypatch.setattr(
         Loop, "_save", lambda loop: (saved.append(loop.trial.learner.step), save(loop))
     )
@@ -100,14 +100,14 @@ def test_state_is_saved_within_an_epoch_when_that_takes_long(tmp_path, monkeypat
 def test_a_run_killed_after_its_last_row_is_ended_by_the_same_command(tmp_path, monkeypatch, last):
     run = tiny_run(tmp_path)
     with monkeypatch.context() as patched:
-        original = getattr(experiment, last)
+        original = getattr(loop, last)
 
         def kill_after_last_row(folder: RunFolder, *arguments: int) -> None:
             if len(folder.rows()) == 2:
                 raise SystemExit(137)
             original(folder, *arguments)
 
-        patched.setattr(experiment, last, kill_after_last_row)
+        patched.setattr(loop, last, kill_after_last_row)
         with pytest.raises(SystemExit):
             run.start(query_by_tod, CODLoss)
     rows = (run.folder / "results.csv").read_text()

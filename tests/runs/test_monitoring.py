@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, tiny_run
 from tod.analysis.results import read_rows
 from tod.runs import monitor as monitoring
-from tod.runs.monitor import Monitor, images_until
+from tod.runs.monitor import Monitor, configured_labels, images_until
 
 NAME = "digits_auxiliary_TOD_sampling_TOD_seed0"
 LOSSES = {
@@ -128,9 +128,10 @@ def test_without_a_terminal_a_line_comes_now_and_then(tmp_path, monkeypatch):
 
 def test_the_images_of_a_trial_are_counted(tmp_path):
     config = tiny_run(tmp_path).config  # 40 labels, then 60, two epochs each
-    assert [images_until(config, *place) for place in ((1, 0), (1, 1), (2, 0), (2, 1), (3, 0))] == [
-        *(0, 40, 80, 140, 200)
-    ]
+    labeled = configured_labels(config)
+    assert labeled == [40, 60]
+    places = ((1, 0), (1, 1), (2, 0), (2, 1), (3, 0))
+    assert [images_until(labeled, 2, *place) for place in places] == [0, 40, 80, 140, 200]
 
 
 @pytest.mark.parametrize("saved", [(1, 1), (1, 2), (2, 0), (2, 1), (2, 2)])
@@ -153,7 +154,7 @@ def test_a_resumed_run_shows_each_epoch_once(tmp_path, saved):
         follow(monitor, places, 1.0)
     with Monitor(config, 1, tensorboard=tmp_path / "tensorboard") as monitor:
         monitor.start_trial(1, *saved, {"loss": 1.0}, 0.1)
-        assert monitor.bar.total == 200 - images_until(config, *saved)
+        assert monitor.bar.total == 200 - images_until([40, 60], 2, *saved)
         if saved[1] == 2:
             end_cycle(monitor, 2.0)
         follow(monitor, [place for place in places if place > saved], 2.0)

@@ -18,7 +18,8 @@ from losses import AuxiliaryLoss
 from tod import cli, data
 from tod import config as configuration
 from tod.config import PROJECT_DIR, Config
-from tod.experiment import Loop, environment, run_experiment
+from tod.experiment import environment, run_experiment
+from tod.loop import Loop
 from tod.pool import Pool, Query
 from tod.runs.folder import RunFolder
 from tod.runs.identity import Identity

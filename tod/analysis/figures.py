@@ -164,18 +164,22 @@ def _draw_mean(
 ) -> None:
     """A column's mean over trials as a line, and its standard deviation as a band around it.
 
-    The abscissa adds up the share of each label; 1 counts them. Colour and marker come from the
-    curve's number: no other one has them until there are very many.
+    An accuracy that was measured by audits has their 95 % interval as its band. The abscissa adds
+    up the share of each label; 1 counts them. Colour and marker come from the curve's number: no
+    other one has them until there are very many.
     """
     found = summarized(curve.values(column))
     labels, mean, std = found.index * share, found["mean"], found["std"].fillna(0)
+    low, high = mean - std, mean + std
+    if column == ACCURACY and curve.is_audited:
+        low, high = (curve.values(name).mean() for name in ("accuracy_low", "accuracy_high"))
     tens, ones = divmod(number, 10)
     # A dollar starts a formula, and `_…` is left out of legends.
     name = curve.name.replace("$", r"\$")
     name = f" {name}" if name.startswith("_") else name
     style = {"color": f"C{ones}", "marker": "osD^vP*X<>"[tens % 10], "linestyle": linestyle}
     axes.plot(labels, mean, label=name, **style)
-    axes.fill_between(labels, mean - std, mean + std, color=f"C{ones}", alpha=0.15, linewidth=0)
+    axes.fill_between(labels, low, high, color=f"C{ones}", alpha=0.15, linewidth=0)
 
 
 def _add_legend(figure: "Figure", axes: "Axes", below: bool = False) -> None:

@@ -39,7 +39,7 @@ def page(curves: Sequence[Curve]) -> str:
 
 
 def contact_sheets(folder: Path) -> list[dict[str, str | bytes | None]]:
-    """Those of a run's first trial that has any, in the order of the cycles.
+    """Those of a run's first trial that has any, in the order of the cycles; or of its batches.
 
     Returns:
         Of each, when it was made (`place`), its `file`, and its content (`png`: None if damaged).
@@ -49,10 +49,17 @@ def contact_sheets(folder: Path) -> list[dict[str, str | bytes | None]]:
         for path in (folder / "queries").glob("*.png")
         if (found := re.fullmatch(r"trial(\d+)_cycle(\d+)", path.stem))
     }
-    return [
-        {"place": f"Trial {trial}, after cycle {cycle}", "file": path.name, "png": _png(path)}
+    batches = {
+        int(path.parent.name.removeprefix("batch")): path
+        for path in folder.glob("batches/batch*/contact_sheet.png")
+    }
+    places = {
+        f"Trial {trial}, after cycle {cycle}": path
         for (trial, cycle), path in sorted(paths.items())
         if trial == min(paths)[0]
+    } | {f"Batch {number}": path for number, path in sorted(batches.items())}
+    return [
+        {"place": place, "file": path.name, "png": _png(path)} for place, path in places.items()
     ]
 
 

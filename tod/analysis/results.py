@@ -25,6 +25,9 @@ DIAGNOSTICS = (
 )
 COLUMNS = ("trial", "cycle", "num_labeled", ACCURACY, "train_loss", "train_seconds", *DIAGNOSTICS)
 """Those of `results.csv`, in order; an earlier version's has only the first of them."""
+AUDIT = ("audited", "accuracy_low", "accuracy_high")
+"""Further ones, where people label and there is no test set: on how many images the accuracy was
+measured, and its 95 % interval."""
 
 
 def read_rows(path: Path) -> pd.DataFrame:
@@ -43,7 +46,7 @@ def read_rows(path: Path) -> pd.DataFrame:
     # Where a line has more cells than the header, pandas takes the first ones for an index.
     if not text.endswith("\n") or not isinstance(rows.index, pd.RangeIndex):
         raise ValueError("a line has not as many cells as there are columns")
-    if rows.duplicated(["trial", "num_labeled"]).any():
+    if rows.duplicated(["trial", "cycle"]).any():
         raise ValueError("a cycle of a trial occurs twice")
     return rows
 
@@ -80,6 +83,11 @@ class Curve:
         return self.config["dataset"] == "caltech101" or test_share is not None
 
     @property
+    def is_audited(self) -> bool:
+        """Whether the accuracies were measured on images that people have audited."""
+        return {*AUDIT} <= {*self.rows}
+
+    @property
     def trials(self) -> set[tuple[int, int]]:
         """Seed and number of each trial: what it shares with the one it is paired with."""
         return set(zip(self.rows["seed"], self.rows["trial"], strict=True))
@@ -89,7 +97,10 @@ class Curve:
 
         NaN is what has no value; a number of labels at which no trial has any is left out.
         """
-        values = self.rows.pivot(index=["seed", "trial"], columns="num_labeled", values=column)
+        place = ["seed", "trial", "num_labeled"]
+        # Where people label, two cycles may have as many labels: the later one counts.
+        rows = self.rows.drop_duplicates(place, keep="last")
+        values = rows.pivot(index=place[:2], columns=place[2], values=column)
         return values.dropna(axis="columns", how="all")
 
     def pooled(self, other: "Curve") -> "Curve":
@@ -168,7 +179,9 @@ def read_run(folder: Path) -> Curve:
         rows = read_rows(path)
         if rows.empty:
             raise ValueError("it holds no results yet")
-        numbers = rows[rows.columns.intersection(COLUMNS)].replace("", "nan").astype(float)
+        numbers = (
+            rows[rows.columns.intersection([*COLUMNS, *AUDIT])].replace("", "nan").astype(float)
+        )
     except (OSError, ValueError) as error:
         runs = len([*folder.glob("*/results.csv")])
         advice = f", as {folder}/* does: it holds {runs}" if runs else ""

@@ -63,7 +63,7 @@ def _values(curve: Curve, quantity: str) -> pd.DataFrame:
     if quantity != AREA:
         return curve.values(quantity)
     accuracies, cycles = curve.values(ACCURACY), curve.config["active_learning"]["cycles"]
-    if cycles == 1 or len(accuracies.columns) < cycles:
+    if cycles in (1, None) or len(accuracies.columns) < cycles:
         return accuracies[[]]
     return area_under_budget_curve(accuracies).to_frame("").dropna()
 
@@ -102,14 +102,32 @@ def tidy_csv(curves: Sequence[Curve], names: Sequence[str] = ACCURACIES) -> str:
 
 def accuracy_tables(curves: Sequence[Curve]) -> list[Table]:
     """A row a curve: mean ± standard deviation (trials); then, for the curves that are paired with
-    the first, mean difference [95 % interval] (pairs), in a table that is left out if it has none.
+    the first, mean difference [95 % interval] (pairs); then what audits say. Tables without rows
+    are left out.
     """
     accuracies = _table(curves, ACCURACIES, "test accuracy (%)", _shown_mean)
     first, *others = curves
     paired = [curve for curve in others if not curve.why_not_paired(first)]
     title = f"difference to {first.name} (points)"
     header, _, *rows = _table([first, *paired], ACCURACIES, title, _shown_difference)
-    return [accuracies, [header, *rows]] if rows else [accuracies]
+    differences = [[header, *rows]] if rows else []
+    return [accuracies, *differences, *_audit_tables(curves)]
+
+
+def _audit_tables(curves: Sequence[Curve]) -> list[Table]:
+    """A row a curve that was measured by audits: accuracy [95 % interval] (audited images)."""
+    shown = {
+        (curve.name, row["num_labeled"]): "{:.1f} [{:.1f}, {:.1f}] ({:.0f})".format(
+            *(row[column] for column in (ACCURACY, "accuracy_low", "accuracy_high", "audited"))
+        )
+        for curve in curves
+        if curve.is_audited
+        for row in curve.rows.dropna(subset=[ACCURACY]).to_dict("records")
+    }
+    labels, names = (sorted({key[i] for key in shown}) for i in (1, 0))
+    header = ["accuracy on audited images (%)", *(f"{n} labels" for n in labels)]
+    rows = [[name, *(shown.get((name, n), "–") for n in labels)] for name in names]
+    return [[header, *rows]] if rows else []
 
 
 def diagnostics_tables(curves: Sequence[Curve]) -> list[Table]:
@@ -126,7 +144,10 @@ def unpaired_notes(curves: Sequence[Curve]) -> list[str]:
 def accuracy_lines(rows: pd.DataFrame) -> list[str]:
     """The accuracies of a run's rows, as `read_rows` gives them, for the end of its log."""
     lines = ["labels  test accuracy in % (mean ± standard deviation over trials)"]
-    labels, accuracies = rows["num_labeled"].astype(int), rows[ACCURACY].astype(float)
+    labels, accuracies = (
+        rows["num_labeled"].astype(int),
+        rows[ACCURACY].astype(float),
+    )
     for num_labeled, of_trials in accuracies.groupby(labels):
         mean, count = of_trials.mean(), len(of_trials)
         deviation = f"± {of_trials.std():.2f}" if count > 1 else ""

@@ -10,7 +10,7 @@ from tod.data import image_folder, published
 from tod.data.dataset import WITHOUT_DATA, Dataset, ImageSet, Split
 from tod.files import reason
 
-__all__ = ["Dataset", "ImageSet", "load"]
+__all__ = ["Dataset", "ImageSet", "load", "statistics"]
 
 
 def load(config: Config, seed: int) -> Dataset:
@@ -37,7 +37,7 @@ def load(config: Config, seed: int) -> Dataset:
         raise InputError(f"{root}: {problem}")
     mean, std = config.images.mean, config.images.std
     if mean is None or std is None:
-        computed_mean, computed_std = _statistics(train)
+        computed_mean, computed_std = statistics(train)
         mean, std = mean or computed_mean, std or computed_std
     mean, std = torch.as_tensor(mean), torch.as_tensor(std)
     return Dataset(train, test, class_names, mean, std, unreadable)
@@ -57,7 +57,7 @@ def _read(root: Path, config: Config, seed: int) -> Split:
             return image_folder.load(root, config.images, seed)
 
 
-def _statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
+def statistics(images: ImageSet) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (3,) of each channel of pixels from 0 to 1."""
     sums, count = torch.zeros(2, 3, dtype=torch.float64), 0
     for pixels in images.chunks():

@@ -58,9 +58,12 @@ def load_images(
         KeptImages(folder / f".decoded_{resize}_{size}", (size,) * 2 + (3,))
         for folder, _ in listings
     ]
-    keys = [[_key(folder, name, read.__name__) for name in files] for folder, files in listings]
+    keys = [
+        [file_key(folder, name, picture.VERSION, read.__name__) for name in files]
+        for folder, files in listings
+    ]
     _refuse_a_small_disk(stores, keys)
-    with _decoding_as_we_like():
+    with decoding_as_we_like():
         return [
             _load(store, partial(_decoded, folder, files, decode), of_files)
             for store, (folder, files), of_files in zip(stores, listings, keys, strict=True)
@@ -113,7 +116,7 @@ def _decode_into_a_temporary_file(
     try:
         with (
             tempfile.TemporaryFile() as file,
-            progress_bar(store.path.parent, count, 0) as bar,
+            progress_bar(f"decoding {store.path.parent}", count, 0) as bar,
             closing(decoded(range(count), 16)) as results,
         ):
             for index, content in results:
@@ -158,7 +161,7 @@ def decoded_once(
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
         pixels, problems = np.zeros((len(batch), size, size, 3), np.uint8), {}
-        with _decoding_as_we_like():
+        with decoding_as_we_like():
             for index, content in _decoded(folder, batch, decode, range(len(batch)), batch_size):
                 if isinstance(content, str):
                     problems[index] = content
@@ -194,21 +197,21 @@ def folder_lock(folder: Path) -> Iterator[str | None]:
 
 
 @contextmanager
-def _decoding_as_we_like() -> Iterator[None]:
+def decoding_as_we_like() -> Iterator[None]:
     """Without Pillow's limit, and without its warnings, which do not name the file."""
     with picture.without_pillows_limit(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         yield
 
 
-def _key(folder: Path, name: str, read: str) -> bytes:
+def file_key(folder: Path, name: str, *reader: str) -> bytes:
     """Differs where the file does, to the system, or what reads it; of none, if it is not there."""
     try:
         status = (folder / name).stat()
     except OSError:
         return NO_KEY
     seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    content = (picture.VERSION, read, *map(str, seen))
+    content = (*reader, *map(str, seen))
     digest = hashlib.blake2b(os.fsencode(name), digest_size=KEY_SIZE, key=b"tod")
     digest.update("\0".join(["", *content]).encode())
     return digest.digest()

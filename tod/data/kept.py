@@ -104,7 +104,7 @@ class KeptImages:
             self.partial.open("ab") as rows,
             _keys_of(self.partial).open("ab") as row_keys,
             closing(decoded(to_decode, min(AHEAD, 1 + CHUNK // self.size))) as results,
-            progress_bar(self.path.parent, len(keys), len(begun)) as bar,
+            progress_bar(f"decoding {self.path.parent}", len(keys), len(begun)) as bar,
         ):
             rows.truncate(len(begun) * self.size)
             row_keys.truncate(len(begun) * KEY_SIZE)
@@ -171,11 +171,10 @@ def mapped(file: BinaryIO, count: int, shape: tuple[int, ...]) -> np.ndarray:
     return np.memmap(file, np.uint8, "c", shape=(count, *shape))
 
 
-def progress_bar(folder: Path, total: int, done: int) -> tqdm:
-    """A bar over the images of a folder; none where there is no terminal, or with `--quiet`."""
+def progress_bar(what: str, total: int, done: int) -> tqdm:
+    """A bar over files; none where there is no terminal, or with `--quiet`."""
     disable = None if logging.getLogger("tod.progress").isEnabledFor(logging.INFO) else True
-    name = f"decoding {folder}"
-    return tqdm(desc=name, total=total, initial=done, leave=False, disable=disable)
+    return tqdm(desc=what, total=total, initial=done, leave=False, disable=disable)
 
 
 def _keys_of(path: Path) -> Path:

@@ -63,7 +63,12 @@ def refuse_few_classes(folder: Path, class_names: Sequence[str], problems: list[
         refuse([*problems, few])
 
 
-def listed(folder: Path, problems: list[str], class_names: Sequence[str] | None = None) -> Listing:
+def listed(
+    folder: Path,
+    problems: list[str],
+    class_names: Sequence[str] | None = None,
+    where: str = "train",
+) -> Listing:
     """The image files in `folder`/CLASS, in the order of the classes and of their names.
 
     Names that look the same, in whatever Unicode form, are one class.
@@ -72,12 +77,13 @@ def listed(folder: Path, problems: list[str], class_names: Sequence[str] | None 
         folder: of the classes.
         problems: takes what leads nowhere, cannot be entered, or is no class.
         class_names: those that there may be; None: those that there are.
+        where: they come from.
     """
     others: list[Path] = []
     folders: dict[str, list[Path]] = defaultdict(list)
     for path in _entries(folder, problems):
         if path.is_dir() and path.name not in SYSTEM_FOLDERS:
-            folders[unicodedata.normalize("NFC", path.name)].append(path)
+            folders[class_name_of(path.name)].append(path)
         elif not path.is_dir():
             others.append(path)
     if class_names is None:
@@ -86,6 +92,8 @@ def listed(folder: Path, problems: list[str], class_names: Sequence[str] | None 
         problems.append(
             f"{shown(folders[name][0])}: is a class without training images; "
             "each test class needs a folder of the same name in train"
+            if where == "train"
+            else f"{shown(folders[name][0])}: is none of {where}; add it there, or rename it"
         )
     files, labels = [], []
     for label, name in enumerate(class_names):
@@ -99,6 +107,11 @@ def listed(folder: Path, problems: list[str], class_names: Sequence[str] | None 
         words = "images lie in their class's folder itself, with an image's ending"
         _warn_of_others(folder, others, words)
     return Listing(folder, list(class_names), files, labels)
+
+
+def class_name_of(name: str) -> str:
+    """A class's name, in the one Unicode form in which names that look the same are the same."""
+    return unicodedata.normalize("NFC", name)
 
 
 def is_image_file(path: Path) -> bool:
@@ -132,28 +145,41 @@ def _entries(folder: Path, problems: list[str]) -> list[Path]:
 
 
 def image_files(folder: Path) -> list[str]:
-    """The names of all image files below a folder, at any depth, relative to it, in order.
-
-    What is hidden is left out without a word, and with one what has no image's ending.
+    """The names of all image files below a folder, as `below` gives them.
 
     Raises:
         InputError: there is none, or something there leads nowhere or cannot be entered.
     """
     problems: list[str] = []
+    found = below(folder, problems)
+    if not found and not problems:
+        problems.append(f"{folder}: holds no image file")
+    refuse(problems)
+    return found
+
+
+def below(folder: Path, problems: list[str]) -> list[str]:
+    """The names of all image files below a folder, at any depth, relative to it, in order.
+
+    What is hidden is left out without a word, and with one what has no image's ending. A folder is
+    entered once, however many links lead to it.
+
+    Args:
+        folder: to search.
+        problems: takes what leads nowhere or cannot be entered.
+    """
     found, others = [], []
-    folders = [folder]
+    folders, entered = [folder], {folder.resolve()}
     while folders:
         for path in _entries(folders.pop(), problems):
             if path.is_dir():
-                if path.name not in SYSTEM_FOLDERS:
+                if path.name not in SYSTEM_FOLDERS and path.resolve() not in entered:
+                    entered.add(path.resolve())
                     folders.append(path)
             elif is_image_file(path):
                 found.append(str(path.relative_to(folder)))
             else:
                 others.append(path)
-    if not found and not problems:
-        problems.append(f"{folder}: holds no image file")
-    refuse(problems)
     if others:
         _warn_of_others(folder, others, "they have no image's ending")
     return sorted(found)

@@ -68,11 +68,23 @@ def decode(path: Path, resize: int, size: int, read: Read) -> bytes:
     """
     border = (resize - size) // 2
     box = (border, border, border + size, border + size)
+    pixels = rgb(path, resize, read)
+    if pixels.size != (size, size) or resize != size:
+        pixels = pixels.resize((resize, resize), Image.Resampling.BILINEAR).crop(box)
+    return pixels.tobytes()
+
+
+def rgb(path: Path, side: int, read: Read) -> Image.Image:
+    """The RGB pixels of an image file that is to be shrunk to a square of this side, or not at all.
+
+    Raises:
+        Exception: the file holds no picture; Pillow's decoders raise many kinds.
+    """
     # Pillow would map some files by their name, and mix up the lines of those that lie on a side.
     with path.open("rb") as file:
         try:
             with Image.open(file, formats=FORMATS) as image:
-                pixels = _read_within_memory(image, read, resize)
+                return _read_within_memory(image, read, side)
         except Exception:
             file.seek(0)
             if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
@@ -80,10 +92,7 @@ def decode(path: Path, resize: int, size: int, read: Read) -> bytes:
             content, profile = _png_without_metadata(file.read())
             with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
                 image.info["icc_profile"] = profile
-                pixels = _read_within_memory(image, read, resize)
-    if pixels.size != (size, size) or resize != size:
-        pixels = pixels.resize((resize, resize), Image.Resampling.BILINEAR).crop(box)
-    return pixels.tobytes()
+                return _read_within_memory(image, read, side)
 
 
 class _Budget:

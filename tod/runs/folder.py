@@ -259,7 +259,8 @@ class RunFolder:
             rows = self.rows()
             earlier = rows["cycle"].astype(int) < int(row["cycle"])
             rows = pd.concat([rows[(rows["trial"] != row["trial"]) | earlier], pd.DataFrame([row])])
-            rows = rows.reindex(columns=list(results.COLUMNS)).fillna("")
+            further = [column for column in rows if column not in results.COLUMNS]
+            rows = rows.reindex(columns=[*results.COLUMNS, *further]).fillna("")
             rows = rows.sort_values(["trial", "cycle"], key=lambda numbers: numbers.astype(int))
             write_atomically(self.path / "results.csv", as_csv(rows))
         return len(self._finished(rows)) == self.num_trials

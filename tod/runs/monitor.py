@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +35,7 @@ class Monitor:
         quiet: whether to show no bar.
         is_main_process: of several processes, this one shows a bar.
         tensorboard: where TensorBoard's files go, if there are to be any.
+        labeled: how many labelled images each cycle of a trial trains on; None: as configured.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Monitor:
         quiet: bool = False,
         is_main_process: bool = True,
         tensorboard: Path | None = None,
+        labeled: Sequence[int] | None = None,
     ) -> None:
         self.config = config
         self.num_trials = num_trials
@@ -54,11 +56,12 @@ class Monitor:
         self.epochs_taken = 0
         """In this trial: the step of all that TensorBoard shows."""
         self.images = 0
+        self.labeled = configured_labels(config) if labeled is None else labeled
 
     def __enter__(self) -> "Monitor":
         # Under torchrun, rank 0 waits for the others before it comes here.
         self.began = self.last_line = time.monotonic()
-        a_trial = images_until(self.config, self.config.active_learning.cycles + 1, 0)
+        a_trial = sum(self.labeled) * self.config.training.epochs
         self.bar = tqdm(
             total=self.num_trials * a_trial,
             unit="img",
@@ -81,7 +84,7 @@ class Monitor:
         `losses` and `rate` are those of the last epoch, if there was one in this cycle.
         """
         self._stands_at(cycle, epoch)
-        done = images_until(self.config, cycle, epoch)
+        done = images_until(self.labeled, self.config.training.epochs, cycle, epoch)
         # What an earlier process has trained must not count as this one's speed.
         self.bar.total -= done
         self.bar.refresh()
@@ -115,7 +118,7 @@ class Monitor:
         self._stands_at(cycle, epoch)
         settings, training = self.config.active_learning, self.config.training
         where = (
-            f"trial {trial}/{settings.trials} cycle {cycle}/{settings.cycles} "
+            f"trial {trial}/{settings.trials} cycle {settings.among_cycles(cycle)} "
             f"epoch {epoch}/{training.epochs}"
         )
         figures = f"loss {losses['loss']:.3g}, lr {rate:.3g}"
@@ -175,8 +178,20 @@ class Monitor:
             self.writer = None
 
 
-def images_until(config: Config, cycle: int, epoch: int) -> int:
-    """The labelled images, once for each epoch, that a trial trains on before this place."""
+def configured_labels(config: Config) -> list[int]:
+    """How many labelled images each cycle of a trial trains on."""
     settings = config.active_learning
-    sizes = [settings.initial_labels + i * settings.query_size for i in range(cycle)]
-    return sum(sizes[:-1]) * config.training.epochs + sizes[-1] * epoch
+    return [settings.initial_labels + i * settings.query_size for i in range(settings.cycles)]
+
+
+def images_until(labeled: Sequence[int], epochs: int, cycle: int, epoch: int) -> int:
+    """The labelled images, once for each epoch, that a trial trains on before this place.
+
+    Args:
+        labeled: how many each cycle trains on.
+        epochs: of a cycle.
+        cycle: from 1.
+        epoch: how many of its epochs are done.
+    """
+    before = sum(labeled[: cycle - 1]) * epochs
+    return before + labeled[cycle - 1] * epoch if epoch else before

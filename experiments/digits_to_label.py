@@ -1,0 +1,88 @@
+"""An example to label: scikit-learn's digits as pictures without labels, with a configuration.
+
+python experiments/digits_to_label.py FOLDER
+python experiments/digits_to_label.py FOLDER --answer RUN_FOLDER/batches/batch0
+
+The first writes FOLDER/unlabeled/*.png, FOLDER/classes.txt, FOLDER/digits_to_label.yaml, and the
+truth beside them, FOLDER/truth.csv. The second answers a batch from the truth, for those who would
+not label it by hand.
+"""
+
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import pandas as pd
+from PIL import Image
+
+from tod import cli
+from tod import config as configuration
+from tod.data.published import digits
+from tod.files import as_csv, write_atomically
+from tod.people.batches import read_rows
+from tod.settings import as_yaml
+
+SETTINGS = (
+    *("model.width=16", "images.size=8", "augmentation.flip=false", "augmentation.crop_padding=1"),
+    *("active_learning.query_size=50", "active_learning.subset_size=500"),
+    *("training.epochs=15", "training.lr=0.02", "training.milestones=[12]"),
+    "ll4al.detach_epoch=9",
+)
+"""What suits the digits, as in `config/digits.yaml`."""
+
+
+def write_pictures(folder: Path) -> None:
+    """Writes the pictures, the classes, the truth and the configuration.
+
+    Raises:
+        InputError: they cannot be written.
+    """
+    train, _, class_names, _ = digits()
+    truth = []
+    for index in range(len(train)):
+        file = f"unlabeled/{index:04d}.png"
+        content = io.BytesIO()
+        Image.fromarray(train.image(index)[0]).save(content, format="PNG")
+        write_atomically(folder / file, content.getvalue())
+        truth.append((file, class_names[int(train.labels[index])]))
+    table = pd.DataFrame(truth, columns=["file", "class"], dtype=object)
+    write_atomically(folder / "truth.csv", as_csv(table))
+    write_atomically(folder / "classes.txt", "".join(f"{name}\n" for name in class_names))
+    config = configuration.load("own_images", SETTINGS, str(folder))
+    write_atomically(folder / "digits_to_label.yaml", as_yaml(config.as_dict()))
+    print(f"{folder}: {len(truth):,} pictures to label, of {len(class_names)} classes")
+
+
+def answer(folder: Path, batch: Path) -> None:
+    """Writes the true labels of a batch.
+
+    Raises:
+        InputError: the batch cannot be read, or the labels cannot be written.
+    """
+    rows = read_rows(batch / "batch.csv")
+    truth = pd.read_csv(folder / "truth.csv", dtype=str, index_col="file")["class"]
+    labels = pd.DataFrame([(row.file, row.sha256, truth[row.file]) for row in rows])
+    labels.columns = ["file", "sha256", "class"]
+    path = folder / f"labels_{batch.name}.csv"
+    write_atomically(path, as_csv(labels))
+    print(f"{path}: {len(labels)} labels")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads the command line, and writes the pictures or the answers."""
+    parser = cli.Parser(description=__doc__)
+    parser.add_argument("folder", type=cli.path, metavar="FOLDER", help="where the pictures go")
+    parser.add_argument("--answer", type=cli.path, metavar="BATCH", help="a batch's folder")
+    arguments = parser.parse_args(argv)
+    if arguments.answer is None:
+        write_pictures(arguments.folder)
+    else:
+        answer(arguments.folder, arguments.answer.resolve())
+
+
+if __name__ == "__main__":
+    with cli.exit_status():
+        main()

@@ -1,0 +1,131 @@
+"""What people's files say: each kind by its content, every name exactly as it was."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from tod.config import InputError
+from tod.people.answers import Answer, read_answers
+
+EXPORTS = Path(__file__).parent / "exports"
+"""What Label Studio 1.23.2 gave for a batch of twelve images and these answers, in their order: one
+class each; then cat against =ten, cat twice against =ten, nothing, a skip, cat and a skip."""
+ONE_CLASS_EACH = [" two  spaces ", "<script>x<", "=ten", 'a,"b"', "cat", "line\nbreak", "Über"]
+NAMES = [
+    *("unlabeled/q;r.png", "unlabeled/a.png", "unlabeled/=ten.png", "unlabeled/ü.png"),
+    *("unlabeled/c,d.png", "unlabeled/g&h<i>.png", "unlabeled/ s .png"),
+    *("unlabeled/j#k?l%20.png", "unlabeled/sub dir/b.png"),
+]
+ODD_NAMES = ["=ten", "a,b", 'say "hi"', "two\nlines", "carriage\rreturn", " blank ", "ü", "a;b\tc"]
+
+
+def given(path: Path) -> list[tuple[str, str | None]]:
+    return [(answer.file, answer.class_name) for answer in read_answers(path)]
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize("name", ["export.json", "export.min.json", "export.csv"])
+def test_an_export_of_a_real_server_is_recognised_by_its_content(tmp_path, name):
+    path = write(tmp_path / "labels.txt", (EXPORTS / name).read_bytes())
+    found = given(path)
+    assert found[:7] == list(zip(NAMES, ONE_CLASS_EACH, strict=False))
+    assert sorted(found[7:9]) == [(NAMES[7], "=ten"), (NAMES[7], "cat")]
+    assert sorted(found[9:12]) == [(NAMES[8], "=ten"), (NAMES[8], "cat"), (NAMES[8], "cat")]
+    # Skips are in JSON alone; what was left alone is nowhere.
+    skips = [("unlabeled/m\nn.png", None), ("unlabeled/o'p.png", None)]
+    assert [each for each in found[12:] if each[1] is None] == skips * (name == "export.json")
+    assert ("unlabeled/o'p.png", "cat") in found[12:]
+    assert len(found) == 13 + 2 * (name == "export.json")
+    assert {len(answer.sha256) for answer in read_answers(path)} == {64}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("column", ["class", "label", "choice", " Class "])
+def test_any_csv_with_names_and_classes_is_taken(tmp_path, delimiter, column):
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=delimiter)
+    writer.writerows([["File", "note", column], *([n, "x", n] for n in ODD_NAMES)])
+    for content in (text.getvalue(), "\ufeff" + text.getvalue()):
+        path = write(tmp_path / "any.csv", content)
+        assert given(path) == [(name, name) for name in ODD_NAMES]
+
+
+def test_a_spreadsheets_utf_16_is_read_too(tmp_path):
+    path = write(tmp_path / "any.csv", "file\tclass\r\nü.png\tö\r\n".encode("utf-16"))
+    assert given(path) == [("ü.png", "ö")]
+
+
+def test_an_answer_says_where_it_stands_and_in_which_file(tmp_path):
+    path = write(tmp_path / "mine.csv", 'file,class\na,"x\ny"\n\nb,z\n')
+    assert read_answers(path) == [
+        Answer("a", "", "x\ny", f"{path}, line 3", "mine.csv"),
+        Answer("b", "", "z", f"{path}, line 5", "mine.csv"),
+    ]
+
+
+def test_what_has_no_class_is_no_answer_and_a_skip_is_one(tmp_path):
+    path = write(tmp_path / "page.csv", "file,sha256,class,skipped\na,,,\nb,,,yes\nc,AB,x,\n")
+    assert [(a.file, a.sha256, a.class_name) for a in read_answers(path)] == [
+        ("b", "", None),
+        ("c", "ab", "x"),
+    ]
+
+
+def test_a_name_that_is_no_text_keeps_its_bytes(tmp_path):
+    path = write(tmp_path / "any.csv", b"file,class\ncaf\xe9.png,x\n")
+    assert given(path) == [("caf\udce9.png", "x")]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "its header has no such columns, but none"),
+        ("file,kind\na,b\n", "but file, kind"),
+        ("class\na\n", "but class"),
+        ("file,class\na\n", "line 2 has 1 cells, but there are 2 columns"),
+        ("file,class\na,b,c\n", "line 2 has 3 cells"),
+        ('file,class\na,"b\n', "unexpected end of data"),
+        ("file,class\n,b\n", "line 2 says of no image what file or sha256 it has"),
+        ("{}", "no list of tasks"),
+        ("[1]", "no list of tasks"),
+        ("[{", "Expecting"),
+        ("[" * 100_000, "recursion"),
+        ('[{"class": "a"}]', "task 1 says of no image"),
+        ('[{"file": 5, "class": "a"}]', "task 1 says of no image"),
+        ('[{"file": "a", "class": {"choices": ["a", "b"]}}]', "task 1 has more than one class"),
+        ('[{"data": {"file": "a"}, "annotations": [5]}]', "no attribute"),
+        (
+            json.dumps(
+                [
+                    {
+                        "data": {"file": "a"},
+                        "annotations": [{"result": [{"value": {"choices": ["a", "b"]}}]}],
+                    }
+                ]
+            ),
+            "task 1 has 2 classes in one annotation",
+        ),
+        (b"\x89PNG\r\n\x1a\n\0\0", "no such columns"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path, content, says):
+    path = write(tmp_path / "bad.csv", content)
+    with pytest.raises(InputError) as refusal:
+        read_answers(path)
+    message = str(refusal.value)
+    assert message.startswith(f"{path}: cannot be read (")
+    assert says in message
+    assert "--labels takes" in message
+    assert "\n" not in message
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"cannot be read \(No such file"):
+        read_answers(tmp_path / "missing.csv")

@@ -1,0 +1,196 @@
+"""All that people say: majorities, ties, skips, contradictions; everything taken, or nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from tod.data.own_images import Found
+from tod.people.answers import Answer, read_answers
+from tod.people.labels import Asked, Label, Labels, Unlabeled, read_labels
+
+EXPORTS = Path(__file__).parent / "exports"
+FOUND = Found(
+    Path("photos"),
+    ["cat", "dog"],
+    {"aa": "unlabeled/a.png", "bb": "unlabeled/b.png", "cc": "train/cat/c.png"},
+    {"unlabeled/a.png": "aa", "unlabeled/b.png": "bb", "train/cat/c.png": "cc"},
+    {"cc": "cat"},
+    None,
+)
+ASKED = {"aa": Asked("unlabeled/a.png", 0), "bb": Asked("unlabeled/old name.png", 2)}
+
+
+def answer(file: str, name: str | None, sha256: str = "") -> Answer:
+    return Answer(file, sha256, name, f"labels.csv, {file or sha256}", "labels.csv")
+
+
+def take(
+    before: Labels, *answers: Answer, relabel: bool = False, found: Found = FOUND
+) -> tuple[Labels, list[str]]:
+    problems: list[str] = []
+    return before.with_answers(answers, found, ASKED, relabel, problems), problems
+
+
+def taken(*answers: Answer, before: Labels | None = None, relabel: bool = False) -> Labels:
+    labels, problems = take(before or Labels(), *answers, relabel=relabel)
+    assert problems == []
+    return labels
+
+
+CAT = Label("unlabeled/a.png", "cat", "0", "labels.csv")
+
+
+def test_a_label_says_the_file_the_class_the_batch_and_the_source():
+    assert taken(answer("unlabeled/a.png", "cat")).labels == {"aa": CAT}
+    # Nobody was asked for this one.
+    assert taken(answer("", "dog", "cc")).labels["cc"].batch == ""
+
+
+def test_an_image_is_known_by_its_digest_whatever_its_name():
+    for given in (
+        answer("elsewhere/x.png", "cat", "aa"),
+        answer("", "cat", "aa"),
+        answer("a.png", "cat"),
+    ):
+        assert taken(given).labels == {"aa": CAT}
+    # It was asked for by another name.
+    labels = taken(answer("unlabeled/old name.png", "dog")).labels
+    assert labels == {"bb": Label("unlabeled/b.png", "dog", "2", "labels.csv")}
+
+
+@pytest.mark.parametrize(
+    ("votes", "expected"),
+    [
+        (["cat"], "label"),
+        (["cat", "cat"], "label"),
+        (["dog", "cat", "cat"], "label"),
+        (["cat", None], "label"),
+        (["cat", None, None], "label"),
+        (["cat", "dog"], "tie"),
+        (["cat", "dog", None], "tie"),
+        ([None], "skip"),
+        ([None, None], "skip"),
+    ],
+)
+def test_of_several_people_the_majority_of_those_who_name_a_class_counts(votes, expected):
+    labels = taken(*(answer("unlabeled/a.png", vote) for vote in votes))
+    assert labels.labels == ({"aa": CAT} if expected == "label" else {})
+    tie = Unlabeled("unlabeled/a.png", "0", "cat (1), dog (1)")
+    assert labels.disagreements == ({"aa": tie} if expected == "tie" else {})
+    skip = Unlabeled("unlabeled/a.png", "0", "")
+    assert labels.set_aside == ({"aa": skip} if expected == "skip" else {})
+
+
+def test_the_same_answers_given_twice_change_nothing():
+    given = [
+        *(answer("unlabeled/a.png", "cat"), answer("unlabeled/a.png", "dog")),
+        *(answer("", None, "bb"), answer("", "cat", "cc")),
+    ]
+    once = taken(*given)
+    assert once.labels and once.set_aside and once.disagreements
+    assert taken(*given, before=once) == once
+
+
+def test_a_tie_is_resolved_by_whoever_answers_next():
+    tie = taken(answer("unlabeled/a.png", "cat"), answer("unlabeled/a.png", "dog"))
+    labels = taken(answer("unlabeled/a.png", "cat"), before=tie)
+    assert (labels.labels, labels.disagreements) == ({"aa": CAT}, {})
+    labels = taken(answer("unlabeled/a.png", None), before=tie)
+    assert (list(labels.set_aside), labels.disagreements) == (["aa"], {})
+
+
+def test_a_label_that_contradicts_one_taken_before_is_refused_unless_relabel():
+    before = taken(answer("unlabeled/a.png", "cat"))
+    after, (problem,) = take(before, answer("unlabeled/a.png", "dog"))
+    assert after == before
+    for words in ("labels.csv, unlabeled/a.png", "is dog, but cat by labels.csv", "--relabel"):
+        assert words in problem
+    again = taken(answer("unlabeled/a.png", "dog"), before=before, relabel=True)
+    assert again.labels == {"aa": CAT._replace(class_name="dog")}
+
+
+def test_a_skip_takes_no_label_away_and_a_label_ends_a_skip():
+    labelled = taken(answer("unlabeled/a.png", "cat"))
+    assert taken(answer("unlabeled/a.png", None), before=labelled) == labelled
+    skipped = taken(answer("unlabeled/a.png", None))
+    labels = taken(answer("unlabeled/a.png", "cat"), before=skipped)
+    assert (labels.labels, labels.set_aside) == ({"aa": CAT}, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (answer("unlabeled/a.png", "caat"), "caat is no class; the nearest is cat"),
+        (answer("unlabeled/a.png", "Dog"), "Dog is no class; the nearest is dog"),
+        (answer("unlabeled/z.png", "cat"), "unlabeled/z.png is no image of photos"),
+        (answer("../photos/unlabeled/a.png", "cat"), "is no image of photos"),
+        (answer("/etc/passwd", "cat"), "/etc/passwd is no image of photos"),
+        (answer("", "cat", "zz"), "zz is no image of photos"),
+        (answer("unlabeled/a.png", "cat", "zz"), "unlabeled/a.png has changed since"),
+    ],
+)
+def test_what_is_wrong_is_named_where_it_stands(given, says):
+    after, (problem,) = take(Labels(), given)
+    assert after == Labels()
+    assert problem.startswith(f"{given.place}: ")
+    assert says in problem
+
+
+def test_an_image_whose_content_has_changed_since_it_was_asked_for_is_refused_by_name():
+    changed = {**FOUND.digests, "unlabeled/a.png": "dd"}
+    files = {"dd": "unlabeled/a.png", "bb": "unlabeled/b.png"}
+    found = FOUND._replace(files=files, digests=changed)
+    for given in (answer("unlabeled/a.png", "cat"), answer("", "cat", "aa")):
+        _, (problem,) = take(Labels(), given, found=found)
+        assert "unlabeled/a.png has changed since" in problem
+
+
+def test_what_is_gone_may_be_labelled_if_it_was_asked_for():
+    found = FOUND._replace(files={"bb": "unlabeled/b.png"}, digests={"unlabeled/b.png": "bb"})
+    labels, problems = take(Labels(), answer("", "cat", "aa"), found=found)
+    assert (list(labels.labels), problems) == (["aa"], [])
+
+
+def test_names_that_look_the_same_are_one_class():
+    found = FOUND._replace(class_names=["Gr\u00fcn", "dog"])
+    labels, problems = take(Labels(), answer("unlabeled/a.png", "Gru\u0308n"), found=found)
+    assert problems == []
+    assert labels.labels["aa"].class_name == "Gr\u00fcn"
+
+
+def test_what_is_written_is_read_back_exactly(tmp_path):
+    names = ["=ten", "a,b", 'say "hi"', "two\nlines", "carriage\rreturn", " b ", "ü", "caf\udce9"]
+    labels = Labels(
+        {f"{i}": Label(name, name, "", name) for i, name in enumerate(names)},
+        {"x": Unlabeled("two\nlines", "3", "")},
+        {"y": Unlabeled("z", "", "cat (1), dog (1)")},
+    )
+    labels.write(tmp_path, Labels())
+    assert read_labels(tmp_path) == labels
+    assert read_labels(tmp_path / "empty") == Labels()
+    first = (tmp_path / "labels.csv").read_bytes().splitlines()[0]
+    assert first.replace(b'"', b"") == b"file,sha256,class,batch,source"
+
+
+@pytest.mark.parametrize("name", ["export.json", "export.min.json", "export.csv"])
+def test_the_exports_of_a_real_server_give_the_same_labels_in_each_format(name):
+    answers = read_answers(EXPORTS / name)
+    everything = read_answers(EXPORTS / "export.json")
+    found = Found(
+        Path("photos"),
+        [" two  spaces ", "<script>x<", "=ten", 'a,"b"', "cat", "line\nbreak", "Über"],
+        {each.sha256: each.file for each in everything},
+        {each.file: each.sha256 for each in everything},
+        {},
+        None,
+    )
+    problems: list[str] = []
+    labels = Labels().with_answers(answers, found, {}, False, problems)
+    assert problems == []
+    by_file = {label.file: label.class_name for label in labels.labels.values()}
+    assert list(by_file.values()) == [*found.class_names, "cat", "cat"]
+    assert by_file["unlabeled/sub dir/b.png"] == by_file["unlabeled/o'p.png"] == "cat"
+    ties = [tie.votes for tie in labels.disagreements.values()]
+    assert ties == ["=ten (1), cat (1)"]
+    skips = [skip.file for skip in labels.set_aside.values()]
+    assert skips == (["unlabeled/m\nn.png"] if name == "export.json" else [])

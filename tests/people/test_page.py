@@ -1,0 +1,519 @@
+"""The page for labelling, as a person uses it: opened from disk, in a real browser."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from tests.support.browser import chromium
+from tod.people.page import PageImage, page, shortcuts, thumbnail
+
+ANIMALS = ("cat", "dog", "bird")
+HOSTILE = (
+    *("=ten", 'a,"b"', "a,b", "line\nbreak", "line\rbreak", "<script>window.hacked=1</script>"),
+    *("&lt;", " led by a blank", "followed by a blank "),
+)
+HEADER = ["file", "sha256", "class", "skipped"]
+
+
+def noise(width, height, mode="RGB"):
+    shape = (height, width) if mode == "L" else (height, width, len(mode))
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return Image.fromarray(pixels, mode)
+
+
+SMALL, LARGE = thumbnail(noise(8, 8)), thumbnail(noise(300, 200))
+
+
+def images(count=4, picture=SMALL, predicted="cat", probability=0.834, file="a/{}.png"):
+    return [
+        PageImage(file.format(index), f"{index:064x}", picture, predicted, probability)
+        for index in range(count)
+    ]
+
+
+FOUR = images()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+class Labelling:
+    """A page opened from disk by a person who has not used it before."""
+
+    def __init__(self, context, path, content):
+        path.write_text(content, encoding="utf-8")
+        self.address, self.context, self.complaints, self.questions = path.as_uri(), context, [], []
+        self.open()
+
+    def open(self):
+        self.page = self.context.new_page()
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("dialog", self._answer)
+        self.page.goto(self.address)
+
+    def _answer(self, dialog):
+        self.questions.append(dialog.type)
+        dialog.accept()
+
+    def keys(self, *keys):
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def text(self, name):
+        return self.page.locator(f"#{name}").inner_text()
+
+    def place(self):
+        """The position of the image that is shown, from 1 on."""
+        return int(self.text("place").split()[1])
+
+    def shown_classes(self):
+        return self.page.locator("#classes button:visible span").all_text_contents()
+
+    def is_pressed(self, name):
+        button = self.page.get_by_role("button", name=name)
+        return button.get_attribute("aria-pressed") == "true"
+
+    def saved(self, save=None):
+        """The lines of the file that the page downloads."""
+        with self.page.expect_download() as download:
+            (save or (lambda: self.keys("Control+s")))()
+        self.file_name = download.value.suggested_filename
+        text = download.value.path().read_bytes().decode()
+        return list(csv.reader(io.StringIO(text, newline=""), strict=True))
+
+
+@pytest.fixture
+def labelling(browser, tmp_path):
+    """Opens the page of batch 7; at the end, nothing must have been complained of."""
+    every = []
+
+    def opened(class_names=ANIMALS, images=FOUR, script=None, **options):
+        context = browser.new_context(**options)
+        if script:
+            context.add_init_script(script)
+        content = page(7, class_names, images)
+        every.append(Labelling(context, tmp_path / "batch.html", content))
+        return every[-1]
+
+    yield opened
+    for one in every:
+        one.context.close()
+        assert one.complaints == []
+
+
+def test_a_batch_is_labelled_by_keys_alone(labelling):
+    opened = labelling()
+    assert opened.page.title() == "Batch 7: which class?"
+    assert opened.text("progress") == "0 of 4 labelled, 0 skipped"
+    assert opened.text("file") == "a/0.png"
+    opened.keys("1", "b", "i", "Enter", "-", "3")
+    assert opened.text("progress") == "3 of 4 labelled, 1 skipped"
+    assert "save labels" in opened.text("message")
+    assert opened.place() == 4
+    assert opened.saved() == [
+        HEADER,
+        ["a/0.png", f"{0:064x}", "cat", ""],
+        ["a/1.png", f"{1:064x}", "bird", ""],
+        ["a/2.png", f"{2:064x}", "", "yes"],
+        ["a/3.png", f"{3:064x}", "bird", ""],
+    ]
+    assert opened.file_name == "labels_batch7.csv"
+    assert opened.text("message") == "Saved as labels_batch7.csv."
+
+
+def test_an_answer_can_be_changed_and_taken_back(labelling):
+    opened = labelling()
+    opened.keys("1", "2", "ArrowLeft", "ArrowLeft")
+    assert opened.place() == 1
+    assert opened.is_pressed("cat")
+    assert not opened.is_pressed("dog")
+    opened.keys("3")  # and on to the first image without an answer
+    assert opened.place() == 3
+    opened.keys("-", "ArrowLeft")
+    assert opened.is_pressed("skip")
+    opened.keys("Delete")
+    assert not opened.is_pressed("skip")
+    assert opened.place() == 3
+    opened.page.get_by_role("button", name="back").click()
+    opened.page.get_by_role("button", name="clear").click()
+    assert opened.text("answer") == "No answer yet"
+    assert opened.saved() == [HEADER, ["a/0.png", f"{0:064x}", "bird", ""]]
+
+
+def test_after_the_last_image_come_those_that_were_left_out(labelling):
+    opened = labelling()
+    opened.keys("ArrowLeft")
+    assert opened.place() == 1
+    opened.keys("ArrowRight", "1", "1", "ArrowRight", "ArrowRight")
+    assert opened.place() == 4
+    opened.keys("1")
+    assert opened.place() == 1
+    assert opened.text("message") == ""
+
+
+def test_a_name_is_typed_as_far_as_it_takes(labelling):
+    opened = labelling(["Zebra", "cat", "caterpillar", "Car", "zebu", "red fox", "red-eye"])
+    opened.keys("c", "a")
+    assert opened.shown_classes() == ["cat", "caterpillar", "Car"]
+    assert opened.text("match") == "Enter: cat"
+    opened.keys("R")
+    assert opened.shown_classes() == ["Car"]
+    assert opened.place() == 1  # not before Enter
+    opened.keys("Backspace", "x", "Enter")
+    assert opened.shown_classes() == []
+    assert opened.place() == 1
+    opened.keys("Escape")
+    assert len(opened.shown_classes()) == 7
+    opened.keys(*"ZEBU", "Enter", *"red ", "Enter", *"red-", "Enter")
+    assert [row[2] for row in opened.saved()[1:]] == ["zebu", "red fox", "red-eye"]
+
+
+def test_a_name_in_full_comes_before_one_that_begins_so(labelling):
+    opened = labelling(["caterpillar", "Cat", "cat"])
+    opened.keys(*"cat", "Enter", *"Cat", "Enter", *"cate", "Enter", *"CAT", "Enter")
+    names = [row[2] for row in opened.saved()[1:]]
+    assert names == ["cat", "Cat", "caterpillar", "Cat"]
+
+
+def test_digits_are_names_where_they_are_no_shortcuts(labelling):
+    opened = labelling([*map(str, range(13)), "lane 2", "lane 4", "left"])
+    # 1 begins 10 to 12; the other digits are their own classes' shortcuts.
+    opened.keys(*"1", "Enter", *"12", "Enter", "0")
+    assert opened.place() == 4
+    opened.keys(*"lane ")
+    opened.keys("2", "Enter")
+    assert [row[2] for row in opened.saved()[1:]] == ["1", "12", "0", "lane 2"]
+
+
+def test_a_digit_continues_the_name_that_is_typed(labelling):
+    opened = labelling(["lane 2", "lane 4"])  # whose keys are 1 and 2
+    opened.keys(*"lane 2", "Enter")
+    assert opened.saved()[1][2] == "lane 2"
+
+
+def test_a_digit_never_gives_a_class_that_the_typed_name_has_ruled_out(labelling):
+    opened = labelling(["cat", "dog", "cow"])
+    opened.keys("c", "2", "Enter")
+    assert opened.place() == 1
+    assert opened.text("match") == "No class begins with this."
+    opened.keys("Backspace", "3")
+    assert opened.saved()[1][2] == "cow"
+
+
+def test_a_key_that_is_held_down_answers_once(labelling):
+    opened = labelling()
+    opened.page.keyboard.down("1")
+    opened.page.keyboard.down("1")
+    opened.page.keyboard.down("1")
+    opened.page.keyboard.up("1")
+    assert opened.place() == 2
+
+
+def test_keys_with_modifiers_and_of_input_methods_are_left_alone(labelling):
+    opened = labelling()
+    opened.keys("Alt+1", "Meta+2", "Control+3")
+    opened.page.evaluate(
+        """document.body.dispatchEvent(
+            new KeyboardEvent("keydown", {key: "1", bubbles: true, isComposing: true}))"""
+    )
+    assert opened.text("progress") == "0 of 4 labelled, 0 skipped"
+
+
+def test_buttons_work_by_pointer_and_by_keyboard_and_leave_the_keys_free(labelling):
+    opened = labelling()
+    opened.page.get_by_role("button", name="dog").click()
+    opened.keys("Enter")  # presses nothing: the button is no longer in focus
+    assert opened.place() == 2
+    opened.page.get_by_role("button", name="cat").focus()
+    opened.keys("Enter")
+    opened.keys("3")
+    assert opened.place() == 4
+    opened.page.get_by_role("button", name="cat").focus()
+    opened.keys(*"bi", "Enter")
+    assert [row[2] for row in opened.saved()[1:]] == ["dog", "cat", "bird", "bird"]
+    opened.page.get_by_role("button", name="back").focus()
+    opened.keys("Space")
+    assert opened.place() == 3
+    reached = set()
+    for _ in range(12):
+        opened.keys("Tab")
+        reached.add(opened.page.evaluate("document.activeElement.textContent"))
+    assert {"cat1", "skip-", "save labelsCtrl+S"} <= reached
+
+
+def test_the_save_button_saves_too(labelling):
+    opened = labelling()
+    opened.keys("1")
+    button = opened.page.get_by_role("button", name="save labels")
+    assert len(opened.saved(button.click)) == 2
+
+
+def test_a_reload_in_the_middle_loses_nothing(labelling):
+    opened = labelling()
+    opened.keys("2", "-", "ArrowRight")
+    opened.page.reload()
+    assert opened.questions == ["beforeunload"]
+    assert opened.place() == 4
+    assert opened.text("progress") == "1 of 4 labelled, 1 skipped"
+    opened.page.close()
+    opened.open()
+    opened.keys("3")
+    assert [row[2:] for row in opened.saved()[1:]] == [["dog", ""], ["", "yes"], ["bird", ""]]
+    # What is saved may be left without a question, and is still there.
+    opened.page.reload()
+    assert opened.questions == ["beforeunload"]
+    assert opened.text("message") == "Saved as labels_batch7.csv."
+    assert opened.text("progress") == "2 of 4 labelled, 1 skipped"
+    opened.keys("1")
+    assert opened.text("message") != "Saved as labels_batch7.csv."
+
+
+def test_two_tabs_of_one_batch_share_their_answers(labelling):
+    opened = labelling()
+    first = opened.page
+    opened.keys("1")
+    opened.open()
+    opened.keys("2")
+    first.get_by_text("2 of 4 labelled").wait_for()
+    first.keyboard.press("ArrowRight")
+    first.keyboard.press("3")
+    opened.page.get_by_text("3 of 4 labelled").wait_for()
+    assert [row[2] for row in opened.saved()[1:]] == ["cat", "dog", "bird"]
+
+
+def test_another_batch_starts_without_answers(labelling, tmp_path):
+    opened = labelling()
+    opened.keys("1")
+    (tmp_path / "batch.html").write_text(page(8, ANIMALS, FOUR), encoding="utf-8")
+    opened.open()
+    assert opened.text("progress") == "0 of 4 labelled, 0 skipped"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "Storage.prototype.setItem = () => { throw new DOMException('', 'QuotaExceededError'); }",
+        "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException(''); }})",
+    ],
+)
+def test_a_browser_that_keeps_nothing_is_told_of_and_used(labelling, script):
+    opened = labelling(script=script)
+    assert "only while the page is open" in opened.text("unkept")
+    opened.keys("1", "2")
+    assert [row[2] for row in opened.saved()[1:]] == ["cat", "dog"]
+    assert opened.page.locator("#unkept").is_visible()
+
+
+def test_a_browser_that_keeps_the_answers_says_nothing(labelling):
+    assert not labelling().page.locator("#unkept").is_visible()
+
+
+def test_names_are_text_and_come_back_to_the_letter(labelling):
+    named = [
+        image._replace(file=f"{name}/\u2028</script>&{index}")
+        for index, (image, name) in enumerate(zip(images(len(HOSTILE)), HOSTILE, strict=True))
+    ]
+    opened = labelling(HOSTILE, named)
+    assert opened.shown_classes() == list(HOSTILE)
+    assert opened.page.locator("#file").text_content() == named[0].file
+    opened.keys(*"123456789")
+    rows = [
+        [image.file, image.sha256, name, ""] for image, name in zip(named, HOSTILE, strict=True)
+    ]
+    assert opened.saved() == [HEADER, *rows]
+    assert opened.page.evaluate("window.hacked") is None
+
+
+def test_the_file_is_quoted_only_where_it_must_be(labelling):
+    opened = labelling(["=ten", "b c"], images(2, file="día {}"))
+    opened.keys("1", "2")
+    with opened.page.expect_download() as download:
+        opened.keys("Control+s")
+    assert download.value.path().read_bytes() == (
+        "file,sha256,class,skipped\n"
+        f"día 0,{0:064x},=ten,\n"
+        f"día 1,{1:064x},b c,\n"
+    ).encode()  # fmt: skip
+
+
+def test_bytes_that_are_no_utf8_stand_as_replacement_characters(labelling):
+    opened = labelling(images=images(1, file="\udcff{}"))
+    opened.keys("1")
+    assert opened.saved()[1][0] == "\ufffd0"
+
+
+def test_the_prediction_is_hidden_until_asked_for(labelling):
+    opened = labelling(["cat", "dog"], images(3, predicted="tabby"))
+    assert "tabby" not in opened.page.locator("body").inner_text()
+    opened.keys("?")
+    assert opened.text("prediction") == "Predicted: tabby, 83 %"
+    opened.keys("ArrowRight")
+    assert "tabby" not in opened.page.locator("body").inner_text()
+    opened.page.get_by_role("button", name="prediction").click()
+    assert "tabby, 83 %" in opened.text("prediction")
+    opened.keys("ArrowLeft")
+    assert "tabby" not in opened.page.locator("body").inner_text()
+
+
+@pytest.mark.parametrize("probability", [None, float("nan")])
+def test_a_prediction_may_lack_a_probability(labelling, probability):
+    opened = labelling(images=images(1, probability=probability))
+    opened.keys("?")
+    assert opened.text("prediction") == "Predicted: cat"
+
+
+def test_without_a_prediction_there_is_nothing_to_ask_for(labelling):
+    opened = labelling(images=images(1, predicted=None, probability=None))
+    assert not opened.page.locator("#reveal").is_visible()
+    opened.keys("?")
+    assert opened.text("prediction") == ""
+    assert opened.text("typed") == ""
+
+
+def test_the_page_runs_and_loads_nothing_that_is_not_its_own(labelling):
+    opened = labelling()
+    refused = opened.page.evaluate(
+        """() => {
+            const refused = [];
+            document.addEventListener("securitypolicyviolation", event => {
+                refused.push(event.effectiveDirective);
+            });
+            const [script, image] = ["script", "img"].map(kind => document.createElement(kind));
+            script.textContent = "window.hacked = 1";
+            image.src = "http://127.0.0.1:9/x.png";
+            image.setAttribute("onerror", "window.hacked = 2");
+            image.setAttribute("style", "color: red");
+            document.body.append(script, image);
+            return new Promise(done => setTimeout(() => done(refused.sort()), 200));
+        }"""
+    )
+    assert refused == ["img-src", "script-src-attr", "script-src-elem", "style-src-attr"]
+    assert opened.page.evaluate("window.hacked") is None
+    opened.complaints.clear()
+
+
+def test_a_small_picture_is_enlarged_by_its_pixels_and_a_photograph_smoothly(labelling):
+    mixed = [*images(1), *images(1, picture=LARGE, file="b{}.jpg")]
+    opened = labelling(images=mixed)
+    looks = """document.getElementById("picture").decode().then(() => {
+        const image = document.getElementById("picture");
+        return [image.naturalWidth, image.clientHeight > 100,
+            getComputedStyle(image).imageRendering, image.alt];
+    })"""
+    opened.page.wait_for_selector("img.small")
+    assert opened.page.evaluate(looks) == [8, True, "pixelated", "Image 1 of 2: a/0.png"]
+    opened.keys("ArrowRight")
+    opened.page.wait_for_selector("img:not(.small)")
+    assert opened.page.evaluate(looks) == [300, True, "auto", "Image 2 of 2: b0.jpg"]
+
+
+def test_a_telephone_shows_all_in_its_width(labelling):
+    many_names = [*ANIMALS, "a" * 100, *(f"class {number}" for number in range(1000))]
+    file = "folder/" * 30 + "{}.png"
+    both = [*images(1, SMALL, file=file), *images(1, LARGE, file=file)]
+    opened = labelling(many_names, both, viewport={"width": 360, "height": 640}, has_touch=True)
+    opened.page.locator("summary").tap()
+    buttons = opened.page.locator("button:visible")
+    heights = buttons.evaluate_all("all => all.map(one => one.getBoundingClientRect().height)")
+    assert len(heights) == len(many_names) + 6
+    assert min(heights) >= 44
+    for place in (1, 2):
+        assert opened.place() == place
+        opened.keys("?")
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= 360
+        opened.page.get_by_role("button", name="dog").tap()
+    assert opened.text("progress") == "2 of 2 labelled, 0 skipped"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(labelling, scheme):
+    opened = labelling(color_scheme=scheme)
+    with Image.open(io.BytesIO(opened.page.locator("h1").screenshot())) as image:
+        darkest, lightest = image.convert("L").getextrema()
+        ground = image.convert("L").getpixel((image.width - 1, 0))
+    assert lightest - darkest > 150
+    assert (ground > 128) == (scheme == "light")
+
+
+def test_a_thousand_photographs_are_answered_without_waiting(labelling):
+    buffer = io.BytesIO()
+    noise(256, 256).save(buffer, format="JPEG", quality=70)
+    assert 30_000 < len(buffer.getvalue()) < 60_000
+    opened = labelling(images=images(1000, picture=buffer.getvalue()))
+    # The time within the page, until the next picture can be seen.
+    milliseconds = opened.page.evaluate(
+        """async () => {
+            const start = performance.now();
+            for (let count = 0; count < 20; count++) {
+                document.body.dispatchEvent(
+                    new KeyboardEvent("keydown", {key: "2", bubbles: true}));
+                await document.getElementById("picture").decode();
+            }
+            return (performance.now() - start) / 20;
+        }"""
+    )
+    assert opened.text("progress") == "20 of 1000 labelled, 0 skipped"
+    assert milliseconds < 100
+
+
+def test_shortcuts_are_the_digits_of_the_names_or_those_left():
+    assert shortcuts(ANIMALS) == {"cat": "1", "dog": "2", "bird": "3"}
+    digits = [*"0123456789"]
+    assert shortcuts(digits) == dict(zip(digits, digits, strict=True))
+    assert shortcuts(["cat", "2", "dog", "0"]) == {"cat": "1", "2": "2", "dog": "3", "0": "0"}
+    letters = [*"abcdefghijk"]
+    assert shortcuts(letters) == dict(zip("abcdefghi", "123456789", strict=True))
+    assert shortcuts(["²", "٣", ""]) == {"²": "1", "٣": "2", "": "3"}
+
+
+def test_a_digit_that_begins_a_longer_name_is_no_shortcut():
+    assert shortcuts(["1", "10", "2", "cat"]) == {"2": "2", "10": "3", "cat": "4"}
+    assert shortcuts(["2-wheeler", "cat", "dog"]) == {"2-wheeler": "1", "cat": "3", "dog": "4"}
+
+
+@pytest.mark.parametrize("size", [(8, 8), (32, 20), (128, 128)])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_small_thumbnail_is_the_picture_to_the_pixel(size, mode):
+    image = noise(*size, mode)
+    with Image.open(io.BytesIO(thumbnail(image))) as shown:
+        assert shown.format == "PNG"
+        assert shown.mode == mode
+        assert shown.tobytes() == image.tobytes()
+
+
+def test_a_large_thumbnail_is_a_jpeg_of_512_pixels_at_most():
+    for size, expected in [
+        ((129, 10), (129, 10)),
+        ((2048, 512), (512, 128)),
+        ((3000, 2), (512, 1)),
+    ]:
+        image = noise(*size)
+        with Image.open(io.BytesIO(thumbnail(image))) as shown:
+            assert (shown.format, shown.size) == ("JPEG", expected)
+        assert image.size == size
+
+
+@pytest.mark.parametrize("size", [(8, 8), (600, 400)])
+def test_a_thumbnail_is_the_same_every_time_and_without_the_source_s_metadata(size, tmp_path):
+    image = noise(*size)
+    before = thumbnail(image)
+    assert thumbnail(image) == before
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("Comment", "who took it")
+    image.save(tmp_path / "noted.png", pnginfo=notes, dpi=(300, 300), icc_profile=b"any")
+    with Image.open(tmp_path / "noted.png") as noted:
+        assert thumbnail(noted) == before
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "RGBA", "CMYK", "LA"])
+def test_a_thumbnail_is_made_of_any_mode(mode):
+    for side in (20, 200):
+        with Image.open(io.BytesIO(thumbnail(noise(side, side).convert(mode)))) as shown:
+            assert shown.mode == "RGB"

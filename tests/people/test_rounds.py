@@ -1,0 +1,463 @@
+"""A run that people label, round by round, through the command line and with real files."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import main_LL4AL
+import main_TOD
+from tests.support.people import People, digest, table, write_table
+from tod.config import InputError
+
+
+@pytest.fixture
+def people(tmp_path) -> People:
+    return People(tmp_path)
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Each file in a folder, and when it was written."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def files(rows: list[dict[str, str]], reason: str | None = None) -> list[str]:
+    return [row["file"] for row in rows if reason in (None, row["reason"])]
+
+
+def labels(people: People) -> dict[str, str]:
+    return {row["sha256"]: row["class"] for row in table(people.run / "labels.csv")}
+
+
+def results(people: People) -> list[dict[str, str]]:
+    return table(people.run / "results.csv")
+
+
+def all_but(*left: int):
+    return lambda rows: [row for number, row in enumerate(rows) if number not in left]
+
+
+def test_a_round_takes_labels_trains_and_asks_for_the_next(people, capsys):
+    people.round()
+    first = people.batch(0)
+    assert [row["rank"] for row in first] == [str(rank) for rank in range(1, 11)]
+    assert Counter(row["reason"] for row in first) == {"first": 9, "audit": 1}
+    assert {row[key] for row in first for key in ("score", "predicted", "probability")} == {""}
+    for number in range(3):
+        people.round("--labels", people.answers(number))
+        rows = people.batch(number + 1)
+        assert Counter(row["reason"] for row in rows) == {"query": 9, "audit": 1}
+        scores = [float(row["score"]) for row in rows if row["reason"] == "query"]
+        # TOD's first query takes the lowest scores.
+        assert scores == sorted(scores, reverse=number > 0)
+        assert {row["predicted"] for row in rows} <= {"cat", "dog"}
+        assert all(0.5 <= float(row["probability"]) <= 1 for row in rows)
+    asked = [row["sha256"] for number in range(4) for row in people.batch(number)]
+    assert len({*asked}) == 40
+    given = table(people.run / "labels.csv")
+    assert [row["sha256"] for row in given] == asked[:30]
+    assert [row["batch"] for row in given] == ["0"] * 10 + ["1"] * 10 + ["2"] * 10
+    assert all(row["class"] == people.truth[row["sha256"]] for row in given)
+    assert [row["num_labeled"] for row in results(people)] == ["9", "18", "27"]
+    assert [row["audited"] for row in results(people)] == ["1", "2", "3"]
+    # A batch's labels judge the scores of the cycle that asked for it.
+    assert [row["score_loss_spearman"] != "" for row in results(people)] == [True, True, False]
+    assert capsys.readouterr().out == ""
+
+
+def test_each_file_of_a_batch_is_there(people):
+    people.round()
+    assert sorted(path.name for path in (people.run / "batches" / "batch0").iterdir()) == [
+        *("batch.csv", "contact_sheet.png", "label.html", "label_config.xml"),
+        "label_studio.json",
+    ]
+    assert not list(people.run.glob("**/*partial*"))
+
+
+def test_the_same_command_without_labels_says_what_it_waits_for_and_changes_nothing(people, capsys):
+    people.round()
+    before = contents(people.place)
+    people.round()
+    assert contents(people.place) == before
+    arguments = [each for each in people.command() if each != "--quiet"]
+    main_TOD.main(arguments)
+    assert contents(people.place) == before
+    (line,) = capsys.readouterr().out.splitlines()
+    for words in ("batch0: waits for the labels of 10 of 10 images", "--labels", "--partial"):
+        assert words in line
+
+
+def test_the_same_labels_given_twice_change_nothing(people):
+    people.round()
+    people.round("--labels", people.answers(0))
+    before = contents(people.place)
+    people.round("--labels", people.place / "labels_batch0.csv")
+    assert contents(people.place) == before
+
+
+def test_a_batch_that_is_not_complete_waits_and_keeps_what_it_has(people):
+    people.round()
+    people.round("--labels", people.answers(0, all_but(2, 5)))
+    assert len(labels(people)) == 8
+    assert not (people.run / "results.csv").exists()
+    missing = [people.batch(0)[i]["sha256"] for i in (2, 5)]
+    people.round("--partial")
+    assert len(results(people)) == 1
+    # The rest has returned to the pool.
+    for number in range(1, 6):
+        people.round("--labels", people.answers(number))
+    asked = [row["sha256"] for number in range(1, 7) for row in people.batch(number)]
+    assert {*missing} <= {*asked}
+    assert len(asked) == len({*asked}) == 52
+
+
+def test_audited_images_are_never_trained_on(people, monkeypatch):
+    from tod.training.learner import Learner
+
+    trained: list[list[int]] = []
+    original = Learner.train_cycle
+
+    def watched(self, images, targets, labeled, unlabeled, *rest):
+        trained.append([*labeled.tolist(), *unlabeled.tolist()])
+        original(self, images, targets, labeled, unlabeled, *rest)
+
+    monkeypatch.setattr(Learner, "train_cycle", watched)
+    people.round(auxiliary="TOD")
+    for number in range(3):
+        people.round("--labels", people.answers(number), auxiliary="TOD")
+    digests = sorted(people.truth)
+    for number, indices in enumerate(trained):
+        audits = {
+            row["sha256"]
+            for earlier in range(number + 1)
+            for row in people.batch(earlier)
+            if row["reason"] == "audit"
+        }
+        assert len(audits) == number + 1
+        assert {digests[index] for index in indices} == {*digests} - audits
+
+
+def test_where_people_have_a_test_set_nothing_is_audited(people):
+    people.add("test/cat/0.png", "test/dog/1.png", "test/cat/2.png", "test/dog/3.png")
+    people.round()
+    assert {row["reason"] for row in people.batch(0)} == {"first"}
+    people.round("--labels", people.answers(0))
+    assert {row["reason"] for row in people.batch(1)} == {"query"}
+    (row,) = results(people)
+    assert "audited" not in row
+    assert float(row["test_accuracy"]) in (0, 25, 50, 75, 100)
+    asked = [row["file"] for number in (0, 1) for row in people.batch(number)]
+    assert all(file.startswith("unlabeled/") for file in asked)
+
+
+def test_without_a_test_set_and_audits_the_accuracy_is_unknown(people):
+    people.round("--set=active_learning.audit_share=0")
+    people.round("--labels", people.answers(0), "--set=active_learning.audit_share=0")
+    (row,) = results(people)
+    assert (row["test_accuracy"], row["audited"], row["accuracy_low"]) == ("nan", "0", "")
+    assert not (people.run / "learning_curve.png").exists()
+
+
+def test_wilsons_interval_stands_beside_the_accuracy(people):
+    for number in range(-1, 3):
+        people.round(*(["--labels", people.answers(number)] if number >= 0 else []))
+    last = results(people)[-1]
+    n, accuracy = int(last["audited"]), float(last["test_accuracy"]) / 100
+    z = 1.959964
+    centre = (accuracy + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (accuracy * (1 - accuracy) / n + z * z / (4 * n * n)) ** 0.5
+    assert float(last["accuracy_low"]) == pytest.approx(100 * (centre - half), abs=1e-3)
+    assert float(last["accuracy_high"]) == pytest.approx(100 * (centre + half), abs=1e-3)
+
+
+def test_images_on_which_people_disagree_are_named_and_asked_again(people):
+    people.round()
+    rows = people.batch(0)
+    other = write_table(
+        people.place / "other.csv",
+        [
+            (row["file"], row["sha256"], "cat" if people.truth[row["sha256"]] == "dog" else "dog")
+            for row in (rows[1], rows[4])
+        ],
+    )
+    people.round("--labels", people.answers(0), other)
+    ties = table(people.run / "disagreements.csv")
+    assert [row["sha256"] for row in ties] == [rows[1]["sha256"], rows[4]["sha256"]]
+    assert {row["votes"] for row in ties} == {"cat (1), dog (1)"}
+    assert len(labels(people)) == 8
+    again = people.batch(1)
+    assert [row["sha256"] for row in again[:2]] == [rows[1]["sha256"], rows[4]["sha256"]]
+    assert len(again) == 10
+    assert [row["reason"] for row in again[:2]] == [
+        "audit" if rows[i]["reason"] == "audit" else "query" for i in (1, 4)
+    ]
+    people.round("--labels", people.answers(1))
+    assert labels(people)[rows[1]["sha256"]] == people.truth[rows[1]["sha256"]]
+    assert table(people.run / "disagreements.csv") == []
+
+
+def test_skipped_images_are_set_aside_and_never_asked_or_trained_on(people):
+    people.round()
+    rows = people.batch(0)
+    skips = [(row["file"], row["sha256"], "", "yes") for row in rows[:3]]
+    given = [(r["file"], r["sha256"], people.truth[r["sha256"]], "") for r in rows[3:]]
+    path = write_table(
+        people.place / "page.csv", skips + given, ("file", "sha256", "class", "skipped")
+    )
+    people.round("--labels", path)
+    aside = {row["sha256"] for row in table(people.run / "set_aside.csv")}
+    assert aside == {row["sha256"] for row in rows[:3]}
+    for number in range(1, 6):
+        people.round("--labels", people.answers(number))
+    asked = {row["sha256"] for number in range(1, 6) for row in people.batch(number)}
+    assert asked.isdisjoint(aside)
+    assert len(asked) == 50
+    assert not (people.run / "batches" / "batch6").exists()
+
+
+def test_when_everything_is_labelled_the_run_says_so_and_goes_on_with_new_images(people, capsys):
+    loud = [each for each in people.command() if each != "--quiet"]
+    people.round()
+    for number in range(6):
+        people.round("--labels", people.answers(number))
+    assert len(results(people)) == 6
+    before = contents(people.run / "weights")
+    main_TOD.main(loud)
+    assert "every image has its label" in capsys.readouterr().out
+    assert contents(people.run / "weights").keys() == before.keys()
+    people.add("unlabeled/late.png")
+    people.round()
+    assert files(people.batch(6)) == ["unlabeled/late.png"]
+    people.round("--labels", people.answers(6))
+    assert len(results(people)) == 7
+
+
+def test_names_and_places_of_files_do_not_matter(people, tmp_path):
+    twin = People(tmp_path / "twin")
+    people.round()
+    twin.round()
+    for index, row in enumerate(twin.batch(0)):
+        target = twin.data / f"unlabeled/deep/{'er' * index}/{index}.PNG"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (twin.data / row["file"]).rename(target)
+    for each in (people, twin):
+        each.round("--labels", each.answers(0))
+    for key in ("sha256", "score", "predicted", "reason"):
+        assert [r[key] for r in people.batch(1)] == [r[key] for r in twin.batch(1)]
+
+
+def test_files_moved_into_class_folders_are_labels(people):
+    people.round()
+    for row in people.batch(0):
+        source = people.data / row["file"]
+        source.rename(people.data / "train" / people.truth[row["sha256"]] / source.name)
+    people.round()
+    given = table(people.run / "labels.csv")
+    assert {row["sha256"] for row in given} == {row["sha256"] for row in people.batch(0)}
+    assert {row["source"] for row in given} == {"train"}
+    assert {row["batch"] for row in given} == {"0"}
+    assert results(people)[0]["audited"] == "1"
+
+
+def test_with_enough_labels_in_class_folders_training_begins_at_once(people):
+    people.add(*(f"train/{('cat', 'dog')[i % 2]}/{i}.png" for i in range(10)))
+    people.round()
+    assert len(labels(people)) == 10
+    assert results(people)[0]["num_labeled"] == "10"
+    assert {row["reason"] for row in people.batch(0)} == {"query", "audit"}
+
+
+def test_how_many_labels_training_begins_with_can_be_said(people):
+    people.add(*(f"train/{('cat', 'dog')[i % 2]}/{i}.png" for i in range(10)))
+    people.round("--set=active_learning.initial_labels=25")
+    assert len(people.batch(0)) == 25
+    assert not (people.run / "results.csv").exists()
+
+
+def test_another_runs_labels_begin_a_new_one(people, tmp_path):
+    people.round()
+    people.round("--labels", people.answers(0))
+    people.round("--labels", people.answers(1))
+    given = people.run / "labels.csv"
+    main_TOD.main([*people.command("--labels", given), f"--output-dir={tmp_path / 'new'}"])
+    (run,) = (tmp_path / "new").iterdir()
+    assert [row["sha256"] for row in table(run / "labels.csv")] == [*labels(people)]
+    assert table(run / "results.csv")[0]["num_labeled"] == "20"
+    asked = {row["sha256"] for row in table(run / "batches" / "batch0" / "batch.csv")}
+    assert asked.isdisjoint(labels(people))
+
+
+def test_images_that_come_and_go_are_taken_in_and_left_out_with_a_word(people, capsys):
+    people.round()
+    waiting = contents(people.run / "batches")
+    people.add(*(f"unlabeled/new/{i}.png" for i in range(5)))
+    asked = {row["file"] for row in people.batch(0)}
+    gone = [file for file in sorted(people.data.glob("unlabeled/*.png"))]
+    gone = [file for file in gone if str(file.relative_to(people.data)) not in asked][:3]
+    for file in gone:
+        file.unlink()
+    given = people.answers(0)
+    arguments = [each for each in people.command("--labels", given) if each != "--quiet"]
+    main_TOD.main(arguments)
+    said = capsys.readouterr().out
+    assert "5 images new, to be asked for, as unlabeled/new/0.png" in said
+    assert f"3 images gone, and left out, as {gone[0].relative_to(people.data)}" in said
+    assert contents(people.run / "batches").items() >= waiting.items()
+
+
+def test_an_image_of_a_waiting_batch_that_is_removed_is_not_waited_for(people):
+    people.round()
+    row = people.batch(0)[0]
+    (people.data / row["file"]).unlink()
+    people.round("--labels", people.answers(0, all_but(0)))
+    assert results(people)[0]["num_labeled"] in ("8", "9")
+
+
+def test_an_image_whose_content_has_changed_is_refused_by_name(people):
+    people.round()
+    given = people.answers(0)
+    row = people.batch(0)[3]
+    people.add("elsewhere.png")
+    (people.data / "elsewhere.png").replace(people.data / row["file"])
+    before = contents(people.place)
+    with pytest.raises(InputError) as refusal:
+        people.round("--labels", given)
+    assert f"{row['file']} has changed since" in str(refusal.value)
+    assert contents(people.run) == {
+        name.removeprefix(f"{people.run.name}/"): content
+        for name, content in before.items()
+        if name.startswith(people.run.name)
+    }
+
+
+def test_everything_wrong_in_several_files_is_named_at_once_and_nothing_is_taken(people):
+    people.round()
+    given = people.answers(0)
+    bad = write_table(
+        people.place / "bad.csv",
+        [
+            ("unlabeled/000.png", "", "cta"),
+            ("../secret.png", "", "cat"),
+            *((f"unlabeled/no{i}.png", "", "cat") for i in range(12)),
+        ],
+    )
+    broken = people.place / "broken.json"
+    broken.write_text("[{")
+    before = contents(people.place)
+    with pytest.raises(InputError) as refusal:
+        people.round("--labels", given, bad, broken)
+    lines = str(refusal.value).splitlines()
+    assert "broken.json: cannot be read" in lines[0]
+    assert "cta is no class; the nearest is cat" in lines[1]
+    assert "../secret.png is no image of" in lines[2]
+    assert lines[-2:] == ["15 problems in all", "no label was taken"]
+    assert contents(people.place) == before
+
+
+def test_relabel_takes_what_contradicts_a_label(people):
+    people.round()
+    people.round("--labels", people.answers(0))
+    row = people.batch(0)[0]
+    other = "cat" if people.truth[row["sha256"]] == "dog" else "dog"
+    path = write_table(people.place / "new.csv", [(row["file"], row["sha256"], other)])
+    with pytest.raises(InputError, match="--relabel takes the new class"):
+        people.round("--labels", path)
+    people.round("--labels", path, "--relabel")
+    assert labels(people)[row["sha256"]] == other
+
+
+def test_copies_of_one_image_are_one_image(people):
+    shutil.copy(people.data / "unlabeled" / "000.png", people.data / "unlabeled" / "copy.png")
+    people.round("--set=active_learning.query_size=60", "--set=active_learning.subset_size=60")
+    assert len(people.batch(0)) == len({row["sha256"] for row in people.batch(0)}) == 60
+
+
+def test_files_that_are_no_images_are_left_out(people):
+    (people.data / "unlabeled" / "broken.png").write_bytes(b"no picture")
+    people.round("--set=active_learning.query_size=61", "--set=active_learning.subset_size=61")
+    assert len(people.batch(0)) == 60
+    assert table(people.run / "unreadable.csv")[0]["file"] == "unlabeled/broken.png"
+
+
+def test_other_classes_need_another_run(people):
+    people.round()
+    (people.data / "train" / "bird").mkdir()
+    with pytest.raises(InputError) as refusal:
+        people.round()
+    for words in ("other classes (bird is new or gone)", "--labels", "labels.csv"):
+        assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda data: shutil.rmtree(data / "unlabeled"), "unlabeled: is missing"),
+        (lambda data: shutil.rmtree(data / "train"), "names no class"),
+        (lambda data: (data / "train" / "dog").rmdir(), "holds 1 class folders"),
+        (lambda data: (data / "classes.txt").write_text("cat\ncow\n"), "is none of classes.txt"),
+        (lambda data: (data / "classes.txt").write_text("cat\ndog\ncat\n"), "names cat twice"),
+        (lambda data: (data / "classes.txt").write_bytes(b"cat\xff\ndog"), "it is not UTF-8 text"),
+        (lambda data: (data / "train" / "a\x01b").mkdir(), "no page can show"),
+        (lambda data: (data / "test" / "cat").mkdir(parents=True), "test: holds no image"),
+        (lambda data: (data / "test" / "cow").mkdir(parents=True), "cow: is none of the classes"),
+        (
+            lambda data: [
+                shutil.copy(data / "unlabeled/000.png", data / "train" / name)
+                for name in ("cat", "dog")
+            ],
+            "are one image under two classes",
+        ),
+    ],
+)
+def test_a_folder_that_will_not_do_is_refused_before_anything_is_made(people, make, says):
+    make(people.data)
+    with pytest.raises(InputError, match=says):
+        people.round()
+    assert not list(people.place.glob("own_images_*"))
+
+
+def test_classes_may_stand_in_a_file(people):
+    shutil.rmtree(people.data / "train")
+    (people.data / "classes.txt").write_text("\ufeffdog\r\n\r\n cat \r\n", encoding="utf-8")
+    people.round()
+    people.round("--labels", people.answers(0))
+    assert len(results(people)) == 1
+
+
+@pytest.mark.parametrize("sampling", [name for name in main_TOD.SAMPLING if name != "LOSS"])
+def test_every_strategy_asks_for_a_batch(people, sampling):
+    people.round(sampling=sampling)
+    people.round("--labels", people.answers(0), sampling=sampling)
+    rows = people.batch(1)
+    assert len(rows) == len({row["sha256"] for row in rows}) == 10
+    assert all(row["score"] for row in rows)
+
+
+def test_learning_loss_works_so_too(people):
+    command = people.command(sampling="LL4AL", auxiliary="LL4AL")
+    main_LL4AL.main(command)
+    main_LL4AL.main([*command, "--labels", str(people.answers(0))])
+    assert len(people.batch(1)) == 10
+
+
+def test_cod_trains_on_the_pool_and_bad_names_come_back(tmp_path):
+    people = People(tmp_path, 30, ("=ten", 'a,"b"', "two\nlines", "<script>", " blank "))
+    people.add("unlabeled/=x.png", "unlabeled/a,b.png", 'unlabeled/say "hi"\n.png')
+    people.round(auxiliary="TOD")
+    people.round("--labels", people.answers(0), auxiliary="TOD")
+    given = table(people.run / "labels.csv")
+    assert [row["class"] for row in given] == [people.truth[row["sha256"]] for row in given]
+    for number in (0, 1):
+        for row in people.batch(number):
+            assert digest(people.data / row["file"]) == row["sha256"]
+
+
+def test_a_link_that_leads_back_is_entered_once(people):
+    (people.data / "unlabeled" / "back").symlink_to(people.data / "unlabeled")
+    people.round("--set=active_learning.query_size=60", "--set=active_learning.subset_size=60")
+    assert sorted(files(people.batch(0))) == [f"unlabeled/{number:03d}.png" for number in range(60)]

@@ -1,0 +1,257 @@
+"""People's own images, most of them without a label; each is known by its content."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from tod.config import InputError
+from tod.data.dataset import ImageSet
+from tod.data.decoding import file_key
+from tod.data.image_folder import load_all
+from tod.data.kept import KEY_SIZE, progress_bar
+from tod.data.listing import (
+    Listing,
+    below,
+    class_name_of,
+    listed,
+    refuse,
+    refuse_few_classes,
+    shown,
+)
+from tod.files import reason, write_atomically
+from tod.schema import Images
+
+UNKNOWN = -1
+"""The label of an image that has none yet."""
+DIGEST_SIZE = hashlib.sha256().digest_size
+CONTROLS = {chr(code) for code in range(32)} - {*"\t\n\r"}
+"""No XML file can hold these."""
+
+
+class Found(NamedTuple):
+    """What there is in people's folder.
+
+    Attributes:
+        root: the folder; all names of files are relative to it.
+        class_names: by label.
+        files: of each image of the pool or of `train`, by its SHA-256 in hex, a file that shows it;
+            in the order of the digests, so that no file's name or place matters.
+        digests: of each file, also where several show one image.
+        labels: of the images in `train`, their classes.
+        test: the files in `test`, with their labels; None: there is no such folder.
+    """
+
+    root: Path
+    class_names: list[str]
+    files: dict[str, str]
+    digests: dict[str, str]
+    labels: dict[str, str]
+    test: Listing | None
+
+
+class Read(NamedTuple):
+    """The images of `Found` that can be read.
+
+    Attributes:
+        images: without labels, in the order of `digests`.
+        digests: in hex, ascending.
+        test: the test images, with labels; None: there is no such folder.
+        unreadable: files that were left out, and why each.
+    """
+
+    images: ImageSet
+    digests: list[str]
+    test: ImageSet | None
+    unreadable: list[tuple[str, str]]
+
+
+def find(root: Path) -> Found:
+    """What there is in `root`: `unlabeled`, `train/CLASS`, `classes.txt` and `test/CLASS`.
+
+    Raises:
+        InputError: the pool or the classes are missing, or files cannot be read or contradict each
+            other; all that do, in one message.
+    """
+    if not (root / "unlabeled").is_dir():
+        raise InputError(
+            f"{root / 'unlabeled'}: is missing; images to be labelled go there, at any depth; the "
+            f"classes are the folders in {root / 'train'}, or the lines of {root / 'classes.txt'}; "
+            "--data-dir names the folder that holds them"
+        )
+    problems: list[str] = []
+    in_train = _labelled(root, problems)
+    class_names = in_train.class_names
+    in_test = None
+    if (root / "test").is_dir():
+        in_test = listed(root / "test", problems, class_names, "the classes")
+        if not in_test.files:
+            problems.append(f"{root / 'test'}: holds no image; add some, or remove it")
+    parts = {
+        "unlabeled": below(root / "unlabeled", problems),
+        "train": in_train.files,
+        "test": in_test.files if in_test else [],
+    }
+    names = [f"{part}/{file}" for part, files in parts.items() for file in files]
+    digests = dict(zip(names, _digests(root, names, problems), strict=True))
+    labels = _labels_of(in_train, digests, problems)
+    refuse(problems)
+    # A test image's label is to judge, not to be asked for.
+    tested = {digests[f"test/{file}"] for file in parts["test"]}
+    files: dict[str, str] = {}
+    for name, digest in digests.items():
+        if digest not in tested:
+            files.setdefault(digest, name)
+    labels = {digest: label for digest, label in labels.items() if digest in files}
+    return Found(root, class_names, dict(sorted(files.items())), digests, labels, in_test)
+
+
+def _labelled(root: Path, problems: list[str]) -> Listing:
+    """The classes, and the images in `train` that are of them.
+
+    Raises:
+        InputError: there are fewer than two classes, or one whose name cannot be shown.
+    """
+    train, file = root / "train", root / "classes.txt"
+    class_names = _class_names(file, problems)
+    listing = Listing(train, class_names or [], [], [])
+    if train.is_dir():
+        listing = listed(train, problems, class_names, "classes.txt")
+    if not problems and not listing.class_names:
+        problems.append(
+            f"{root}: names no class; make a folder for each in {train}, empty ones too, or "
+            f"write them into {file}, one a line"
+        )
+    for name in listing.class_names:
+        if not CONTROLS.isdisjoint(name) or any("\ud800" <= c <= "\udfff" for c in name):
+            problems.append(f"class {name!r}: has characters that no page can show; rename it")
+    refuse(problems)
+    refuse_few_classes(train if train.is_dir() else file, listing.class_names, problems)
+    return listing
+
+
+def _class_names(path: Path, problems: list[str]) -> list[str] | None:
+    """The lines of `classes.txt`; None where there is none."""
+    if not path.exists():
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        problems.append(f"{path}: cannot be read ({reason(error)}); write one class a line")
+        return []
+    names = [class_name_of(line.strip()) for line in lines if line.strip()]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        problems.append(f"{path}: names {name} twice")
+    return list(dict.fromkeys(names))
+
+
+def _labels_of(train: Listing, digests: dict[str, str], problems: list[str]) -> dict[str, str]:
+    """The class of each image in the class folders, by its digest."""
+    labels: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for file, label in zip(train.files, train.labels, strict=True):
+        digest, name = digests[f"train/{file}"], train.class_names[label]
+        if labels.setdefault(digest, name) != name:
+            words = f"and {shown(train.folder / file)} are one image under two classes; remove one"
+            problems.append(f"{shown(train.folder / first[digest])} {words}")
+        first.setdefault(digest, file)
+    return labels
+
+
+def _digests(root: Path, names: Sequence[str], problems: list[str]) -> list[str]:
+    """The SHA-256 of each file in hex; a hidden file remembers those that have not changed."""
+    path = root / ".sha256"
+    known = _known_digests(path)
+    keys = [file_key(root, name, "sha256") for name in names]
+    new = [i for i, key in enumerate(keys) if key not in known]
+
+    def digest(index: int) -> bytes | OSError:
+        try:
+            return _sha256(root / names[index])
+        except OSError as error:
+            return error
+
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+        progress_bar(f"reading {root}", len(names), len(names) - len(new)) as bar,
+    ):
+        for index, found in zip(new, threads.map(digest, new), strict=True):
+            if isinstance(found, OSError):
+                words = f"cannot be read ({reason(found)}); mend or remove it"
+                problems.append(f"{shown(root / names[index])}: {words}")
+                found = bytes(DIGEST_SIZE)
+            else:
+                known[keys[index]] = found
+            bar.update()
+    if new and not problems:
+        rows = b"".join(key + known[key] for key in keys)
+        with suppress(InputError):  # where the folder cannot be written to, they are read each time
+            write_atomically(path, rows)
+    return [known.get(key, bytes(DIGEST_SIZE)).hex() for key in keys]
+
+
+def _sha256(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while content := file.read(2**20):
+            digest.update(content)
+    return digest.digest()
+
+
+def _known_digests(path: Path) -> dict[bytes, bytes]:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return {}
+    size = KEY_SIZE + DIGEST_SIZE
+    rows = (content[i : i + size] for i in range(0, len(content) // size * size, size))
+    return {row[:KEY_SIZE]: row[KEY_SIZE:] for row in rows}
+
+
+def read(found: Found, config: Images) -> Read:
+    """The pixels of what there is.
+
+    Raises:
+        InputError: images cannot be read and are not to be left out; all that are, in one message.
+    """
+    tests = found.test or Listing(found.root, [], [], [])
+    pool, test_files = list(found.files.values()), [f"test/{file}" for file in tests.files]
+    labels = dict.fromkeys(pool, UNKNOWN) | dict(zip(test_files, tests.labels, strict=True))
+    files = sorted(labels)
+    problems: list[str] = []
+    listing = Listing(found.root, found.class_names, files, [labels[file] for file in files])
+    (everything,), unreadable = load_all([listing], config, problems)
+    refuse(problems)
+    place = {file: i for i, file in enumerate(everything.names)}
+    digests = [digest for digest, file in found.files.items() if file in place]
+    images = _subset(everything, place, (found.files[digest] for digest in digests))
+    test = _subset(everything, place, test_files) if found.test else None
+    prefix = f"{found.root.name}/"
+    return Read(images, digests, test, [(f.removeprefix(prefix), why) for f, why in unreadable])
+
+
+def _subset(images: ImageSet, place: dict[str, int], files: Iterable[str]) -> ImageSet:
+    rows = [place[file] for file in files if file in place]
+    return images.subset(np.array(rows, dtype=np.int64))
+
+
+def fingerprint(found: Found) -> str:
+    """Differs where there are other images."""
+    return hashlib.blake2b("".join(found.files).encode(), digest_size=16).hexdigest()
+
+
+def with_labels(images: ImageSet, labels: torch.Tensor) -> ImageSet:
+    """The same images with these labels, (N,) int64."""
+    return ImageSet(images.stored, labels, images.names, images.rows)
+
+
+def indices_of(wanted: Iterable[str], digests: Sequence[str]) -> np.ndarray:
+    """Where these digests are among all, in their order, (n,) int64; others are left out."""
+    place = {digest: index for index, digest in enumerate(digests)}
+    return np.array([place[digest] for digest in wanted if digest in place], dtype=np.int64)

@@ -1,0 +1,1 @@
+"""Batches for people to label, and their labels back."""

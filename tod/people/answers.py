@@ -1,0 +1,145 @@
+"""What people's files say: the page's CSV, any CSV, Label Studio's exports."""
+
+import codecs
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tod.config import InputError
+from tod.files import NAMES, reason
+from tod.settings import shortened
+
+CLASS_COLUMNS = ("class", "label", "choice")
+DELIMITERS = ",;\t"
+ADVICE = (
+    "--labels takes the page's CSV, a CSV with a column file or sha256 and one of class, label or "
+    "choice, or an export of Label Studio as JSON, JSON_MIN or CSV"
+)
+
+
+class Answer(NamedTuple):
+    """What one person says of one image.
+
+    Attributes:
+        file: its name, relative to the data folder; empty where it is known by its digest alone.
+        sha256: its digest in hex; empty where it is known by its name alone.
+        class_name: None: the person has skipped it.
+        place: where the answer stands, for messages.
+        source: the name of the file that it stands in.
+    """
+
+    file: str
+    sha256: str
+    class_name: str | None
+    place: str
+    source: str = ""
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """All answers in a file; an image that was left alone has none, one seen by two people has two.
+
+    Raises:
+        InputError: the file cannot be read, or is of no kind that is known.
+    """
+    try:
+        text = _decoded(path.read_bytes())
+        is_json = text.lstrip()[:1] in ("[", "{")
+        found = (_in_json if is_json else _in_csv)(text, shortened(str(path), 300))
+        return [answer._replace(source=path.name) for answer in found]
+    # A file of another kind may be nested in any way.
+    except (OSError, ValueError, csv.Error, AttributeError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({reason(error)}); {ADVICE}") from None
+
+
+def read_csv(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The columns of a CSV file, and its rows; each cell is exactly what was written.
+
+    Returns:
+        The columns' names in lower case, and for each row the line on which it ends and its cells.
+
+    Raises:
+        ValueError: it has no rows of one width.
+    """
+    header, _, _ = text.partition("\n")
+    # What separates the columns stands in the header, whose names have none of these.
+    delimiter = max(DELIMITERS, key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    csv.field_size_limit(2**27)
+    columns = [name.strip().lower() for name in next(reader, [])]
+    rows = []
+    for cells in reader:
+        if not cells:
+            continue  # an empty line
+        if len(cells) != len(columns):
+            words = f"{len(cells)} cells, but there are {len(columns)} columns"
+            raise ValueError(f"line {reader.line_num} has {words}")
+        rows.append((reader.line_num, dict(zip(columns, cells, strict=True))))
+    return columns, rows
+
+
+def _decoded(content: bytes) -> str:
+    """The text of a file in UTF-8 or, as spreadsheets may write it, in UTF-16 with its mark."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    return content.decode("utf-8", NAMES).removeprefix("\ufeff")
+
+
+def _in_csv(text: str, place: str) -> Iterator[Answer]:
+    columns, rows = read_csv(text)
+    if not {"file", "sha256"} & {*columns} or not {*CLASS_COLUMNS} & {*columns}:
+        found = shortened(", ".join(columns), 100) or "none"
+        raise ValueError(f"its header has no such columns, but {found}")
+    for line, row in rows:
+        yield from _of_row(row, f"{place}, line {line}")
+
+
+def _of_row(row: dict[str, Any], place: str) -> Iterator[Answer]:
+    """The answer in a row of a CSV, or in a record of JSON_MIN."""
+    class_name = next((row[name] for name in CLASS_COLUMNS if row.get(name)), None)
+    is_skipped = str(row.get("skipped") or "").strip().lower() in ("yes", "true", "1")
+    if class_name is None and not is_skipped:
+        return
+    if class_name is not None and not isinstance(class_name, str):
+        raise ValueError(f"{place} has more than one class for an image, or none that is a text")
+    yield Answer(*_image(row, place), class_name, place)
+
+
+def _image(row: dict[str, Any], place: str) -> tuple[str, str]:
+    """The name and the digest that a row gives of its image."""
+    file, sha256 = (row.get(key) or "" for key in ("file", "sha256"))
+    if not isinstance(file, str) or not isinstance(sha256, str) or not (file or sha256):
+        raise ValueError(f"{place} says of no image what file or sha256 it has")
+    return file, sha256.strip().lower()
+
+
+def _in_json(text: str, place: str) -> Iterator[Answer]:
+    tasks = json.loads(text)
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+        raise ValueError("it is no list of tasks")
+    for number, task in enumerate(tasks, start=1):
+        here = f"{place}, task {number}"
+        if isinstance(task.get("annotations"), list):
+            yield from _of_task(task, here)
+        else:
+            yield from _of_row(task, here)
+
+
+def _of_task(task: dict[str, Any], place: str) -> Iterator[Answer]:
+    """The answers in a task of Label Studio's JSON: one for each annotation."""
+    data = task.get("data")
+    image = _image(data if isinstance(data, dict) else {}, place)
+    for annotation in task["annotations"]:
+        if annotation.get("was_cancelled"):
+            yield Answer(*image, None, place)
+        elif choices := _choices(annotation):
+            if len(choices) > 1:
+                raise ValueError(f"{place} has {len(choices)} classes in one annotation")
+            yield Answer(*image, choices[0], place)
+
+
+def _choices(annotation: dict[str, Any]) -> Sequence[str]:
+    values = (result.get("value", {}) for result in annotation.get("result", ()))
+    return [choice for value in values for choice in value.get("choices", ())]

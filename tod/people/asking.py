@@ -1,0 +1,145 @@
+"""What people are asked in a round: images drawn at random, by the network's scores, or again."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tod.data.own_images import Found
+from tod.people.batches import AUDIT, FIRST, QUERY, Asking
+from tod.pool import Pool, Query
+from tod.trial import Trial
+
+
+class Candidates(NamedTuple):
+    """The images that may be asked for, as indices.
+
+    Attributes:
+        unlabeled: all that have no label, (M,), in order.
+        again: those of them that must come again, since people disagree.
+        again_for_audit: whether each of these was drawn for an audit, (len(again),).
+    """
+
+    unlabeled: np.ndarray
+    again: np.ndarray
+    again_for_audit: Sequence[bool]
+
+
+class Chosen(NamedTuple):
+    """An image to ask for: its index, the reason, and what the network says, if there is one."""
+
+    index: int
+    reason: str
+    score: float | None = None
+    predicted: int | None = None
+    probability: float | None = None
+
+
+def first_batch(
+    candidates: Candidates, size: int, audits: int, random: np.random.Generator
+) -> list[Chosen]:
+    """Images drawn at random, before there is a network.
+
+    Args:
+        candidates: what may be asked for.
+        size: how many to ask for, if there are as many.
+        audits: how many of them are for the audit.
+        random: for all that is drawn.
+    """
+    again = [
+        Chosen(index, AUDIT if is_audit else FIRST)
+        for index, is_audit in zip(
+            candidates.again.tolist(), candidates.again_for_audit, strict=True
+        )
+    ][:size]
+    others = np.setdiff1d(candidates.unlabeled, candidates.again)
+    drawn = random.choice(others, min(size - len(again), len(others)), replace=False)
+    for_audit = np.arange(len(drawn)) < min(audits, len(drawn) - 1)
+    reasons = random.permutation(np.where(for_audit, AUDIT, FIRST))
+    return again + [
+        Chosen(*chosen) for chosen in zip(drawn.tolist(), reasons.tolist(), strict=True)
+    ]
+
+
+def next_batch(
+    candidates: Candidates,
+    size: int,
+    audits: int,
+    random: np.random.Generator,
+    trial: Trial,
+    sampling: Callable[[Pool], Query],
+) -> list[Chosen]:
+    """What the trial's network asks for, best first; audits are strewn among them at random.
+
+    Audits are drawn from all images, and the strategy never sees them.
+
+    Args:
+        candidates: what may be asked for.
+        size: how many to ask for, if there are as many.
+        audits: how many of them are for the audit.
+        random: for all that is drawn, but for what the strategy draws.
+        trial: at the end of a cycle.
+        sampling: the strategy.
+    """
+    again = candidates.again[:size]
+    others = np.setdiff1d(candidates.unlabeled, again)
+    size = min(size - len(again), len(others))
+    for_audit = random.choice(others, max(min(audits, size - 1), 0), replace=False)
+    subset = trial.random_subset(np.setdiff1d(others, for_audit))
+    queried = _queried(trial, sampling, subset, size - len(for_audit))
+
+    reasons = [
+        AUDIT if is_audit else QUERY for is_audit in candidates.again_for_audit[: len(again)]
+    ]
+    reasons += [AUDIT] * len(for_audit)
+    aside = _judged(trial, sampling, np.concatenate([again, for_audit]), reasons)
+    repeated, audited = aside[: len(again)], iter(aside[len(again) :])
+    is_audit = random.permutation(np.arange(len(queried) + len(for_audit)) < len(for_audit))
+    in_order = iter(queried)
+    return repeated + [next(audited if audit else in_order) for audit in is_audit]
+
+
+def _queried(
+    trial: Trial, sampling: Callable[[Pool], Query], subset: np.ndarray, size: int
+) -> list[Chosen]:
+    """The strategy's own choice from a subset, best first."""
+    if min(size, len(subset)) == 0:
+        return []
+    pool = trial.pool_of(subset, min(size, len(subset)))
+    query = sampling(pool)
+    by_index = _by_index(pool, query, [QUERY] * len(subset))
+    return [by_index[index] for index in query.best_first.tolist()]
+
+
+def _judged(
+    trial: Trial, sampling: Callable[[Pool], Query], indices: np.ndarray, reasons: Sequence[str]
+) -> list[Chosen]:
+    """Images that are asked for whatever their scores."""
+    if len(indices) == 0:
+        return []
+    pool = trial.pool_of(indices, len(indices))
+    by_index = _by_index(pool, sampling(pool), reasons)
+    return [by_index[index] for index in indices.tolist()]
+
+
+def _by_index(pool: Pool, query: Query, reasons: Sequence[str]) -> dict[int, Chosen]:
+    best = pool.logits.softmax(dim=1).max(dim=1)
+    columns = (
+        pool.subset.tolist(),
+        reasons,
+        query.scores.tolist(),
+        best.indices.tolist(),
+        best.values.tolist(),
+    )
+    return {index: Chosen(index, *row) for index, *row in zip(*columns, strict=True)}
+
+
+def as_rows(chosen: Sequence[Chosen], digests: Sequence[str], found: Found) -> list[Asking]:
+    """The rows of `batch.csv`; `digests` are those of all images, by index."""
+    rows = []
+    for rank, (index, reason, score, predicted, probability) in enumerate(chosen, start=1):
+        digest, judged = digests[index], ()
+        if predicted is not None:
+            judged = (repr(score), found.class_names[predicted], f"{probability:.6g}")
+        rows.append(Asking(str(rank), found.files[digest], digest, reason, *judged))
+    return rows

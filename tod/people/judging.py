@@ -1,0 +1,58 @@
+"""What people's labels tell: of the network's accuracy, and of the scores it asked by."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tod.analysis.diagnostics import query_diagnostics
+from tod.analysis.results import AUDIT as AUDIT_COLUMNS
+from tod.data.own_images import indices_of
+from tod.people.batches import AUDIT, Batch
+from tod.people.labels import Labels
+from tod.trial import Trial
+
+
+def audit_columns(accuracy: float, count: int) -> dict[str, str]:
+    """The columns of `results.csv` on an accuracy in %, measured on `count` audited images.
+
+    The interval, of 95 %, is Wilson's (JASA 1927).
+    """
+    cells = (str(count), "", "")
+    if count:
+        from scipy.stats import binomtest  # takes a second to import
+
+        interval = binomtest(round(accuracy * count / 100), count).proportion_ci(0.95, "wilson")
+        cells = (str(count), f"{100 * interval.low:.4f}", f"{100 * interval.high:.4f}")
+    return dict(zip(AUDIT_COLUMNS, cells, strict=True))
+
+
+def judged_scores(
+    batch: Batch, labels: Labels, digests: Sequence[str], trial: Trial
+) -> tuple[dict[str, str], int]:
+    """The diagnostics of a batch, as `query_diagnostics` gives them, over its labelled images.
+
+    What was not queried, for these, are the audits: drawn at random.
+
+    Args:
+        batch: of a network.
+        labels: that people have given.
+        digests: of all images, by index.
+        trial: whose network has asked for the batch, and has not trained on these labels.
+
+    Returns:
+        The columns of `results.csv`, and the number of labelled images; none, if that is 0.
+    """
+    by_digest = {row.sha256: row for row in batch.rows if row.sha256 in labels.labels}
+    indices = indices_of(by_digest, digests)
+    if len(indices) == 0:
+        return {}, 0
+    rows = [by_digest[digests[index]] for index in indices.tolist()]
+    pool = trial.pool_of(indices)
+    columns = query_diagnostics(
+        np.array([float(row.score) for row in rows]),
+        pool.true_losses.cpu().numpy(),
+        (pool.logits.argmax(dim=1) != pool.labels).cpu().numpy(),
+        pool.labels.cpu().numpy(),
+        np.array([row.reason != AUDIT for row in rows]),
+    )
+    return columns, len(rows)

@@ -1,0 +1,109 @@
+"""The page in which a person gives classes to a batch of images; `label.html` says how."""
+
+import base64
+import hashlib
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+LARGEST_SIDE = 512
+LARGEST_PNG = 128
+"""Longer side up to which a picture is kept to the pixel; the page enlarges such pictures."""
+DIGITS = frozenset("0123456789")
+
+
+class PageImage(NamedTuple):
+    """An image to be labelled, as the page needs it."""
+
+    file: str
+    """Relative to the data folder, with forward slashes; may hold any character."""
+    sha256: str
+    """Of the file, hexadecimal."""
+    picture: bytes
+    """A PNG or JPEG file: what the person sees."""
+    predicted: str | None
+    """The class that the network predicts."""
+    probability: float | None
+
+
+def page(number: int, class_names: Sequence[str], images: Sequence[PageImage]) -> str:
+    """The page for one batch, as HTML that holds all it needs.
+
+    Args:
+        number: the batch's.
+        class_names: all classes, each name once.
+        images: in the order in which they are shown.
+    """
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    environment.filters["hash"] = lambda text: _base64(hashlib.sha256(text.encode()).digest())
+    keys = shortcuts(class_names)
+    return environment.get_template("label.html").render(
+        batch={
+            "number": number,
+            "key": storage_key(number, class_names, images),
+            "classes": [{"name": name, "key": keys.get(name)} for name in class_names],
+            "images": [
+                {"file": image.file, "sha256": image.sha256, "prediction": _prediction(image)}
+                for image in images
+            ],
+        },
+        pictures=(_data_url(image.picture) for image in images),
+        largest_small_side=LARGEST_PNG,
+    )
+
+
+def shortcuts(class_names: Sequence[str]) -> dict[str, str]:
+    """The key of each class that has one.
+
+    A class named by a digit has this digit, the others those from 1 to 9 that are left. A digit
+    that begins a longer name is nobody's: whoever types 12 must not have said 1.
+    """
+    begin_longer = {name[0] for name in class_names if len(name) > 1}
+    named = {name: name for name in class_names if name in DIGITS - begin_longer}
+    free = [key for key in "123456789" if key not in begin_longer and key not in named]
+    others = (name for name in class_names if name not in DIGITS)
+    return named | dict(zip(others, free, strict=False))
+
+
+def storage_key(number: int, class_names: Sequence[str], images: Sequence[PageImage]) -> str:
+    """Under which name the browser keeps the answers: another for any other batch.
+
+    All pages that are opened from disk may share one storage.
+    """
+    content = json.dumps([number, list(class_names), [image.sha256 for image in images]])
+    return f"tod-labels-{hashlib.sha256(content.encode()).hexdigest()}"
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """A picture for the page, as a file: to the pixel if it is small, otherwise as JPEG."""
+    shown = image.copy() if image.mode in ("L", "RGB") else image.convert("RGB")
+    # Pillow would write the source's metadata into the new file.
+    shown.info = {}
+    shown.thumbnail((LARGEST_SIDE,) * 2, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    content = io.BytesIO()
+    kind = "PNG" if max(shown.size) <= LARGEST_PNG else "JPEG"
+    shown.save(content, format=kind, quality=85)  # which PNG does not know
+    return content.getvalue()
+
+
+def _prediction(image: PageImage) -> str | None:
+    # A network that has diverged says NaN.
+    if image.predicted is None or image.probability is None or math.isnan(image.probability):
+        return image.predicted
+    return f"{image.predicted}, {100 * image.probability:.0f} %"
+
+
+def _data_url(picture: bytes) -> str:
+    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{_base64(picture)}"
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()

@@ -1,0 +1,188 @@
+"""What a run's folder knows of people's images: those asked for, and what people say of them."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from tod.config import InputError
+from tod.data import Dataset, statistics
+from tod.data.listing import refuse
+from tod.data.own_images import UNKNOWN, Found, Read, indices_of, with_labels
+from tod.files import NAMES, as_csv, write_atomically
+from tod.people.answers import Answer, read_answers, read_csv
+from tod.people.batches import AUDIT, Asking, asked_images, read_batches
+from tod.people.labels import read_labels
+from tod.schema import Images
+from tod.settings import counted, shortened
+
+log = logging.getLogger("tod")
+
+TRAIN = "train"
+"""The source of the labels that come from the class folders."""
+
+
+class Record:
+    """The labels and batches of a run, and the images that there are now.
+
+    Attributes:
+        labels: what people have said.
+        batches: in their order.
+
+    Args:
+        run_folder: the run's; it need not be there yet.
+        found: the images that there are.
+    """
+
+    def __init__(self, run_folder: Path, found: Found) -> None:
+        self.run_folder = run_folder
+        self.found = found
+        self.labels = self._written = read_labels(run_folder)
+        self.batches = read_batches(run_folder)
+
+    def take(self, files: Sequence[Path], relabel: bool) -> None:
+        """Takes the labels of the class folders and of people's files: all, or none.
+
+        Raises:
+            InputError: something in them is wrong.
+        """
+        problems: list[str] = []
+        answers: list[Answer] = []
+        for path in files:
+            try:
+                answers += read_answers(path)
+            except InputError as error:
+                problems.append(str(error))
+        asked = asked_images(self.batches)
+        labels = self.labels
+        # The folders' first: of a file that was moved and is in a list too, the list is newer.
+        for source in (self._answers_of_folders(), answers):
+            labels = labels.with_answers(source, self.found, asked, relabel, problems)
+        if problems:
+            try:
+                refuse(problems)
+            except InputError as error:
+                raise InputError(f"{error}\nno label was taken") from None
+        self.labels = labels
+
+    def _answers_of_folders(self) -> Iterator[Answer]:
+        for digest, name in self.found.labels.items():
+            file = self.found.files[digest]
+            yield Answer(file, digest, name, str(self.found.root / file), TRAIN)
+
+    def write_labels(self) -> None:
+        """Writes what was taken, and says so.
+
+        Raises:
+            InputError: a file cannot be written.
+        """
+        before, now = self._written, self.labels
+        now.write(self.run_folder, before)
+        self._written = now
+        taken = sum(before.labels.get(digest) != label for digest, label in now.labels.items())
+        aside = now.set_aside.keys() - before.set_aside.keys()
+        ties = [d for d, row in now.disagreements.items() if before.disagreements.get(d) != row]
+        if taken:
+            log.info(f"{self.run_folder / 'labels.csv'}: takes {counted(taken, 'label')}")
+        if aside:
+            log.info(f"{self.run_folder / 'set_aside.csv'}: {counted(len(aside), 'skipped image')}")
+        if ties:
+            first = now.disagreements[ties[0]]
+            words = f"as {shortened(first.file)}: {first.votes}"
+            count = counted(len(ties), "image")
+            log.info(f"people disagree about {count}, {words}; to be asked again")
+
+    def waiting(self) -> list[Asking]:
+        """The images of the last batch of which people have said nothing yet."""
+        if not self.batches:
+            return []
+        number, rows = self.batches[-1]
+        return [
+            row
+            for row in rows
+            if row.sha256 in self.found.files and not self.labels.has_answer(row.sha256, number)
+        ]
+
+    def audits(self) -> list[str]:
+        """The digests of the labelled images that measure the accuracy: never trained on."""
+        drawn = {
+            (row.sha256, str(batch.number))
+            for batch in self.batches
+            for row in batch.rows
+            if row.reason == AUDIT
+        }
+        labels = self.labels.labels.items()
+        return sorted(digest for digest, label in labels if (digest, label.batch) in drawn)
+
+    def for_training(self) -> list[str]:
+        """The digests of the labelled images to train on, in the order in which they were taken."""
+        audits = {*self.audits()}
+        return [digest for digest in self.labels.labels if digest not in audits]
+
+    def to_ask_again(self) -> dict[str, bool]:
+        """The images to be asked for again, by their digests, and whether that is for an audit."""
+        last = {row.sha256: row.reason for batch in self.batches for row in batch.rows}
+        return {digest: last.get(digest) == AUDIT for digest in self.labels.disagreements}
+
+    def dataset(self, read: Read, config: Images, recorded: Mapping[str, Any]) -> Dataset:
+        """The images with the labels that there are; without a test set, audits stand in for it.
+
+        Args:
+            read: the images.
+            config: their statistics, if they are given.
+            recorded: the statistics of the first round, which stay; nothing before it.
+
+        Raises:
+            InputError: no image can be read.
+        """
+        class_names, digests = self.found.class_names, read.digests
+        if not digests:
+            raise InputError(f"{self.found.root}: holds no image that can be read; add some")
+        named = (self.labels.labels.get(digest) for digest in digests)
+        labels = [UNKNOWN if each is None else class_names.index(each.class_name) for each in named]
+        images = with_labels(read.images, torch.tensor(labels, dtype=torch.int64))
+        test = images.subset(indices_of(self.audits(), digests)) if read.test is None else read.test
+        if not recorded:
+            computed = (values.tolist() for values in statistics(images))
+            recorded = dict(zip(("mean", "std"), computed, strict=True))
+        mean, std = config.mean or recorded["mean"], config.std or recorded["std"]
+        # Rounded as they are written, so that every round computes with the same.
+        mean, std = (torch.tensor([round(v, 6) for v in values]) for values in (mean, std))
+        return Dataset(images, test, class_names, mean, std, read.unreadable)
+
+    def say_what_changed(self) -> None:
+        """Says which images have come or gone since the last batch was written."""
+        before = _read_pool(self.run_folder / "pool.csv")
+        if before is None:
+            return
+        now = self.found.files
+        for words, digests in (
+            ("new, to be asked for", now.keys() - before.keys()),
+            ("gone, and left out", before.keys() - now.keys()),
+        ):
+            if digests:
+                first = min((now.get(d) or before[d]) for d in digests)
+                count = counted(len(digests), "image")
+                log.info(f"{count} {words}, as {shortened(first, 300)}")
+
+    def write_pool(self) -> None:
+        """Keeps which images there are, for the next round to compare.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        rows = [(file, digest) for digest, file in self.found.files.items()]
+        table = pd.DataFrame(rows, columns=["file", "sha256"], dtype=object)
+        write_atomically(self.run_folder / "pool.csv", as_csv(table))
+
+
+def _read_pool(path: Path) -> dict[str, str] | None:
+    """The images of `pool.csv`, by their digests; None where nothing can be compared."""
+    try:
+        _, rows = read_csv(path.read_bytes().decode("utf-8", NAMES))
+        return {row["sha256"]: row["file"] for _, row in rows}
+    except (OSError, ValueError, KeyError):
+        return None

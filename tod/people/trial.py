@@ -1,0 +1,46 @@
+"""A trial whose images come and go."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from tod.data.own_images import indices_of
+from tod.trial import Experiment, Trial
+
+
+class PeopleTrial(Trial):
+    """The only trial of a run that people label; its saved state knows images by their digests.
+
+    Args:
+        experiment: its data and settings.
+        digests: of all images, by index.
+        is_in_pool: which images may be asked for, (N,) bool: COD trains on them.
+    """
+
+    def __init__(
+        self, experiment: Experiment, digests: Sequence[str], is_in_pool: np.ndarray
+    ) -> None:
+        super().__init__(experiment, 1, labeled=np.empty(0, np.int64))
+        self.digests = digests
+        self.is_in_pool = is_in_pool
+
+    @property
+    def unlabeled(self) -> np.ndarray:
+        """Indices of all images that may be asked for, in order."""
+        return np.flatnonzero(self.is_in_pool)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that this or a later round needs."""
+        labeled = [self.digests[index] for index in self.labeled.tolist()]
+        return {**super().state_dict(), "labeled": labeled}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave; images that have gone since are left out.
+
+        Raises:
+            KeyError: another version has saved it.
+        """
+        labeled = torch.from_numpy(indices_of(state["labeled"], self.digests))
+        super().load_state_dict({**state, "labeled": labeled})
