@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tod import cli
 from tod.analysis import figures, tables
-from tod.analysis.results import DIAGNOSTICS, read_runs
+from tod.analysis.results import ACCURACY, DIAGNOSTICS, read_runs
+from tod.config import InputError
 from tod.files import write_atomically
 
 
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"argument --output: the table would replace the run's own {table}")
 
     curves = read_runs(arguments.runs)
+    if all(curve.rows[ACCURACY].isna().all() for curve in curves):
+        raise InputError(f"{arguments.runs[0]}: no accuracy has been measured yet")
     if arguments.diagnostics:
         draw, shown, quantities = figures.diagnostics, tables.diagnostics_tables, DIAGNOSTICS
     else:

@@ -239,7 +239,7 @@ CONTRADICTIONS = [
         "model.name=imagenet_resnet model.pretrained=true", "model.width", "16", "write 64"
     ),
     contradiction("images.size=9", "images.size", "9 is for image files"),
-    contradiction("images.test_share=0.2", "images.test_share", "0.2 is for image folders"),
+    contradiction("images.test_share=0.2", "images.test_share", "0.2 is for image_folder"),
     *values("images.test_share", "should be greater than 0", "0", "-0.1"),
     *values("images.test_share", "should be less than 1", "1", "2"),
     *values("images.unreadable", "should be 'refuse' or 'skip'", "ignore"),

@@ -123,7 +123,7 @@ def _contradictions(valid: dict[str, Any]) -> Iterator[tuple[str, str]]:
     with suppress(KeyError):
         dataset, share = valid["dataset"], valid["test_share"]
         if share is not None and dataset != "image_folder":
-            words = f"{share} is for image folders; {dataset} has a test set: write null"
+            words = f"{share} is for image_folder, and not for {dataset}; write null"
             yield "images.test_share", words
     with suppress(KeyError):
         dataset, size, resize = valid["dataset"], valid["size"], valid["resize"]

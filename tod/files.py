@@ -2,10 +2,11 @@
 
 import csv
 import errno
+import io
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -113,6 +114,54 @@ def as_csv(table: "pd.DataFrame") -> str:
     text = table.to_csv(index=False, lineterminator="\n")
     # Unless it is asked to, a carriage return alone is not quoted.
     return text if "\r" not in text else table.to_csv(index=False, quoting=csv.QUOTE_ALL)
+
+
+def rows_of_csv(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The columns of a CSV text, and its rows; each cell is exactly what was written.
+
+    Commas, semicolons or tabs separate the cells.
+
+    Returns:
+        The columns' names in lower case, and for each row the line on which it ends and its cells.
+
+    Raises:
+        ValueError: it is no table.
+    """
+    header, _, _ = text.partition("\n")
+    # What separates the columns stands in the header, whose names have none of these.
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True
+    )
+    csv.field_size_limit(2**27)
+    rows = []
+    try:
+        columns = [name.strip().lower() for name in next(reader, [])]
+        for cells in reader:
+            if len(cells) not in (0, len(columns)):  # a line may be empty
+                words = f"{len(cells)} cells, but there are {len(columns)} columns"
+                raise ValueError(f"line {reader.line_num} has {words}")
+            if cells:
+                rows.append((reader.line_num, dict(zip(columns, cells, strict=True))))
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num}: {error}") from None
+    return columns, rows
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file that `as_csv` has made.
+
+    Raises:
+        InputError: it cannot be read back.
+    """
+    try:
+        found, rows = rows_of_csv(path.read_bytes().decode("utf-8", NAMES))
+        if found != [*columns]:
+            raise ValueError("it has other columns")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be read back ({reason(error)}); bring back the file as it was"
+        ) from None
+    return [row for _, row in rows]
 
 
 def remove(path: Path) -> bool:

@@ -144,8 +144,13 @@ class Trial:
         size = min(self.config.active_learning.subset_size, len(indices))
         return self._random("subset", self.cycle).choice(indices, size, replace=False)
 
-    def pool_of(self, subset: np.ndarray, query_size: int | None = None) -> Pool:
-        """What the strategy may look at, if it is to query `query_size` of these images."""
+    def pool_of(
+        self, subset: np.ndarray, query_size: int | None = None, purpose: str = "sampling"
+    ) -> Pool:
+        """What the strategy may look at, if it is to query `query_size` of these images.
+
+        What it draws depends on the purpose.
+        """
         config = self.config
         if query_size is not None:
             active = config.active_learning.model_copy(update={"query_size": query_size})
@@ -161,7 +166,7 @@ class Trial:
             backbone=models.fold_batch_norm(self.backbone),
             previous=models.fold_batch_norm(self.previous),
             modules=self.auxiliary.modules(),
-            random=self._random("sampling", self.cycle),
+            random=self._random(purpose, self.cycle),
         )
 
     def label(self, query: Query) -> None:

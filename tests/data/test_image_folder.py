@@ -183,7 +183,7 @@ def test_a_single_class_is_no_classification(tmp_path):
     (tmp_path / "train" / "only").mkdir(parents=True)
     (tmp_path / "test" / "only").mkdir(parents=True)
     message = refusal("image_folder", tmp_path)
-    assert message.startswith(f"{tmp_path / 'train'}: holds 1 class folders")
+    assert message.startswith(f"{tmp_path / 'train'}: names 1 classes")
 
 
 # ------------------------------------------------- nothing is lost in silence

@@ -95,6 +95,8 @@ def test_a_name_that_is_no_text_keeps_its_bytes(tmp_path):
         ("file,class\n,b\n", "line 2 says of no image what file or sha256 it has"),
         ("{}", "no list of tasks"),
         ("[1]", "no list of tasks"),
+        ('[{"foo": 1}]', "task 1 says of no image"),
+        ('[{"data": {"file": "a"}}]', "task 1 has no annotations"),
         ("[{", "Expecting"),
         ("[" * 100_000, "recursion"),
         ('[{"class": "a"}]', "task 1 says of no image"),

@@ -75,9 +75,9 @@ def test_an_image_is_known_by_its_digest_whatever_its_name():
 def test_of_several_people_the_majority_of_those_who_name_a_class_counts(votes, expected):
     labels = taken(*(answer("unlabeled/a.png", vote) for vote in votes))
     assert labels.labels == ({"aa": CAT} if expected == "label" else {})
-    tie = Unlabeled("unlabeled/a.png", "0", "cat (1), dog (1)")
+    tie = Unlabeled("unlabeled/a.png", "0", "cat (1), dog (1)", "labels.csv")
     assert labels.disagreements == ({"aa": tie} if expected == "tie" else {})
-    skip = Unlabeled("unlabeled/a.png", "0", "")
+    skip = Unlabeled("unlabeled/a.png", "0", "", "labels.csv")
     assert labels.set_aside == ({"aa": skip} if expected == "skip" else {})
 
 
@@ -103,10 +103,47 @@ def test_a_label_that_contradicts_one_taken_before_is_refused_unless_relabel():
     before = taken(answer("unlabeled/a.png", "cat"))
     after, (problem,) = take(before, answer("unlabeled/a.png", "dog"))
     assert after == before
-    for words in ("labels.csv, unlabeled/a.png", "is dog, but cat by labels.csv", "--relabel"):
+    for words in ("labels.csv, unlabeled/a.png", "is dog (1) here, but cat by", "--relabel"):
         assert words in problem
     again = taken(answer("unlabeled/a.png", "dog"), before=before, relabel=True)
     assert again.labels == {"aa": CAT._replace(class_name="dog")}
+
+
+def test_people_who_disagree_about_a_labelled_image_contradict_its_label():
+    before = taken(answer("unlabeled/a.png", "cat"))
+    tie = [answer("unlabeled/a.png", "cat"), answer("unlabeled/a.png", "dog")]
+    after, (problem,) = take(before, *tie)
+    assert after == before
+    assert "is cat (1), dog (1) here, but cat by labels.csv before" in problem
+    again = taken(*tie, before=before, relabel=True)
+    assert (again.labels, [*again.disagreements]) == ({}, ["aa"])
+
+
+def test_an_image_in_a_class_folder_is_relabelled_by_moving_it():
+    before = taken(answer("", "cat", "cc"))
+    for relabel in (False, True):
+        after, (problem,) = take(before, answer("", "dog", "cc"), relabel=relabel)
+        assert after == before
+        assert "train/cat/c.png is dog (1) here, but lies in cat's folder; move it" in problem
+
+
+def test_the_same_tie_counts_again_only_if_another_file_says_so():
+    tie = [answer("unlabeled/a.png", "cat"), answer("unlabeled/a.png", "dog")]
+    before = taken(*tie)
+    later = {"aa": Asked("unlabeled/a.png", 1)}
+    problems: list[str] = []
+    again = before.with_answers(tie, FOUND, later, False, problems)
+    assert again == before
+    assert not again.has_answer("aa", 1)
+    others = [each._replace(source="other.csv") for each in tie]
+    assert before.with_answers(others, FOUND, later, False, problems).has_answer("aa", 1)
+
+
+def test_a_runs_own_labels_may_be_of_images_that_are_gone():
+    gone = answer("unlabeled/z.png", "cat", "zz")
+    assert taken(gone._replace(may_be_gone=True)) == Labels()
+    changed = answer("unlabeled/a.png", "cat", "zz")._replace(may_be_gone=True)
+    assert "has changed since" in take(Labels(), changed)[1][0]
 
 
 def test_a_skip_takes_no_label_away_and_a_label_ends_a_skip():
@@ -162,8 +199,8 @@ def test_what_is_written_is_read_back_exactly(tmp_path):
     names = ["=ten", "a,b", 'say "hi"', "two\nlines", "carriage\rreturn", " b ", "ü", "caf\udce9"]
     labels = Labels(
         {f"{i}": Label(name, name, "", name) for i, name in enumerate(names)},
-        {"x": Unlabeled("two\nlines", "3", "")},
-        {"y": Unlabeled("z", "", "cat (1), dog (1)")},
+        {"x": Unlabeled("two\nlines", "3", "", "a.csv")},
+        {"y": Unlabeled("z", "", "cat (1), dog (1)", "b.csv")},
     )
     labels.write(tmp_path, Labels())
     assert read_labels(tmp_path) == labels

@@ -1,6 +1,7 @@
 """A run that people label, round by round, through the command line and with real files."""
 
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -8,8 +9,11 @@ import pytest
 
 import main_LL4AL
 import main_TOD
+from tests.support.harness import run_script
 from tests.support.people import People, digest, table, write_table
 from tod.config import InputError
+from tod.loop import Loop
+from tod.people.trial import PeopleTrial
 
 
 @pytest.fixture
@@ -226,15 +230,15 @@ def test_when_everything_is_labelled_the_run_says_so_and_goes_on_with_new_images
     for number in range(6):
         people.round("--labels", people.answers(number))
     assert len(results(people)) == 6
-    before = contents(people.run / "weights")
+    before = contents(people.run)
     main_TOD.main(loud)
     assert "every image has its label" in capsys.readouterr().out
-    assert contents(people.run / "weights").keys() == before.keys()
+    assert contents(people.run) == before
     people.add("unlabeled/late.png")
     people.round()
     assert files(people.batch(6)) == ["unlabeled/late.png"]
     people.round("--labels", people.answers(6))
-    assert len(results(people)) == 7
+    assert len(results(people)) == 8
 
 
 def test_names_and_places_of_files_do_not_matter(people, tmp_path):
@@ -305,15 +309,17 @@ def test_images_that_come_and_go_are_taken_in_and_left_out_with_a_word(people, c
     arguments = [each for each in people.command("--labels", given) if each != "--quiet"]
     main_TOD.main(arguments)
     said = capsys.readouterr().out
-    assert "5 images new, to be asked for, as unlabeled/new/0.png" in said
+    assert "5 images new, as unlabeled/new/0.png" in said
     assert f"3 images gone, and left out, as {gone[0].relative_to(people.data)}" in said
     assert contents(people.run / "batches").items() >= waiting.items()
 
 
-def test_an_image_of_a_waiting_batch_that_is_removed_is_not_waited_for(people):
+def test_an_image_of_a_waiting_batch_that_is_removed_is_not_waited_for(people, capsys):
     people.round()
     row = people.batch(0)[0]
     (people.data / row["file"]).unlink()
+    main_TOD.main([each for each in people.command() if each != "--quiet"])
+    assert f"9 of 10 images (1 gone or changed, as {row['file']})" in capsys.readouterr().out
     people.round("--labels", people.answers(0, all_but(0)))
     assert results(people)[0]["num_labeled"] in ("8", "9")
 
@@ -365,7 +371,7 @@ def test_relabel_takes_what_contradicts_a_label(people):
     row = people.batch(0)[0]
     other = "cat" if people.truth[row["sha256"]] == "dog" else "dog"
     path = write_table(people.place / "new.csv", [(row["file"], row["sha256"], other)])
-    with pytest.raises(InputError, match="--relabel takes the new class"):
+    with pytest.raises(InputError, match="--relabel takes the new"):
         people.round("--labels", path)
     people.round("--labels", path, "--relabel")
     assert labels(people)[row["sha256"]] == other
@@ -398,7 +404,7 @@ def test_other_classes_need_another_run(people):
     [
         (lambda data: shutil.rmtree(data / "unlabeled"), "unlabeled: is missing"),
         (lambda data: shutil.rmtree(data / "train"), "names no class"),
-        (lambda data: (data / "train" / "dog").rmdir(), "holds 1 class folders"),
+        (lambda data: (data / "train" / "dog").rmdir(), "names 1 classes"),
         (lambda data: (data / "classes.txt").write_text("cat\ncow\n"), "is none of classes.txt"),
         (lambda data: (data / "classes.txt").write_text("cat\ndog\ncat\n"), "names cat twice"),
         (lambda data: (data / "classes.txt").write_bytes(b"cat\xff\ndog"), "it is not UTF-8 text"),
@@ -461,3 +467,131 @@ def test_a_link_that_leads_back_is_entered_once(people):
     (people.data / "unlabeled" / "back").symlink_to(people.data / "unlabeled")
     people.round("--set=active_learning.query_size=60", "--set=active_learning.subset_size=60")
     assert sorted(files(people.batch(0))) == [f"unlabeled/{number:03d}.png" for number in range(60)]
+
+
+def test_when_everything_is_labelled_further_labels_are_trained_on(people):
+    people.round()
+    for number in range(6):
+        people.round("--labels", people.answers(number))
+    people.add("train/cat/late.png", "train/dog/later.png")
+    people.round()
+    assert [int(row["num_labeled"]) for row in results(people)[-2:]] == [54, 56]
+    row = next(row for row in people.batch(1) if row["reason"] == "query")
+    other = "cat" if people.truth[row["sha256"]] == "dog" else "dog"
+    path = write_table(people.place / "new.csv", [(row["file"], row["sha256"], other)])
+    people.round("--labels", path, "--relabel")
+    assert len(results(people)) == 8
+
+
+def test_partial_goes_on_only_where_people_have_said_something(people):
+    people.round()
+    before = contents(people.place)
+    people.round("--partial")
+    assert contents(people.place) == before
+    given = people.answers(0, all_but(3))
+    for _ in range(2):  # as a shell's history would
+        people.round("--labels", given, "--partial")
+    assert len(results(people)) == 1
+    assert not (people.run / "batches" / "batch2").exists()
+
+
+def test_a_round_goes_on_where_labelled_images_have_gone(people, monkeypatch):
+    long = [
+        *("--set=training.epochs=30", "--set=training.milestones=[]"),
+        "--set=training.batch_size=4",
+    ]
+    people.round(*long)
+    given = people.answers(0)
+    original = Loop._after_step
+
+    def interrupted_in_the_second_step(loop: Loop) -> None:
+        original(loop)
+        if (loop.trial.learner.epoch, loop.trial.learner.step) == (20, 1):
+            loop.save()
+            raise SystemExit(137)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "_after_step", interrupted_in_the_second_step)
+        with pytest.raises(SystemExit):
+            people.round("--labels", given, *long)
+    for row in people.batch(0)[:5]:
+        (people.data / row["file"]).unlink()
+    people.round(*long)
+    assert 4 <= int(results(people)[0]["num_labeled"]) <= 5
+    assert len(people.batch(1)) == 10
+
+
+def test_where_all_labelled_images_have_gone_people_are_asked_anew(people):
+    people.round()
+    people.round("--labels", people.answers(0))
+    people.round("--labels", people.answers(1, all_but(1)), "--partial")
+    for number in range(3):
+        for row in people.batch(number):
+            (people.data / row["file"]).unlink(missing_ok=True)
+    people.round()
+    rows = people.batch(3)
+    assert len(rows) == 10
+    assert {row["score"] for row in rows} == {""}
+    people.round("--labels", people.answers(3))
+    assert len(results(people)) == 3
+
+
+def test_a_test_set_may_come_later(people, tmp_path):
+    people.round()
+    people.round("--labels", people.answers(0))
+    people.add("test/cat/0.png", "test/dog/1.png")
+    people.round("--labels", people.answers(1))
+    assert [row["audited"] for row in results(people)] == ["1", ""]
+    for script in ("plot.py", "report.py"):
+        done = run_script(script, people.run, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
+def test_without_any_accuracy_a_plot_is_refused_in_one_line(people, tmp_path):
+    settings = "--set=active_learning.audit_share=0"
+    people.round(settings)
+    people.round(settings, "--labels", people.answers(0))
+    done = run_script("plot.py", people.run, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [f"{people.run}: no accuracy has been measured yet"]
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "batches/batch0/batch.csv"])
+@pytest.mark.parametrize("content", [b'file,"', b"file\n", b"\xff\xfe\0"])
+def test_a_damaged_file_of_the_run_is_named(people, name, content):
+    people.round()
+    people.round("--labels", people.answers(0))
+    (people.run / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}: cannot be read back"):
+        people.round()
+
+
+def test_a_class_that_is_none_in_the_runs_labels_is_named(people):
+    people.round()
+    people.round("--labels", people.answers(0))
+    path = people.run / "labels.csv"
+    path.write_text(path.read_text().replace(",cat,", ",cta,", 1))
+    with pytest.raises(InputError, match="is cta, which is no class"):
+        people.round()
+
+
+def test_audits_are_never_all_of_a_batch(people):
+    settings = ["--set=active_learning.audit_share=0.9", "--set=active_learning.query_size=26"]
+    people.round(*settings)
+    for number in range(3):
+        reasons = Counter(row["reason"] for row in people.batch(number))
+        size = reasons.total()
+        assert reasons["audit"] == min(max(round(0.9 * size), 1), size - 1)
+        people.round("--labels", people.answers(number), *settings)
+
+
+def test_labels_given_after_a_kill_behind_the_batch_are_trained_on_at_once(people, monkeypatch):
+    people.round()
+    given = people.answers(0)
+    with monkeypatch.context() as patched:
+        patched.setattr(PeopleTrial, "end_cycle", lambda trial: sys.exit(137))
+        with pytest.raises(SystemExit):
+            people.round("--labels", given)
+    people.round("--labels", people.answers(1))
+    assert [row["cycle"] for row in results(people)] == ["1", "2"]
+    assert len(people.batch(2)) == 10

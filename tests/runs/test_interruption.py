@@ -87,10 +87,10 @@ def test_run_stopped_within_an_epoch_goes_on_with_its_next_step(
 
 def test_state_is_saved_within_an_epoch_when_that_takes_long(tmp_path, monkeypatch):
     saved = []
-    save = Loop._save
+    save = Loop.save
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0.0)
     monkeypatch.setattr(
-        Loop, "_save", lambda loop: (saved.append(loop.trial.learner.step), save(loop))
+        Loop, "save", lambda loop: (saved.append(loop.trial.learner.step), save(loop))
     )
     tiny_run(tmp_path).start(query_by_tod, CODLoss)
     assert saved.count(1) == 4  # after the first step of each of two epochs in two cycles

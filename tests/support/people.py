@@ -10,7 +10,7 @@ from PIL import Image
 
 import main_TOD
 from tests.support.harness import DEVICE
-from tod.people.answers import read_csv
+from tod.files import rows_of_csv
 
 CLASSES = ("cat", "dog")
 SETTINGS = [
@@ -109,7 +109,7 @@ def write_table(
 
 def table(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file, with every cell as it was written."""
-    return [row for _, row in read_csv(path.read_bytes().decode("utf-8", "surrogateescape"))[1]]
+    return [row for _, row in rows_of_csv(path.read_bytes().decode("utf-8", "surrogateescape"))[1]]
 
 
 def digest(path: Path) -> str:

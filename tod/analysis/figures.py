@@ -172,7 +172,8 @@ def _draw_mean(
     labels, mean, std = found.index * share, found["mean"], found["std"].fillna(0)
     low, high = mean - std, mean + std
     if column == ACCURACY and curve.is_audited:
-        low, high = (curve.values(name).mean() for name in ("accuracy_low", "accuracy_high"))
+        ends = (curve.values(name).mean() for name in ("accuracy_low", "accuracy_high"))
+        low, high = (end.reindex(found.index).fillna(mean) for end in ends)
     tens, ones = divmod(number, 10)
     # A dollar starts a formula, and `_…` is left out of legends.
     name = curve.name.replace("$", r"\$")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from tod.analysis import contact_sheet, figures, results
-from tod.files import as_csv, write_atomically
+from tod.files import as_csv, remove, write_atomically
 
 if TYPE_CHECKING:
     from tod.data import Dataset
@@ -47,7 +47,7 @@ def write_query(
 
 
 def write_unreadable(folder: Path, unreadable: Sequence[tuple[str, str]]) -> None:
-    """Writes which image files a run has left out, and why, where there are any.
+    """Writes which image files a run leaves out, and why, where there are any.
 
     Raises:
         InputError: the file cannot be written.
@@ -55,6 +55,8 @@ def write_unreadable(folder: Path, unreadable: Sequence[tuple[str, str]]) -> Non
     if unreadable:
         table = pd.DataFrame(unreadable, columns=["file", "reason"], dtype=object)
         write_atomically(folder / "unreadable.csv", as_csv(table))
+    else:  # they may have been mended since
+        remove(folder / "unreadable.csv")
 
 
 def write_learning_curve(folder: Path) -> None:

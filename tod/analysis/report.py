@@ -50,8 +50,9 @@ def contact_sheets(folder: Path) -> list[dict[str, str | bytes | None]]:
         if (found := re.fullmatch(r"trial(\d+)_cycle(\d+)", path.stem))
     }
     batches = {
-        int(path.parent.name.removeprefix("batch")): path
-        for path in folder.glob("batches/batch*/contact_sheet.png")
+        int(found[1]): path
+        for path in folder.glob("batches/*/contact_sheet.png")
+        if (found := re.fullmatch(r"batch(\d+)", path.parent.name))
     }
     places = {
         f"Trial {trial}, after cycle {cycle}": path

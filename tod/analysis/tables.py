@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from tod.analysis.results import ACCURACY, DIAGNOSTICS, Curve
+from tod.analysis.results import ACCURACY, AUDIT, DIAGNOSTICS, Curve
 from tod.files import as_csv
 
 AREA = "area_under_budget_curve"
@@ -118,11 +118,11 @@ def _audit_tables(curves: Sequence[Curve]) -> list[Table]:
     """A row a curve that was measured by audits: accuracy [95 % interval] (audited images)."""
     shown = {
         (curve.name, row["num_labeled"]): "{:.1f} [{:.1f}, {:.1f}] ({:.0f})".format(
-            *(row[column] for column in (ACCURACY, "accuracy_low", "accuracy_high", "audited"))
+            *(row[column] for column in (ACCURACY, *AUDIT[1:], AUDIT[0]))
         )
         for curve in curves
         if curve.is_audited
-        for row in curve.rows.dropna(subset=[ACCURACY]).to_dict("records")
+        for row in curve.rows.dropna(subset=[ACCURACY, *AUDIT]).to_dict("records")
     }
     labels, names = (sorted({key[i] for key in shown}) for i in (1, 0))
     header = ["accuracy on audited images (%)", *(f"{n} labels" for n in labels)]

@@ -59,7 +59,7 @@ def refuse_few_classes(folder: Path, class_names: Sequence[str], problems: list[
     """
     if len(class_names) < 2:
         count = len(class_names)
-        few = f"{folder}: holds {count} class folders; there must be at least two"
+        few = f"{folder}: names {count} classes; there must be at least two"
         refuse([*problems, few])
 
 

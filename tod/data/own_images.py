@@ -166,7 +166,7 @@ def _labels_of(train: Listing, digests: dict[str, str], problems: list[str]) -> 
 
 def _digests(root: Path, names: Sequence[str], problems: list[str]) -> list[str]:
     """The SHA-256 of each file in hex; a hidden file remembers those that have not changed."""
-    path = root / ".sha256"
+    path = root / ".digests_of_images"
     known = _known_digests(path)
     keys = [file_key(root, name, "sha256") for name in names]
     new = [i for i, key in enumerate(keys) if key not in known]

@@ -1,19 +1,18 @@
 """What people's files say: the page's CSV, any CSV, Label Studio's exports."""
 
 import codecs
-import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tod.config import InputError
-from tod.files import NAMES, reason
+from tod.files import NAMES, reason, rows_of_csv
 from tod.settings import shortened
 
 CLASS_COLUMNS = ("class", "label", "choice")
-DELIMITERS = ",;\t"
+LABEL_COLUMNS = ["file", "sha256", "class", "batch", "source"]
+"""Those of a run's own `labels.csv`."""
 ADVICE = (
     "--labels takes the page's CSV, a CSV with a column file or sha256 and one of class, label or "
     "choice, or an export of Label Studio as JSON, JSON_MIN or CSV"
@@ -29,6 +28,7 @@ class Answer(NamedTuple):
         class_name: None: the person has skipped it.
         place: where the answer stands, for messages.
         source: the name of the file that it stands in.
+        may_be_gone: whether it stands in a run's own labels, whose images may be gone by now.
     """
 
     file: str
@@ -36,6 +36,7 @@ class Answer(NamedTuple):
     class_name: str | None
     place: str
     source: str = ""
+    may_be_gone: bool = False
 
 
 def read_answers(path: Path) -> list[Answer]:
@@ -50,34 +51,8 @@ def read_answers(path: Path) -> list[Answer]:
         found = (_in_json if is_json else _in_csv)(text, shortened(str(path), 300))
         return [answer._replace(source=path.name) for answer in found]
     # A file of another kind may be nested in any way.
-    except (OSError, ValueError, csv.Error, AttributeError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({reason(error)}); {ADVICE}") from None
-
-
-def read_csv(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The columns of a CSV file, and its rows; each cell is exactly what was written.
-
-    Returns:
-        The columns' names in lower case, and for each row the line on which it ends and its cells.
-
-    Raises:
-        ValueError: it has no rows of one width.
-    """
-    header, _, _ = text.partition("\n")
-    # What separates the columns stands in the header, whose names have none of these.
-    delimiter = max(DELIMITERS, key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    csv.field_size_limit(2**27)
-    columns = [name.strip().lower() for name in next(reader, [])]
-    rows = []
-    for cells in reader:
-        if not cells:
-            continue  # an empty line
-        if len(cells) != len(columns):
-            words = f"{len(cells)} cells, but there are {len(columns)} columns"
-            raise ValueError(f"line {reader.line_num} has {words}")
-        rows.append((reader.line_num, dict(zip(columns, cells, strict=True))))
-    return columns, rows
 
 
 def _decoded(content: bytes) -> str:
@@ -88,12 +63,14 @@ def _decoded(content: bytes) -> str:
 
 
 def _in_csv(text: str, place: str) -> Iterator[Answer]:
-    columns, rows = read_csv(text)
+    columns, rows = rows_of_csv(text)
     if not {"file", "sha256"} & {*columns} or not {*CLASS_COLUMNS} & {*columns}:
         found = shortened(", ".join(columns), 100) or "none"
         raise ValueError(f"its header has no such columns, but {found}")
+    of_a_run = columns == LABEL_COLUMNS
     for line, row in rows:
-        yield from _of_row(row, f"{place}, line {line}")
+        for answer in _of_row(row, f"{place}, line {line}"):
+            yield answer._replace(may_be_gone=of_a_run)
 
 
 def _of_row(row: dict[str, Any], place: str) -> Iterator[Answer]:
@@ -123,7 +100,10 @@ def _in_json(text: str, place: str) -> Iterator[Answer]:
         here = f"{place}, task {number}"
         if isinstance(task.get("annotations"), list):
             yield from _of_task(task, here)
+        elif "data" in task:
+            raise ValueError(f"{here} has no annotations: export the tasks once they are labelled")
         else:
+            _image(task, here)
             yield from _of_row(task, here)
 
 

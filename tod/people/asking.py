@@ -35,15 +35,20 @@ class Chosen(NamedTuple):
     probability: float | None = None
 
 
+def _num_audits(share: float, size: int) -> int:
+    """How many of so many images are for the audit: never all of them."""
+    return min(max(round(share * size), 1), size - 1) if share and size > 1 else 0
+
+
 def first_batch(
-    candidates: Candidates, size: int, audits: int, random: np.random.Generator
+    candidates: Candidates, size: int, audit_share: float, random: np.random.Generator
 ) -> list[Chosen]:
     """Images drawn at random, before there is a network.
 
     Args:
         candidates: what may be asked for.
         size: how many to ask for, if there are as many.
-        audits: how many of them are for the audit.
+        audit_share: of those that are drawn, the share to measure the accuracy on.
         random: for all that is drawn.
     """
     again = [
@@ -54,7 +59,7 @@ def first_batch(
     ][:size]
     others = np.setdiff1d(candidates.unlabeled, candidates.again)
     drawn = random.choice(others, min(size - len(again), len(others)), replace=False)
-    for_audit = np.arange(len(drawn)) < min(audits, len(drawn) - 1)
+    for_audit = np.arange(len(drawn)) < _num_audits(audit_share, len(drawn))
     reasons = random.permutation(np.where(for_audit, AUDIT, FIRST))
     return again + [
         Chosen(*chosen) for chosen in zip(drawn.tolist(), reasons.tolist(), strict=True)
@@ -64,7 +69,7 @@ def first_batch(
 def next_batch(
     candidates: Candidates,
     size: int,
-    audits: int,
+    audit_share: float,
     random: np.random.Generator,
     trial: Trial,
     sampling: Callable[[Pool], Query],
@@ -76,7 +81,7 @@ def next_batch(
     Args:
         candidates: what may be asked for.
         size: how many to ask for, if there are as many.
-        audits: how many of them are for the audit.
+        audit_share: of those that do not come again, the share to measure the accuracy on.
         random: for all that is drawn, but for what the strategy draws.
         trial: at the end of a cycle.
         sampling: the strategy.
@@ -84,7 +89,7 @@ def next_batch(
     again = candidates.again[:size]
     others = np.setdiff1d(candidates.unlabeled, again)
     size = min(size - len(again), len(others))
-    for_audit = random.choice(others, max(min(audits, size - 1), 0), replace=False)
+    for_audit = random.choice(others, _num_audits(audit_share, size), replace=False)
     subset = trial.random_subset(np.setdiff1d(others, for_audit))
     queried = _queried(trial, sampling, subset, size - len(for_audit))
 
@@ -117,7 +122,7 @@ def _judged(
     """Images that are asked for whatever their scores."""
     if len(indices) == 0:
         return []
-    pool = trial.pool_of(indices, len(indices))
+    pool = trial.pool_of(indices, len(indices), "sampling beside the query")
     by_index = _by_index(pool, sampling(pool), reasons)
     return [by_index[index] for index in indices.tolist()]
 

@@ -3,12 +3,11 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-if TYPE_CHECKING:
-    from tod.people.batches import Asking
+from tod.people.batches import Asking
 
 NAME, IMAGE = "choice", "image"
 """Of the choice and of the image, in the interface and in each task."""
@@ -25,7 +24,7 @@ def label_config(class_names: Sequence[str]) -> str:
     )
 
 
-def tasks(number: int, rows: Iterable["Asking"]) -> str:
+def tasks(number: int, rows: Iterable[Asking]) -> str:
     """The tasks of a batch, one for each of its rows, as JSON.
 
     The images lie below Label Studio's document root, which is the data folder.
@@ -33,7 +32,7 @@ def tasks(number: int, rows: Iterable["Asking"]) -> str:
     return json.dumps([_task(number, row) for row in rows], indent=1) + "\n"
 
 
-def _task(number: int, row: "Asking") -> dict[str, Any]:
+def _task(number: int, row: Asking) -> dict[str, Any]:
     data: dict[str, Any] = {
         IMAGE: f"/data/local-files/?d={quote(os.fsencode(row.file))}",
         # What is no text cannot be kept by a database; the digest knows the image.

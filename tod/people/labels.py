@@ -1,19 +1,21 @@
 """All that people have said of a run's images: taken whole or not at all, and kept as CSV files."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import pandas as pd
 
-from tod.config import InputError
 from tod.data.listing import class_name_of
 from tod.data.own_images import Found
-from tod.files import NAMES, as_csv, reason, write_atomically
-from tod.people.answers import Answer, read_csv
-from tod.settings import shortened
+from tod.files import as_csv, read_table, write_atomically
+from tod.people.answers import Answer
+from tod.settings import counted, shortened
+
+log = logging.getLogger("tod")
 
 
 class Label(NamedTuple):
@@ -39,11 +41,13 @@ class Unlabeled(NamedTuple):
         file: its name.
         batch: the number of the batch that asked for it; empty where none did.
         votes: for which class, where they disagree; empty where it was skipped.
+        source: the name of the file that says so.
     """
 
     file: str
     batch: str
     votes: str
+    source: str
 
 
 class Asked(NamedTuple):
@@ -98,33 +102,33 @@ class Labels:
         """
         taken = replace(self, **{name: dict(rows) for name, rows in vars(self).items()})
         for digest, votes in self._votes(answers, found, asked, problems).items():
-            skipped = votes.pop(None, [])
-            first = [*votes.values(), skipped][0][0]
+            skips = votes.pop(None, [])
+            (first, *_), *_ = [*votes.values(), skips]
             file = found.files.get(digest) or first.file
             batch = str(asked[digest].batch) if digest in asked else ""
-            old = self.labels.get(digest)
-            name = max(votes, key=lambda each: len(votes[each]), default="")
-            if not votes:
-                if old is None:
-                    taken.set_aside[digest] = Unlabeled(file, batch, "")
-            elif 2 * len(votes[name]) <= sum(map(len, votes.values())):
-                words = ", ".join(f"{each} ({len(votes[each])})" for each in sorted(votes))
-                before = self.disagreements.get(digest)
-                is_news = before is None or before.votes != words
-                if old is None and digest not in self.set_aside and is_news:
-                    taken.disagreements[digest] = Unlabeled(file, batch, words)
-            elif old is None or (relabel and old.class_name != name):
-                batch = batch if old is None else old.batch
-                taken.labels[digest] = Label(file, name, batch, votes[name][0].source)
+            old, said = self.labels.get(digest), _majority(votes)
+            if old is not None:
+                if not votes or said == old.class_name:
+                    continue  # a skip takes no label away
+                in_folder = found.labels.get(digest)
+                if in_folder not in (None, said) or not relabel:
+                    problems.append(_contradiction(first, file, votes, old, in_folder))
+                    continue
+                batch = old.batch
+            if said is not None:
+                taken.labels[digest] = Label(file, said, batch, votes[said][0].source)
                 taken.set_aside.pop(digest, None)
-            elif old.class_name != name:
-                words = f"{shortened(name)}, but {shortened(old.class_name)} by {old.source}"
-                problems.append(
-                    f"{votes[name][0].place}: {shortened(file)} is {words} before; "
-                    "--relabel takes the new class"
-                )
-            if digest in taken.labels or digest in taken.set_aside:
                 taken.disagreements.pop(digest, None)
+            elif not votes:
+                taken.set_aside[digest] = Unlabeled(file, batch, "", first.source)
+                taken.disagreements.pop(digest, None)
+            elif digest not in self.set_aside:
+                tie = Unlabeled(file, batch, _counts(votes), first.source)
+                before = self.disagreements.get(digest)
+                # The same file again is no further answer, whatever has been asked since.
+                if before is None or before._replace(file=file, batch=batch) != tie:
+                    taken.disagreements[digest] = tie
+                taken.labels.pop(digest, None)
         return taken
 
     def _votes(
@@ -137,14 +141,20 @@ class Labels:
         """The answers about each image, by the class that they give; None: it was skipped."""
         votes: dict[str, dict[str | None, list[Answer]]] = {}
         by_file = {image.file: digest for digest, image in asked.items()}
+        gone = 0
         for answer in answers:
             try:
                 digest = self._digest(answer, found, asked, by_file)
                 name = answer.class_name and _known_class(answer.class_name, found.class_names)
             except ValueError as error:
-                problems.append(f"{answer.place}: {error}")
+                if answer.may_be_gone and answer.sha256 and answer.file not in found.digests:
+                    gone += 1
+                else:
+                    problems.append(f"{answer.place}: {error}")
             else:
                 votes.setdefault(digest, {}).setdefault(name, []).append(answer)
+        if gone:
+            log.info(f"{counted(gone, 'label')} left out: their images are gone")
         return votes
 
     def _digest(
@@ -199,6 +209,30 @@ def _known_class(name: str, class_names: list[str]) -> str:
     raise ValueError(f"{shortened(name)} is no class; the nearest is {shortened(near)}")
 
 
+Votes = Mapping[str, Sequence[Answer]]
+"""The answers about an image, by the class that they give."""
+
+
+def _majority(votes: Votes) -> str | None:
+    """The class that more than half of the answers give; None where there is none."""
+    total = sum(map(len, votes.values()))
+    return next((name for name, given in votes.items() if 2 * len(given) > total), None)
+
+
+def _counts(votes: Votes) -> str:
+    return ", ".join(f"{name} ({len(votes[name])})" for name in sorted(votes))
+
+
+def _contradiction(
+    first: Answer, file: str, votes: Votes, old: Label, in_folder: str | None
+) -> str:
+    """What to say of answers that are not what was taken before."""
+    words = f"{first.place}: {shortened(file)} is {shortened(_counts(votes))} here, but"
+    if in_folder is not None:
+        return f"{words} lies in {shortened(in_folder)}'s folder; move it, or leave the line out"
+    return f"{words} {shortened(old.class_name)} by {old.source} before; --relabel takes the new"
+
+
 def read_labels(folder: Path) -> Labels:
     """What the folder of a run has of its labels.
 
@@ -218,18 +252,9 @@ def _columns(kind: type[Row]) -> list[str]:
 
 
 def _rows(path: Path, kind: type[Row]) -> Iterator[tuple[str, Row]]:
-    if not path.exists():
-        return
-    try:
-        columns, rows = read_csv(path.read_bytes().decode("utf-8", NAMES))
-        if columns != _columns(kind):
-            raise ValueError("it has other columns")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read back ({reason(error)}); bring back the file as it was"
-        ) from None
-    for _, row in rows:
-        yield row.pop("sha256"), kind(*row.values())
+    if path.exists():
+        for row in read_table(path, _columns(kind)):
+            yield row.pop("sha256"), kind(*row.values())
 
 
 def _table(name: str, rows: Mapping[str, Row]) -> pd.DataFrame:

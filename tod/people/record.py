@@ -1,5 +1,6 @@
 """What a run's folder knows of people's images: those asked for, and what people say of them."""
 
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ from tod.config import InputError
 from tod.data import Dataset, statistics
 from tod.data.listing import refuse
 from tod.data.own_images import UNKNOWN, Found, Read, indices_of, with_labels
-from tod.files import NAMES, as_csv, write_atomically
-from tod.people.answers import Answer, read_answers, read_csv
+from tod.files import as_csv, read_table, write_atomically
+from tod.people.answers import Answer, read_answers
 from tod.people.batches import AUDIT, Asking, asked_images, read_batches
 from tod.people.labels import read_labels
 from tod.schema import Images
@@ -41,6 +42,13 @@ class Record:
         self.run_folder = run_folder
         self.found = found
         self.labels = self._written = read_labels(run_folder)
+        for digest, label in self.labels.labels.items():
+            if label.class_name not in found.class_names:
+                name = shortened(label.class_name)
+                raise InputError(
+                    f"{run_folder / 'labels.csv'}: {digest} is {name}, which is no class; bring "
+                    "back the file as it was"
+                )
         self.batches = read_batches(run_folder)
 
     def take(self, files: Sequence[Path], relabel: bool) -> None:
@@ -95,16 +103,27 @@ class Record:
             count = counted(len(ties), "image")
             log.info(f"people disagree about {count}, {words}; to be asked again")
 
+    def has_news(self) -> bool:
+        """Whether something was taken that is not written yet."""
+        return self.labels != self._written
+
+    def has_answers(self) -> bool:
+        """Whether people have said something of the last batch."""
+        return bool(self.batches) and len(self._unanswered()) < len(self.batches[-1].rows)
+
     def waiting(self) -> list[Asking]:
         """The images of the last batch of which people have said nothing yet."""
+        return [row for row in self._unanswered() if row.sha256 in self.found.files]
+
+    def gone(self) -> list[Asking]:
+        """Those of which they cannot say anything: they are gone, or have changed."""
+        return [row for row in self._unanswered() if row.sha256 not in self.found.files]
+
+    def _unanswered(self) -> list[Asking]:
         if not self.batches:
             return []
         number, rows = self.batches[-1]
-        return [
-            row
-            for row in rows
-            if row.sha256 in self.found.files and not self.labels.has_answer(row.sha256, number)
-        ]
+        return [row for row in rows if not self.labels.has_answer(row.sha256, number)]
 
     def audits(self) -> list[str]:
         """The digests of the labelled images that measure the accuracy: never trained on."""
@@ -122,10 +141,23 @@ class Record:
         audits = {*self.audits()}
         return [digest for digest in self.labels.labels if digest not in audits]
 
+    def fingerprint(self) -> str:
+        """Differs where other images are to be trained on, or the same with other labels."""
+        labels = self.labels.labels
+        lines = sorted(
+            f"{digest} {labels[digest].class_name}"
+            for digest in self.for_training()
+            if digest in self.found.files
+        )
+        return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+
     def to_ask_again(self) -> dict[str, bool]:
         """The images to be asked for again, by their digests, and whether that is for an audit."""
         last = {row.sha256: row.reason for batch in self.batches for row in batch.rows}
-        return {digest: last.get(digest) == AUDIT for digest in self.labels.disagreements}
+        # Where a kill has come between the files, one has its label already.
+        known = self.labels.labels.keys() | self.labels.set_aside.keys()
+        ties = (digest for digest in self.labels.disagreements if digest not in known)
+        return {digest: last.get(digest) == AUDIT for digest in ties}
 
     def dataset(self, read: Read, config: Images, recorded: Mapping[str, Any]) -> Dataset:
         """The images with the labels that there are; without a test set, audits stand in for it.
@@ -160,7 +192,7 @@ class Record:
             return
         now = self.found.files
         for words, digests in (
-            ("new, to be asked for", now.keys() - before.keys()),
+            ("new", now.keys() - before.keys()),
             ("gone, and left out", before.keys() - now.keys()),
         ):
             if digests:
@@ -182,7 +214,6 @@ class Record:
 def _read_pool(path: Path) -> dict[str, str] | None:
     """The images of `pool.csv`, by their digests; None where nothing can be compared."""
     try:
-        _, rows = read_csv(path.read_bytes().decode("utf-8", NAMES))
-        return {row["sha256"]: row["file"] for _, row in rows}
-    except (OSError, ValueError, KeyError):
+        return {row["sha256"]: row["file"] for row in read_table(path, ["file", "sha256"])}
+    except InputError:
         return None

@@ -17,6 +17,9 @@ class PeopleTrial(Trial):
         experiment: its data and settings.
         digests: of all images, by index.
         is_in_pool: which images may be asked for, (N,) bool: COD trains on them.
+
+    Attributes:
+        trained: the fingerprint of what the last cycle that has begun is trained on.
     """
 
     def __init__(
@@ -25,6 +28,7 @@ class PeopleTrial(Trial):
         super().__init__(experiment, 1, labeled=np.empty(0, np.int64))
         self.digests = digests
         self.is_in_pool = is_in_pool
+        self.trained = ""
 
     @property
     def unlabeled(self) -> np.ndarray:
@@ -34,7 +38,7 @@ class PeopleTrial(Trial):
     def state_dict(self) -> dict[str, Any]:
         """All that this or a later round needs."""
         labeled = [self.digests[index] for index in self.labeled.tolist()]
-        return {**super().state_dict(), "labeled": labeled}
+        return {**super().state_dict(), "labeled": labeled, "trained": self.trained}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave; images that have gone since are left out.
@@ -42,5 +46,13 @@ class PeopleTrial(Trial):
         Raises:
             KeyError: another version has saved it.
         """
-        labeled = torch.from_numpy(indices_of(state["labeled"], self.digests))
-        super().load_state_dict({**state, "labeled": labeled})
+        labeled = indices_of(state["labeled"], self.digests)
+        super().load_state_dict({**state, "labeled": torch.from_numpy(labeled)})
+        self.trained = state["trained"]
+        if len(labeled) < len(state["labeled"]):
+            self.learner.restart_epoch()  # which has other batches now
+
+    def end_cycle(self) -> None:
+        """Waits for labels, with this cycle's network as the next one's beginning."""
+        self.labeled = self.labeled[:0]
+        self.start_next_cycle()

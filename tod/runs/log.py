@@ -45,9 +45,13 @@ class RunLog:
     def write_to(self, path: Path) -> None:
         """From now on the log goes into this file too, and what has been said already.
 
+        Another call changes nothing.
+
         Raises:
             InputError: the file cannot be written.
         """
+        if self._memory not in log.handlers:
+            return
         try:
             file = _LogFile(path, encoding="utf-8", errors=NAMES)
         except OSError as error:

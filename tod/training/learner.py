@@ -74,9 +74,13 @@ class Learner:
         modules = self.auxiliary.modules().values()
         self.module_optimizers = [sgd(module, self.config) for module in modules]
         self.epoch = 0
+        self.restart_epoch()
+        self.epoch_losses: dict[str, float] = {}
+
+    def restart_epoch(self) -> None:
+        """Forgets the steps taken in this epoch; the weights stay as they are."""
         self.step = 0
         self.total_losses = torch.zeros((), device=self.device)
-        self.epoch_losses: dict[str, float] = {}
 
     def train_cycle(
         self,
