@@ -20,10 +20,11 @@ from PIL import Image
 
 from tod import cli
 from tod import config as configuration
+from tod.config import InputError
 from tod.data.published import digits
-from tod.files import as_csv, write_atomically
+from tod.files import as_csv, read_table, write_atomically
 from tod.people.batches import read_rows
-from tod.settings import as_yaml
+from tod.settings import as_yaml, shortened
 
 SETTINGS = (
     *("model.width=16", "images.size=8", "augmentation.flip=false", "augmentation.crop_padding=1"),
@@ -32,14 +33,18 @@ SETTINGS = (
     "ll4al.detach_epoch=9",
 )
 """What suits the digits, as in `config/digits.yaml`."""
+NAME = "digits_to_label.yaml"
+TRUTH = ["file", "class"]
 
 
 def write_pictures(folder: Path) -> None:
     """Writes the pictures, the classes, the truth and the configuration.
 
     Raises:
-        InputError: they cannot be written.
+        InputError: the folder holds something else, or they cannot be written.
     """
+    if folder.exists() and any(folder.iterdir()) and not (folder / NAME).exists():
+        raise InputError(f"{folder}: holds other files; name a folder that is new")
     train, _, class_names, _ = digits()
     truth = []
     for index in range(len(train)):
@@ -48,11 +53,11 @@ def write_pictures(folder: Path) -> None:
         Image.fromarray(train.image(index)[0]).save(content, format="PNG")
         write_atomically(folder / file, content.getvalue())
         truth.append((file, class_names[int(train.labels[index])]))
-    table = pd.DataFrame(truth, columns=["file", "class"], dtype=object)
+    table = pd.DataFrame(truth, columns=TRUTH, dtype=object)
     write_atomically(folder / "truth.csv", as_csv(table))
     write_atomically(folder / "classes.txt", "".join(f"{name}\n" for name in class_names))
     config = configuration.load("own_images", SETTINGS, str(folder))
-    write_atomically(folder / "digits_to_label.yaml", as_yaml(config.as_dict()))
+    write_atomically(folder / NAME, as_yaml(config.as_dict()))
     print(f"{folder}: {len(truth):,} pictures to label, of {len(class_names)} classes")
 
 
@@ -63,7 +68,9 @@ def answer(folder: Path, batch: Path) -> None:
         InputError: the batch cannot be read, or the labels cannot be written.
     """
     rows = read_rows(batch / "batch.csv")
-    truth = pd.read_csv(folder / "truth.csv", dtype=str, index_col="file")["class"]
+    truth = {row["file"]: row["class"] for row in read_table(folder / "truth.csv", TRUTH)}
+    if unknown := [row.file for row in rows if row.file not in truth]:
+        raise InputError(f"{folder / 'truth.csv'}: does not know {shortened(unknown[0])}")
     labels = pd.DataFrame([(row.file, row.sha256, truth[row.file]) for row in rows])
     labels.columns = ["file", "sha256", "class"]
     path = folder / f"labels_{batch.name}.csv"

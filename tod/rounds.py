@@ -77,7 +77,12 @@ def run_round(
     config, ranks = identity.config, ranks_from_environment()
     if not ranks.is_main_process:
         return
-    folder = RunFolder(output_dir / identity.folder_name, identity, trials=[1], chosen=[1])
+    path = output_dir / identity.folder_name
+    advice = (
+        f"give the settings in {path / 'config.yaml'} again, or name another place with "
+        f"--output-dir, and give it what people have said by --labels {path / 'labels.csv'}"
+    )
+    folder = RunFolder(path, identity, trials=[1], chosen=[1], advice=advice)
     with devices.out_of_memory_in_words(), RunLog(quiet, ranks) as run_log, folder:
         folder.claim()
         record = Record(folder.path, own_images.find(Path(config.data_dir)))
@@ -91,7 +96,7 @@ def run_round(
         has_begun = _has_begun(state, record)
         must_wait = record.waiting() and not (partial and record.has_answers())
         if must_wait and not has_begun:
-            _say_what_it_waits_for(record)
+            _say_what_it_waits_for(record, partial)
             return
 
         on = devices.select_device(device)
@@ -136,7 +141,7 @@ def run_round(
                     this_round.begin(loop)
                 batch_was_there = this_round.train_and_ask(loop)
                 if batch_was_there and must_wait:
-                    _say_what_it_waits_for(record)
+                    _say_what_it_waits_for(record, partial)
                 elif batch_was_there:
                     this_round.begin(loop)
                     this_round.train_and_ask(loop)
@@ -164,7 +169,7 @@ def _refuse_other_classes(path: Path, recorded: Mapping[str, Any], class_names: 
         )
 
 
-def _say_what_it_waits_for(record: Record) -> None:
+def _say_what_it_waits_for(record: Record, partial: bool) -> None:
     number, rows = record.batches[-1]
     count = f"{len(record.waiting())} of {counted(len(rows), 'image')}"
     gone = record.gone()
@@ -173,5 +178,6 @@ def _say_what_it_waits_for(record: Record) -> None:
         left_out = f" ({len(gone)} gone or changed, as {shortened(gone[0].file)})"
     log.info(
         f"{batch_folder(record.run_folder, number)}: waits for the labels of {count}{left_out}; "
-        "give them by --labels FILE, or go on without by --partial"
+        "give them by --labels FILE, or go on without "
+        + ("once there is one (--partial needs an answer at least)" if partial else "by --partial")
     )

@@ -86,9 +86,9 @@ def test_a_name_that_is_no_text_keeps_its_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("", "its header has no such columns, but none"),
-        ("file,kind\na,b\n", "but file, kind"),
-        ("class\na\n", "but class"),
+        ("", "it has no column file or sha256, but none at all"),
+        ("file,kind\na,b\n", "no column class or label or choice, but file, kind"),
+        ("class\na\n", "no column file or sha256, but class"),
         ("file,class\na\n", "line 2 has 1 cells, but there are 2 columns"),
         ("file,class\na,b,c\n", "line 2 has 3 cells"),
         ('file,class\na,"b\n', "unexpected end of data"),
@@ -114,7 +114,7 @@ def test_a_name_that_is_no_text_keeps_its_bytes(tmp_path):
             ),
             "task 1 has 2 classes in one annotation",
         ),
-        (b"\x89PNG\r\n\x1a\n\0\0", "no such columns"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "no column file or sha256"),
     ],
 )
 def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path, content, says):

@@ -202,7 +202,7 @@ def test_a_digit_never_gives_a_class_that_the_typed_name_has_ruled_out(labelling
     opened = labelling(["cat", "dog", "cow"])
     opened.keys("c", "2", "Enter")
     assert opened.place() == 1
-    assert opened.text("match") == "No class begins with this."
+    assert opened.text("match") == "No class begins with this: Esc clears it."
     opened.keys("Backspace", "3")
     assert opened.saved()[1][2] == "cow"
 

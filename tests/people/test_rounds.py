@@ -595,3 +595,33 @@ def test_labels_given_after_a_kill_behind_the_batch_are_trained_on_at_once(peopl
     people.round("--labels", people.answers(1))
     assert [row["cycle"] for row in results(people)] == ["1", "2"]
     assert len(people.batch(2)) == 10
+
+
+def test_a_file_moved_to_another_class_folder_is_relabelled_with_relabel(people):
+    people.add(*(f"train/{('cat', 'dog')[i % 2]}/{i}.png" for i in range(10)))
+    people.round()
+    moved = people.data / "train" / "dog" / "moved.png"
+    (people.data / "train" / "cat" / "0.png").rename(moved)
+    with pytest.raises(InputError, match="is dog here, but cat by train before; --relabel"):
+        people.round()
+    people.round("--relabel")
+    assert labels(people)[digest(moved)] == "dog"
+
+
+def test_a_label_of_a_file_that_cannot_be_read_is_told(people, capsys):
+    broken = people.data / "unlabeled" / "broken.png"
+    broken.write_bytes(b"no picture")
+    people.round()
+    path = write_table(people.place / "b.csv", [("unlabeled/broken.png", "", "cat")])
+    people.round("--labels", people.answers(0), path)
+    assert "cannot be read is not trained on, as unlabeled/broken.png" in capsys.readouterr().out
+    assert len(results(people)) == 1
+
+
+def test_other_settings_in_a_later_round_are_refused_with_what_to_do(people):
+    people.round()
+    with pytest.raises(InputError) as refusal:
+        people.round("--set=training.lr=0.01")
+    for words in ("another training.lr", "give the settings in", "config.yaml again", "--labels"):
+        assert words in str(refusal.value)
+    assert "--overwrite" not in str(refusal.value)

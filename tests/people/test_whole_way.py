@@ -119,3 +119,24 @@ def test_the_example_of_the_docs_asks_for_digits_and_answers_from_the_truth(tmp_
     given = table(folder / "labels_batch0.csv")
     assert [row["sha256"] for row in given] == [row["sha256"] for row in table(batch / "batch.csv")]
     assert all(row["class"] == truth[row["file"]] for row in given)
+
+
+def test_the_example_spoils_no_folder_that_is_in_use(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "classes.txt").write_text("cat\ndog\n")
+    done = run_script("experiments/digits_to_label.py", tmp_path / "photos")
+    assert done.returncode == 2
+    assert "holds other files" in done.stderr
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["classes.txt"]
+
+
+def test_a_run_that_waits_for_its_first_labels_is_left_out_of_a_report(labelled, tmp_path):
+    people, _ = labelled
+    other = People(tmp_path)
+    other.round()
+    report = tmp_path / "report.html"
+    done = run_script("report.py", people.run, other.run, f"--output={report}")
+    assert done.returncode == 0, done.stderr
+    assert f"{other.run}: has no results yet, and is left out" in done.stderr
+    done = run_script("report.py", other.run, f"--output={report}")
+    assert done.returncode == 2

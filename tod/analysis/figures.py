@@ -174,6 +174,7 @@ def _draw_mean(
     if column == ACCURACY and curve.is_audited:
         ends = (curve.values(name).mean() for name in ("accuracy_low", "accuracy_high"))
         low, high = (end.reindex(found.index).fillna(mean) for end in ends)
+        axes.vlines(labels, low, high, color=f"C{number % 10}", alpha=0.5)
     tens, ones = divmod(number, 10)
     # A dollar starts a formula, and `_…` is left out of legends.
     name = curve.name.replace("$", r"\$")

@@ -1,6 +1,7 @@
 """What runs have left in `results.csv` and `config.yaml`, read for display."""
 
 import io
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ from tod.config import InputError
 from tod.files import reason
 from tod.schema import TRAINING_SET_SIZES
 from tod.settings import flat, shortened
+
+log = logging.getLogger("tod")
 
 ACCURACY = "test_accuracy"
 DIAGNOSTICS = (
@@ -153,8 +156,12 @@ def read_runs(folders: Sequence[Path]) -> list[Curve]:
     Raises:
         InputError: a folder holds no run, or its files are damaged.
     """
+    begun = [folder for folder in folders if not _has_only_begun(folder)]
+    for folder in folders if begun else ():
+        if folder not in begun:
+            log.warning(f"{folder}: has no results yet, and is left out")
     curves: list[Curve] = []
-    for curve in map(read_run, folders):
+    for curve in map(read_run, begun or folders):
         for i, other in enumerate(curves):
             if other.same_but_for_the_seed(curve):
                 curves[i] = other.pooled(curve)
@@ -166,6 +173,10 @@ def read_runs(folders: Sequence[Path]) -> list[Curve]:
         if names.count(name) > 1:
             curves[i] = replace(curves[i], name=f"{name} #{names[: i + 1].count(name)}")
     return curves
+
+
+def _has_only_begun(folder: Path) -> bool:
+    return (folder / "config.yaml").exists() and not (folder / "results.csv").exists()
 
 
 def read_run(folder: Path) -> Curve:

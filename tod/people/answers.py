@@ -64,9 +64,10 @@ def _decoded(content: bytes) -> str:
 
 def _in_csv(text: str, place: str) -> Iterator[Answer]:
     columns, rows = rows_of_csv(text)
-    if not {"file", "sha256"} & {*columns} or not {*CLASS_COLUMNS} & {*columns}:
-        found = shortened(", ".join(columns), 100) or "none"
-        raise ValueError(f"its header has no such columns, but {found}")
+    for needed in (("file", "sha256"), CLASS_COLUMNS):
+        if not {*needed} & {*columns}:
+            found = shortened(", ".join(columns), 100) or "none at all"
+            raise ValueError(f"it has no column {' or '.join(needed)}, but {found}")
     of_a_run = columns == LABEL_COLUMNS
     for line, row in rows:
         for answer in _of_row(row, f"{place}, line {line}"):

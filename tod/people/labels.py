@@ -41,7 +41,7 @@ class Unlabeled(NamedTuple):
         file: its name.
         batch: the number of the batch that asked for it; empty where none did.
         votes: for which class, where they disagree; empty where it was skipped.
-        source: the name of the file that says so.
+        source: the names of the files that say so.
     """
 
     file: str
@@ -123,7 +123,8 @@ class Labels:
                 taken.set_aside[digest] = Unlabeled(file, batch, "", first.source)
                 taken.disagreements.pop(digest, None)
             elif digest not in self.set_aside:
-                tie = Unlabeled(file, batch, _counts(votes), first.source)
+                sources = dict.fromkeys(each.source for given in votes.values() for each in given)
+                tie = Unlabeled(file, batch, _counts(votes), ", ".join(sources))
                 before = self.disagreements.get(digest)
                 # The same file again is no further answer, whatever has been asked since.
                 if before is None or before._replace(file=file, batch=batch) != tie:
@@ -178,7 +179,8 @@ class Labels:
             raise ValueError(f"{shortened(name, 300)} has changed since; bring the old image back")
         if digest in asked:
             return digest
-        raise ValueError(f"{shortened(name or digest, 300)} is no image of {found.root}")
+        words = "names are relative to it, or to unlabeled, with slashes"
+        raise ValueError(f"{shortened(name or digest, 300)} is no image of {found.root}: {words}")
 
     def write(self, folder: Path, before: "Labels") -> None:
         """Writes into a run's folder what differs from before.
@@ -220,6 +222,8 @@ def _majority(votes: Votes) -> str | None:
 
 
 def _counts(votes: Votes) -> str:
+    if len(votes) == 1:
+        return next(iter(votes))
     return ", ".join(f"{name} ({len(votes[name])})" for name in sorted(votes))
 
 
@@ -228,7 +232,7 @@ def _contradiction(
 ) -> str:
     """What to say of answers that are not what was taken before."""
     words = f"{first.place}: {shortened(file)} is {shortened(_counts(votes))} here, but"
-    if in_folder is not None:
+    if in_folder not in (None, *votes):
         return f"{words} lies in {shortened(in_folder)}'s folder; move it, or leave the line out"
     return f"{words} {shortened(old.class_name)} by {old.source} before; --relabel takes the new"
 

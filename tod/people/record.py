@@ -173,6 +173,13 @@ class Record:
         class_names, digests = self.found.class_names, read.digests
         if not digests:
             raise InputError(f"{self.found.root}: holds no image that can be read; add some")
+        unreadable = self.found.files.keys() - {*digests}
+        unread = [
+            label.file for digest, label in self.labels.labels.items() if digest in unreadable
+        ]
+        if unread:
+            words = f"as {shortened(unread[0], 300)}: {counted(len(unread), 'such image')}"
+            log.warning(f"a labelled image that cannot be read is not trained on, {words}")
         named = (self.labels.labels.get(digest) for digest in digests)
         labels = [UNKNOWN if each is None else class_names.index(each.class_name) for each in named]
         images = with_labels(read.images, torch.tensor(labels, dtype=torch.int64))

@@ -36,6 +36,7 @@ class RunFolder:
         trials: those that this process runs.
         chosen: those that all processes of the command run.
         overwrite: whether this process starts them afresh.
+        advice: what to do where the folder holds another run.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class RunFolder:
         trials: Sequence[int],
         chosen: Sequence[int],
         overwrite: bool = False,
+        advice: str = ANOTHER_PLACE,
     ) -> None:
         self.path = path
         self.identity = identity
         self.trials = trials
         self.chosen = chosen
         self.overwrite = overwrite
+        self.advice = advice
         self.num_trials = identity.config.active_learning.trials
         self._locks = ExitStack()
         self._locks_of_others = ExitStack()
@@ -165,7 +168,7 @@ class RunFolder:
             if found.get(key) != wanted.get(key):
                 raise InputError(
                     f"{self.path}: holds a run with another {key} "
-                    f"({found.get(key)} there, {wanted.get(key)} here); {ANOTHER_PLACE}"
+                    f"({found.get(key)} there, {wanted.get(key)} here); {self.advice}"
                 )
 
     def _refuse_to_remove_other_trials(self) -> None:
@@ -194,8 +197,7 @@ class RunFolder:
         """
         if self.recorded()["run"].get("data") != fingerprint:
             raise InputError(
-                f"{self.path}: its results come from other images than are there now; "
-                f"{ANOTHER_PLACE}"
+                f"{self.path}: its results come from other images than are there now; {self.advice}"
             )
 
     def _compare(self, environment: dict[str, Any]) -> None:
