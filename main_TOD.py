@@ -23,6 +23,10 @@ SAMPLING = {
     "LEAST_CONFIDENCE": samplers.query_by_least_confidence,
     "CORESET": samplers.query_by_core_set,
     "BADGE": samplers.query_by_badge,
+    "BALD": samplers.query_by_bald,
+    "NOISE_STABILITY": samplers.query_by_noise_stability,
+    "TYPICLUST": samplers.query_by_typiclust,
+    "PROBCOVER": samplers.query_by_probcover,
     "LOSS": samplers.query_by_true_loss,
     "TOD": samplers.query_by_tod,
 }

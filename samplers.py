@@ -3,13 +3,24 @@
 A sampling strategy is a function from a `Pool` to a `Query`; the entry scripts list them by name.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from models import fold_batch_norm, with_noise
+from tod.config import Config
+from tod.coverage import pick_covering, purity_radius
 from tod.diversity import DRAWS, k_center_greedy, k_means_plus_plus, nearest_squared_distances
-from tod.pool import Pool, Query
+from tod.pool import Pool, Query, unsuitable
+from tod.schema import OWN_IMAGES
+from tod.typicality import pick_typical
+
+DROPOUT_MASKS = 20
+NOISE_DRAWS = 30
+NOISE_NORM = 0.001
 
 
 def temporal_output_discrepancy(logits: Tensor, previous_logits: Tensor) -> Tensor:
@@ -35,8 +46,24 @@ def entropy(logits: Tensor) -> Tensor:
     Returns:
         `−Σ_i p_i · ln p_i` of each image in nats, (N,), where p = softmax(f); from 0 to ln C.
     """
-    probabilities = logits.softmax(dim=1)
+    return _entropy_of(logits.softmax(dim=1))
+
+
+def _entropy_of(probabilities: Tensor) -> Tensor:
     return -probabilities.xlogy(probabilities).sum(dim=1)
+
+
+def mutual_information(probabilities: Sequence[Tensor]) -> Tensor:
+    """What the prediction and the weights tell of each other (BALD; Houlsby et al., 2011).
+
+    Args:
+        probabilities: p_t, the predictions (N, C) with each of T draws of the weights.
+
+    Returns:
+        `H[mean_t p_t] − mean_t H[p_t]` of each image in nats, (N,); from 0 to ln C.
+    """
+    of_mean = _entropy_of(torch.stack([*probabilities]).mean(dim=0))
+    return of_mean - torch.stack([_entropy_of(p) for p in probabilities]).mean(dim=0)
 
 
 def margin(logits: Tensor) -> Tensor:
@@ -113,10 +140,10 @@ def query_by_score(pool: Pool, scores: Tensor, lowest: bool = False) -> Query:
     return Query(queried, values, best_last=not lowest)
 
 
-def _finite(scores: Tensor) -> np.ndarray:
-    if not scores.isfinite().all():
+def _finite(values: Tensor) -> np.ndarray:
+    if not values.isfinite().all():
         raise FloatingPointError("a score")
-    return scores.cpu().numpy()
+    return values.cpu().numpy()
 
 
 def query_at_random(pool: Pool) -> Query:
@@ -167,6 +194,84 @@ def query_by_badge(pool: Pool) -> Query:
     return Query(pool.subset[picked.cpu().numpy()], scores)
 
 
+def _needs_dropout(config: Config) -> str | None:
+    return None if config.model.dropout else "needs dropout: add --set model.dropout=0.5, say"
+
+
+@unsuitable(_needs_dropout)
+def query_by_bald(pool: Pool) -> Query:
+    """BALD: the images on whose class networks drawn by dropout disagree (Gal et al., ICML 2017).
+
+    The features are those of the whole network; 20 dropout masks for each of them go through the
+    task head alone.
+    """
+    kept = 1 - pool.config.model.dropout
+    generator = _torch_generator(pool, pool.features.device)
+    predictions = []
+    for _ in range(DROPOUT_MASKS):
+        draws = torch.rand(pool.features.shape, generator=generator, device=pool.features.device)
+        with torch.inference_mode():
+            logits = pool.network.task_head(pool.features * (draws < kept) / kept)
+        predictions.append(logits.softmax(dim=1))
+    return query_by_score(pool, mutual_information(predictions))
+
+
+def query_by_noise_stability(pool: Pool) -> Query:
+    """NOISE_STABILITY: images whose predictions small noise changes most, and in different ways.
+
+    Li et al., AAAI 2024. Each weight tensor (no biases) gets Gaussian noise whose norm is 0.001 of
+    its own, 30 times, each of which takes a pass over the subset. The changes of the softmax output
+    by its norm, one after the other, are an image's vector; those farthest from 0 and from all
+    picked ones are picked. An image's score is its vector's length.
+    """
+    clean = pool.logits.softmax(dim=1)
+    generator = _torch_generator(pool, torch.device("cpu"))
+    changes = []
+    for _ in range(NOISE_DRAWS):
+        noisy = fold_batch_norm(with_noise(pool.network, NOISE_NORM, generator))
+        (logits,) = pool.compute(noisy, lambda outputs: outputs[:1])
+        changes.append((logits.softmax(dim=1) - clean) / clean.norm(dim=1, keepdim=True))
+    vectors = torch.cat(changes, dim=1)
+    lengths = vectors.norm(dim=1)
+    scores = _finite(lengths)
+    picked = k_center_greedy(vectors, lengths.square(), pool.query_size)
+    return Query(pool.subset[picked.cpu().numpy()], scores)
+
+
+def _torch_generator(pool: Pool, device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(int(pool.random.integers(2**63)))
+
+
+def query_by_typiclust(pool: Pool) -> Query:
+    """TYPICLUST: the most typical images of many clusters (Hacohen et al., ICML 2022).
+
+    An image's score is its typicality within its cluster, before any pick.
+    """
+    features, labeled = _finite(pool.features), _finite(pool.labeled_features)
+    is_labeled = np.arange(len(labeled) + len(features)) < len(labeled)
+    everything = np.concatenate([labeled, features])
+    picked, scores = pick_typical(everything, is_labeled, pool.query_size, pool.random)
+    return Query(pool.subset[picked - len(labeled)], scores[len(labeled) :])
+
+
+def query_by_probcover(pool: Pool) -> Query:
+    """PROBCOVER: images whose balls cover what is not covered yet (Yehuda et al., NeurIPS 2022).
+
+    An image's score is how many uncovered images its ball holds, before any pick.
+    """
+    _finite(pool.features)
+    features, labeled = pool.features, pool.labeled_features
+    delta = purity_radius(torch.cat([labeled, features]), pool.logits.shape[1], pool.random)
+    picked, scores = pick_covering(features, labeled, delta, pool.query_size, pool.random)
+    return Query(pool.subset[picked], scores.astype(np.float64))
+
+
+def _needs_labels(config: Config) -> str | None:
+    people = config.dataset == OWN_IMAGES
+    return "looks at labels that nobody has given; choose another" if people else None
+
+
+@unsuitable(_needs_labels)
 def query_by_true_loss(pool: Pool) -> Query:
     """LOSS: the images with the largest true loss: the oracle that TOD and LL4AL estimate.
 

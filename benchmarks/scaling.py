@@ -4,7 +4,8 @@ python benchmarks/scaling.py
 
 Trials at once are ranks of `torchrun`, each training one trial of the digits; on a CPU, each has
 one thread. The second table trains with the COD loss, and scores, random 32×32 images. The third
-picks as CORESET and BADGE do at the sizes of the paper's CIFAR-100 experiment, on random features.
+picks as the strategies that pick image by image do, at the sizes of the paper's CIFAR-100
+experiment, on random features.
 """
 
 import os
@@ -15,6 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -25,9 +27,11 @@ from benchmarks.workload import one_epoch, random_images
 from tod import cli
 from tod.analysis.tables import markdown
 from tod.config import PROJECT_DIR, load
+from tod.coverage import pick_covering, purity_radius
 from tod.diversity import DRAWS, k_center_greedy, k_means_plus_plus, nearest_squared_distances
 from tod.schema import ActiveLearning
 from tod.training.device import allow_tf32, keep_freed_memory, select_device, select_precision
+from tod.typicality import pick_typical
 
 SIZES = (
     (16, 128, 256),
@@ -97,9 +101,26 @@ def table_of_picks(settings: ActiveLearning, device: torch.device) -> str:
         nearest = nearest_squared_distances(features, labeled)
         k_center_greedy(features, nearest, settings.query_size)
 
+    def probcover() -> None:
+        random = np.random.default_rng(0)
+        delta = purity_radius(torch.cat([labeled, features]), 100, random)
+        pick_covering(features, labeled, delta, settings.query_size, random)
+
+    def typiclust() -> None:
+        everything = torch.cat([labeled, features]).cpu().numpy()
+        is_labeled = np.arange(len(everything)) < num_labeled
+        pick_typical(everything, is_labeled, settings.query_size, np.random.default_rng(0))
+
+    changes = torch.rand(settings.subset_size, 30 * 10, device=device)
+    lengths = changes.square().sum(dim=1)
     works = {
         "CORESET": core_set,
         "BADGE": lambda: k_means_plus_plus(gradients, features, draws),
+        "NOISE_STABILITY, 10 classes": lambda: k_center_greedy(
+            changes, lengths, settings.query_size
+        ),
+        "TYPICLUST": typiclust,
+        "PROBCOVER": probcover,
     }
     title = f"{settings.query_size:,} of {settings.subset_size:,} images, {num_labeled:,} labelled"
     rows = [[name, f"{machine.seconds(work, device):.1f}"] for name, work in works.items()]

@@ -26,10 +26,10 @@ and the four stages' feature maps."""
 def build_backbone(model: Model, num_classes: int) -> nn.Module:
     """The backbone that the configuration names, with random weights."""
     if model.name == "resnet":
-        return resnet.ResNet18(num_classes, model.width)
+        return resnet.ResNet18(num_classes, model.width, model.dropout)
     from models import imagenet_resnet  # torchvision takes seconds to import
 
-    return imagenet_resnet.ResNet18(num_classes, model.width)
+    return imagenet_resnet.ResNet18(num_classes, model.width, model.dropout)
 
 
 def build_lossnet(model: Model) -> lossnet.LossNet:
@@ -80,6 +80,23 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
                 setattr(module, name, fuse_conv_bn_eval(layer, next_layer))
                 setattr(module, next_name, nn.Identity())
     return network
+
+
+def with_noise(network: nn.Module, norm: float, generator: torch.Generator) -> nn.Module:
+    """A copy of a network, to each of whose weight tensors Gaussian noise is added.
+
+    Args:
+        network: whose biases stay as they are.
+        norm: of the noise, as a share of the tensor's own.
+        generator: on the CPU, so that all devices draw the same.
+    """
+    noisy = copy.deepcopy(network)
+    with torch.no_grad():
+        for name, weight in noisy.named_parameters():
+            if name.endswith("weight"):
+                noise = torch.randn(weight.shape, generator=generator).to(weight)
+                weight += norm * weight.norm() / noise.norm() * noise
+    return noisy
 
 
 def imagenet_weights(folder: Path = config.PROJECT_DIR) -> dict[str, Tensor]:

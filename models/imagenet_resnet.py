@@ -21,9 +21,10 @@ class ResNet18(nn.Module):
     Args:
         num_classes: C, the outputs of each head.
         width: channels of the first stage; the four stages have width × (1, 2, 4, 8).
+        dropout: the share of the features that the task head does without in training.
     """
 
-    def __init__(self, num_classes: int, width: int = 64) -> None:
+    def __init__(self, num_classes: int, width: int = 64, dropout: float = 0.0) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -32,6 +33,7 @@ class ResNet18(nn.Module):
         self.layer2 = self._stage(width, 2 * width, stride=2)
         self.layer3 = self._stage(2 * width, 4 * width, stride=2)
         self.layer4_caltech = self._stage(4 * width, 8 * width, stride=2)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.fc_caltech = nn.Linear(8 * width, num_classes)  # task head
         self.added_fc = nn.Linear(8 * width, num_classes)  # consistency head
         for module in self.modules():
@@ -59,7 +61,13 @@ class ResNet18(nn.Module):
             out = stage(out)
             feature_maps.append(out)
         features = F.adaptive_avg_pool2d(out, 1).flatten(1)
-        return self.fc_caltech(features), self.added_fc(features), features, feature_maps
+        logits = self.fc_caltech(self.dropout(features))
+        return logits, self.added_fc(features), features, feature_maps
+
+    @property
+    def task_head(self) -> nn.Linear:
+        """What makes logits (N, C) of features (N, 8·width)."""
+        return self.fc_caltech
 
     def load_imagenet_weights(self, state_dict: dict[str, Tensor]) -> None:
         """Takes all but the fourth stage and the classifier from torchvision's `state_dict`.

@@ -37,9 +37,10 @@ class ResNet18(nn.Module):
     Args:
         num_classes: C, the outputs of each head.
         width: channels of the first stage; the four stages have width × (1, 2, 4, 8).
+        dropout: the share of the features that the task head does without in training.
     """
 
-    def __init__(self, num_classes: int, width: int = 64) -> None:
+    def __init__(self, num_classes: int, width: int = 64, dropout: float = 0.0) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -47,6 +48,7 @@ class ResNet18(nn.Module):
         self.layer2 = self._stage(width, 2 * width, stride=2)
         self.layer3 = self._stage(2 * width, 4 * width, stride=2)
         self.layer4 = self._stage(4 * width, 8 * width, stride=2)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.linear = nn.Linear(8 * width, num_classes)  # task head
         self.linear1 = nn.Linear(8 * width, num_classes)  # consistency head
 
@@ -65,4 +67,10 @@ class ResNet18(nn.Module):
             out = stage(out)
             feature_maps.append(out)
         features = F.adaptive_avg_pool2d(out, 1).flatten(1)
-        return self.linear(features), self.linear1(features), features, feature_maps
+        logits = self.linear(self.dropout(features))
+        return logits, self.linear1(features), features, feature_maps
+
+    @property
+    def task_head(self) -> nn.Linear:
+        """What makes logits (N, C) of features (N, 8·width)."""
+        return self.linear

@@ -37,6 +37,7 @@ COMMON = {
     "model.name": "resnet",
     "model.width": 64,
     "model.pretrained": False,
+    "model.dropout": 0.0,
     "images.resize": None,
     "images.size": None,
     "images.unreadable": "refuse",
@@ -138,7 +139,7 @@ def test_shipped_file_shows_every_value_that_matters(name):
     hidden = {
         "image_folder": {"audit_share"},
         OWN_IMAGES: {"test_share"},
-    }.get(name, {"audit_share", "test_share"})
+    }.get(name, {"audit_share", "test_share"}) | {"dropout"}
     if name in ("cifar10", "cifar100", "svhn", "digits"):
         hidden |= {"resize", "size", "unreadable"}
     assert list(shown) == list(resolved)

@@ -13,7 +13,7 @@ from models import imagenet_weights
 from tod import data
 from tod.analysis import records, tables
 from tod.loop import Loop, finish_trial
-from tod.pool import Pool, Query
+from tod.pool import Pool, Query, refuse_unsuitable
 from tod.runs.folder import RunFolder
 from tod.runs.identity import Identity
 from tod.runs.log import RunLog
@@ -59,6 +59,7 @@ def run_experiment(
         InputError: something that the user must mend; what was saved before stays good.
         SystemExit: with status 130 or 143, when interrupted by SIGINT or SIGTERM.
     """
+    refuse_unsuitable(sampling, identity.sampling, identity.config)
     config, ranks = identity.config, ranks_from_environment()
     chosen = trials or range(1, config.active_learning.trials + 1)
     folder = RunFolder(

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from losses import task_losses
 from models import Outputs
 from models.lossnet import LossNet
-from tod.config import Config
+from tod.config import Config, InputError
+
+Strategy = Callable[["Pool"], "Query"]
+"""What a sampling strategy is."""
 
 
 class Query(NamedTuple):
@@ -34,6 +37,27 @@ class Query(NamedTuple):
         return self.indices[::-1] if self.best_last else self.indices
 
 
+def unsuitable(why: Callable[[Config], str | None]) -> Callable[[Strategy], Strategy]:
+    """Marks a strategy that cannot work with each configuration; `why` says so, or None."""
+
+    def marked(strategy: Strategy) -> Strategy:
+        strategy.why_unsuitable = why
+        return strategy
+
+    return marked
+
+
+def refuse_unsuitable(strategy: Strategy, name: str, config: Config) -> None:
+    """Refuses a strategy for a configuration with which it cannot work.
+
+    Raises:
+        InputError: it cannot.
+    """
+    why = getattr(strategy, "why_unsuitable", lambda config: None)(config)
+    if why is not None:
+        raise InputError(f"--sampling {name}: {why}")
+
+
 @dataclass
 class Pool:
     """What a strategy may look at: a random subset of the unlabelled images, and the networks.
@@ -50,6 +74,7 @@ class Pool:
         labeled_batches: the same for the L labelled images.
         backbone: the network at the end of this cycle.
         previous: the network at the end of the previous cycle; in the first, an untrained one.
+        network: the backbone as it is trained, whose batch norm has not been folded away.
         modules: the networks that the auxiliary loss has trained, by name.
         random: for what the strategy draws.
     """
@@ -62,6 +87,7 @@ class Pool:
     labeled_batches: Callable[[], Iterator[Tensor]]
     backbone: nn.Module
     previous: nn.Module
+    network: nn.Module
     modules: dict[str, nn.Module]
     random: np.random.Generator
 

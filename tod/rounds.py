@@ -12,7 +12,6 @@ from typing import Any
 
 from losses import AuxiliaryLoss
 from models import imagenet_weights
-from samplers import query_by_true_loss
 from tod.analysis import records
 from tod.config import InputError
 from tod.data import own_images
@@ -22,7 +21,7 @@ from tod.people.batches import batch_folder
 from tod.people.record import Record
 from tod.people.round import Round
 from tod.people.trial import PeopleTrial
-from tod.pool import Pool, Query
+from tod.pool import Pool, Query, refuse_unsuitable
 from tod.runs.checkpoints import Progress
 from tod.runs.folder import RunFolder
 from tod.runs.identity import Identity
@@ -72,8 +71,7 @@ def run_round(
         InputError: something that the user must mend; what was saved before stays good.
         SystemExit: with status 130 or 143, when interrupted by SIGINT or SIGTERM.
     """
-    if sampling is query_by_true_loss:
-        raise InputError("--sampling LOSS looks at labels that nobody has given; choose another")
+    refuse_unsuitable(sampling, identity.sampling, identity.config)
     config, ranks = identity.config, ranks_from_environment()
     if not ranks.is_main_process:
         return

@@ -56,6 +56,7 @@ class Model(Section):
     name: Literal["resnet", "imagenet_resnet"]
     width: int = Field(64, ge=1, le=1024)
     pretrained: bool = False
+    dropout: float = Field(0.0, ge=0, lt=1)
 
 
 class Images(Section):

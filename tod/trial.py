@@ -165,6 +165,7 @@ class Trial:
             labeled_batches=lambda: self._scoring_batches(self.labeled, "labeled scoring views"),
             backbone=models.fold_batch_norm(self.backbone),
             previous=models.fold_batch_norm(self.previous),
+            network=self.backbone,
             modules=self.auxiliary.modules(),
             random=self._random(purpose, self.cycle),
         )

@@ -19,6 +19,7 @@ class Table(nn.Module):
     def __init__(self, logits: Tensor, features: Tensor) -> None:
         super().__init__()
         self.answers = logits, features
+        self.task_head = nn.Linear(features.shape[1], logits.shape[1])
         self.seen: list[int] = []
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
@@ -62,6 +63,7 @@ def pool_of(
         labeled_batches=batches_of_rows(size, size + number_labeled),
         backbone=backbone,
         previous=nn.Sequential(Table(logits.flip(0), features)),
+        network=backbone,
         modules={},
         random=np.random.default_rng(0),
     )

@@ -228,6 +228,7 @@ def test_scores_and_queries_are_the_plain_ones(device):
         labeled_batches=lambda: iter([]),
         backbone=backbone,
         previous=previous,
+        network=backbone,
         modules={},
         random=np.random.default_rng(0),
     )

@@ -12,7 +12,7 @@ from losses import AuxiliaryLoss, Step, task_losses
 from tod.config import Config, InputError
 from tod.data.batches import ImageBatches
 from tod.training.cuda_graph import GraphedGradients, SideStream
-from utils import random_generator
+from utils import random_generator, seed_torch
 
 
 def sgd(network: nn.Module, config: Config) -> torch.optim.SGD:
@@ -62,7 +62,8 @@ class Learner:
         self.precision = precision
         self.side_stream = SideStream(self.device)
         self.graphs = None
-        if self.device.type == "cuda":
+        # A graph would replay its first dropout mask's generator state.
+        if self.device.type == "cuda" and not config.model.dropout:
             self.graphs = GraphedGradients([backbone, *auxiliary.networks()])
         self.start_cycle(1)
 
@@ -112,6 +113,9 @@ class Learner:
             for views, num_labeled in batches[self.step :]:
                 batch = images.augmented(views)
                 targets = labels[views.to(self.device, non_blocking=True)[:num_labeled, 0]]
+                if self.config.model.dropout:
+                    place = (self.trial, self.cycle, self.epoch, self.step)
+                    seed_torch(self.seed, "dropout", *place)
                 losses = self._step(batch[:num_labeled], targets, batch[num_labeled:])
                 self.total_losses = self.total_losses + losses
                 self.step += 1

@@ -1,0 +1,130 @@
+"""Picking images whose balls cover the most: ProbCover (Yehuda et al., NeurIPS 2022)."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tod.diversity import nearest_squared_distances
+from tod.typicality import clusters
+
+PURITY = 0.95
+"""The share of balls that may hold images of one class only, which sets their radius."""
+BALLS = 5_000
+"""So many balls, drawn at random, tell the radius; at most."""
+ONES = np.array([number.bit_count() for number in range(256)], dtype=np.uint16)
+"""How many bits of a byte are set."""
+ROWS = 1024
+"""So many distances to all images at a time: 1,024 × 42,500 are 174 MB."""
+
+
+@torch.inference_mode()
+def squared_distances(centers: Tensor, features: Tensor) -> Iterator[Tensor]:
+    """‖c − h‖² between centres (M, F) and features (N, F), in blocks of rows (m, N)."""
+    norms = features.square().sum(dim=1)
+    for block in centers.split(ROWS):
+        own = block.square().sum(dim=1, keepdim=True)
+        yield torch.addmm(norms, block, features.T, alpha=-2).add_(own).clamp_min_(0)
+
+
+@torch.inference_mode()
+def purity_radius(features: Tensor, num_classes: int, random: np.random.Generator) -> float:
+    """δ: the largest radius at which 95 % of the balls around images hold one class only.
+
+    The classes are those of k-means with as many clusters. A ball is pure as long as it does not
+    reach the nearest image of another cluster; these distances are taken over at most 5,000 images
+    drawn at random.
+
+    Args:
+        features: (N, F).
+        num_classes: how many clusters.
+        random: for k-means and for the draw.
+    """
+    pseudo_labels = torch.from_numpy(
+        clusters(features.cpu().numpy(), min(num_classes, len(features)), random)
+    ).to(features.device)
+    drawn = random.choice(len(features), min(BALLS, len(features)), replace=False)
+    rows = torch.from_numpy(drawn).to(features.device)
+    nearest = []
+    for block, labels in zip(
+        squared_distances(features[rows], features), pseudo_labels[rows].split(ROWS), strict=True
+    ):
+        same = labels[:, None] == pseudo_labels[None, :]
+        nearest.append(block.masked_fill_(same, torch.inf).amin(dim=1))
+    # Up to the next of these distances, all but the 5 % that come before it are pure.
+    ascending = torch.cat(nearest).sqrt().sort().values
+    return float(ascending[len(ascending) - math.ceil(PURITY * len(ascending))])
+
+
+@torch.inference_mode()
+def pick_covering(
+    features: Tensor, labeled: Tensor, delta: float, query_size: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Picks, time and again, the image in whose ball the most images are not covered yet.
+
+    A ball holds the images nearer than δ; those in the balls of labelled images are covered, as
+    these are themselves. Where everything is covered, the rest is drawn at random.
+
+    Args:
+        features: of the images to pick from, (M, F).
+        labeled: of the labelled images, (L, F).
+        delta: δ, the radius.
+        query_size: how many to pick, at most M.
+        random: for what is left when everything is covered.
+
+    Returns:
+        Positions among the M images in the order picked, (query_size,) int64; of equal ones, the
+        first is picked; and how many uncovered images each one's ball holds before any pick, (M,).
+    """
+    reach = _reach(features, delta)
+    uncovered = (nearest_squared_distances(features, labeled) >= delta * delta).cpu().numpy()
+    left = _num_reached(reach, uncovered)
+    scores = left.copy()
+    picked: list[int] = []
+    for _ in range(query_size):
+        position = int(left.argmax())
+        if left[position] == 0:
+            rest = random.permutation(np.flatnonzero(left == 0))
+            return np.array([*picked, *rest[: query_size - len(picked)]], dtype=np.int64), scores
+        picked.append(position)
+        covered = _bits(reach[position], len(features)) & uncovered
+        uncovered &= ~covered
+        left -= np.where(left > 0, _num_reaching(reach, covered), 0)
+        left[position] = -1
+    return np.array(picked, dtype=np.int64), scores
+
+
+def _reach(features: Tensor, delta: float) -> np.ndarray:
+    """Which images each one's ball holds, (N, N), at a bit each; always the image itself."""
+    rows, start = [], 0
+    for block in squared_distances(features, features):
+        is_near = block < delta * delta
+        is_near.diagonal(start).fill_(True)
+        rows.append(np.packbits(is_near.cpu().numpy(), axis=1))
+        start += len(block)
+    return np.concatenate(rows)
+
+
+def _bits(row: np.ndarray, count: int) -> np.ndarray:
+    return np.unpackbits(row, count=count).astype(bool)
+
+
+def _num_reached(reach: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """How many of the wanted images, (N,) bool, each one's ball holds, (N,)."""
+    bits = np.packbits(wanted)
+    numbers = [ONES[rows & bits].sum(axis=1) for rows in _in_blocks(reach)]
+    return np.concatenate(numbers).astype(np.int64)
+
+
+def _num_reaching(reach: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The same number by the wanted images' own balls: who is in mine has me in theirs."""
+    number = np.zeros(len(reach), dtype=np.int64)
+    for rows in _in_blocks(reach[wanted]):
+        number += np.unpackbits(rows, axis=1, count=len(reach)).sum(axis=0, dtype=np.int64)
+    return number
+
+
+def _in_blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    return (rows[start : start + ROWS] for start in range(0, len(rows), ROWS))

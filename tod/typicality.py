@@ -1,0 +1,89 @@
+"""Picking typical images from many clusters: TypiClust (Hacohen et al., ICML 2022)."""
+
+import numpy as np
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.neighbors import NearestNeighbors
+
+MOST_CLUSTERS = 500
+FEW_CLUSTERS = 50
+"""Up to so many, k-means sees all images at each step."""
+BATCH, PASSES = 5_000, 20
+SMALL = 5
+"""A cluster of so few members is picked from only when all others have run out."""
+NEIGHBOURS = 20
+
+
+def clusters(features: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """The cluster of each image, (N,), from 0 to `count` − 1, by k-means on the features (N, F)."""
+    seed = int(random.integers(2**31))
+    if count <= FEW_CLUSTERS:
+        means = KMeans(count, n_init=1, random_state=seed)
+    else:
+        means = MiniBatchKMeans(
+            count, batch_size=BATCH, max_iter=PASSES, n_init=1, random_state=seed
+        )
+    return means.fit_predict(features)
+
+
+def typicality(features: np.ndarray) -> np.ndarray:
+    """How densely each image is surrounded: the inverse mean distance to its nearest neighbours.
+
+    Args:
+        features: of the images of one cluster, (N, F).
+
+    Returns:
+        `1 / (mean of the distances to the K nearest + 1e-5)` of each, (N,), with K the smaller of
+        20 and N / 2, but at least 1; an image that is alone has 0. The distances are Euclidean, as
+        in the paper; the published code's are their squares.
+    """
+    neighbours = min(max(len(features) // 2, 1), NEIGHBOURS)
+    if len(features) == 1:
+        return np.zeros(1)
+    nearest = NearestNeighbors(n_neighbors=neighbours).fit(features)
+    distances, _ = nearest.kneighbors()  # without themselves
+    return 1 / (distances.mean(axis=1, dtype=np.float64) + 1e-5)
+
+
+def pick_typical(
+    features: np.ndarray,
+    is_labeled: np.ndarray,
+    query_size: int,
+    random: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Picks the most typical image of a cluster, and then of the next one, round and round.
+
+    Clusters with the fewest labelled images come first, and of these the largest. What is labelled
+    or picked is nobody's neighbour any more.
+
+    Args:
+        features: of the labelled images and of those to pick from, (N, F).
+        is_labeled: which of them are labelled, (N,) bool.
+        query_size: how many to pick, at most as many as are not labelled.
+        random: for k-means.
+
+    Returns:
+        Positions among the N images in the order picked, (query_size,) int64; and the typicality of
+        each image before any pick, (N,): 0 for the labelled.
+    """
+    count = min(int(is_labeled.sum()) + query_size, MOST_CLUSTERS, len(features))
+    cluster_of = clusters(features, count, random)
+    labeled_in = np.bincount(cluster_of, weights=is_labeled, minlength=count)
+    sizes = np.bincount(cluster_of, minlength=count)
+    # The last key is the first to sort by.
+    order = np.lexsort((-sizes, labeled_in, sizes <= SMALL))
+    members = {c: np.flatnonzero((cluster_of == c) & ~is_labeled) for c in order.tolist()}
+    scores = np.zeros(len(features))
+    for positions in members.values():
+        if len(positions):
+            scores[positions] = typicality(features[positions])
+    large = [c for c in order.tolist() if sizes[c] > SMALL]
+    small = [c for c in order.tolist() if sizes[c] <= SMALL]
+    picked: list[int] = []
+    for of_size in (large, small):
+        while len(picked) < query_size and any(len(members[c]) for c in of_size):
+            for c in of_size:
+                if len(picked) < query_size and len(members[c]):
+                    best = typicality(features[members[c]]).argmax()
+                    picked.append(int(members[c][best]))
+                    members[c] = np.delete(members[c], best)
+    return np.array(picked, dtype=np.int64), scores
