@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tod import cli
 from tod.analysis import figures, tables
+from tod.analysis.matrix import matrix_csv, matrix_table, penalty_matrix
 from tod.analysis.results import ACCURACY, DIAGNOSTICS, read_runs
 from tod.config import InputError
 from tod.files import write_atomically
@@ -34,11 +35,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         type=cli.path,
         metavar="FILE",
         help="the figure, in the format of its ending; the table goes beside it "
-        "(default: learning_curve.png, or diagnostics.png)",
+        "(default: learning_curve.png, diagnostics.png or matrix.png)",
+    )
+    what.add_argument(
+        "--matrix",
+        action="store_true",
+        help="draw instead how often each method beats each other one (pairwise penalty matrix)",
     )
     arguments = parser.parse_args(argv)
-    default = "diagnostics.png" if arguments.diagnostics else "learning_curve.png"
-    output = arguments.output or Path(default)
+    chosen = next((name for name in ("diagnostics", "matrix") if getattr(arguments, name)), None)
+    output = arguments.output or Path(f"{chosen or 'learning_curve'}.png")
     if output.suffix.lower() not in (".png", ".pdf", ".svg"):
         parser.error(f"argument --output: {output} does not end in .png, .pdf or .svg")
     table = output.with_suffix(".csv")
@@ -48,15 +54,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     curves = read_runs(arguments.runs)
     if all(curve.rows[ACCURACY].isna().all() for curve in curves):
         raise InputError(f"{arguments.runs[0]}: no accuracy has been measured yet")
-    if arguments.diagnostics:
-        draw, shown, quantities = figures.diagnostics, tables.diagnostics_tables, DIAGNOSTICS
+    notes = tables.unpaired_notes(curves)
+    if arguments.matrix:
+        matrix = penalty_matrix(curves)
+        figure, content, notes = figures.penalty_matrix(matrix), matrix_csv(matrix), matrix.notes
+        shown = [matrix_table(matrix)]
+    elif arguments.diagnostics:
+        figure, content = figures.diagnostics(curves), tables.tidy_csv(curves, DIAGNOSTICS)
+        shown = tables.diagnostics_tables(curves)
     else:
         draw = figures.published_learning_curves if arguments.paper else figures.learning_curves
-        shown, quantities = tables.accuracy_tables, tables.ACCURACIES
-    write_atomically(output, figures.rendered(draw(curves), output.suffix[1:].lower()))
-    write_atomically(table, tables.tidy_csv(curves, quantities))
-    print("\n".join(map(tables.markdown, shown(curves))))
-    print(*tables.unpaired_notes(curves), f"{output}, {table}", sep="\n")
+        figure, content = draw(curves), tables.tidy_csv(curves)
+        shown = tables.accuracy_tables(curves)
+    write_atomically(output, figures.rendered(figure, output.suffix[1:].lower()))
+    write_atomically(table, content)
+    print("\n".join(map(tables.markdown, shown)))
+    print(*notes, f"{output}, {table}", sep="\n")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from tod.analysis import fonts
+from tod.analysis.matrix import PenaltyMatrix
 from tod.analysis.results import ACCURACY, DIAGNOSTICS, Curve
 from tod.analysis.tables import shared_training_images, summarized
 from tod.config import InputError
@@ -136,6 +138,27 @@ def diagnostics(curves: Sequence[Curve]) -> "Figure":
     lines = [Line2D([], [], color="grey", linestyle=style) for style in ("-", "--")]
     figure.axes[2].legend(lines, ["queried", "not queried"], fontsize="small", handlelength=3)
     _add_legend(figure, figure.axes[0], below=True)
+    return figure
+
+
+def penalty_matrix(matrix: PenaltyMatrix) -> "Figure":
+    """How often the method of the row beats that of the column; and after Holm's correction."""
+    names = fonts.drawable(list(matrix.shares.index), "method")
+    size = 2.5 + 0.55 * len(names)
+    figure = _new_figure(2 * size + 1, size, 1, 2)
+    panels = (("p < 0.05", matrix.shares), ("after Holm's correction", matrix.corrected))
+    for axes, (title, shares) in zip(figure.axes, panels, strict=True):
+        axes.grid(visible=False)
+        axes.imshow(shares.to_numpy(), cmap="Blues", vmin=0, vmax=1)
+        for (row, column), share in np.ndenumerate(shares.to_numpy()):
+            if not math.isnan(share):
+                colour = "white" if share > 0.6 else "black"
+                axes.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour)
+        places = range(len(names))
+        letters = {"family": fonts.families(names), "fontsize": "small"}
+        axes.set_xticks(places, names, rotation=45, ha="right", **letters)
+        axes.set_yticks(places, names if axes is figure.axes[0] else [], **letters)
+        axes.set_title(f"row beats column: {title}", fontsize="medium")
     return figure
 
 

@@ -10,7 +10,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from tod.analysis import figures, tables
+from tod.analysis.matrix import matrix_table, penalty_matrix
 from tod.analysis.results import Curve
+from tod.analysis.tables import Table
 
 
 def page(curves: Sequence[Curve]) -> str:
@@ -18,14 +20,18 @@ def page(curves: Sequence[Curve]) -> str:
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
+    shown, notes = tables.accuracy_tables(curves), tables.unpaired_notes(curves)
+    if len({curve.method for curve in curves}) > 1:
+        matrix = penalty_matrix(curves)
+        shown, notes = [*shown, matrix_table(matrix)], [*notes, *matrix.notes]
     judged = [curve for curve in curves if figures.has_diagnostics(curve)]
     return environment.get_template("report.html").render(
         datasets=dict.fromkeys(curve.config["dataset"] for curve in curves),
         curves=curves,
         learning_curves=figures.rendered(figures.learning_curves(curves)),
         diagnostics=figures.rendered(figures.diagnostics(judged)) if judged else None,
-        tables=tables.accuracy_tables(curves),
-        notes=tables.unpaired_notes(curves),
+        tables=[(_caption(table, curves), table) for table in shown],
+        notes=notes,
         runs=[
             {
                 "name": folder.resolve().name,
@@ -36,6 +42,23 @@ def page(curves: Sequence[Curve]) -> str:
             for folder in curve.folders
         ],
     )
+
+
+def _caption(table: Table, curves: Sequence[Curve]) -> str:
+    """What a table of the report shows."""
+    captions = {
+        "test accuracy": "Test accuracy and area under the budget curve in %: mean ± standard "
+        "deviation (number of trials). The area is the mean accuracy over the range of labels, of "
+        "finished trials.",
+        "difference": f"Difference to {curves[0].name}, in points: mean over trials paired by seed "
+        "and number [95 % interval, Student's t] (number of pairs).",
+        "accuracy on audited": "Accuracy in % on the images that people have audited [95 % "
+        "interval, Wilson] (number of images).",
+        "share of label sizes": "Pairwise penalty matrix: the share of label sizes at which the "
+        "method of the row is better than that of the column, by a paired two-sided t-test at 5 % "
+        "(after Holm's correction); a dash: not compared.",
+    }
+    return next(words for start, words in captions.items() if table[0][0].startswith(start))
 
 
 def contact_sheets(folder: Path) -> list[dict[str, str | bytes | None]]:

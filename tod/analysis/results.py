@@ -86,6 +86,11 @@ class Curve:
         return self.config["dataset"] == "caltech101" or test_share is not None
 
     @property
+    def method(self) -> str:
+        """The sampling strategy and the auxiliary loss."""
+        return _method(self.run)
+
+    @property
     def is_audited(self) -> bool:
         """Whether the accuracies were measured on images that people have audited."""
         return {*AUDIT} <= {*self.rows}
@@ -220,10 +225,14 @@ def _name(folder: Path, run: dict[str, Any], seeds: list[int]) -> str:
     """Configuration, sampling strategy, auxiliary loss and seeds; or the name a user gave it."""
     name = folder.resolve().name
     if found := re.fullmatch(r"(.+)_auxiliary_\w+?_sampling_\w+_seed\d+", name):
-        losses = {"NONE": "", "TOD": " + COD loss"}
-        loss = losses.get(run["auxiliary"], f" + {run['auxiliary']} loss")
-        name = f"{found[1]}, {run['sampling']} sampling{loss}"
+        name = f"{found[1]}, {_method(run)}"
     elif len(seeds) == 1:
         return shortened(name)
     plural = "s" if len(seeds) > 1 else ""
     return shortened(f"{name}, seed{plural} {', '.join(map(str, seeds))}")
+
+
+def _method(run: dict[str, Any]) -> str:
+    losses = {"NONE": "", "TOD": " + COD loss"}
+    loss = losses.get(run["auxiliary"], f" + {run['auxiliary']} loss")
+    return f"{run['sampling']} sampling{loss}"

@@ -1,0 +1,144 @@
+"""Which method beats which: the pairwise penalty matrix (Ash et al., ICLR 2020).
+
+As Lüth et al. (NeurIPS 2023) use it: an entry is a share, over the settings in which two methods
+were run with the same seeds and trials.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtr
+
+from tod.analysis.results import ACCURACY, Curve
+from tod.analysis.tables import Table
+from tod.files import as_csv
+
+LEVEL = 0.05
+TITLE = "share of label sizes at which the row beats the column (after Holm's correction)"
+
+
+class PenaltyMatrix(NamedTuple):
+    """How often methods beat each other.
+
+    Attributes:
+        shares: of the label sizes, by winner (rows) and loser (columns); NaN where the two were
+            never run with the same seeds.
+        corrected: the same with Holm's correction over all tests of the matrix.
+        tests: one a setting, pair of methods and number of labels: `setting`, `method`, `other`,
+            `num_labeled`, `pairs`, `difference`, `p`, `p_holm`.
+        notes: which runs are not compared, and why.
+    """
+
+    shares: pd.DataFrame
+    corrected: pd.DataFrame
+    tests: pd.DataFrame
+    notes: list[str]
+
+
+def penalty_matrix(curves: Sequence[Curve]) -> PenaltyMatrix:
+    """The matrix of these runs; those that differ in the method alone are of one setting.
+
+    At each number of labels, the paired differences of two methods' accuracies are tested two-sided
+    by Student's t at 5 %. A setting counts as a whole, however many label sizes it has.
+    """
+    methods = list(dict.fromkeys(curve.method for curve in curves))
+    rows, notes = [], []
+    settings = _settings(curves)
+    for number, setting in enumerate(settings):
+        for a, b in itertools.combinations(setting, 2):
+            found = [] if b.why_not_paired(a) else _tests(a, b)
+            if found:
+                rows += [{"setting": number, **test} for test in found]
+            else:
+                why = b.why_not_paired(a) or "fewer than two pairs at every number of labels"
+                notes.append(f"{a.name} and {b.name}: not compared ({why})")
+    if len(settings) > 1:
+        notes.append(f"{len(settings)} settings: runs of different ones are not compared")
+    columns = ["setting", "method", "other", "num_labeled", "pairs", "difference", "p"]
+    tests = pd.DataFrame(rows, columns=columns)
+    tests["p_holm"] = holm(tests["p"].to_numpy(dtype=float))
+    shares, corrected = (_shares(tests, methods, p) for p in ("p", "p_holm"))
+    return PenaltyMatrix(shares, corrected, tests, notes)
+
+
+def _settings(curves: Sequence[Curve]) -> list[list[Curve]]:
+    """The curves that differ in the method alone, together."""
+    settings: list[list[Curve]] = []
+    for curve in curves:
+        for setting in settings:
+            if not curve.differing_keys(setting[0]):
+                setting.append(curve)
+                break
+        else:
+            settings.append([curve])
+    return settings
+
+
+def _tests(a: Curve, b: Curve) -> list[dict[str, object]]:
+    """A test at each number of labels at which the two have two pairs of trials or more."""
+    found = []
+    differences = (a.values(ACCURACY) - b.values(ACCURACY)).dropna(how="all")
+    for num_labeled, column in differences.items():
+        values = column.dropna().to_numpy()
+        if len(values) > 1:
+            cells = (a.method, b.method, num_labeled, len(values), values.mean(), paired_p(values))
+            names = ("method", "other", "num_labeled", "pairs", "difference", "p")
+            found.append(dict(zip(names, cells, strict=True)))
+    return found
+
+
+def paired_p(differences: np.ndarray) -> float:
+    """The two-sided p of Student's paired t-test, of n ≥ 2 differences, (n,)."""
+    mean, deviation = differences.mean(), differences.std(ddof=1)
+    if deviation == 0:
+        return 0.0 if mean else 1.0
+    t = mean / (deviation / np.sqrt(len(differences)))
+    return float(2 * stdtr(len(differences) - 1, -abs(t)))
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's step-down adjustment of n p-values, (n,) (Scand. J. Statist., 1979)."""
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    factors = np.arange(len(p), 0, -1)
+    adjusted[order] = np.maximum.accumulate(factors * p[order]).clip(max=1)
+    return adjusted
+
+
+def _shares(tests: pd.DataFrame, methods: Sequence[str], p: str) -> pd.DataFrame:
+    """By winner and loser: the mean over settings of the share of label sizes."""
+    shares = pd.DataFrame(np.nan, index=methods, columns=methods)
+    significant = tests[p] < LEVEL
+    for winner, loser, sign in (("method", "other", 1), ("other", "method", -1)):
+        wins = (significant & (sign * tests["difference"] > 0)).astype(float)
+        by_setting = wins.groupby([tests[winner], tests[loser], tests["setting"]]).mean()
+        for (row, column), share in by_setting.groupby(level=[0, 1]).mean().items():
+            shares.loc[row, column] = share
+    return shares
+
+
+def matrix_table(matrix: PenaltyMatrix) -> Table:
+    """A row a method, and last how often each is beaten, on average over those it was compared to.
+
+    In parentheses, the same after Holm's correction.
+    """
+    pairs = (matrix.shares, matrix.corrected)
+    beaten = [shares.mean() for shares in pairs]
+    rows = [
+        [name, *(_cell(*(shares.loc[name, other] for shares in pairs)) for other in matrix.shares)]
+        for name in matrix.shares.index
+    ]
+    last = ["is beaten, on average", *(_cell(*values) for values in zip(*beaten, strict=True))]
+    return [[TITLE, *matrix.shares.columns], *rows, last]
+
+
+def _cell(share: float, corrected: float) -> str:
+    return "–" if np.isnan(share) else f"{share:.2f} ({corrected:.2f})"
+
+
+def matrix_csv(matrix: PenaltyMatrix) -> str:
+    """The tests behind the matrix, as CSV."""
+    return as_csv(matrix.tests)
