@@ -39,25 +39,33 @@ def build_lossnet(model: Model) -> lossnet.LossNet:
 
 @dataclass(frozen=True)
 class NetworkFactory:
-    """Makes the networks of one trial, with random weights that depend on seed, role and trial."""
+    """Makes the networks of one trial, with random weights.
+
+    These depend on seed, role and trial; and on the cycle, where networks start anew in each.
+    """
 
     model: Model
     num_classes: int
     device: torch.device
     seed: int
     trial: int
+    cycle: int = 1
 
     def backbone(self, role: str) -> nn.Module:
         """A backbone for one role: backbone, teacher or previous."""
-        seed_torch(self.seed, role, self.trial)
+        seed_torch(self.seed, role, *self._place)
         memory_format = fastest_memory_format(self.device, self.model.width)
         network = build_backbone(self.model, self.num_classes)
         return network.to(self.device, memory_format=memory_format)
 
     def lossnet(self) -> lossnet.LossNet:
         """A loss-prediction module."""
-        seed_torch(self.seed, "lossnet", self.trial)
+        seed_torch(self.seed, "lossnet", *self._place)
         return build_lossnet(self.model).to(self.device)
+
+    @property
+    def _place(self) -> tuple[int, ...]:
+        return (self.trial,) if self.cycle == 1 else (self.trial, self.cycle)
 
 
 def fastest_memory_format(device: torch.device, width: int) -> torch.memory_format:

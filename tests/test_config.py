@@ -27,6 +27,7 @@ COMMON = {
     "training.momentum": 0.9,
     "training.weight_decay": 5e-4,
     "training.milestones": [160],
+    "training.fresh_weights": False,
     "cod.ema_decay": 0.999,
     "cod.fixed_batch_in_first_cycle": True,
     "ll4al.margin": 1.0,
@@ -139,7 +140,7 @@ def test_shipped_file_shows_every_value_that_matters(name):
     hidden = {
         "image_folder": {"audit_share"},
         OWN_IMAGES: {"test_share"},
-    }.get(name, {"audit_share", "test_share"}) | {"dropout"}
+    }.get(name, {"audit_share", "test_share"}) | {"dropout", "fresh_weights"}
     if name in ("cifar10", "cifar100", "svhn", "digits"):
         hidden |= {"resize", "size", "unreadable"}
     assert list(shown) == list(resolved)

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
@@ -62,6 +63,10 @@ class Loop:
             InputError: training has diverged, or a file cannot be written.
         """
         self.continue_where_it_stopped()
+        if self.trial.cycle == 1:
+            records.write_first_labels(
+                self._query_path(0), self.trial.labeled, self.trial.experiment.dataset
+            )
         with self.divergence_in_words():
             row = self.train_and_evaluate()
             while self.trial.cycle < self.config.active_learning.cycles:
@@ -131,10 +136,13 @@ class Loop:
         """Writes what was queried, and the cycle's row with a judgement of the query."""
         self.monitor.scored(query.scores)
         trial, dataset = self.trial, self.trial.experiment.dataset
-        path = self.folder.path / "queries" / f"trial{trial.number}_cycle{trial.cycle}.csv"
+        path = self._query_path(trial.cycle)
         records.write_query(path, pool.subset, query.scores, query.indices, dataset)
         self.folder.write_row(row | self._diagnostics(pool, query))
         draw_learning_curve(self.folder)
+
+    def _query_path(self, cycle: int) -> Path:
+        return self.folder.path / "queries" / f"trial{self.trial.number}_cycle{cycle}.csv"
 
     def _diagnostics(self, pool: Pool, query: Query) -> dict[str, str]:
         return query_diagnostics(

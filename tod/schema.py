@@ -105,6 +105,7 @@ class Training(Section):
     momentum: float = Field(ge=0, lt=1)
     weight_decay: NonNegative
     milestones: tuple[Count, ...] = Field(strict=False)
+    fresh_weights: bool = False
 
 
 class COD(Section):

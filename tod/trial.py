@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import models
 from losses import AuxiliaryLoss
@@ -57,10 +57,10 @@ class Experiment:
         self.test_labels = dataset.test.labels.to(device)
         self.imagenet_weights = imagenet_weights
 
-    def networks(self, trial: int) -> models.NetworkFactory:
-        """Makes the networks of one trial."""
-        num_classes = len(self.dataset.class_names)
-        return models.NetworkFactory(self.config.model, num_classes, self.device, self.seed, trial)
+    def networks(self, trial: int, cycle: int = 1) -> models.NetworkFactory:
+        """Makes the networks of one trial, as it begins or as this cycle does."""
+        num_classes, place = len(self.dataset.class_names), (self.seed, trial, cycle)
+        return models.NetworkFactory(self.config.model, num_classes, self.device, *place)
 
 
 class Trial:
@@ -87,9 +87,7 @@ class Trial:
             )
         self.labeled = labeled
         networks = experiment.networks(number)
-        self.backbone = networks.backbone("backbone")
-        if experiment.imagenet_weights is not None:
-            self.backbone.load_imagenet_weights(experiment.imagenet_weights)
+        self.backbone = self._initial_backbone(networks)
         # The first cycle has no predecessor: an untrained network stands in for it.
         self.previous = networks.backbone("previous")
         self.auxiliary = experiment.auxiliary(self.config, networks)
@@ -176,9 +174,20 @@ class Trial:
         self.start_next_cycle()
 
     def start_next_cycle(self) -> None:
-        """This cycle's network becomes the previous one, and trains on."""
+        """This cycle's network becomes the previous one; it trains on, or a fresh one starts."""
         self.previous.load_state_dict(self.backbone.state_dict())
         self.learner.start_cycle(self.cycle + 1)
+        if self.config.training.fresh_weights:
+            networks = self.experiment.networks(self.number, self.cycle)
+            self.backbone.load_state_dict(self._initial_backbone(networks).state_dict())
+            auxiliary = self.experiment.auxiliary(self.config, networks)
+            self.auxiliary.load_state_dict(auxiliary.state_dict())
+
+    def _initial_backbone(self, networks: models.NetworkFactory) -> nn.Module:
+        backbone = networks.backbone("backbone")
+        if self.experiment.imagenet_weights is not None:
+            backbone.load_imagenet_weights(self.experiment.imagenet_weights)
+        return backbone
 
     def _random(self, purpose: str, *place: int) -> np.random.Generator:
         return random_generator(self.experiment.seed, purpose, self.number, *place)

@@ -33,17 +33,32 @@ def write_query(
         InputError: a file cannot be written.
     """
     score_of = dict(zip(subset.tolist(), scores.tolist(), strict=True))
-    images = dataset.train
-    labels = images.labels[queried].tolist()
-    table = pd.DataFrame({"index": queried}, dtype=object)
-    table["score"] = [repr(score_of[index]) for index in queried.tolist()]
-    table["label"] = labels
-    table["class"] = [dataset.class_names[label] for label in labels]
-    if images.names is not None:
-        table["file"] = [images.names[index] for index in queried]
+    table = _labelled(queried, dataset)
+    table.insert(1, "score", [repr(score_of[index]) for index in queried.tolist()])
     write_atomically(path, as_csv(table))
     sheet = path.with_suffix(".png")
     _write_picture(sheet, lambda: contact_sheet.of_query(subset, scores, queried, dataset))
+
+
+def write_first_labels(path: Path, labeled: np.ndarray, dataset: "Dataset") -> None:
+    """Writes which images, by their training set indices, have a label before the first cycle.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    write_atomically(path, as_csv(_labelled(labeled, dataset)))
+
+
+def _labelled(indices: np.ndarray, dataset: "Dataset") -> pd.DataFrame:
+    """The columns `index`, `label` and `class` of images, and `file` where they are files."""
+    images = dataset.train
+    labels = images.labels[indices].tolist()
+    table = pd.DataFrame({"index": indices}, dtype=object)
+    table["label"] = labels
+    table["class"] = [dataset.class_names[label] for label in labels]
+    if images.names is not None:
+        table["file"] = [images.names[index] for index in indices]
+    return table
 
 
 def write_unreadable(folder: Path, unreadable: Sequence[tuple[str, str]]) -> None:
