@@ -480,8 +480,8 @@ def test_help_lists_every_argument_and_what_the_entry_offers(script, refusal):
     for name in (*options, "trials", "overwrite", "keep-weights"):
         assert f"--{name}" in answer.stdout
     method = script.removeprefix("main_").removesuffix(".py")
-    others = (
-        "ENTROPY,MARGIN,LEAST_CONFIDENCE,CORESET,BADGE,LOSS," if script == "main_TOD.py" else ""
-    )
-    assert f"{{RANDOM,{others}{method}}}" in answer.stdout
+    entry = importlib.import_module(script.removesuffix(".py"))
+    offered = ",".join(entry.SAMPLING)
+    assert offered.startswith("RANDOM,") and offered.endswith(f",{method}")
+    assert f"{{{offered}}}" in answer.stdout
     assert f"{{NONE,{method}}}" in answer.stdout

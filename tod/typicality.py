@@ -1,8 +1,6 @@
 """Picking typical images from many clusters: TypiClust (Hacohen et al., ICML 2022)."""
 
 import numpy as np
-from sklearn.cluster import KMeans, MiniBatchKMeans
-from sklearn.neighbors import NearestNeighbors
 
 MOST_CLUSTERS = 500
 FEW_CLUSTERS = 50
@@ -15,6 +13,8 @@ NEIGHBOURS = 20
 
 def clusters(features: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
     """The cluster of each image, (N,), from 0 to `count` − 1, by k-means on the features (N, F)."""
+    from sklearn.cluster import KMeans, MiniBatchKMeans  # seconds: only a query waits for it
+
     seed = int(random.integers(2**31))
     if count <= FEW_CLUSTERS:
         means = KMeans(count, n_init=1, random_state=seed)
@@ -36,6 +36,8 @@ def typicality(features: np.ndarray) -> np.ndarray:
         20 and N / 2, but at least 1; an image that is alone has 0. The distances are Euclidean, as
         in the paper; the published code's are their squares.
     """
+    from sklearn.neighbors import NearestNeighbors
+
     neighbours = min(max(len(features) // 2, 1), NEIGHBOURS)
     if len(features) == 1:
         return np.zeros(1)
