@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tod.analysis.fonts import drawable, font_for, own_font
+from tod.settings import counted
 
 if TYPE_CHECKING:
     from tod.data import Dataset
@@ -61,7 +62,7 @@ def of_batch(number: int, pictures: Sequence[bytes], captions: Sequence[tuple[st
         _captioned(_fitting(Image.open(io.BytesIO(content))), name, text)
         for content, name, (_, text) in zip(pictures, names, captions, strict=False)
     ]
-    count = f"{len(pictures)} images"
+    count = counted(len(pictures), "image")
     heading = count if len(tiles) == len(pictures) else f"the first {len(tiles)} of {count}"
     return _sheet(f"batch {number}", [(f"{heading}, best first", tiles)])
 

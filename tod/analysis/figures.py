@@ -194,11 +194,11 @@ def _draw_mean(
     found = summarized(curve.values(column))
     labels, mean, std = found.index * share, found["mean"], found["std"].fillna(0)
     low, high = mean - std, mean + std
+    tens, ones = divmod(number, 10)
     if column == ACCURACY and curve.is_audited:
         ends = (curve.values(name).mean() for name in ("accuracy_low", "accuracy_high"))
         low, high = (end.reindex(found.index).fillna(mean) for end in ends)
-        axes.vlines(labels, low, high, color=f"C{number % 10}", alpha=0.5)
-    tens, ones = divmod(number, 10)
+        axes.vlines(labels, low, high, color=f"C{ones}", alpha=0.5)
     # A dollar starts a formula, and `_…` is left out of legends.
     name = curve.name.replace("$", r"\$")
     name = f" {name}" if name.startswith("_") else name

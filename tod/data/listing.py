@@ -38,8 +38,10 @@ class Listing(NamedTuple):
         return Listing(self.folder, names, [f for f, _ in kept], [label for _, label in kept])
 
 
-def refuse(problems: Sequence[str]) -> None:
+def refuse(problems: Sequence[str], ending: str | None = None) -> None:
     """Refuses what has problems: the first ten of them are named, and their number.
+
+    `ending` is a last line of the message.
 
     Raises:
         InputError: there is one.
@@ -48,7 +50,7 @@ def refuse(problems: Sequence[str]) -> None:
     if len(problems) > 1:
         lines.append(f"{len(problems)} problems in all")
     if lines:
-        raise InputError("\n".join(lines))
+        raise InputError("\n".join([*lines, *([ending] if ending else [])]))
 
 
 def refuse_few_classes(folder: Path, class_names: Sequence[str], problems: list[str]) -> None:

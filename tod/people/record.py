@@ -69,11 +69,7 @@ class Record:
         # The folders' first: of a file that was moved and is in a list too, the list is newer.
         for source in (self._answers_of_folders(), answers):
             labels = labels.with_answers(source, self.found, asked, relabel, problems)
-        if problems:
-            try:
-                refuse(problems)
-            except InputError as error:
-                raise InputError(f"{error}\nno label was taken") from None
+        refuse(problems, "no label was taken")
         self.labels = labels
 
     def _answers_of_folders(self) -> Iterator[Answer]:
