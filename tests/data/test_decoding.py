@@ -363,11 +363,10 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
                 check=True,
             ).stdout
         )
-        for times in (3, 15)
+        for times in (3, 39)
     )
-    # 300 images are 45 MB, and 1,500 are 226 MB.
-    assert many < few + 40e6
-    assert many < 300e6
+    # 300 images are 45 MB, and 3,900 are 587 MB; what both need differs by 60 MB between processes.
+    assert many < few + 100e6
 
 
 def test_two_processes_decode_a_folder_once_between_them(folder):
