@@ -185,6 +185,11 @@ def _parser(script: EntryScript) -> Parser:
         help="keep the weights of each cycle, or of each trial's last one (default: all)",
     )
     add(
+        "--keep-predictions",
+        action="store_true",
+        help="keep each cycle's probabilities of the test set, in predictions/trialT_cycleC.npz",
+    )
+    add(
         "--deterministic",
         action="store_true",
         help="the same bytes each time on CUDA too, for some speed (a CPU gives them anyway)",

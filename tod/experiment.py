@@ -37,6 +37,7 @@ def run_experiment(
     precision: str = "auto",
     overwrite: bool = False,
     keep_weights: str = "all",
+    keep_predictions: bool = False,
     quiet: bool = False,
     tensorboard: bool = False,
 ) -> None:
@@ -52,6 +53,7 @@ def run_experiment(
         precision: of training: `auto`, `fp32`, `tf32` or `bf16`.
         overwrite: start afresh.
         keep_weights: of `all` cycles, or of each trial's `last` one.
+        keep_predictions: keep each cycle's probabilities of the test set.
         quiet: show warnings alone.
         tensorboard: write for TensorBoard too.
 
@@ -105,7 +107,9 @@ def run_experiment(
             with interruption, monitor:
                 for number in unfinished:
                     trial = Trial(experiment, number)
-                    ended = Loop(trial, sampling, folder, monitor, keep_weights).run()
+                    ended = Loop(
+                        trial, sampling, folder, monitor, keep_weights, keep_predictions
+                    ).run()
         # Of several ranks, one shows the table.
         shows = ranks.world_size == 1 or (ranks.is_main_process and is_finished)
         if shows and not unfinished:

@@ -10,6 +10,8 @@ import numpy as np
 
 from tod.analysis import records
 from tod.analysis.diagnostics import query_diagnostics
+from tod.analysis.metrics import test_metrics
+from tod.analysis.results import ACCURACY
 from tod.config import InputError
 from tod.pool import Pool, Query
 from tod.runs.checkpoints import Progress, write_weights
@@ -33,6 +35,7 @@ class Loop:
         folder: the run's.
         monitor: follows the loop.
         keep_weights: of `all` cycles, or of the `last` one.
+        keep_predictions: whether each cycle's probabilities of the test set are kept.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Loop:
         folder: RunFolder,
         monitor: Monitor,
         keep_weights: str = "all",
+        keep_predictions: bool = False,
     ) -> None:
         self.trial = trial
         self.config = trial.config
@@ -49,6 +53,7 @@ class Loop:
         self.folder = folder
         self.monitor = monitor
         self.keep_weights = keep_weights
+        self.keep_predictions = keep_predictions
         self.progress = Progress(folder.path, trial.number)
         self.train_seconds = 0.0
         self.clock = time.monotonic()
@@ -116,18 +121,27 @@ class Loop:
     def _evaluate(self) -> dict[str, str]:
         """The cycle's row of results, as far as it is known before the query."""
         trial, settings = self.trial, self.config.active_learning
-        accuracy, num_labeled = trial.test_accuracy(), len(trial.labeled)
+        dataset, num_labeled = trial.experiment.dataset, len(trial.labeled)
+        logits = trial.test_logits()
+        metrics = test_metrics(logits, dataset.test.labels)
+        accuracy = float(metrics[ACCURACY])
         log.info(
             f"{self.folder.identity.title} Trial:{trial.number}/{settings.trials} || "
             f"Cycle:{settings.among_cycles(trial.cycle)} || Label set size:{num_labeled} ||  "
             f"Test acc:{accuracy:.2f}"
         )
         self.monitor.evaluated(num_labeled, accuracy)
+        if len(dataset.test):
+            path = self.folder.path / "confusion" / f"trial{trial.number}.csv"
+            records.write_confusion(path, logits, dataset)
+            if self.keep_predictions:
+                name = f"trial{trial.number}_cycle{trial.cycle}.npz"
+                records.write_predictions(self.folder.path / "predictions" / name, logits, dataset)
         return {
             "trial": str(trial.number),
             "cycle": str(trial.cycle),
             "num_labeled": str(num_labeled),
-            "test_accuracy": f"{accuracy:.4f}",
+            **metrics,
             "train_loss": f"{trial.learner.epoch_losses['loss']:.6g}",
             "train_seconds": f"{self.train_seconds:.1f}",
         }

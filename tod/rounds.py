@@ -45,6 +45,7 @@ def run_round(
     device: str = "auto",
     precision: str = "auto",
     keep_weights: str = "all",
+    keep_predictions: bool = False,
     quiet: bool = False,
     tensorboard: bool = False,
     labels: Sequence[Path] = (),
@@ -61,6 +62,7 @@ def run_round(
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: of training: `auto`, `fp32`, `tf32` or `bf16`.
         keep_weights: of `all` cycles, or of the `last` one.
+        keep_predictions: keep each cycle's probabilities of the test set.
         quiet: show warnings alone.
         tensorboard: write for TensorBoard too.
         labels: files in which people give labels.
@@ -132,7 +134,7 @@ def run_round(
         num_labeled = len(state["labeled"] if has_begun else this_round.for_training)
         planned = [0] * (cycle - 1) + [num_labeled]
         with interruption, Monitor(config, 1, quiet, True, events, planned) as monitor:
-            loop = Loop(trial, sampling, folder, monitor, keep_weights)
+            loop = Loop(trial, sampling, folder, monitor, keep_weights, keep_predictions)
             loop.continue_where_it_stopped()
             with loop.divergence_in_words():
                 if not has_begun:

@@ -1,6 +1,5 @@
 """One trial: what goes from cycle to cycle, and what is computed of it."""
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +14,7 @@ from tod.data import Dataset
 from tod.data.batches import ImageBatches
 from tod.pool import Pool, Query
 from tod.runs.signals import Interruption
-from tod.training.learner import Learner, accuracy
+from tod.training.learner import Learner, finite_logits
 from utils import random_generator
 
 
@@ -54,7 +53,6 @@ class Experiment:
             for images in (dataset.train, dataset.test)
         )
         self.train_labels = dataset.train.labels.to(device)
-        self.test_labels = dataset.test.labels.to(device)
         self.imagenet_weights = imagenet_weights
 
     def networks(self, trial: int, cycle: int = 1) -> models.NetworkFactory:
@@ -120,18 +118,18 @@ class Trial:
             after_step,
         )
 
-    def test_accuracy(self) -> float:
-        """The test accuracy in %; NaN where there is no test image.
+    def test_logits(self) -> Tensor:
+        """f(x; w_c) of the test images, (N, C), on the host.
 
         Raises:
-            FloatingPointError: an output is not finite.
+            FloatingPointError: one is not finite.
         """
-        experiment = self.experiment
-        if len(experiment.dataset.test) == 0:
-            return math.nan
-        everything = np.arange(len(experiment.dataset.test))
-        batches = self._plain_batches(experiment.test_images, everything)
-        return accuracy(models.fold_batch_norm(self.backbone), batches, experiment.test_labels)
+        dataset = self.experiment.dataset
+        if len(dataset.test) == 0:
+            return torch.empty(0, len(dataset.class_names))
+        everything = np.arange(len(dataset.test))
+        batches = self._plain_batches(self.experiment.test_images, everything)
+        return finite_logits(models.fold_batch_norm(self.backbone), batches).cpu()
 
     def pool(self) -> Pool:
         """What the strategy may look at: a random subset of the unlabelled images."""

@@ -73,6 +73,13 @@ def test_a_finished_run_is_reported_whole(tmp_path, browser):
     assert all(width > 0 and height > 0 and alt for width, height, alt in pictures)
     assert sum("Learning curves" in alt for _, _, alt in pictures) == 1
     assert sum("after cycle 1" in alt for _, _, alt in pictures) == 1
+    assert sum("Confusion matrix" in alt for _, _, alt in pictures) == 1
+    captions = opened.texts("caption")
+    assert [caption.partition(":")[0] for caption in captions[1:]] == [
+        "The test set in the last cycle",
+        "Accuracy in each class in %, in the last cycle",
+    ]
+    assert opened.page.locator("table >> nth=2 >> tbody tr").count() == 10
     assert opened.texts("table >> nth=0 >> thead th")[1:] == [
         "40 labels (2.8 %)",
         "60 labels (4.2 %)",
@@ -102,7 +109,26 @@ def test_several_runs_are_compared(tmp_path, browser):
     ] * 2
     assert opened.page.locator("table").count() == 3
     assert opened.texts("table >> nth=1 >> tbody td")[0] == "+0.00 [+0.00, +0.00] (2)"
-    assert opened.texts("h2")[2:] == [folder.name for folder in folders]
+    assert opened.texts("h2")[2:] == [
+        "digits, RANDOM sampling, seed 0",
+        "digits, TOD sampling, seed 0",
+    ]
+    assert opened.texts("section.run > .note") == [f"{folder.name}." for folder in folders]
+
+
+def test_runs_that_differ_in_the_seed_alone_share_a_section_with_the_first_ones_sheets(
+    tmp_path, browser
+):
+    folders = [write_run(tmp_path, TWO_TRIALS, seed=seed) for seed in (0, 1)]
+    for folder in folders:
+        write_sheet(folder, "trial1_cycle1.png")
+    opened = opened_report(browser, tmp_path, *folders)
+    assert [alt.partition(":")[0] for _, _, alt in opened.pictures()][1:] == [
+        "Trial 1, after cycle 1"
+    ]
+    (note,) = opened.texts("section.run > .note")
+    assert all(folder.name in note for folder in folders)
+    assert opened.page.locator("pre").count() == 1
 
 
 def test_an_unfinished_run_is_reported_as_far_as_it_has_got(tmp_path, browser):

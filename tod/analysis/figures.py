@@ -25,6 +25,8 @@ PAPER_SHARE = {"caltech101": 7_766 / 8_677}
 """The paper's shares of labels are of the training set, but of all images in Caltech-101."""
 CURVES_BESIDE_A_LEGEND = 6
 """More, and a legend within the axes would hide them."""
+CELLS_WITH_NUMBERS = 30
+"""In a row of a matrix; the numbers of more would be too small to read."""
 PANELS = (
     ("Spearman ρ of score and true loss", ("score_loss_spearman",), 0.0),
     ("AUROC for misclassified images", ("score_error_auroc",), 0.5),
@@ -148,18 +150,43 @@ def penalty_matrix(matrix: PenaltyMatrix) -> "Figure":
     figure = _new_figure(2 * size + 1, size, 1, 2)
     panels = (("p < 0.05", matrix.shares), ("after Holm's correction", matrix.corrected))
     for axes, (title, shares) in zip(figure.axes, panels, strict=True):
-        axes.grid(visible=False)
-        axes.imshow(shares.to_numpy(), cmap="Blues", vmin=0, vmax=1)
-        for (row, column), share in np.ndenumerate(shares.to_numpy()):
-            if not math.isnan(share):
-                colour = "white" if share > 0.6 else "black"
-                axes.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour)
-        places = range(len(names))
-        letters = {"family": fonts.families(names), "fontsize": "small"}
-        axes.set_xticks(places, names, rotation=45, ha="right", **letters)
-        axes.set_yticks(places, names if axes is figure.axes[0] else [], **letters)
+        _draw_shares(axes, shares.to_numpy(), names, names if axes is figure.axes[0] else [])
         axes.set_title(f"row beats column: {title}", fontsize="medium")
     return figure
+
+
+def confusion(matrices: np.ndarray, class_names: Sequence[str]) -> "Figure":
+    """Which share of each class (rows) is taken for which (columns), the mean over trials.
+
+    Args:
+        matrices: how many images are, (T, C, C).
+        class_names: by class.
+    """
+    names = fonts.drawable(class_names, "class")
+    counts = matrices.sum(axis=0)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = min(2.5 + 0.45 * len(names), 16)
+    figure = _new_figure(size, size)
+    (axes,) = figure.axes
+    _draw_shares(axes, shares, names, names)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    return figure
+
+
+def _draw_shares(
+    axes: "Axes", shares: np.ndarray, names: Sequence[str], row_names: Sequence[str]
+) -> None:
+    """Shares (N, N) as shades of a square each, with their numbers where there is room for them."""
+    axes.grid(visible=False)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    has_room = len(names) <= CELLS_WITH_NUMBERS
+    for (row, column), share in np.ndenumerate(shares):
+        if has_room and not math.isnan(share):
+            colour = "white" if share > 0.6 else "black"
+            axes.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour)
+    letters = {"family": fonts.families(names), "fontsize": "small" if has_room else 5}
+    axes.set_xticks(range(len(names)), names, rotation=90, **letters)
+    axes.set_yticks(range(len(row_names)), row_names, **letters)
 
 
 def rendered(figure: "Figure", kind: str = "png") -> bytes:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
-from tod.analysis import contact_sheet, figures, results
-from tod.files import as_csv, remove, write_atomically
+from tod.analysis import confusion, contact_sheet, figures, results
+from tod.files import as_csv, atomic_file, remove, write_atomically
 
 if TYPE_CHECKING:
     from tod.data import Dataset
@@ -59,6 +60,32 @@ def _labelled(indices: np.ndarray, dataset: "Dataset") -> pd.DataFrame:
     if images.names is not None:
         table["file"] = [images.names[index] for index in indices]
     return table
+
+
+def write_confusion(path: Path, logits: Tensor, dataset: "Dataset") -> None:
+    """Writes how many test images of each class (rows) are taken for which (columns).
+
+    Args:
+        path: the CSV file.
+        logits: of the test images, (N, C).
+        dataset: theirs.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    true, predicted = dataset.test.labels.numpy(), logits.argmax(dim=1).numpy()
+    write_atomically(path, confusion.as_text(predicted, true, dataset.class_names))
+
+
+def write_predictions(path: Path, logits: Tensor, dataset: "Dataset") -> None:
+    """Writes `probabilities` (N, C) and `labels` (N,) of the test images, in the test set's order.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    probabilities = logits.double().softmax(dim=1).float().numpy()
+    with atomic_file(path) as file:
+        np.savez(file, probabilities=probabilities, labels=dataset.test.labels.numpy())
 
 
 def write_unreadable(folder: Path, unreadable: Sequence[tuple[str, str]]) -> None:

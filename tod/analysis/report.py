@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from tod.analysis import figures, tables
+from tod.analysis import confusion, figures, tables
 from tod.analysis.matrix import matrix_table, penalty_matrix
 from tod.analysis.results import Curve
 from tod.analysis.tables import Table
@@ -24,6 +24,7 @@ def page(curves: Sequence[Curve]) -> str:
     if len({curve.method for curve in curves}) > 1:
         matrix = penalty_matrix(curves)
         shown, notes = [*shown, matrix_table(matrix)], [*notes, *matrix.notes]
+    shown += [*tables.metrics_tables(curves), *confusion.class_tables(curves)]
     judged = [curve for curve in curves if figures.has_diagnostics(curve)]
     return environment.get_template("report.html").render(
         datasets=dict.fromkeys(curve.config["dataset"] for curve in curves),
@@ -34,14 +35,22 @@ def page(curves: Sequence[Curve]) -> str:
         notes=notes,
         runs=[
             {
-                "name": folder.resolve().name,
-                "sheets": contact_sheets(folder),
-                "config": (folder / "config.yaml").read_text(encoding="utf-8"),
+                "name": curve.name,
+                "folders": [folder.resolve().name for folder in curve.folders],
+                "confusion": _confusion(curve),
+                "sheets": contact_sheets(curve.folders[0]),
+                "config": (curve.folders[0] / "config.yaml").read_text(encoding="utf-8"),
             }
             for curve in curves
-            for folder in curve.folders
         ],
     )
+
+
+def _confusion(curve: Curve) -> bytes | None:
+    matrices = confusion.read(curve)
+    if not len(matrices):
+        return None
+    return figures.rendered(figures.confusion(matrices, curve.run["class_names"]))
 
 
 def _caption(table: Table, curves: Sequence[Curve]) -> str:
@@ -54,6 +63,11 @@ def _caption(table: Table, curves: Sequence[Curve]) -> str:
         "and number [95 % interval, Student's t] (number of pairs).",
         "accuracy on audited": "Accuracy in % on the images that people have audited [95 % "
         "interval, Wilson] (number of images).",
+        "last cycle": "The test set in the last cycle: mean ± standard deviation (number of "
+        "trials). Balanced accuracy and macro F1 are means over classes; NLL is the mean negative "
+        "log-likelihood, ECE the expected calibration error (15 bins).",
+        "accuracy in each": "Accuracy in each class in %, in the last cycle: mean ± standard "
+        "deviation (number of trials).",
         "share of label sizes": "Pairwise penalty matrix: the share of label sizes at which the "
         "method of the row is better than that of the column, by a paired two-sided t-test at 5 % "
         "(after Holm's correction); a dash: not compared.",

@@ -19,6 +19,7 @@ from tod.settings import flat, shortened
 log = logging.getLogger("tod")
 
 ACCURACY = "test_accuracy"
+METRICS = ("balanced_accuracy", "macro_f1", "nll", "ece")
 DIAGNOSTICS = (
     "score_loss_spearman",
     "score_error_auroc",
@@ -26,7 +27,8 @@ DIAGNOSTICS = (
     "unqueried_mean_loss",
     "queried_class_entropy",
 )
-COLUMNS = ("trial", "cycle", "num_labeled", ACCURACY, "train_loss", "train_seconds", *DIAGNOSTICS)
+PLACE = ("trial", "cycle", "num_labeled")
+COLUMNS = (*PLACE, ACCURACY, *METRICS, "train_loss", "train_seconds", *DIAGNOSTICS)
 """Those of `results.csv`, in order; an earlier version's has only the first of them."""
 AUDIT = ("audited", "accuracy_low", "accuracy_high")
 """Further ones, where people label and there is no test set: on how many images the accuracy was

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from tod.analysis.results import ACCURACY, AUDIT, DIAGNOSTICS, Curve
+from tod.analysis.results import ACCURACY, AUDIT, DIAGNOSTICS, METRICS, Curve
 from tod.files import as_csv
 
 AREA = "area_under_budget_curve"
@@ -130,6 +130,21 @@ def _audit_tables(curves: Sequence[Curve]) -> list[Table]:
     return [[header, *rows]] if rows else []
 
 
+def metrics_tables(curves: Sequence[Curve]) -> list[Table]:
+    """A row a curve that has any: the metrics of the test set in its last cycle, mean ± standard
+    deviation (trials).
+    """
+    rows = []
+    for curve in curves:
+        last = curve.rows["num_labeled"].max()
+        at_last = curve.rows[curve.rows["num_labeled"] == last]
+        if {*METRICS} <= {*at_last} and at_last[METRICS[0]].notna().any():
+            cells = [mean_and_deviation(at_last[name]) for name in (ACCURACY, *METRICS)]
+            rows.append([curve.name, str(last), *cells])
+    names = ["accuracy (%)", "balanced accuracy (%)", "macro F1 (%)", "NLL (nats)", "ECE (%)"]
+    return [[["last cycle", "labels", *names], *rows]] if rows else []
+
+
 def diagnostics_tables(curves: Sequence[Curve]) -> list[Table]:
     """A table for each of the diagnostics: mean ± standard deviation (trials), a row a curve."""
     return [_table(curves, (column,), column, _shown_mean) for column in DIAGNOSTICS]
@@ -180,6 +195,12 @@ def _table(
         labels, header = [*labels, ""], [*header, "area under the budget curve"]
     rows = [[c.name, *(cells.get((i, n), "–") for n in labels)] for i, c in enumerate(curves)]
     return [[title, *header], *rows]
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Mean ± standard deviation (number of values), of those that are not NaN."""
+    (found,) = summarized(pd.DataFrame({"": values})).to_dict("records")
+    return _shown_mean(found) if found["trials"] else "–"
 
 
 def _shown_mean(row: dict[str, Any]) -> str:

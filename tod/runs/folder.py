@@ -19,8 +19,8 @@ log = logging.getLogger("tod")
 
 # In the order in which they go: without its configuration, nothing else may be gone on from.
 CONTENTS = (
-    "progress results.csv learning_curve.png unreadable.csv queries weights tensorboard log.txt "
-    "config.yaml"
+    "progress results.csv learning_curve.png unreadable.csv queries confusion predictions weights "
+    "tensorboard log.txt config.yaml"
 )
 START_AFRESH = "mend it, or start the run afresh with --overwrite"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)

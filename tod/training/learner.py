@@ -267,13 +267,12 @@ def split_into_batches(rows: Tensor, batch_size: int) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def accuracy(backbone: nn.Module, batches: Iterable[Tensor], labels: Tensor) -> float:
-    """The percentage of images that the backbone, in evaluation mode, classifies correctly.
+def finite_logits(backbone: nn.Module, batches: Iterable[Tensor]) -> Tensor:
+    """What the backbone, in evaluation mode, gives for the images, (N, C).
 
     Args:
         backbone: the network.
-        batches: the images in order, each batch (N, 3, H, W).
-        labels: of all images, on the device.
+        batches: the images in order, each batch (n, 3, H, W); at least one.
 
     Raises:
         FloatingPointError: a logit is not finite.
@@ -282,4 +281,4 @@ def accuracy(backbone: nn.Module, batches: Iterable[Tensor], labels: Tensor) -> 
     logits = torch.cat([backbone(images)[0] for images in batches])
     if not logits.isfinite().all():
         raise FloatingPointError("the network's output")
-    return 100.0 * (logits.argmax(dim=1) == labels).sum().item() / len(labels)
+    return logits

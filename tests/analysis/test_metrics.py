@@ -1,0 +1,136 @@
+"""The metrics of the test set, beside plain ones."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.harness import TINY_DIGITS, run_script, write_run
+from tod.analysis import confusion, metrics, tables
+from tod.analysis.results import METRICS, read_runs
+
+
+def random_logits(count: int = 500, num_classes: int = 4, scale: float = 2.0):
+    random = np.random.default_rng(0)
+    labels = random.choice(num_classes, count, p=[0.6, 0.2, 0.15, 0.05])
+    logits = random.normal(size=(count, num_classes)) * scale
+    logits[np.arange(count), labels] += 1.0
+    return torch.tensor(logits), torch.from_numpy(labels)
+
+
+def plainly(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    rows = [[math.exp(value) for value in row] for row in logits.tolist()]
+    probabilities = [[value / sum(row) for value in row] for row in rows]
+    predicted = [row.index(max(row)) for row in probabilities]
+    true = labels.tolist()
+    recalls, f1s = [], []
+    for c in sorted({*true}):
+        both = sum(p == t == c for p, t in zip(predicted, true, strict=True))
+        recalls.append(both / true.count(c))
+        f1s.append(2 * both / (true.count(c) + predicted.count(c)))
+    gap = 0.0
+    for low in range(15):
+        inside = [i for i, row in enumerate(probabilities) if low / 15 < max(row) <= (low + 1) / 15]
+        if inside:
+            accuracy = sum(predicted[i] == true[i] for i in inside) / len(inside)
+            confidence = sum(max(probabilities[i]) for i in inside) / len(inside)
+            gap += len(inside) / len(true) * abs(accuracy - confidence)
+    likelihoods = [-math.log(row[t]) for row, t in zip(probabilities, true, strict=True)]
+    return {
+        "test_accuracy": 100
+        * sum(p == t for p, t in zip(predicted, true, strict=True))
+        / len(true),
+        "balanced_accuracy": 100 * sum(recalls) / len(recalls),
+        "macro_f1": 100 * sum(f1s) / len(f1s),
+        "nll": sum(likelihoods) / len(true),
+        "ece": 100 * gap,
+    }
+
+
+def test_the_metrics_are_those_of_their_formulas():
+    logits, labels = random_logits()
+    found = metrics.test_metrics(logits, labels)
+    expected = plainly(logits, labels)
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        assert float(found[name]) == pytest.approx(value, abs=1e-4), name
+
+
+def test_the_calibration_error_is_that_of_scikit_learns_calibration_curve():
+    from sklearn.calibration import calibration_curve
+
+    random = np.random.default_rng(1)
+    confidences = random.uniform(0.1, 1.0, 1000)
+    correct = random.random(1000) < confidences**2
+    accuracy, confidence = calibration_curve(correct, confidences, n_bins=15)
+    sizes = np.histogram(confidences, 15, (0, 1))[0]
+    expected = (sizes[sizes > 0] / 1000 * np.abs(accuracy - confidence)).sum()
+    assert metrics.calibration_error(confidences, correct) == pytest.approx(expected)
+    assert metrics.calibration_error(np.ones(3), np.array([True, True, True])) == 0
+
+
+def test_a_class_without_test_images_is_left_out_of_the_balanced_accuracy():
+    labels = torch.tensor([0, 0, 1, 1])
+    logits = torch.tensor([[9.0, 0, 0], [9.0, 0, 0], [0, 9.0, 0], [0, 0, 9.0]])
+    assert float(metrics.test_metrics(logits, labels)["balanced_accuracy"]) == 75
+    empty = metrics.test_metrics(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
+    assert empty == {"test_accuracy": "nan", **dict.fromkeys(METRICS, "")}
+
+
+def test_a_run_writes_metrics_confusion_and_the_probabilities_that_they_are_of(tmp_path):
+    done = run_script("main_TOD.py", *TINY_DIGITS, f"--output-dir={tmp_path}", "--keep-predictions")
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.iterdir()
+    with (folder / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        kept = np.load(folder / "predictions" / f"trial{row['trial']}_cycle{row['cycle']}.npz")
+        probabilities, labels = kept["probabilities"], kept["labels"]
+        assert probabilities.shape == (360, 10) and probabilities.dtype == np.float32
+        expected = plainly(torch.from_numpy(probabilities).double().log(), torch.from_numpy(labels))
+        for name, value in expected.items():
+            assert float(row[name]) == pytest.approx(value, abs=2e-3), name
+    # Of the last cycle.
+    (curve,) = read_runs([folder])
+    (matrix,) = confusion.read(curve)
+    assert matrix.sum(axis=1).tolist() == np.bincount(labels).tolist()
+    assert 100 * np.trace(matrix) / 360 == pytest.approx(float(rows[-1]["test_accuracy"]), abs=1e-3)
+    (by_class,) = confusion.class_tables([curve])
+    assert by_class[0] == ["accuracy in each class (%)", curve.name]
+    assert [row[0] for row in by_class[1:]] == [str(digit) for digit in range(10)]
+    shown = np.mean([float(row[1].split()[0]) for row in by_class[1:]])
+    assert shown == pytest.approx(float(rows[-1]["balanced_accuracy"]), abs=0.01)
+    ((_, cells),) = tables.metrics_tables([curve])
+    assert cells[2:] == [f"{float(rows[-1][n]):.2f} (1)" for n in ("test_accuracy", *METRICS)]
+
+
+def test_confusions_of_all_trials_and_seeds_are_read_together_and_odd_class_names_stay(tmp_path):
+    names = ["class", 'a,"b"', "1"]
+    folders = [write_run(tmp_path, [[80], [81]], seed=s, class_names=names) for s in (0, 1)]
+    for seed, folder in enumerate(folders):
+        (folder / "confusion").mkdir()
+        for trial in (1, 2):
+            predicted, true = np.array([0, 1, 2, seed]), np.array([0, 1, 2, 2])
+            text = confusion.as_text(predicted, true, names)
+            (folder / f"confusion/trial{trial}.csv").write_text(text, encoding="utf-8")
+    (curve,) = read_runs(folders)
+    matrices = confusion.read(curve)
+    assert matrices.shape == (4, 3, 3)
+    assert matrices.sum(axis=0)[2].tolist() == [2, 2, 4]
+    (table,) = confusion.class_tables([curve])
+    assert [row[0] for row in table[1:]] == names
+    assert table[3][1] == "50.00 ± 0.00 (4)"
+    assert confusion.class_tables(read_runs([write_run(tmp_path / "old", [[80]])])) == []
+
+
+def test_a_damaged_confusion_is_one_line(tmp_path):
+    from tod.config import InputError
+
+    folder = write_run(tmp_path, [[80]], class_names=["a", "b"])
+    (folder / "confusion").mkdir()
+    for text in ("", "class,a\na,1\n", "class,a,b\na,1,x\nb,1,1\n"):
+        (folder / "confusion/trial1.csv").write_text(text)
+        with pytest.raises(InputError, match=r"trial1\.csv: cannot be read"):
+            confusion.read(*read_runs([folder]))
