@@ -6,8 +6,10 @@ the COD loss (--auxiliary TOD).
 
 Other strategies, to compare with: RANDOM; the uncertainty of the prediction by its ENTROPY, MARGIN
 or LEAST_CONFIDENCE; CORESET, which covers the features; BADGE, which seeks large and diverse
-gradients; LOSS, the true loss, which is no real strategy: it is the oracle that TOD estimates, and
-looks at the labels that it is to ask for.
+gradients; BALD, where networks drawn by dropout disagree; NOISE_STABILITY, where noise on the
+weights changes the prediction; TYPICLUST and PROBCOVER, typical images, for small budgets; FULL,
+all labels at once; LOSS, the true loss, which is no real strategy: it is the oracle that TOD
+estimates, and looks at the labels that it is to ask for.
 """
 
 from collections.abc import Sequence
@@ -27,6 +29,7 @@ SAMPLING = {
     "NOISE_STABILITY": samplers.query_by_noise_stability,
     "TYPICLUST": samplers.query_by_typiclust,
     "PROBCOVER": samplers.query_by_probcover,
+    "FULL": samplers.query_nothing,
     "LOSS": samplers.query_by_true_loss,
     "TOD": samplers.query_by_tod,
 }

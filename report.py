@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tod import cli
-from tod.analysis.report import page
+from tod.analysis.report import write_report
 from tod.analysis.results import read_runs
-from tod.files import write_atomically
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,8 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     output = arguments.output
     if output.suffix.lower() not in (".html", ".htm"):
         parser.error(f"argument --output: {output} does not end in .html")
-    # Bytes in a file's name that are no text are shown as Python does.
-    write_atomically(output, page(read_runs(arguments.runs)).encode("utf-8", "backslashreplace"))
+    write_report(output, read_runs(arguments.runs))
     print(output)
 
 

@@ -14,7 +14,7 @@ from models import fold_batch_norm, with_noise
 from tod.config import Config
 from tod.coverage import pick_covering, purity_radius
 from tod.diversity import DRAWS, k_center_greedy, k_means_plus_plus, nearest_squared_distances
-from tod.pool import Pool, Query, unsuitable
+from tod.pool import Pool, Query, always_with, unsuitable
 from tod.schema import OWN_IMAGES
 from tod.typicality import pick_typical
 
@@ -278,6 +278,18 @@ def query_by_true_loss(pool: Pool) -> Query:
     No real strategy: it looks at the labels that it is to ask for.
     """
     return query_by_score(pool, pool.true_losses)
+
+
+def _needs_all_labels(config: Config) -> str | None:
+    people = config.dataset == OWN_IMAGES
+    return "needs all labels at once; choose another" if people else None
+
+
+@unsuitable(_needs_all_labels)
+@always_with("active_learning.initial_labels=null", "active_learning.cycles=1")
+def query_nothing(pool: Pool) -> Query:
+    """FULL: the training set has all its labels in its only cycle: what no strategy can exceed."""
+    return Query(pool.subset[:0], np.zeros(len(pool.subset)))
 
 
 def query_by_tod(pool: Pool) -> Query:

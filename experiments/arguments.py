@@ -20,6 +20,12 @@ def new_parser(description: str, output_dir: Path) -> cli.Parser:
     """
     parser = cli.Parser(description=description)
     parser.add_argument("--seed", nargs="+", type=cli.seed, default=[0], help="default: 0")
+    parser.add_argument(
+        "--processes",
+        type=cli.positive,
+        metavar="N",
+        help="runs at once (default: as many as there are GPUs, or else cores)",
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="of all epochs (default: 1)")
     parser.add_argument(
         "--output-dir",

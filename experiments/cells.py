@@ -1,9 +1,13 @@
 """The runs of an experiment: the command of each, and the curves that they leave."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
 
 import main_LL4AL
 import main_TOD
@@ -11,6 +15,7 @@ from experiments.commands import Commands
 from tod import cli
 from tod.analysis.results import Curve, read_runs
 from tod.config import PROJECT_DIR, load
+from tod.pool import refuse_unsuitable, why_unsuitable
 from tod.runs.folder import RunFolder
 from tod.runs.identity import Identity
 
@@ -21,6 +26,9 @@ PAPER = {
     "LL4AL/LL4AL": "LL4AL",
 }
 """The paper's strategies, and their names among its curves."""
+ALL = (*(f"{sampling}/NONE" for sampling in main_TOD.SAMPLING), "TOD/TOD", "LL4AL/LL4AL")
+"""Each sampling strategy on its own, and the paper's methods with their losses."""
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Cell(NamedTuple):
@@ -56,8 +64,16 @@ class Cell(NamedTuple):
             *further,
         ]
 
-    def refuse(self, arguments: Sequence[str]) -> None:
+    def why_unsuitable(self, arguments: Sequence[str]) -> str | None:
+        """Why its strategy cannot work with these arguments; None where it can."""
+        identity = cli.parse(self.script, arguments)["identity"]
+        return why_unsuitable(self.script.sampling[identity.sampling], identity.config)
+
+    def refuse(self, arguments: Sequence[str]) -> int:
         """Refuses the arguments, before any cell runs, if the script would.
+
+        Returns:
+            How many cycles its run has.
 
         Raises:
             InputError: a value is wrong, or the run's folder is in use or holds another run.
@@ -65,9 +81,12 @@ class Cell(NamedTuple):
         """
         options = cli.parse(self.script, arguments)
         identity, trials = options["identity"], options["trials"]
+        sampling = identity.sampling
+        refuse_unsuitable(self.script.sampling[sampling], sampling, identity.config)
         path = options["output_dir"] / identity.folder_name
         with RunFolder(path, identity, trials, trials) as folder:
             folder.claim()
+        return len(trials) * identity.config.active_learning.cycles
 
     def folder(self, output_dir: Path) -> Path:
         """Where its results lie."""
@@ -97,33 +116,73 @@ def shortened_training(config: str, scale: float) -> list[str]:
 
 
 def run_all(
-    cells: Sequence[Cell], output_dir: Path, scale: float, further: Sequence[str]
+    cells: Sequence[Cell],
+    output_dir: Path,
+    scale: float,
+    further: Sequence[str],
+    processes: int | None,
 ) -> dict[Cell, int]:
-    """Runs the cells; the exit status of each. An interrupted one is the last.
+    """Runs the cells, several at once, with one bar; the exit status of each.
 
     Args:
         cells: in this order.
         output_dir: where their folders are made.
         scale: of all epochs.
         further: arguments of the entry scripts.
+        processes: how many run at once; None: as many as there are GPUs, or else cores.
 
     Raises:
         InputError: one of them would be refused; none has run then.
         SystemExit: likewise, for an argument that there is not.
     """
     to_run = {cell: cell.arguments(output_dir, scale, further) for cell in cells}
-    for cell, arguments in to_run.items():
-        cell.refuse(arguments)
-    statuses: dict[Cell, int] = {}
-    with Commands() as commands:
-        for cell, arguments in to_run.items():
-            print(cell, file=sys.stderr, flush=True)
-            command = [sys.executable, str(PROJECT_DIR / cell.script.name), *arguments]
-            statuses[cell] = commands.run(command)
-            # One that ends well in spite of a signal is not the last: the next one counts as ended.
-            if statuses[cell] in (130, 143) or (commands.signal is not None and statuses[cell]):
-                break
-    return statuses
+    cycles = {cell: cell.refuse(arguments) for cell, arguments in to_run.items()}
+    commands = {
+        cell: [sys.executable, str(PROJECT_DIR / cell.script.name), *arguments, "--quiet"]
+        for cell, arguments in to_run.items()
+    }
+    processes = min(processes or torch.cuda.device_count() or CORES, max(len(cells), 1))
+    in_terminal, num_ended = sys.stderr.isatty(), 0
+    bar = tqdm(total=sum(cycles.values()), unit="cycle", disable=not in_terminal, leave=False)
+
+    def done() -> int:
+        return sum(map(_num_rows, (cell.folder(output_dir) for cell in cells)))
+
+    def look() -> None:
+        bar.set_description_str(f"{num_ended} of {len(cells)} runs", refresh=False)
+        bar.n = done()
+        bar.refresh()
+
+    def ended(cell: Cell, status: int, printed: str) -> None:
+        nonlocal num_ended
+        num_ended += 1
+        if printed or status or not in_terminal:
+            how = f"has stopped with status {status}" if status else "has ended"
+            where = f"{num_ended} of {len(cells)} runs"
+            bar.write(f"{printed}{cell}: {how} ({where})", file=sys.stderr)
+
+    bar.initial = done()  # what earlier runs have done is not this one's speed
+    with bar, Commands(processes) as several:
+        return several.run(commands, lambda slot: _environment(slot, processes), look, ended)
+
+
+def _num_rows(folder: Path) -> int:
+    """How many cycles a run has ended."""
+    try:
+        return (folder / "results.csv").read_bytes().count(b"\n") - 1
+    except FileNotFoundError:
+        return 0
+
+
+def _environment(slot: int, processes: int) -> dict[str, str]:
+    """The variables of a run beside others: its share of the cores, and its GPU."""
+    variables = dict(os.environ)
+    if processes > 1:
+        variables.setdefault("OMP_NUM_THREADS", str(max(1, CORES // processes)))
+    if (gpus := torch.cuda.device_count()) > 1:
+        visible = variables.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+        variables["CUDA_VISIBLE_DEVICES"] = visible.split(",")[slot % gpus]
+    return variables
 
 
 def curves_of(cells: Sequence[Cell], output_dir: Path) -> list[Curve]:

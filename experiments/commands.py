@@ -1,50 +1,104 @@
-"""Commands that run one after the other, and the signals that are meant for them."""
+"""Commands that run at the same time, and the signals that are meant for them."""
 
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import FrameType
+from typing import IO, NamedTuple, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+
+SECONDS_BETWEEN_LOOKS = 0.2
+
+
+class _Running(NamedTuple):
+    child: subprocess.Popen
+    slot: int
+    output: IO[bytes]
 
 
 class Commands:
-    """Runs commands one after the other; a signal goes to the running one, which saves its state.
+    """Runs commands, so many at once; a signal goes to all that run, which save their states.
 
     Used as a context, after which signals are answered as before.
     """
 
-    def __init__(self) -> None:
-        self.child: subprocess.Popen | None = None
+    def __init__(self, processes: int = 1) -> None:
+        self.processes = processes
         self.signal: int | None = None
-        self.told = False
-        """Whether the running command knows of the signal."""
+        self._running: dict[Hashable, _Running] = {}
+        self._told: set[subprocess.Popen] = set()
 
-    def run(self, command: Sequence[str]) -> int:
-        """Runs a command to its end, but not one after a signal.
+    def run(
+        self,
+        commands: Mapping[Key, Sequence[str]],
+        environment: Callable[[int], Mapping[str, str]] = lambda slot: os.environ,
+        look: Callable[[], None] = lambda: None,
+        ended: Callable[[Key, int, str], None] = lambda key, status, output: None,
+    ) -> dict[Key, int]:
+        """Runs all commands to their end; after a signal, none begins.
+
+        Args:
+            commands: by any name, in this order.
+            environment: the variables of a command that runs as this one of those at once, from 0.
+            look: called again and again.
+            ended: called with the name of a command that has ended, its status, and what it has
+                printed.
 
         Returns:
-            Its exit status; 128 + the signal's number, as in a shell, where a signal has ended it.
+            The exit status of each, in their order: 128 + the signal's number, as in a shell, where
+            a signal has ended it, or has kept it from running.
         """
-        if self.signal is not None:
-            return 128 + self.signal
-        # In a session of its own, it gets no signal from the terminal beside the one from here.
-        with subprocess.Popen(command, start_new_session=True) as self.child:
-            if self.signal is not None and not self.told:  # it came during the start
-                self._tell()
-            status = self.child.wait()
-        self.child = None
-        return status if status >= 0 else 128 - status
+        waiting, statuses = list(commands), {}
+        while self._running or (waiting and self.signal is None):
+            while waiting and self.signal is None and len(self._running) < self.processes:
+                key = waiting.pop(0)
+                self._start(key, commands[key], environment)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            look()
+            for key in [k for k, (child, *_) in self._running.items() if child.poll() is not None]:
+                child, _, output = self._running.pop(key)
+                status = child.returncode
+                statuses[key] = status if status >= 0 else 128 - status
+                with output:
+                    output.seek(0)
+                    ended(key, statuses[key], output.read().decode(errors="replace"))
+        never = 128 + (self.signal or 0)
+        return {key: statuses.get(key, never) for key in commands}
+
+    def _start(
+        self,
+        key: Hashable,
+        command: Sequence[str],
+        environment: Callable[[int], Mapping[str, str]],
+    ) -> None:
+        slot = min({*range(self.processes)} - {running.slot for running in self._running.values()})
+        output = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the command has ended
+        child = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=output,
+            env=dict(environment(slot)),
+            # In a session of its own, it gets no signal from the terminal beside the one from here.
+            start_new_session=True,
+        )
+        self._running[key] = _Running(child, slot, output)
+        if self.signal is not None and child not in self._told:  # it came during the start
+            self._tell(child)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         # A terminal that is closed ends the commands as a job's end does: with their state saved.
         self.signal = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
-        if self.child is not None:
-            self._tell()
+        for child, *_ in list(self._running.values()):
+            self._tell(child)
 
-    def _tell(self) -> None:
-        self.told = True
+    def _tell(self, child: subprocess.Popen) -> None:
+        self._told.add(child)
         if os.name == "posix":  # elsewhere there are no such sessions: the console has told it
-            self.child.send_signal(self.signal)
+            child.send_signal(self.signal)
 
     def __enter__(self) -> "Commands":
         signals = [signal.SIGINT, signal.SIGTERM]

@@ -148,7 +148,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--output {output}: cannot be used ({reason(error)})") from None
     replace_section(text, name, "")  # refuses what it cannot before the work
     cells = list(map(Cell._make, itertools.product(arguments.config, PAPER, arguments.seed)))
-    status = max(run_all(cells, arguments.output_dir, arguments.scale, further).values())
+    statuses = run_all(cells, arguments.output_dir, arguments.scale, further, arguments.processes)
+    status = max(statuses.values())
     if status:
         print(f"{output}: is left as it was until all runs have ended", file=sys.stderr)
         sys.exit(status)

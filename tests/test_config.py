@@ -384,6 +384,13 @@ def test_a_single_cycle_queries_nothing():
     ]
 
 
+def test_all_labels_at_once_are_a_single_cycle():
+    everything = "active_learning.initial_labels=null"
+    assert configuration.load("digits", [everything, "active_learning.cycles=1"])
+    (line,) = problems_of("digits", [everything])
+    assert "initial_labels: null is all images" in line and "cycles: 1" in line
+
+
 def test_a_runs_configuration_is_read_with_what_the_run_added(tmp_path):
     settings = {**DIGITS, "run": {"seed": 3, "entry": "main_TOD.py"}}
     write(tmp_path / "config.yaml", settings)
@@ -437,7 +444,8 @@ def assert_sound(config: Config) -> None:
         assert active.audit_share == 0 or active.query_size >= 2
         counts = {"cycles": 2, "initial_labels": active.initial_labels or 2}
         active = active.model_copy(update=counts)
-    labels = active.initial_labels + (active.cycles - 1) * active.query_size
+    assert active.initial_labels or active.cycles == 1
+    labels = (active.initial_labels or 2) + (active.cycles - 1) * active.query_size
     assert labels <= TRAINING_SET_SIZES.get(config.dataset, math.inf)
     # A single cycle queries nothing.
     assert active.query_size <= active.subset_size or active.cycles == 1

@@ -80,6 +80,7 @@ ARGUMENTS = [
     argument("--partial", "--partial", "--config own_images"),
     argument("--config=own_images --overwrite", "--overwrite", "labels", "--output-dir"),
     argument("--config=own_images --trials=2", "--trials", "there are 1 trials"),
+    argument("--config=own_images --sampling=FULL", "--sampling FULL", "all labels at once"),
     argument("--config=own_images --sampling=LOSS", "--sampling LOSS", "nobody has given"),
     argument("--config=own_images --set=active_learning.cycles=7", "cycles: 7 should be null"),
     argument("--config=own_images --set=active_learning.trials=3", "trials: 3 should be 1"),

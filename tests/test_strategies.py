@@ -29,6 +29,8 @@ from tests.support.pools import logits_of, pool_of, positions
 from tod import cli, diversity
 from tod.diversity import DRAWS
 
+QUERYING = [name for name in main_TOD.SAMPLING if name != "FULL"]
+
 # ------------------------------------------------------------- uncertainty
 
 
@@ -165,7 +167,7 @@ def test_true_loss_queries_by_cross_entropy():
 # ------------------------------------------------------- what holds for all
 
 
-@pytest.mark.parametrize("name", main_TOD.SAMPLING)
+@pytest.mark.parametrize("name", QUERYING)
 def test_strategy_queries_different_images_of_the_subset_and_scores_each(name):
     pool = pool_of(torch.randn(20, 3), query_size=7)
     query = main_TOD.SAMPLING[name](pool)
@@ -174,7 +176,7 @@ def test_strategy_queries_different_images_of_the_subset_and_scores_each(name):
     assert query.scores.shape == pool.subset.shape
 
 
-@pytest.mark.parametrize("name", main_TOD.SAMPLING)
+@pytest.mark.parametrize("name", QUERYING)
 def test_backbone_sees_each_image_once_for_a_query_and_its_diagnostics(name):
     pool = pool_of(torch.randn(9, 3))
     main_TOD.SAMPLING[name](pool)
@@ -184,7 +186,7 @@ def test_backbone_sees_each_image_once_for_a_query_and_its_diagnostics(name):
     assert pool.backbone.seen == list(range(9)) + labeled
 
 
-@pytest.mark.parametrize("name", [name for name in main_TOD.SAMPLING if name != "RANDOM"])
+@pytest.mark.parametrize("name", [name for name in QUERYING if name != "RANDOM"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_scores_that_are_not_finite_are_a_divergence(name, value):
     pool = pool_of(torch.full((4, 3), value), torch.full((4, 2), value))
@@ -213,7 +215,7 @@ def table(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.open()))
 
 
-@pytest.mark.parametrize("name", main_TOD.SAMPLING)
+@pytest.mark.parametrize("name", QUERYING)
 @pytest.mark.parametrize("augment", ["false", "true"])
 def test_strategy_runs_and_its_query_is_labeled(tmp_path, name, augment):
     dropout = ["--set=model.dropout=0.5"] * (name == "BALD")
@@ -226,6 +228,27 @@ def test_strategy_runs_and_its_query_is_labeled(tmp_path, name, augment):
     assert len(set(scores)) > 1
     one_by_one = ("CORESET", "BADGE", "NOISE_STABILITY", "TYPICLUST", "PROBCOVER")
     assert (scores == sorted(scores)) == (name not in one_by_one)
+
+
+def test_full_trains_on_all_labels_in_one_cycle_whatever_is_configured(tmp_path):
+    folder = run_main(tmp_path, "FULL")
+    (row,) = table(folder / "results.csv")
+    assert (row["cycle"], row["num_labeled"]) == ("1", "1437")
+    assert float(row["test_accuracy"]) > 20  # the tiny network has 10 with 40 labels
+    labeled = table(folder / "queries" / "trial1_cycle0.csv")
+    assert sorted(int(row["index"]) for row in labeled) == list(range(1437))
+    # Its own configuration runs it again, and is the same run.
+    main_TOD.main(
+        [f"--config={folder / 'config.yaml'}", "--sampling=RANDOM", f"--output-dir={tmp_path}"]
+    )
+    (again,) = table(tmp_path / "config_auxiliary_TOD_sampling_RANDOM_seed0" / "results.csv")
+    assert again["num_labeled"] == "1437"
+
+
+def test_full_leaves_no_pool_to_the_cod_loss(tmp_path):
+    main_TOD.main([*TINY_DIGITS, f"--output-dir={tmp_path}", "--sampling=FULL"])
+    (row,) = table(tmp_path / "digits_auxiliary_TOD_sampling_FULL_seed0" / "results.csv")
+    assert row["num_labeled"] == "1437"
 
 
 def test_the_oracle_queries_larger_losses_than_chance(tmp_path):

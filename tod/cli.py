@@ -82,7 +82,11 @@ def parse(script: EntryScript, argv: Sequence[str] | None = None) -> dict[str, A
     """
     parser = _parser(script)
     arguments = vars(parser.parse_args(argv))
-    config = load(arguments.pop("config"), arguments.pop("set"), arguments.pop("data_dir"))
+    name, overrides, data_dir = (arguments.pop(key) for key in ("config", "set", "data_dir"))
+    config = load(name, overrides, data_dir)
+    settings = getattr(script.sampling[arguments["sampling"]], "settings", ())
+    if settings and config.dataset != OWN_IMAGES:
+        config = load(name, [*overrides, *settings], data_dir)
     num_trials = config.active_learning.trials
     trials = arguments["trials"] or range(1, num_trials + 1)
     if trials[-1] > num_trials:

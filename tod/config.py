@@ -101,6 +101,9 @@ def _contradictions(valid: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield from _contradictions_with_who_labels(valid, from_people)
     with suppress(KeyError, TypeError):  # what is null has been named
         labels, cycles, query_size = (valid[k] for k in ("initial_labels", "cycles", "query_size"))
+        if labels is None and cycles != 1 and not from_people:
+            words = "null is all images, which leaves none to query; write a number, or cycles: 1"
+            yield "active_learning.initial_labels", words
         available = TRAINING_SET_SIZES.get(valid["dataset"])
         if problem := too_many_labels(labels, cycles, query_size, available):
             yield "active_learning.query_size", problem
@@ -141,9 +144,8 @@ def _contradictions_with_who_labels(
 ) -> Iterator[tuple[str, str]]:
     """What makes no sense where people give the labels, or where the dataset has them."""
     if not from_people:
-        of_people = {"cycles": None, "initial_labels": None}
-        for key in (key for key in of_people if valid.get(key, 0) is None):
-            yield f"active_learning.{key}", f"null is for {OWN_IMAGES}; write a number"
+        if valid.get("cycles", 0) is None:
+            yield "active_learning.cycles", f"null is for {OWN_IMAGES}; write a number"
         if valid.get("audit_share"):
             words = f"{valid['audit_share']} is for {OWN_IMAGES}; write 0"
             yield "active_learning.audit_share", words
@@ -160,8 +162,12 @@ def _contradictions_with_who_labels(
             yield "active_learning.query_size", words
 
 
-def too_many_labels(labels: int, cycles: int, query_size: int, available: int | None) -> str | None:
+def too_many_labels(
+    labels: int | None, cycles: int, query_size: int, available: int | None
+) -> str | None:
     """The message for more labels than the `available` training images; None where they suffice."""
+    if labels is None:  # all, however many there are
+        return None
     wanted = labels + (cycles - 1) * query_size
     if available is None or wanted <= available:
         return None

@@ -103,7 +103,9 @@ def run_experiment(
         ended = False
         if unfinished:
             events = folder.path / "tensorboard" if tensorboard else None
-            monitor = Monitor(config, len(unfinished), quiet, ranks.is_main_process, events)
+            planned = config.active_learning.labels_of_cycles(len(dataset.train))
+            shows_bar = ranks.is_main_process
+            monitor = Monitor(config, len(unfinished), planned, quiet, shows_bar, events)
             with interruption, monitor:
                 for number in unfinished:
                     trial = Trial(experiment, number)

@@ -47,13 +47,28 @@ def unsuitable(why: Callable[[Config], str | None]) -> Callable[[Strategy], Stra
     return marked
 
 
+def always_with(*settings: str) -> Callable[[Strategy], Strategy]:
+    """Marks a strategy that means these `KEY=VALUE` of the configuration, whatever it says."""
+
+    def marked(strategy: Strategy) -> Strategy:
+        strategy.settings = settings
+        return strategy
+
+    return marked
+
+
+def why_unsuitable(strategy: Strategy, config: Config) -> str | None:
+    """Why a strategy cannot work with a configuration; None where it can."""
+    return getattr(strategy, "why_unsuitable", lambda config: None)(config)
+
+
 def refuse_unsuitable(strategy: Strategy, name: str, config: Config) -> None:
     """Refuses a strategy for a configuration with which it cannot work.
 
     Raises:
         InputError: it cannot.
     """
-    why = getattr(strategy, "why_unsuitable", lambda config: None)(config)
+    why = why_unsuitable(strategy, config)
     if why is not None:
         raise InputError(f"--sampling {name}: {why}")
 

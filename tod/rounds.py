@@ -133,7 +133,7 @@ def run_round(
         cycle = state["learner"]["cycle"] if state else 1
         num_labeled = len(state["labeled"] if has_begun else this_round.for_training)
         planned = [0] * (cycle - 1) + [num_labeled]
-        with interruption, Monitor(config, 1, quiet, True, events, planned) as monitor:
+        with interruption, Monitor(config, 1, planned, quiet, True, events) as monitor:
             loop = Loop(trial, sampling, folder, monitor, keep_weights, keep_predictions)
             loop.continue_where_it_stopped()
             with loop.divergence_in_words():

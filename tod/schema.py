@@ -80,8 +80,8 @@ class Augmentation(Section):
 class ActiveLearning(Section):
     """Trials, cycles and how many images are labelled in each.
 
-    Where people give the labels, `cycles` is null: it goes on until they stop; and `initial_labels`
-    may be null, which is `query_size`.
+    `initial_labels` may be null: all images, in a single cycle. Where people give the labels,
+    `cycles` is null, since it goes on until they stop, and `initial_labels: null` is `query_size`.
     """
 
     trials: int = Field(ge=1, le=1000)
@@ -90,6 +90,11 @@ class ActiveLearning(Section):
     query_size: Count
     subset_size: Count
     audit_share: float = Field(0.0, ge=0, lt=1)
+
+    def labels_of_cycles(self, num_images: int) -> list[int]:
+        """How many labelled images each cycle trains on, of so many training images."""
+        first = self.initial_labels or num_images
+        return [first + i * self.query_size for i in range(self.cycles)]
 
     def among_cycles(self, cycle: int) -> str:
         """A cycle as in `2/7`; alone where nobody knows how many there will be."""

@@ -78,11 +78,9 @@ class Trial:
         self.config = experiment.config
         self.number = number
         if labeled is None:
-            labeled = self._random("initial labels").choice(
-                len(experiment.dataset.train),
-                self.config.active_learning.initial_labels,
-                replace=False,
-            )
+            num_images = len(experiment.dataset.train)
+            first, *_ = self.config.active_learning.labels_of_cycles(num_images)
+            labeled = self._random("initial labels").choice(num_images, first, replace=False)
         self.labeled = labeled
         networks = experiment.networks(number)
         self.backbone = self._initial_backbone(networks)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests.support.harness import write_run
 from tod.analysis import figures, results
+from tod.analysis.matrix import penalty_matrix
 from tod.config import InputError
 
 TWO_TRIALS = [[80, 90, 94], [82, 90, 98]]
@@ -139,3 +140,21 @@ def test_diagnostics_of_runs_that_have_none_are_refused(tmp_path):
     for folder in (old, started):
         with pytest.raises(InputError, match="--diagnostics finds no score_loss_spearman there"):
             figures.diagnostics(results.read_runs([folder]))
+
+
+def test_all_labels_at_once_are_a_line_and_no_method_of_the_matrix(tmp_path):
+    folders = [
+        write_run(tmp_path, [[80, 90, 94], [82, 90, 95]], sampling="RANDOM"),
+        write_run(tmp_path, [[80, 92, 96], [82, 93, 96]]),
+        write_run(tmp_path, [[98], [99]], sampling="FULL", cycles=1),
+    ]
+    path = folders[2] / "config.yaml"
+    path.write_text(path.read_text().replace("initial_labels: 100", "initial_labels: null"))
+    curves = results.read_runs(folders)
+    (axes,) = figures.learning_curves(curves).axes[:1]
+    dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
+    assert [list(line.get_ydata()) for line in dotted] == [[98.5, 98.5]]
+    assert axes.get_xlim()[1] < 250
+    matrix = penalty_matrix(curves)
+    assert list(matrix.shares) == ["RANDOM sampling", "TOD sampling"]
+    assert not matrix.notes

@@ -7,10 +7,12 @@ import sys
 
 import pytest
 
+import main_TOD
 from experiments import grid
 from experiments.cells import shortened_training
 from experiments.commands import Commands
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, write_run
+from tests.support.processes import wait_for
 
 GRID = ["--config", "digits", "--strategy", "RANDOM/NONE", "LL4AL/LL4AL", "--seed", "0"]
 REST = ["--", *[argument for argument in TINY_DIGITS if not argument.startswith("--config")]]
@@ -25,15 +27,75 @@ def test_grid_runs_each_cell_once_and_prints_one_table(tmp_path):
 
     both = run_script(*command, *REST)
     assert both.returncode == 0, both.stderr
-    folders = sorted(tmp_path.iterdir())
+    folders = sorted(path for path in tmp_path.iterdir() if path.is_dir())
     assert len(folders) == 2
+    assert "Learning curves" in (tmp_path / "report_digits.html").read_text(encoding="utf-8")
     assert (folders[0] / "results.csv").read_bytes() == before
-    assert "is finished" in both.stdout + both.stderr
+    assert "LL4AL/LL4AL, seed 0: has ended (" in both.stderr
     rows = [line for line in both.stdout.splitlines() if line.startswith("| digits, ")]
     assert any("RANDOM" in row for row in rows) and any("LL4AL" in row for row in rows)
 
     table = run_script(*command, "--only", "none", *REST)
     assert [line for line in table.stdout.splitlines() if line.startswith("| digits, ")] == rows
+
+
+def test_all_strategies_run_several_at_once_but_for_those_that_cannot(tmp_path):
+    command = ["experiments/grid.py", "--config=digits", "--strategy", "all", "--seed", "0", "1"]
+    done = run_script(*command, "--output-dir", tmp_path, "--processes=2", *REST)
+    assert done.returncode == 0, done.stderr
+    assert "digits, BALD/NONE: is left out; it needs dropout" in done.stderr
+    names = {path.name for path in tmp_path.iterdir() if path.is_dir()}
+    methods = {(s, "NONE") for s in main_TOD.SAMPLING if s != "BALD"}
+    methods |= {("TOD", "TOD"), ("LL4AL", "LL4AL")}
+    assert names == {
+        f"digits_auxiliary_{auxiliary}_sampling_{sampling}_seed{seed}"
+        for sampling, auxiliary in methods
+        for seed in (0, 1)
+    }
+    # A run beside others gives what it gives alone, with as many threads.
+    alone = run_script(*command, "--only=0", "--output-dir", tmp_path / "alone", *REST)
+    assert alone.returncode == 0, alone.stderr
+    (folder,) = (tmp_path / "alone").iterdir()
+    for name in ("weights/trial1_cycle2.pth", "queries/trial1_cycle1.csv"):
+        assert (folder / name).read_bytes() == (tmp_path / folder.name / name).read_bytes()
+
+
+def test_a_killed_grid_goes_on_where_it_stopped(tmp_path):
+    command = [sys.executable, "experiments/grid.py", *GRID, f"--output-dir={tmp_path}"]
+    slow = [*REST, "--set=training.epochs=300"]
+    process = subprocess.Popen(
+        [*command, "--processes=2", *slow], cwd=PROJECT_DIR, stderr=subprocess.PIPE, text=True
+    )
+    for sampling in ("LL4AL_sampling_LL4AL", "NONE_sampling_RANDOM"):
+        wait_for(tmp_path / f"digits_auxiliary_{sampling}_seed0/progress/trial1.pt", process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode == 143
+    assert errors.count("has stopped with status 143") == 2
+    assert "no run has ended a cycle yet" not in errors
+    # What was saved is gone on from, not begun again.
+    again = run_script(*command[1:], *slow)
+    assert again.returncode == 0, again.stderr
+    for folder in (path for path in tmp_path.iterdir() if path.is_dir()):
+        assert "continuing with trial 1, cycle" in (folder / "log.txt").read_text()
+        assert len((folder / "results.csv").read_text().splitlines()) == 3
+
+
+def test_a_run_that_fails_is_told_with_what_it_printed(tmp_path):
+    done = run_script(
+        *("experiments/grid.py", *GRID, f"--output-dir={tmp_path}", "--processes=2", *REST),
+        "--set=training.lr=1e30",
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("is not finite; what was saved stays") == 2
+    assert "digits, RANDOM/NONE, seed 0: has stopped with status 2" in done.stderr
+    assert "no run has ended a cycle yet" in done.stdout
+
+
+def test_a_strategy_that_does_not_suit_is_refused_before_anything_runs(tmp_path, refusal):
+    line = refusal(grid, "--config", "digits", "--strategy", "BALD/NONE", "RANDOM/NONE")
+    assert line.startswith("--sampling BALD: needs dropout")
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_folder_with_another_run_is_refused_before_any_of_the_grid_runs(tmp_path, refusal):
@@ -45,40 +107,72 @@ def test_a_folder_with_another_run_is_refused_before_any_of_the_grid_runs(tmp_pa
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def statuses_of(*codes: str, processes: int = 1) -> list[int]:
+    with Commands(processes) as commands:
+        return list(commands.run(dict(enumerate(map(python, codes)))).values())
+
+
 def test_a_run_ended_by_a_signal_has_failed():
-    killed = "import os; os.kill(os.getpid(), 9)"
-    with Commands() as commands:
-        assert commands.run([sys.executable, "-c", killed]) == 137
+    assert statuses_of("import os; os.kill(os.getpid(), 9)") == [137]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_goes_to_the_running_command_and_to_none_after_it(number):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_goes_to_all_that_run_and_none_begins_after_it(tmp_path, number, processes):
     before = signal.getsignal(number)
     waits = (
-        "import os, signal, time\n"
+        "import os, pathlib, signal, time\n"
         # In the background, a shell has it ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"place = pathlib.Path({str(tmp_path)!r})\n"
+        "(place / str(os.getpid())).touch()\n"
+        f"while len(list(place.iterdir())) < {processes}: time.sleep(0.01)\n"
         f"os.kill(os.getppid(), {int(number)})\n"
         "time.sleep(60)"
     )
-    with Commands() as commands:
-        assert commands.run([sys.executable, "-c", waits]) in (1, 128 + number)
-        assert commands.run([sys.executable, "-c", "raise SystemExit(7)"]) == 128 + number
+    codes = [waits] * processes + ["raise SystemExit(7)"]
+    *ended, last = statuses_of(*codes, processes=processes)
+    assert all(status in (1, 128 + number) for status in ended)
+    assert last == 128 + number
     assert signal.getsignal(number) == before
 
 
 def test_commands_run_on_a_system_without_sighup(monkeypatch):
     monkeypatch.delattr(signal, "SIGHUP", raising=False)
-    with Commands() as commands:
-        assert commands.run([sys.executable, "-c", "raise SystemExit(7)"]) == 7
+    assert statuses_of("raise SystemExit(7)") == [7]
 
 
-def test_ctrl_c_reaches_the_running_command_once():
+def test_so_many_run_at_once_each_with_a_place_of_its_own(tmp_path):
+    code = (
+        "import os, pathlib, time\n"
+        f"place = pathlib.Path({str(tmp_path)!r})\n"
+        "mine = place / os.environ['SLOT']\n"
+        "mine.touch(exist_ok=False)\n"
+        "time.sleep(0.5)\n"
+        "print(len(list(place.iterdir())))\n"
+        "mine.unlink()"
+    )
+    printed = []
+    with Commands(2) as commands:
+        statuses = commands.run(
+            {number: python(code) for number in range(6)},
+            environment=lambda slot: {**os.environ, "SLOT": str(slot)},
+            ended=lambda key, status, output: printed.append(output.strip()),
+        )
+    assert list(statuses.items()) == [(number, 0) for number in range(6)]
+    assert {*printed} <= {"1", "2"} and "2" in printed
+
+
+def test_ctrl_c_reaches_the_running_command_once(tmp_path):
     counts = (
-        "import signal, sys, time\n"
+        "import pathlib, signal, sys, time\n"
         "seen = []\n"
         "signal.signal(signal.SIGINT, lambda *_: seen.append(1))\n"
-        "print('ready', flush=True)\n"
+        f"pathlib.Path({str(tmp_path / 'ready')!r}).touch()\n"
         "began = time.monotonic()\n"
         "while not seen and time.monotonic() - began < 60:\n"
         "    time.sleep(0.01)\n"
@@ -89,17 +183,12 @@ def test_ctrl_c_reaches_the_running_command_once():
         "import sys\n"
         "from experiments.commands import Commands\n"
         "with Commands() as commands:\n"
-        f"    sys.exit(commands.run([sys.executable, '-c', {counts!r}]))"
+        f"    sys.exit(commands.run({{0: [sys.executable, '-c', {counts!r}]}})[0])"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", runs_it],
-        cwd=PROJECT_DIR,
-        start_new_session=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
+        python(runs_it), cwd=PROJECT_DIR, start_new_session=True, stdin=subprocess.DEVNULL
     )
-    assert process.stdout.readline() == "ready\n"
+    wait_for(tmp_path / "ready", process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all in the foreground
     process.communicate()
     assert process.returncode == 1

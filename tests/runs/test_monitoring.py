@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, tiny_run
 from tod.analysis.results import read_rows
 from tod.runs import monitor as monitoring
-from tod.runs.monitor import Monitor, configured_labels, images_until
+from tod.runs.monitor import Monitor, images_until
 
 NAME = "digits_auxiliary_TOD_sampling_TOD_seed0"
 LOSSES = {
@@ -118,7 +118,7 @@ def test_without_a_terminal_a_line_comes_now_and_then(tmp_path, monkeypatch):
     monkeypatch.setattr(monitoring, "SECONDS_BETWEEN_LINES", 0.0)
     lines = []
     monkeypatch.setattr(monitoring.log, "info", lambda text, *of: lines.append(text % of))
-    with Monitor(config, 1) as monitor:
+    with Monitor(config, 1, [40, 60]) as monitor:
         monitor.start_trial(1, 1, 0, {}, 0.1)
         monitor.epoch_ended(1, 1, 1, 40, {"loss": 2.5}, 0.1)
     (line,) = lines
@@ -128,7 +128,7 @@ def test_without_a_terminal_a_line_comes_now_and_then(tmp_path, monkeypatch):
 
 def test_the_images_of_a_trial_are_counted(tmp_path):
     config = tiny_run(tmp_path).config  # 40 labels, then 60, two epochs each
-    labeled = configured_labels(config)
+    labeled = config.active_learning.labels_of_cycles(1437)
     assert labeled == [40, 60]
     places = ((1, 0), (1, 1), (2, 0), (2, 1), (3, 0))
     assert [images_until(labeled, 2, *place) for place in places] == [0, 40, 80, 140, 200]
@@ -149,10 +149,10 @@ def test_a_resumed_run_shows_each_epoch_once(tmp_path, saved):
         monitor.evaluated(40, value)
         monitor.scored(np.arange(3.0))
 
-    with Monitor(config, 1, tensorboard=tmp_path / "tensorboard") as monitor:
+    with Monitor(config, 1, [40, 60], tensorboard=tmp_path / "tensorboard") as monitor:
         monitor.start_trial(1, 1, 0, {}, 0.1)
         follow(monitor, places, 1.0)
-    with Monitor(config, 1, tensorboard=tmp_path / "tensorboard") as monitor:
+    with Monitor(config, 1, [40, 60], tensorboard=tmp_path / "tensorboard") as monitor:
         monitor.start_trial(1, *saved, {"loss": 1.0}, 0.1)
         assert monitor.bar.total == 200 - images_until([40, 60], 2, *saved)
         if saved[1] == 2:
@@ -176,7 +176,7 @@ from pathlib import Path
 from tests.support.harness import tiny_run
 from tod.runs.monitor import Monitor
 place = Path({str(tmp_path)!r})
-with Monitor(tiny_run(place).config, 1, tensorboard=place / "tensorboard") as monitor:
+with Monitor(tiny_run(place).config, 1, [40, 60], tensorboard=place / "tensorboard") as monitor:
     monitor.start_trial(1, 1, 0, {{}}, 0.1)
     for epoch in (1, 2):
         monitor.epoch_ended(1, 1, epoch, 40, {{"loss": 1.0}}, 0.1)

@@ -127,7 +127,7 @@ class Run(NamedTuple):
         experiment = Experiment(
             config, self.identity.seed, auxiliary, dataset, device, precision, interruption
         )
-        with folder, interruption, Monitor(config, 1) as monitor:
+        with folder, interruption, Monitor(config, 1, [40, 60]) as monitor:
             folder.open(environment(dataset, device, precision))
             yield Loop(Trial(experiment, number), sampling, folder, monitor)
 

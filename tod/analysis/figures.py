@@ -230,6 +230,10 @@ def _draw_mean(
     name = curve.name.replace("$", r"\$")
     name = f" {name}" if name.startswith("_") else name
     style = {"color": f"C{ones}", "marker": "osD^vP*X<>"[tens % 10], "linestyle": linestyle}
+    if curve.labels_everything:  # a line to compare with, at any number of labels
+        axes.axhline(mean.iloc[0], label=name, color=style["color"], linestyle=":")
+        axes.axhspan(low.iloc[0], high.iloc[0], color=style["color"], alpha=0.15, linewidth=0)
+        return
     axes.plot(labels, mean, label=name, **style)
     axes.fill_between(labels, low, high, color=f"C{ones}", alpha=0.15, linewidth=0)
 

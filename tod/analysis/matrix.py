@@ -41,9 +41,12 @@ class PenaltyMatrix(NamedTuple):
 def penalty_matrix(curves: Sequence[Curve]) -> PenaltyMatrix:
     """The matrix of these runs; those that differ in the method alone are of one setting.
 
+    Runs that label everything at once query nothing, and are left out.
+
     At each number of labels, the paired differences of two methods' accuracies are tested two-sided
     by Student's t at 5 %. A setting counts as a whole, however many label sizes it has.
     """
+    curves = [curve for curve in curves if not curve.labels_everything]
     methods = list(dict.fromkeys(curve.method for curve in curves))
     rows, notes = [], []
     settings = _settings(curves)

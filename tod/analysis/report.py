@@ -13,6 +13,17 @@ from tod.analysis import confusion, figures, tables
 from tod.analysis.matrix import matrix_table, penalty_matrix
 from tod.analysis.results import Curve
 from tod.analysis.tables import Table
+from tod.files import write_atomically
+
+
+def write_report(path: Path, curves: Sequence[Curve]) -> None:
+    """Writes the page about these runs.
+
+    Raises:
+        InputError: a run's files are damaged, or the page cannot be written.
+    """
+    # Bytes in a file's name that are no text are shown as Python does.
+    write_atomically(path, page(curves).encode("utf-8", "backslashreplace"))
 
 
 def page(curves: Sequence[Curve]) -> str:
@@ -21,7 +32,7 @@ def page(curves: Sequence[Curve]) -> str:
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     shown, notes = tables.accuracy_tables(curves), tables.unpaired_notes(curves)
-    if len({curve.method for curve in curves}) > 1:
+    if len({curve.method for curve in curves if not curve.labels_everything}) > 1:
         matrix = penalty_matrix(curves)
         shown, notes = [*shown, matrix_table(matrix)], [*notes, *matrix.notes]
     shown += [*tables.metrics_tables(curves), *confusion.class_tables(curves)]

@@ -88,6 +88,12 @@ class Curve:
         return self.config["dataset"] == "caltech101" or test_share is not None
 
     @property
+    def labels_everything(self) -> bool:
+        """Whether all training images have a label from the beginning."""
+        settings = self.config["active_learning"]
+        return settings.get("initial_labels", 0) is None and settings["cycles"] is not None
+
+    @property
     def method(self) -> str:
         """The sampling strategy and the auxiliary loss."""
         return _method(self.run)

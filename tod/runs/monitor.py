@@ -32,20 +32,20 @@ class Monitor:
     Args:
         config: the configuration.
         num_trials: how many trials are to come.
+        labeled: how many labelled images each cycle of a trial trains on.
         quiet: whether to show no bar.
         is_main_process: of several processes, this one shows a bar.
         tensorboard: where TensorBoard's files go, if there are to be any.
-        labeled: how many labelled images each cycle of a trial trains on; None: as configured.
     """
 
     def __init__(
         self,
         config: Config,
         num_trials: int,
+        labeled: Sequence[int],
         quiet: bool = False,
         is_main_process: bool = True,
         tensorboard: Path | None = None,
-        labeled: Sequence[int] | None = None,
     ) -> None:
         self.config = config
         self.num_trials = num_trials
@@ -56,7 +56,7 @@ class Monitor:
         self.epochs_taken = 0
         """In this trial: the step of all that TensorBoard shows."""
         self.images = 0
-        self.labeled = configured_labels(config) if labeled is None else labeled
+        self.labeled = labeled
 
     def __enter__(self) -> "Monitor":
         # Under torchrun, rank 0 waits for the others before it comes here.
@@ -176,12 +176,6 @@ class Monitor:
             with suppress(OSError):
                 self.writer.close()
             self.writer = None
-
-
-def configured_labels(config: Config) -> list[int]:
-    """How many labelled images each cycle of a trial trains on."""
-    settings = config.active_learning
-    return [settings.initial_labels + i * settings.query_size for i in range(settings.cycles)]
 
 
 def images_until(labeled: Sequence[int], epochs: int, cycle: int, epoch: int) -> int:
