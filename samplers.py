@@ -14,7 +14,7 @@ from models import fold_batch_norm, with_noise
 from tod.config import Config
 from tod.coverage import pick_covering, purity_radius
 from tod.diversity import DRAWS, k_center_greedy, k_means_plus_plus, nearest_squared_distances
-from tod.pool import Pool, Query, always_with, unsuitable
+from tod.pool import Pool, Query, always_with, takes_features, unsuitable
 from tod.schema import OWN_IMAGES
 from tod.typicality import pick_typical
 
@@ -242,25 +242,27 @@ def _torch_generator(pool: Pool, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(pool.random.integers(2**63)))
 
 
+@takes_features
 def query_by_typiclust(pool: Pool) -> Query:
     """TYPICLUST: the most typical images of many clusters (Hacohen et al., ICML 2022).
 
     An image's score is its typicality within its cluster, before any pick.
     """
-    features, labeled = _finite(pool.features), _finite(pool.labeled_features)
+    features, labeled = map(_finite, pool.representation)
     is_labeled = np.arange(len(labeled) + len(features)) < len(labeled)
     everything = np.concatenate([labeled, features])
     picked, scores = pick_typical(everything, is_labeled, pool.query_size, pool.random)
     return Query(pool.subset[picked - len(labeled)], scores[len(labeled) :])
 
 
+@takes_features
 def query_by_probcover(pool: Pool) -> Query:
     """PROBCOVER: images whose balls cover what is not covered yet (Yehuda et al., NeurIPS 2022).
 
     An image's score is how many uncovered images its ball holds, before any pick.
     """
-    _finite(pool.features)
-    features, labeled = pool.features, pool.labeled_features
+    features, labeled = pool.representation
+    _finite(features)
     delta = purity_radius(torch.cat([labeled, features]), pool.logits.shape[1], pool.random)
     picked, scores = pick_covering(features, labeled, delta, pool.query_size, pool.random)
     return Query(pool.subset[picked], scores.astype(np.float64))

@@ -20,6 +20,8 @@ from tod.settings import flat as dotted
 COMMON = {
     "active_learning.trials": 3,
     "active_learning.cycles": 7,
+    "active_learning.initial": "random",
+    "active_learning.imbalance": None,
     "active_learning.audit_share": 0.0,
     "training.batch_size": 128,
     "training.epochs": 200,
@@ -140,7 +142,12 @@ def test_shipped_file_shows_every_value_that_matters(name):
     hidden = {
         "image_folder": {"audit_share"},
         OWN_IMAGES: {"test_share"},
-    }.get(name, {"audit_share", "test_share"}) | {"dropout", "fresh_weights"}
+    }.get(name, {"audit_share", "test_share"}) | {
+        "dropout",
+        "fresh_weights",
+        "initial",
+        "imbalance",
+    }
     if name in ("cifar10", "cifar100", "svhn", "digits"):
         hidden |= {"resize", "size", "unreadable"}
     assert list(shown) == list(resolved)
@@ -457,7 +464,8 @@ def assert_sound(config: Config) -> None:
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, (int, float)):
                 assert math.isfinite(number), key
-    assert min(active.model_dump(exclude={"audit_share"}).values()) >= 1
+    numbers = active.model_dump(exclude={"audit_share", "initial"}, exclude_none=True)
+    assert min(numbers.values()) >= 1
     assert min(training.batch_size, active.initial_labels) >= 2
     assert training.lr > 0 <= training.weight_decay
     assert 0 <= training.momentum < 1

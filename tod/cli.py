@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tod.config import InputError, config_names, load
-from tod.files import reason
+from tod.config import Config, InputError, config_names, load
+from tod.files import reason, sha256
 from tod.runs.identity import Identity
 from tod.schema import OWN_IMAGES
 from tod.settings import expanded
@@ -84,7 +84,8 @@ def parse(script: EntryScript, argv: Sequence[str] | None = None) -> dict[str, A
     arguments = vars(parser.parse_args(argv))
     name, overrides, data_dir = (arguments.pop(key) for key in ("config", "set", "data_dir"))
     config = load(name, overrides, data_dir)
-    settings = getattr(script.sampling[arguments["sampling"]], "settings", ())
+    strategy = script.sampling[arguments["sampling"]]
+    settings = getattr(strategy, "settings", ())
     if settings and config.dataset != OWN_IMAGES:
         config = load(name, [*overrides, *settings], data_dir)
     num_trials = config.active_learning.trials
@@ -103,9 +104,10 @@ def parse(script: EntryScript, argv: Sequence[str] | None = None) -> dict[str, A
         for name in ("labels", "relabel", "partial"):
             if arguments.pop(name):
                 parser.error(f"argument --{name}: is for people's labels (--config {OWN_IMAGES})")
+    digest = _digest_of_features(parser, arguments, config, strategy)
     names = ("sampling", "auxiliary", "seed", "deterministic")
     choices = {name: arguments.pop(name) for name in names}
-    identity = Identity(config=config, entry=script.name, **choices)
+    identity = Identity(config=config, entry=script.name, features=digest, **choices)
     _refuse_what_is_no_folder(arguments["output_dir"] / identity.folder_name)
     return {**arguments, "identity": identity}
 
@@ -171,6 +173,13 @@ def _parser(script: EntryScript) -> Parser:
         help="labels from people, for --config own_images: the page's CSV, any CSV with file or "
         "sha256 and class, Label Studio's JSON, JSON_MIN or CSV, another run's labels.csv",
     )
+    add(
+        "--features",
+        type=path,
+        metavar="FILE",
+        help="a .npy file of features (N, F) of the training images in their order: TYPICLUST and "
+        "PROBCOVER look at them instead of the network's, and active_learning.initial=typical does",
+    )
     add("--relabel", action="store_true", help="let --labels change labels that were taken before")
     add(
         "--partial",
@@ -205,6 +214,28 @@ def _parser(script: EntryScript) -> Parser:
         help="write losses, learning rate, accuracy and scores for TensorBoard",
     )
     return parser
+
+
+def _digest_of_features(
+    parser: Parser, arguments: dict[str, Any], config: Config, strategy: object
+) -> str | None:
+    """The SHA-256 of the file of `--features`; None where there is none, or no use for it."""
+    features, choice = arguments["features"], config.active_learning.initial
+    if config.dataset == OWN_IMAGES:
+        if arguments.pop("features"):
+            parser.error(
+                f"argument --features: is for datasets whose order is known, not for {OWN_IMAGES}"
+            )
+        return None
+    if features is None:
+        if choice == "typical":
+            parser.error("argument --features: active_learning.initial=typical needs a file")
+        return None
+    try:
+        digest = sha256(features)
+    except OSError as error:
+        parser.error(f"argument --features: {features} cannot be read ({reason(error)})")
+    return digest if choice == "typical" or hasattr(strategy, "takes_features") else None
 
 
 def _refuse_what_is_no_folder(path: Path) -> None:

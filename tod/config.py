@@ -150,6 +150,11 @@ def _contradictions_with_who_labels(
             words = f"{valid['audit_share']} is for {OWN_IMAGES}; write 0"
             yield "active_learning.audit_share", words
         return
+    if valid.get("initial", "random") != "random":
+        words = f"{valid['initial']} chooses among labels or features; write random"
+        yield "active_learning.initial", words
+    if valid.get("imbalance") is not None:
+        yield "active_learning.imbalance", f"{valid['imbalance']} needs all labels; write null"
     if valid.get("cycles") is not None:
         words = f"{valid['cycles']} should be null: the rounds go on until you stop"
         yield "active_learning.cycles", words

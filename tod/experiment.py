@@ -12,6 +12,7 @@ from losses import AuxiliaryLoss
 from models import imagenet_weights
 from tod import data
 from tod.analysis import records, tables
+from tod.data.features import load_features
 from tod.loop import Loop, finish_trial
 from tod.pool import Pool, Query, refuse_unsuitable
 from tod.runs.folder import RunFolder
@@ -36,6 +37,7 @@ def run_experiment(
     device: str = "auto",
     precision: str = "auto",
     overwrite: bool = False,
+    features: Path | None = None,
     keep_weights: str = "all",
     keep_predictions: bool = False,
     quiet: bool = False,
@@ -52,6 +54,7 @@ def run_experiment(
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: of training: `auto`, `fp32`, `tf32` or `bf16`.
         overwrite: start afresh.
+        features: a file of features of the training images, for strategies that take them.
         keep_weights: of `all` cycles, or of each trial's `last` one.
         keep_predictions: keep each cycle's probabilities of the test set.
         quiet: show warnings alone.
@@ -92,9 +95,12 @@ def run_experiment(
                     precision,
                     interruption,
                     imagenet_weights() if config.model.pretrained else None,
+                    load_features(features, dataset) if identity.features else None,
                 )
                 folder.open(environment(dataset, on, precision))
                 records.write_unreadable(folder.path, dataset.unreadable)
+                if features and not identity.features:
+                    log.warning(f"--features {features}: {identity.sampling} has no use for it")
                 run_log.write_to(folder.path / "log.txt")
             elif folder.trials and folder.recorded().get("data_dir") != config.data_dir:
                 folder.refuse_other_images(data.load(config, identity.seed).fingerprint())

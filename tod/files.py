@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import io
 import logging
 import os
@@ -23,6 +24,19 @@ log = logging.getLogger("tod")
 
 NAMES = "surrogateescape"
 """How bytes that are no text stand in the names of files, so that they can be turned back."""
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hex.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while content := file.read(2**20):
+            digest.update(content)
+    return digest.hexdigest()
 
 
 def reason(error: Exception) -> str:

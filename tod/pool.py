@@ -57,6 +57,12 @@ def always_with(*settings: str) -> Callable[[Strategy], Strategy]:
     return marked
 
 
+def takes_features(strategy: Strategy) -> Strategy:
+    """Marks a strategy that looks at `Pool.representation`."""
+    strategy.takes_features = True
+    return strategy
+
+
 def why_unsuitable(strategy: Strategy, config: Config) -> str | None:
     """Why a strategy cannot work with a configuration; None where it can."""
     return getattr(strategy, "why_unsuitable", lambda config: None)(config)
@@ -92,6 +98,7 @@ class Pool:
         network: the backbone as it is trained, whose batch norm has not been folded away.
         modules: the networks that the auxiliary loss has trained, by name.
         random: for what the strategy draws.
+        given_features: those of `--features`, of the subset (M, F) and of the labelled (L, F).
     """
 
     config: Config
@@ -105,6 +112,7 @@ class Pool:
     network: nn.Module
     modules: dict[str, nn.Module]
     random: np.random.Generator
+    given_features: tuple[Tensor, Tensor] | None = None
 
     @property
     def query_size(self) -> int:
@@ -145,6 +153,13 @@ class Pool:
     def labeled_features(self) -> Tensor:
         """The features of the labelled images, (L, F)."""
         return self.compute(self.backbone, lambda outputs: outputs[2:3], self.labeled_batches)[0]
+
+    @property
+    def representation(self) -> tuple[Tensor, Tensor]:
+        """What images are alike by, of the subset (M, F) and of the labelled (L, F): features that
+        the user has given, or else the network's.
+        """
+        return self.given_features or (self.features, self.labeled_features)
 
     @cached_property
     def _outputs(self) -> tuple[Tensor, ...]:

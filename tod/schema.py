@@ -89,6 +89,8 @@ class ActiveLearning(Section):
     initial_labels: int | None = Field(ge=2, le=10**9)
     query_size: Count
     subset_size: Count
+    initial: Literal["random", "balanced", "typical"] = "random"
+    imbalance: float | None = Field(None, ge=1, le=1e6)
     audit_share: float = Field(0.0, ge=0, lt=1)
 
     def labels_of_cycles(self, num_images: int) -> list[int]:

@@ -12,6 +12,7 @@ from losses import AuxiliaryLoss
 from tod.config import Config
 from tod.data import Dataset
 from tod.data.batches import ImageBatches
+from tod.first_labels import choose_first
 from tod.pool import Pool, Query
 from tod.runs.signals import Interruption
 from tod.training.learner import Learner, finite_logits
@@ -31,6 +32,7 @@ class Experiment:
         precision: str,
         interruption: Interruption,
         imagenet_weights: dict[str, Tensor] | None = None,
+        features: np.ndarray | None = None,
     ) -> None:
         self.config = config
         self.seed = seed
@@ -54,6 +56,7 @@ class Experiment:
         )
         self.train_labels = dataset.train.labels.to(device)
         self.imagenet_weights = imagenet_weights
+        self.features = features
 
     def networks(self, trial: int, cycle: int = 1) -> models.NetworkFactory:
         """Makes the networks of one trial, as it begins or as this cycle does."""
@@ -78,9 +81,14 @@ class Trial:
         self.config = experiment.config
         self.number = number
         if labeled is None:
-            num_images = len(experiment.dataset.train)
-            first, *_ = self.config.active_learning.labels_of_cycles(num_images)
-            labeled = self._random("initial labels").choice(num_images, first, replace=False)
+            settings, train = self.config.active_learning, experiment.dataset.train
+            labeled = choose_first(
+                settings.initial,
+                settings.labels_of_cycles(len(train))[0],
+                train.labels.numpy(),
+                experiment.features,
+                self._random("initial labels"),
+            )
         self.labeled = labeled
         networks = experiment.networks(number)
         self.backbone = self._initial_backbone(networks)
@@ -162,7 +170,15 @@ class Trial:
             network=self.backbone,
             modules=self.auxiliary.modules(),
             random=self._random(purpose, self.cycle),
+            given_features=self._given_features(subset),
         )
+
+    def _given_features(self, subset: np.ndarray) -> tuple[Tensor, Tensor] | None:
+        features = self.experiment.features
+        if features is None:
+            return None
+        device = self.experiment.device
+        return tuple(torch.from_numpy(features[of]).to(device) for of in (subset, self.labeled))
 
     def label(self, query: Query) -> None:
         """Labels what was queried, with which the next cycle starts."""

@@ -85,7 +85,9 @@ class Curve:
     def is_split_by_seed(self) -> bool:
         """Whether another seed has other training and test images."""
         test_share = self.config.get("images", {}).get("test_share")
-        return self.config["dataset"] == "caltech101" or test_share is not None
+        imbalance = self.config["active_learning"].get("imbalance")
+        is_drawn = test_share is not None or imbalance is not None
+        return self.config["dataset"] == "caltech101" or is_drawn
 
     @property
     def labels_everything(self) -> bool:
@@ -133,7 +135,7 @@ class Curve:
     def same_but_for_the_seed(self, other: "Curve") -> bool:
         """Whether two curves are of one method, configuration and dataset, from other seeds."""
         images = {*self.images.values(), *other.images.values()}
-        method = ("sampling", "auxiliary", "precision")
+        method = ("sampling", "auxiliary", "precision", "features")
         return (
             not self.differing_keys(other)
             and all(self.run.get(key) == other.run.get(key) for key in method)
@@ -243,4 +245,5 @@ def _name(folder: Path, run: dict[str, Any], seeds: list[int]) -> str:
 def _method(run: dict[str, Any]) -> str:
     losses = {"NONE": "", "TOD": " + COD loss"}
     loss = losses.get(run["auxiliary"], f" + {run['auxiliary']} loss")
-    return f"{run['sampling']} sampling{loss}"
+    features = f" on features {run['features'][:6]}" if run.get("features") else ""
+    return f"{run['sampling']} sampling{features}{loss}"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,14 +10,16 @@ from tod.config import Config, InputError, too_many_labels
 from tod.data import image_folder, published
 from tod.data.dataset import WITHOUT_DATA, Dataset, ImageSet, Split
 from tod.files import reason
+from utils import random_generator
 
-__all__ = ["Dataset", "ImageSet", "load", "statistics"]
+__all__ = ["Dataset", "ImageSet", "in_long_tail", "load", "statistics"]
 
 
 def load(config: Config, seed: int) -> Dataset:
     """Reads the dataset that the configuration names; where torchvision can download it, it does.
 
-    `seed` decides a split that the images do not have: Caltech-101's, and by `images.test_share`.
+    `seed` decides a split that the images do not have: Caltech-101's, and by `images.test_share`;
+    and the long tail of `active_learning.imbalance`.
 
     Raises:
         InputError: something is missing, unreadable, damaged or contradicts the configuration.
@@ -29,7 +32,10 @@ def load(config: Config, seed: int) -> Dataset:
             f"{root}: cannot be read ({reason(error)}); "
             f"--data-dir names the place of the images; {WITHOUT_DATA}"
         ) from None
-    active = config.active_learning
+    active, kept = config.active_learning, None
+    if active.imbalance is not None:
+        kept = in_long_tail(train.labels.numpy(), active.imbalance, seed)
+        train = train.subset(np.flatnonzero(kept))
     problem = too_many_labels(active.initial_labels, active.cycles, active.query_size, len(train))
     if len(test) == 0:
         problem = problem or "the test set holds no image; it needs at least one"
@@ -40,7 +46,7 @@ def load(config: Config, seed: int) -> Dataset:
         computed_mean, computed_std = statistics(train)
         mean, std = mean or computed_mean, std or computed_std
     mean, std = torch.as_tensor(mean), torch.as_tensor(std)
-    return Dataset(train, test, class_names, mean, std, unreadable)
+    return Dataset(train, test, class_names, mean, std, unreadable, kept)
 
 
 def _read(root: Path, config: Config, seed: int) -> Split:
@@ -55,6 +61,29 @@ def _read(root: Path, config: Config, seed: int) -> Split:
             return published.caltech101(root / "101_ObjectCategories", config.images, seed)
         case _:
             return image_folder.load(root, config.images, seed)
+
+
+def in_long_tail(labels: np.ndarray, ratio: float, seed: int) -> np.ndarray:
+    """Which images are in a long-tailed part of a training set (Cui et al., CVPR 2019), (N,) bool.
+
+    Class sizes fall exponentially: of C classes, the k-th most frequent (from 0; of equal ones, the
+    first) keeps `n_0 · R^(−k / (C − 1))` images, drawn at random, where n_0 is the largest class's
+    size; at most what it has, and at least one.
+
+    Args:
+        labels: of all images, (N,).
+        ratio: R, of the largest class's size to the smallest one's.
+        seed: decides which are drawn.
+    """
+    random = random_generator(seed, "long tail")
+    sizes = np.bincount(labels)
+    most_frequent_first = np.argsort(-sizes, kind="stable")
+    kept = np.zeros(len(labels), dtype=bool)
+    for k, c in enumerate(most_frequent_first):
+        size = round(sizes.max() * ratio ** (-k / max(len(sizes) - 1, 1)))
+        members = np.flatnonzero(labels == c)
+        kept[random.permutation(members)[: max(size, 1)]] = True
+    return kept
 
 
 def statistics(images: ImageSet) -> tuple[Tensor, Tensor]:

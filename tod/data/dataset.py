@@ -78,6 +78,8 @@ class Dataset:
         class_names: by label.
         mean, std: (3,), of pixels from 0 to 1.
         unreadable: files that were left out, and why each.
+        kept: where a long tail was drawn from the training set, which of its images are in it,
+            (P,) bool; None: all.
     """
 
     train: ImageSet
@@ -86,6 +88,7 @@ class Dataset:
     mean: Tensor
     std: Tensor
     unreadable: Sequence[tuple[str, str]] = ()
+    kept: np.ndarray | None = None
 
     def fingerprint(self) -> str:
         """Differs where the images, their order or their labels do."""

@@ -25,7 +25,7 @@ from tod.data.listing import (
     refuse_few_classes,
     shown,
 )
-from tod.files import reason, write_atomically
+from tod.files import reason, sha256, write_atomically
 from tod.schema import Images
 
 UNKNOWN = -1
@@ -173,7 +173,7 @@ def _digests(root: Path, names: Sequence[str], problems: list[str]) -> list[str]
 
     def digest(index: int) -> bytes | OSError:
         try:
-            return _sha256(root / names[index])
+            return bytes.fromhex(sha256(root / names[index]))
         except OSError as error:
             return error
 
@@ -194,14 +194,6 @@ def _digests(root: Path, names: Sequence[str], problems: list[str]) -> list[str]
         with suppress(InputError):  # where the folder cannot be written to, they are read each time
             write_atomically(path, rows)
     return [known.get(key, bytes(DIGEST_SIZE)).hex() for key in keys]
-
-
-def _sha256(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while content := file.read(2**20):
-            digest.update(content)
-    return digest.digest()
 
 
 def _known_digests(path: Path) -> dict[bytes, bytes]:

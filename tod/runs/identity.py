@@ -11,7 +11,8 @@ class Identity:
     """All that makes two runs the same, but for the images themselves.
 
     `sampling`, `auxiliary` and `entry` are the names of the strategy, of the loss and of the entry
-    script; `seed` decides everything random; `deterministic` asks for the same bytes on CUDA too.
+    script; `seed` decides everything random; `deterministic` asks for the same bytes on CUDA too;
+    `features` is the SHA-256 of the file of `--features`, where it is used.
     """
 
     config: Config
@@ -20,6 +21,7 @@ class Identity:
     auxiliary: str
     seed: int
     deterministic: bool = False
+    features: str | None = None
 
     @property
     def title(self) -> str:
@@ -34,5 +36,5 @@ class Identity:
 
     def as_dict(self) -> dict[str, Any]:
         """The configuration, and under `run` the rest, as `config.yaml` has them."""
-        names = ("entry", "sampling", "auxiliary", "seed", "deterministic")
+        names = ("entry", "sampling", "auxiliary", "seed", "deterministic", "features")
         return {**self.config.as_dict(), "run": {name: getattr(self, name) for name in names}}

@@ -1,0 +1,208 @@
+"""Which images are labelled first, features from elsewhere, and long-tailed pools."""
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import main_TOD
+from samplers import query_by_probcover, query_by_typiclust
+from tests.support.harness import TINY_DIGITS
+from tests.support.pools import pool_of, positions
+from tod import config as configuration
+from tod import data
+from tod.analysis.results import read_runs
+from tod.config import InputError
+from tod.data.features import load_features
+from tod.first_labels import choose_first
+
+# ------------------------------------------------------------ first labels
+
+
+@pytest.mark.parametrize(("count", "expected"), [(9, [3, 3, 3]), (10, [4, 3, 3]), (14, [6, 6, 2])])
+def test_balanced_takes_as_many_of_each_class_as_it_has(count, expected):
+    labels = np.repeat([0, 1, 2], [50, 40, 2 if count == 14 else 5])
+    drawn = []
+    for seed in range(20):
+        chosen = choose_first("balanced", count, labels, None, np.random.default_rng(seed))
+        assert len(set(chosen.tolist())) == count
+        sizes = np.bincount(labels[chosen], minlength=3)
+        assert sorted(sizes, reverse=True) == expected
+        drawn.append(tuple(sizes))
+    # The class that has one more is not always the same.
+    assert (len(set(drawn)) > 1) == (count == 10)
+
+
+def test_random_first_labels_are_those_of_earlier_versions():
+    chosen = choose_first("random", 10, np.zeros(50), None, np.random.default_rng(3))
+    assert np.array_equal(chosen, np.random.default_rng(3).choice(50, 10, replace=False))
+
+
+def test_typical_first_labels_are_the_densest_points_of_as_many_clusters():
+    random = np.random.default_rng(0)
+    centers = np.array([[0, 0], [100, 0], [0, 100], [100, 100]])
+    # Of each cluster, the first image lies in its middle.
+    offsets = random.normal(size=(4, 20, 2))
+    offsets[:, 0] = 0
+    features = (centers[:, None] + offsets).reshape(80, 2).astype(np.float32)
+    chosen = choose_first("typical", 4, np.zeros(80), features, random)
+    assert sorted(chosen // 20) == [0, 1, 2, 3]
+    distances = np.linalg.norm(offsets.reshape(80, 2)[chosen], axis=1)
+    assert distances.max() < 0.8
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.open(newline="", encoding="utf-8")))
+
+
+def run_main(output_dir: Path, *arguments: object) -> Path:
+    main_TOD.main(
+        [*TINY_DIGITS, f"--output-dir={output_dir}", "--auxiliary=NONE", *map(str, arguments)]
+    )
+    (folder,) = output_dir.iterdir()
+    return folder
+
+
+def test_a_run_begins_with_balanced_labels(tmp_path):
+    folder = run_main(tmp_path, "--sampling=RANDOM", "--set=active_learning.initial=balanced")
+    classes = [row["class"] for row in rows_of(folder / "queries/trial1_cycle0.csv")]
+    assert sorted(classes) == sorted([str(digit) for digit in range(10)] * 4)
+
+
+# ---------------------------------------------------------------- features
+
+
+def digits_features(count: int = 1437) -> np.ndarray:
+    """An embedding in which each class is a spot."""
+    labels = data.load(configuration.load("digits"), 0).train.labels.numpy()
+    spots = np.eye(10)[labels] * 100
+    return (spots + np.random.default_rng(0).normal(size=(1437, 10)))[:count].astype(np.float32)
+
+
+@pytest.fixture
+def features(tmp_path) -> Path:
+    path = tmp_path / "features.npy"
+    np.save(path, digits_features())
+    return path
+
+
+@pytest.mark.parametrize("strategy", [query_by_typiclust, query_by_probcover])
+def test_the_strategies_look_at_given_features_instead_of_the_networks(strategy):
+    dense = torch.tensor(
+        [[0.0, 0], [0.1, 0], [0, 0.1], [0.1, 0.1], [9, 9], [-9, 4], [7, -8], [3, 30]]
+    )
+    labeled = torch.tensor([[50.0, 50], [51, 50], [50, 51]])
+    of_network = pool_of(features=dense, labeled_features=labeled, query_size=1)
+    given = pool_of(features=dense.flip(0), labeled_features=labeled, query_size=1)
+    given = dataclasses.replace(given, given_features=(dense, labeled))
+    assert positions(strategy(given)) == positions(strategy(of_network))
+    np.testing.assert_array_equal(strategy(given).scores, strategy(of_network).scores)
+
+
+def test_given_features_choose_the_first_labels_and_the_queries(tmp_path, features):
+    out = tmp_path / "out"
+    typical = ("--set=active_learning.initial=typical", f"--features={features}")
+    folder = run_main(out, "--sampling=TYPICLUST", *typical)
+    classes = [row["class"] for row in rows_of(folder / "queries/trial1_cycle0.csv")]
+    assert {*classes} == {str(digit) for digit in range(10)}
+    run = yaml.safe_load((folder / "config.yaml").read_text())["run"]
+    (curve,) = read_runs([folder])
+    assert curve.method == f"TYPICLUST sampling on features {run['features'][:6]}"
+    # The same command is the same run; other features are another one, and none are.
+    run_main(out, "--sampling=TYPICLUST", *typical)
+    np.save(features, digits_features() + 1)
+    with pytest.raises(InputError, match=r"holds a run with another run\.features"):
+        run_main(out, "--sampling=TYPICLUST", *typical)
+
+
+def test_features_of_no_use_to_a_strategy_make_no_other_run_of_it(tmp_path, features, capsys):
+    folder = run_main(tmp_path / "out", "--sampling=RANDOM", f"--features={features}")
+    assert f"--features {features}: RANDOM has no use for it" in capsys.readouterr().out
+    assert yaml.safe_load((folder / "config.yaml").read_text())["run"]["features"] is None
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (lambda: b"", "cannot be read"),
+        (lambda: b"no array", "cannot be read"),
+        (lambda: np.array([{}], dtype=object), "cannot be read"),
+        (lambda: digits_features(1436), "it needs a row for each"),
+        (lambda: digits_features()[:, :0], "it needs a row for each"),
+        (lambda: digits_features()[:, 0], r"shape \(1437,\)"),
+        (lambda: digits_features().astype(int), "holds int64"),
+        (
+            lambda: np.where(np.arange(1437)[:, None] == 7, np.inf, digits_features()),
+            "row 7 is not",
+        ),
+        (lambda: np.full((1437, 2), 1e300), "row 0 is not finite"),
+    ],
+)
+def test_features_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path, content, says):
+    path, found = tmp_path / "features.npy", content()
+    if isinstance(found, bytes):
+        path.write_bytes(found)
+    else:
+        np.save(path, found, allow_pickle=True)
+    with pytest.raises(InputError, match=rf"^--features {path}: .*{says}"):
+        run_main(tmp_path / "out", "--sampling=TYPICLUST", f"--features={path}")
+    assert not (tmp_path / "out").exists()
+
+
+# -------------------------------------------------------------- long tails
+
+
+def test_class_sizes_of_a_long_tail_fall_exponentially():
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 500))
+    kept = data.in_long_tail(labels, 100.0, seed=0)
+    expected = [round(500 * 100 ** (-c / 9)) for c in range(10)]
+    assert np.bincount(labels[kept]).tolist() == expected
+    assert expected[0] == 500 and expected[-1] == 5
+    assert np.array_equal(kept, data.in_long_tail(labels, 100.0, seed=0))
+    other = data.in_long_tail(labels, 100.0, seed=1)
+    assert np.bincount(labels[other]).tolist() == expected and (other != kept).any()
+
+
+def test_the_most_frequent_class_stays_whole_and_none_vanishes():
+    labels = np.repeat([0, 1, 2, 3], [10, 40, 3, 20])
+    kept = data.in_long_tail(labels, 1000.0, seed=0)
+    # In order of size: 40, 40/10, 40/100 (at least one), 40/1000 (likewise).
+    assert np.bincount(labels[kept]).tolist() == [1, 40, 1, 4]
+    assert data.in_long_tail(labels, 1.0, seed=0).all()
+
+
+def test_a_long_tailed_run_leaves_the_test_set_and_is_another_pool_for_each_seed(tmp_path):
+    tail = "active_learning.imbalance=20"
+    whole = data.load(configuration.load("digits"), 0)
+    thinned = [data.load(configuration.load("digits", [tail]), seed) for seed in (0, 1)]
+    assert all(torch.equal(t.test.pixels, whole.test.pixels) for t in thinned)
+    assert torch.equal(thinned[0].train.pixels, whole.train.pixels[thinned[0].kept])
+    sizes = [np.bincount(t.train.labels.numpy()).tolist() for t in thinned]
+    assert sizes[0] == sizes[1]
+    assert not torch.equal(*(t.train.pixels for t in thinned))
+    # Those of two seeds are one curve.
+    folders = []
+    for seed in (0, 1):
+        run_main(tmp_path / str(seed), "--sampling=TOD", f"--set={tail}", f"--seed={seed}")
+        folders += (tmp_path / str(seed)).iterdir()
+    (curve,) = read_runs(folders)
+    assert curve.training_images == sum(sizes[0])
+    assert len(curve.trials) == 2
+
+
+def test_features_of_the_whole_training_set_serve_a_long_tail_too(features):
+    dataset = data.load(configuration.load("digits", ["active_learning.imbalance=20"]), 0)
+    found = load_features(features, dataset)
+    assert np.array_equal(found, digits_features()[dataset.kept])
+    np.save(features, found)
+    assert np.array_equal(load_features(features, dataset), found)
+
+
+def test_more_labels_than_a_long_tail_has_are_refused(tmp_path):
+    config = configuration.load("digits", ["active_learning.imbalance=100"])
+    with pytest.raises(InputError, match="400 labels, but there are 361 training images"):
+        data.load(config, 0)
