@@ -5,7 +5,7 @@ python benchmarks/scaling.py
 Trials at once are ranks of `torchrun`, each training one trial of the digits; on a CPU, each has
 one thread. The second table trains with the COD loss, and scores, random 32×32 images. The third
 picks as the strategies that pick image by image do, at the sizes of the paper's CIFAR-100
-experiment, on random features.
+experiment, on random features in 100 clouds.
 """
 
 import os
@@ -92,8 +92,14 @@ def table_of_picks(settings: ActiveLearning, device: torch.device) -> str:
     """Seconds of the last query's choice, once the images have passed through the network."""
     num_labeled = settings.initial_labels + (settings.cycles - 2) * settings.query_size
     torch.manual_seed(0)
-    features = torch.rand(settings.subset_size, 512, device=device)
-    labeled = torch.rand(num_labeled, 512, device=device)
+    spots = torch.randn(100, 512, device=device).abs()
+
+    def random_features(count: int) -> torch.Tensor:
+        """As a network's: not negative, and a cloud for each of 100 classes."""
+        cloud = 0.7 * torch.randn(count, 512, device=device)
+        return (spots[torch.randint(100, (count,), device=device)] + cloud).clamp_min_(0)
+
+    features, labeled = random_features(settings.subset_size), random_features(num_labeled)
     gradients = torch.rand(settings.subset_size, 100, device=device)
     draws = torch.randint(DRAWS, (settings.query_size,), device=device)
 

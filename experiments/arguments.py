@@ -11,15 +11,22 @@ OF_THE_CELLS = ("--config", "--sampling", "--auxiliary", "--seed", "--output-dir
 """What each cell gives its entry script itself."""
 
 
-def new_parser(description: str, output_dir: Path) -> cli.Parser:
+def new_parser(description: str, output_dir: Path, seeds: Sequence[int] = (0,)) -> cli.Parser:
     """A parser of what those scripts offer; `parse` reads the command line with it.
 
     Args:
         description: what `--help` says of the script.
         output_dir: where the runs' folders are made unless another place is named.
+        seeds: what they begin with unless others are named.
     """
     parser = cli.Parser(description=description)
-    parser.add_argument("--seed", nargs="+", type=cli.seed, default=[0], help="default: 0")
+    parser.add_argument(
+        "--seed",
+        nargs="+",
+        type=cli.seed,
+        default=[*seeds],
+        help=f"default: {' '.join(map(str, seeds))}",
+    )
     parser.add_argument(
         "--processes",
         type=cli.positive,

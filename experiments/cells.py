@@ -24,6 +24,7 @@ PAPER = {
     "TOD/NONE": "TOD sampling",
     "TOD/TOD": "TOD sampling + COD loss",
     "LL4AL/LL4AL": "LL4AL",
+    "FULL/NONE": "full training",
 }
 """The paper's strategies, and their names among its curves."""
 ALL = (*(f"{sampling}/NONE" for sampling in main_TOD.SAMPLING), "TOD/TOD", "LL4AL/LL4AL")

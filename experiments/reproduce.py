@@ -1,8 +1,9 @@
-"""The paper's comparison on one dataset: random queries, TOD, TOD with the COD loss, and LL4AL.
+"""The paper's comparison on one dataset: random queries, TOD without and with the COD loss, LL4AL,
+and all labels at once.
 
 python experiments/reproduce.py --config digits --trials 5
 
-Runs what is missing of the four experiments, so the same command goes on where it stopped. Once all
+Runs what is missing of the five experiments, so the same command goes on where it stopped. Once all
 have ended, it writes a section about them into a file beside the runs, or into --output: command,
 seeds, hardware, figure and tables, with the paper's values where it has some. What stands outside
 of the section stays. --scale 0.25 shortens epochs, milestones and detach_epoch alike. What follows
@@ -26,6 +27,10 @@ from tod.analysis.results import ACCURACY, Curve
 from tod.analysis.tables import Table, accuracy_tables, markdown
 from tod.config import InputError
 from tod.files import reason, write_atomically
+from tod.settings import counted
+
+SEEDS = range(5)
+"""Of three runs, the order of methods changes with the seeds."""
 
 
 def paper_rows(curves: Sequence[Curve], dataset: str, header: Sequence[str]) -> Table:
@@ -68,18 +73,28 @@ def section(
         for curve in curves
     ]
     made_on = "; ".join(dict.fromkeys(environments))
-    seeds = sorted(curves[0].images)
-    size = max(len(curve.trials) for curve in curves)
     lines = [
         f"## {name}",
         f"`{shlex.join(['python', 'experiments/reproduce.py', *argv])}`",
-        f"Seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, "
-        f"{size} trial{'s' if size > 1 else ''}; {made_on}.",
+        f"{made_on}.",
         *notes,
         f"![Test accuracy against the number of labels]({figure_name(name)})",
+        evaluation(curves),
         *(markdown(table).rstrip() for table in (accuracies, *differences)),
     ]
     return "\n\n".join(lines)
+
+
+def evaluation(curves: Sequence[Curve]) -> str:
+    """The caption of the tables: what their numbers are."""
+    seeds = sorted(curves[0].images)
+    size = max(len(curve.trials) for curve in curves)
+    of_seeds = f"{counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))})"
+    return (
+        f"Mean ± standard deviation (n − 1) of the last epoch's test accuracy over {of_seeds}, "
+        f"{counted(size, 'trial')} in all. Differences: trial by trial, those of the same seed and "
+        "number being pairs, with the 95 % interval of their mean (Student's t)."
+    )
 
 
 def figure_name(name: str) -> str:
@@ -106,7 +121,7 @@ def replace_section(text: str, name: str, content: str) -> str:
 
 def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The command line, and what goes to the entry scripts."""
-    parser = new_parser(__doc__, Path("results", "reproduce"))
+    parser = new_parser(__doc__, Path("results", "reproduce"), SEEDS)
     parser.add_argument(
         "--config", nargs=1, default=["digits"], help="a name or path (default: digits)"
     )

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tod.diversity import nearest_squared_distances
+from tod.diversity import ROWS, nearest_squared_distances, squared_distances
 from tod.typicality import clusters
 
 PURITY = 0.95
@@ -16,17 +16,6 @@ BALLS = 5_000
 """So many balls, drawn at random, tell the radius; at most."""
 ONES = np.array([number.bit_count() for number in range(256)], dtype=np.uint16)
 """How many bits of a byte are set."""
-ROWS = 1024
-"""So many distances to all images at a time: 1,024 × 42,500 are 174 MB."""
-
-
-@torch.inference_mode()
-def squared_distances(centers: Tensor, features: Tensor) -> Iterator[Tensor]:
-    """‖c − h‖² between centres (M, F) and features (N, F), in blocks of rows (m, N)."""
-    norms = features.square().sum(dim=1)
-    for block in centers.split(ROWS):
-        own = block.square().sum(dim=1, keepdim=True)
-        yield torch.addmm(norms, block, features.T, alpha=-2).add_(own).clamp_min_(0)
 
 
 @torch.inference_mode()

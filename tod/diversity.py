@@ -1,5 +1,7 @@
 """Picking images one by one so that they differ: k-centre greedy and k-means++ seeding."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,18 @@ CENTERS_AT_ONCE = 512
 DRAWS = 2**31
 """Random numbers for D² sampling are whole numbers below this; so is about the sum of its weights,
 and a product of the two fits into 64 bits."""
+
+ROWS = 1024
+"""So many distances to all images at a time: 1,024 × 42,500 are 174 MB."""
+
+
+@torch.inference_mode()
+def squared_distances(centers: Tensor, features: Tensor) -> Iterator[Tensor]:
+    """‖c − h‖² between centres (M, F) and features (N, F), in blocks of rows (m, N)."""
+    norms = features.square().sum(dim=1)
+    for block in centers.split(ROWS):
+        own = block.square().sum(dim=1, keepdim=True)
+        yield torch.addmm(norms, block, features.T, alpha=-2).add_(own).clamp_min_(0)
 
 
 @torch.inference_mode()

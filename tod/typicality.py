@@ -1,11 +1,17 @@
 """Picking typical images from many clusters: TypiClust (Hacohen et al., ICML 2022)."""
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from tod.diversity import squared_distances
 
 MOST_CLUSTERS = 500
 FEW_CLUSTERS = 50
 """Up to so many, k-means sees all images at each step."""
 BATCH, PASSES = 5_000, 20
+"""A step sees so many images, as the choice of the first centres does; beyond so many passes over
+all images, clusters hardly change."""
 SMALL = 5
 """A cluster of so few members is picked from only when all others have run out."""
 NEIGHBOURS = 20
@@ -13,18 +19,21 @@ NEIGHBOURS = 20
 
 def clusters(features: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
     """The cluster of each image, (N,), from 0 to `count` − 1, by k-means on the features (N, F)."""
-    from sklearn.cluster import KMeans, MiniBatchKMeans  # seconds: only a query waits for it
+    # Seconds: only a query waits for it.
+    from sklearn.cluster import KMeans, MiniBatchKMeans, kmeans_plusplus
 
     seed = int(random.integers(2**31))
     if count <= FEW_CLUSTERS:
-        means = KMeans(count, n_init=1, random_state=seed)
-    else:
-        means = MiniBatchKMeans(
-            count, batch_size=BATCH, max_iter=PASSES, n_init=1, random_state=seed
-        )
+        return KMeans(count, n_init=1, random_state=seed).fit_predict(features)
+    drawn = random.choice(len(features), min(max(BATCH, 3 * count), len(features)), replace=False)
+    centers, _ = kmeans_plusplus(features[drawn], count, random_state=seed, n_local_trials=1)
+    means = MiniBatchKMeans(
+        count, init=centers, batch_size=BATCH, max_iter=PASSES, n_init=1, random_state=seed
+    )
     return means.fit_predict(features)
 
 
+@torch.inference_mode()
 def typicality(features: np.ndarray) -> np.ndarray:
     """How densely each image is surrounded: the inverse mean distance to its nearest neighbours.
 
@@ -36,14 +45,16 @@ def typicality(features: np.ndarray) -> np.ndarray:
         20 and N / 2, but at least 1; an image that is alone has 0. The distances are Euclidean, as
         in the paper; the published code's are their squares.
     """
-    from sklearn.neighbors import NearestNeighbors
-
     neighbours = min(max(len(features) // 2, 1), NEIGHBOURS)
     if len(features) == 1:
         return np.zeros(1)
-    nearest = NearestNeighbors(n_neighbors=neighbours).fit(features)
-    distances, _ = nearest.kneighbors()  # without themselves
-    return 1 / (distances.mean(axis=1, dtype=np.float64) + 1e-5)
+    rows = torch.from_numpy(features).double()  # float32 would blur the closest ones
+    means: list[Tensor] = []
+    for block in squared_distances(rows, rows):
+        block.diagonal(sum(map(len, means))).fill_(torch.inf)  # none is its own neighbour
+        nearest = block.topk(neighbours, dim=1, largest=False).values
+        means.append(nearest.sqrt().mean(dim=1))
+    return (1 / (torch.cat(means) + 1e-5)).numpy()
 
 
 def pick_typical(

@@ -248,4 +248,4 @@ def test_the_script_and_the_module_refuse_with_status_2(how):
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr == "--only 9: must be from 0 to 3, or none\n"
+    assert done.stderr == "--only 9: must be from 0 to 4, or none\n"

@@ -36,7 +36,8 @@ def load_features(path: Path, dataset: Dataset) -> np.ndarray:
             f"--features {path}: has the shape {found.shape}, and there are {len(dataset.train):,} "
             "training images; it needs a row for each, in the order of their `index` in queries/"
         )
-    found = found.astype(np.float32)
+    with np.errstate(over="ignore"):
+        found = found.astype(np.float32)
     odd = np.flatnonzero(~np.isfinite(found).all(axis=1))
     if len(odd):
         raise InputError(
