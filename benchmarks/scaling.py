@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import machine
 from benchmarks.ours import Ours
 from benchmarks.workload import one_epoch, random_images
+from samplers import DROPOUT_MASKS, mutual_information
 from tod import cli
 from tod.analysis.tables import markdown
 from tod.config import PROJECT_DIR, load
@@ -117,10 +118,18 @@ def table_of_picks(settings: ActiveLearning, device: torch.device) -> str:
         is_labeled = np.arange(len(everything)) < num_labeled
         pick_typical(everything, is_labeled, settings.query_size, np.random.default_rng(0))
 
+    head = torch.nn.Linear(512, 100, device=device)
+
+    @torch.inference_mode()
+    def bald() -> None:
+        masked = (features * (torch.rand_like(features) < 0.5) / 0.5 for _ in range(DROPOUT_MASKS))
+        mutual_information([head(each).softmax(dim=1) for each in masked]).topk(settings.query_size)
+
     changes = torch.rand(settings.subset_size, 30 * 10, device=device)
     lengths = changes.square().sum(dim=1)
     works = {
         "CORESET": core_set,
+        "BALD": bald,
         "BADGE": lambda: k_means_plus_plus(gradients, features, draws),
         "NOISE_STABILITY, 10 classes": lambda: k_center_greedy(
             changes, lengths, settings.query_size
