@@ -146,8 +146,10 @@ def run_all(
     in_terminal, num_ended = sys.stderr.isatty(), 0
     bar = tqdm(total=sum(cycles.values()), unit="cycle", disable=not in_terminal, leave=False)
 
+    folders = [cell.folder(output_dir) for cell in cells]
+
     def done() -> int:
-        return sum(map(_num_rows, (cell.folder(output_dir) for cell in cells)))
+        return sum(map(_num_rows, folders))
 
     def look() -> None:
         bar.set_description_str(f"{num_ended} of {len(cells)} runs", refresh=False)

@@ -11,7 +11,7 @@ from typing import IO, NamedTuple, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 
-SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class _Running(NamedTuple):

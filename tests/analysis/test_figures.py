@@ -150,7 +150,9 @@ def test_all_labels_at_once_are_a_line_and_no_method_of_the_matrix(tmp_path):
     ]
     path = folders[2] / "config.yaml"
     path.write_text(path.read_text().replace("initial_labels: 100", "initial_labels: null"))
-    curves = results.read_runs(folders)
+    curves = results.read_runs([folders[2], *folders[:2]])
+    assert [curve.folders[0] for curve in curves] == folders  # others are compared with the first
+    assert curves[2].why_not_paired(curves[0]) == "it labels everything at once"
     (axes,) = figures.learning_curves(curves).axes[:1]
     dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
     assert [list(line.get_ydata()) for line in dotted] == [[98.5, 98.5]]

@@ -103,7 +103,9 @@ def test_a_run_writes_metrics_confusion_and_the_probabilities_that_they_are_of(t
     shown = np.mean([float(row[1].split()[0]) for row in by_class[1:]])
     assert shown == pytest.approx(float(rows[-1]["balanced_accuracy"]), abs=0.01)
     ((_, cells),) = tables.metrics_tables([curve])
-    assert cells[2:] == [f"{float(rows[-1][n]):.2f} (1)" for n in ("test_accuracy", *METRICS)]
+    shown = [f"{float(rows[-1][name]):.2f} (1)" for name in ("test_accuracy", *METRICS)]
+    shown[3] = f"{float(rows[-1]['nll']):.4f} (1)"
+    assert cells[2:] == shown
 
 
 def test_confusions_of_all_trials_and_seeds_are_read_together_and_odd_class_names_stay(tmp_path):

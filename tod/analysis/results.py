@@ -145,6 +145,8 @@ class Curve:
 
     def why_not_paired(self, first: "Curve") -> str | None:
         """Why the trials of two curves form no pairs; None where they do."""
+        if self.labels_everything and not first.labels_everything:
+            return "it labels everything at once"
         if keys := self.differing_keys(first):
             return f"another {keys[0]}"
         if any(self.images[s] != first.images[s] for s in self.images if s in first.images):
@@ -166,7 +168,8 @@ class Curve:
 def read_runs(folders: Sequence[Path]) -> list[Curve]:
     """The curves of several runs, in their order; runs that differ in the seed alone are pooled.
 
-    Curves of the same name are numbered.
+    Curves of the same name are numbered. Those that label everything at once come last: others are
+    compared with the first.
 
     Raises:
         InputError: a folder holds no run, or its files are damaged.
@@ -183,6 +186,7 @@ def read_runs(folders: Sequence[Path]) -> list[Curve]:
                 break
         else:
             curves.append(curve)
+    curves.sort(key=lambda curve: curve.labels_everything)
     names = [curve.name for curve in curves]
     for i, name in enumerate(names):
         if names.count(name) > 1:

@@ -139,7 +139,11 @@ def metrics_tables(curves: Sequence[Curve]) -> list[Table]:
         last = curve.rows["num_labeled"].max()
         at_last = curve.rows[curve.rows["num_labeled"] == last]
         if {*METRICS} <= {*at_last} and at_last[METRICS[0]].notna().any():
-            cells = [mean_and_deviation(at_last[name]) for name in (ACCURACY, *METRICS)]
+            digits = {"nll": 4}  # of a good network it is small
+            cells = [
+                mean_and_deviation(at_last[name], digits.get(name, 2))
+                for name in (ACCURACY, *METRICS)
+            ]
             rows.append([curve.name, str(last), *cells])
     names = ["accuracy (%)", "balanced accuracy (%)", "macro F1 (%)", "NLL (nats)", "ECE (%)"]
     return [[["last cycle", "labels", *names], *rows]] if rows else []
@@ -197,15 +201,15 @@ def _table(
     return [[title, *header], *rows]
 
 
-def mean_and_deviation(values: Sequence[float]) -> str:
+def mean_and_deviation(values: Sequence[float], digits: int = 2) -> str:
     """Mean ± standard deviation (number of values), of those that are not NaN."""
     (found,) = summarized(pd.DataFrame({"": values})).to_dict("records")
-    return _shown_mean(found) if found["trials"] else "–"
+    return _shown_mean(found, digits) if found["trials"] else "–"
 
 
-def _shown_mean(row: dict[str, Any]) -> str:
-    deviation = f" ± {row['std']:.2f}" if row["trials"] > 1 else ""
-    return f"{row['mean']:.2f}{deviation} ({row['trials']:.0f})"
+def _shown_mean(row: dict[str, Any], digits: int = 2) -> str:
+    deviation = f" ± {row['std']:.{digits}f}" if row["trials"] > 1 else ""
+    return f"{row['mean']:.{digits}f}{deviation} ({row['trials']:.0f})"
 
 
 def _shown_difference(row: dict[str, Any]) -> str:
