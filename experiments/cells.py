@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -143,30 +143,52 @@ def run_all(
         for cell, arguments in to_run.items()
     }
     processes = min(processes or torch.cuda.device_count() or CORES, max(len(cells), 1))
-    in_terminal, num_ended = sys.stderr.isatty(), 0
-    bar = tqdm(total=sum(cycles.values()), unit="cycle", disable=not in_terminal, leave=False)
+    progress = _Progress(cycles, output_dir)
+    with progress.bar, Commands(processes) as several:
+        return several.run(
+            commands,
+            lambda slot: _environment(slot, processes),
+            progress.look,
+            progress.ended,
+        )
 
-    folders = [cell.folder(output_dir) for cell in cells]
 
-    def done() -> int:
-        return sum(map(_num_rows, folders))
+class _Progress:
+    """One bar over the cycles of all runs; outside of a terminal, a line a run that has ended.
 
-    def look() -> None:
-        bar.set_description_str(f"{num_ended} of {len(cells)} runs", refresh=False)
-        bar.n = done()
-        bar.refresh()
+    Args:
+        cycles: how many each run has.
+        output_dir: where their folders are made.
+    """
 
-    def ended(cell: Cell, status: int, printed: str) -> None:
-        nonlocal num_ended
-        num_ended += 1
-        if printed or status or not in_terminal:
+    def __init__(self, cycles: Mapping[Cell, int], output_dir: Path) -> None:
+        self.folders = {cell.folder(output_dir): count for cell, count in cycles.items()}
+        self.num_ended = 0
+        self.in_terminal = sys.stderr.isatty()
+        self.bar = tqdm(
+            total=sum(cycles.values()),
+            initial=self._num_done(),  # what earlier runs have done is not this one's speed
+            unit="cycle",
+            disable=not self.in_terminal,
+            leave=False,
+        )
+
+    def _num_done(self) -> int:
+        return sum(min(_num_rows(folder), count) for folder, count in self.folders.items())
+
+    def look(self) -> None:
+        """Shows how far the runs are."""
+        self.bar.set_description_str(f"{self.num_ended} of {len(self.folders)} runs", refresh=False)
+        self.bar.n = self._num_done()
+        self.bar.refresh()
+
+    def ended(self, cell: Cell, status: int, printed: str) -> None:
+        """Says that a run has ended, with what it has printed."""
+        self.num_ended += 1
+        if printed or status or not self.in_terminal:
             how = f"has stopped with status {status}" if status else "has ended"
-            where = f"{num_ended} of {len(cells)} runs"
-            bar.write(f"{printed}{cell}: {how} ({where})", file=sys.stderr)
-
-    bar.initial = done()  # what earlier runs have done is not this one's speed
-    with bar, Commands(processes) as several:
-        return several.run(commands, lambda slot: _environment(slot, processes), look, ended)
+            where = f"{self.num_ended} of {len(self.folders)} runs"
+            self.bar.write(f"{printed}{cell}: {how} ({where})", file=sys.stderr)
 
 
 def _num_rows(folder: Path) -> int:

@@ -1,6 +1,7 @@
 """The grid of experiments."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from experiments import grid
 from experiments.cells import shortened_training
 from experiments.commands import Commands
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, write_run
-from tests.support.processes import wait_for
+from tests.support.processes import shown_in_a_terminal, wait_for
 
 GRID = ["--config", "digits", "--strategy", "RANDOM/NONE", "LL4AL/LL4AL", "--seed", "0"]
 REST = ["--", *[argument for argument in TINY_DIGITS if not argument.startswith("--config")]]
@@ -40,7 +41,7 @@ def test_grid_runs_each_cell_once_and_prints_one_table(tmp_path):
 
 
 def test_all_strategies_run_several_at_once_but_for_those_that_cannot(tmp_path):
-    command = ["experiments/grid.py", "--config=digits", "--strategy", "all", "--seed", "0", "1"]
+    command = ["experiments/grid.py", "--config=digits", "--strategy", "all", "--seed", "0"]
     done = run_script(*command, "--output-dir", tmp_path, "--processes=2", *REST)
     assert done.returncode == 0, done.stderr
     assert "digits, BALD/NONE: is left out; it needs dropout" in done.stderr
@@ -48,9 +49,7 @@ def test_all_strategies_run_several_at_once_but_for_those_that_cannot(tmp_path):
     methods = {(s, "NONE") for s in main_TOD.SAMPLING if s != "BALD"}
     methods |= {("TOD", "TOD"), ("LL4AL", "LL4AL")}
     assert names == {
-        f"digits_auxiliary_{auxiliary}_sampling_{sampling}_seed{seed}"
-        for sampling, auxiliary in methods
-        for seed in (0, 1)
+        f"digits_auxiliary_{auxiliary}_sampling_{sampling}_seed0" for sampling, auxiliary in methods
     }
     # A run beside others gives what it gives alone, with as many threads.
     alone = run_script(*command, "--only=0", "--output-dir", tmp_path / "alone", *REST)
@@ -58,6 +57,18 @@ def test_all_strategies_run_several_at_once_but_for_those_that_cannot(tmp_path):
     (folder,) = (tmp_path / "alone").iterdir()
     for name in ("weights/trial1_cycle2.pth", "queries/trial1_cycle1.csv"):
         assert (folder / name).read_bytes() == (tmp_path / folder.name / name).read_bytes()
+
+
+def test_a_terminal_gets_one_bar_over_all_runs(tmp_path):
+    script = PROJECT_DIR / "experiments/grid.py"
+    command = [sys.executable, script, *GRID, "--output-dir", tmp_path, "--processes=2", *REST]
+    text = shown_in_a_terminal(command)
+    bars = re.findall(r"(\d) of 2 runs: +\d+%\|[^|]*\| (\d)/4", text)
+    assert bars and bars == sorted(bars)
+    assert "Test acc" not in text and "has ended" not in text
+    assert "| digits, RANDOM sampling" in text
+    # Begun again, it starts from what there is.
+    assert re.search(r"0 of 2 runs: +100%\|[^|]*\| 4/4", shown_in_a_terminal(command))
 
 
 def test_a_killed_grid_goes_on_where_it_stopped(tmp_path):

@@ -1,20 +1,16 @@
 """What a run shows while it goes on: the bar in a terminal, lines elsewhere, TensorBoard."""
 
-import fcntl
 import io
-import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, tiny_run
+from tests.support.processes import shown_in_a_terminal
 from tod.analysis.results import read_rows
 from tod.runs import monitor as monitoring
 from tod.runs.monitor import Monitor, images_until
@@ -83,24 +79,8 @@ def test_the_parts_make_up_the_loss(tmp_path):
 
 
 def test_a_terminal_gets_one_bar_over_the_whole_run(tmp_path):
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     command = [sys.executable, PROJECT_DIR / "main_TOD.py", *TINY_DIGITS]
-    with subprocess.Popen(
-        [*command, "--output-dir", tmp_path, "--set=training.epochs=20"],
-        stdout=theirs,
-        stderr=theirs,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as process:
-        os.close(theirs)
-        shown = b""
-        try:
-            while chunk := os.read(ours, 65536):
-                shown += chunk
-        except OSError:  # the other end is closed
-            pass
-    assert process.returncode == 0
-    text = shown.decode()
+    text = shown_in_a_terminal([*command, "--output-dir", tmp_path, "--set=training.epochs=20"])
     bars = re.findall(
         r"trial 1/1 cycle (\d)/2 epoch (\d+)/20 (\d+)%\|.*?img/s, loss [\d.]+, lr [\d.]+", text
     )

@@ -1,10 +1,15 @@
-"""The soak's run as a process: gone on with, waited for, interrupted, out of room."""
+"""Processes: the soak's run gone on with, waited for, interrupted, out of room; in a terminal."""
 
+import fcntl
 import os
+import pty
 import resource
+import struct
 import subprocess
 import sys
+import termios
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.harness import PROJECT_DIR, run_script
@@ -48,3 +53,21 @@ def run_limited(limit: int, size: int, *arguments: object) -> subprocess.Complet
         text=True,
         check=False,
     )
+
+
+def shown_in_a_terminal(command: Sequence[object]) -> str:
+    """All that a command, which succeeds on one thread, writes into a terminal of 24 × 80."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with subprocess.Popen(
+        command, stdout=theirs, stderr=theirs, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while chunk := os.read(ours, 65536):
+                shown += chunk
+        except OSError:  # the other end is closed
+            pass
+    assert process.returncode == 0
+    return shown.decode()
