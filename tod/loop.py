@@ -10,7 +10,7 @@ import numpy as np
 
 from tod.analysis import records
 from tod.analysis.diagnostics import query_diagnostics
-from tod.analysis.metrics import test_metrics
+from tod.analysis.metrics import metrics_of_test_set
 from tod.analysis.results import ACCURACY
 from tod.config import InputError
 from tod.pool import Pool, Query
@@ -123,7 +123,7 @@ class Loop:
         trial, settings = self.trial, self.config.active_learning
         dataset, num_labeled = trial.experiment.dataset, len(trial.labeled)
         logits = trial.test_logits()
-        metrics = test_metrics(logits, dataset.test.labels)
+        metrics = metrics_of_test_set(logits, dataset.test.labels)
         accuracy = float(metrics[ACCURACY])
         log.info(
             f"{self.folder.identity.title} Trial:{trial.number}/{settings.trials} || "

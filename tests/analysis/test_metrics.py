@@ -51,7 +51,7 @@ def plainly(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
 
 def test_the_metrics_are_those_of_their_formulas():
     logits, labels = random_logits()
-    found = metrics.test_metrics(logits, labels)
+    found = metrics.metrics_of_test_set(logits, labels)
     expected = plainly(logits, labels)
     assert list(found) == list(expected)
     for name, value in expected.items():
@@ -74,8 +74,8 @@ def test_the_calibration_error_is_that_of_scikit_learns_calibration_curve():
 def test_a_class_without_test_images_is_left_out_of_the_balanced_accuracy():
     labels = torch.tensor([0, 0, 1, 1])
     logits = torch.tensor([[9.0, 0, 0], [9.0, 0, 0], [0, 9.0, 0], [0, 0, 9.0]])
-    assert float(metrics.test_metrics(logits, labels)["balanced_accuracy"]) == 75
-    empty = metrics.test_metrics(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
+    assert float(metrics.metrics_of_test_set(logits, labels)["balanced_accuracy"]) == 75
+    empty = metrics.metrics_of_test_set(torch.empty(0, 3), torch.empty(0, dtype=torch.int64))
     assert empty == {"test_accuracy": "nan", **dict.fromkeys(METRICS, "")}
 
 

@@ -11,7 +11,7 @@ from tod.analysis.results import ACCURACY, METRICS
 BINS = 15
 
 
-def test_metrics(logits: Tensor, labels: Tensor) -> dict[str, str]:
+def metrics_of_test_set(logits: Tensor, labels: Tensor) -> dict[str, str]:
     """The columns of `results.csv` about the test set; without an image, the accuracy is NaN.
 
     Args:
