@@ -55,6 +55,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if all(curve.rows[ACCURACY].isna().all() for curve in curves):
         raise InputError(f"{arguments.runs[0]}: no accuracy has been measured yet")
     notes = tables.unpaired_notes(curves)
+    if arguments.matrix or arguments.diagnostics:
+        curves = [curve for curve in curves if not curve.labels_everything]  # they query nothing
+        if not curves:
+            raise InputError(f"{arguments.runs[0]}: has queried nothing; name another run")
+    if arguments.matrix and len({curve.method for curve in curves}) < 2:
+        raise InputError(f"{curves[0].folders[0]}: --matrix compares methods; name runs of two")
     if arguments.matrix:
         matrix = penalty_matrix(curves)
         figure, content, notes = figures.penalty_matrix(matrix), matrix_csv(matrix), matrix.notes

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from models import fold_batch_norm, with_noise
@@ -16,6 +16,7 @@ from tod.coverage import pick_covering, purity_radius
 from tod.diversity import DRAWS, k_center_greedy, k_means_plus_plus, nearest_squared_distances
 from tod.pool import Pool, Query, always_with, takes_features, unsuitable
 from tod.schema import OWN_IMAGES
+from tod.training.device import without_tf32
 from tod.typicality import pick_typical
 
 DROPOUT_MASKS = 20
@@ -224,13 +225,18 @@ def query_by_noise_stability(pool: Pool) -> Query:
     by its norm, one after the other, are an image's vector; those farthest from 0 and from all
     picked ones are picked. An image's score is its vector's length.
     """
-    clean = pool.logits.softmax(dim=1)
     generator = _torch_generator(pool, torch.device("cpu"))
+
+    def predictions_of(network: nn.Module) -> Tensor:
+        (logits,) = pool.compute(network, lambda outputs: outputs[:1])
+        return logits.softmax(dim=1)
+
     changes = []
-    for _ in range(NOISE_DRAWS):
-        noisy = fold_batch_norm(with_noise(pool.network, NOISE_NORM, generator))
-        (logits,) = pool.compute(noisy, lambda outputs: outputs[:1])
-        changes.append((logits.softmax(dim=1) - clean) / clean.norm(dim=1, keepdim=True))
+    with without_tf32():
+        clean = predictions_of(pool.backbone)
+        for _ in range(NOISE_DRAWS):
+            noisy = fold_batch_norm(with_noise(pool.network, NOISE_NORM, generator))
+            changes.append((predictions_of(noisy) - clean) / clean.norm(dim=1, keepdim=True))
     vectors = torch.cat(changes, dim=1)
     lengths = vectors.norm(dim=1)
     scores = _finite(lengths)
@@ -262,18 +268,19 @@ def query_by_probcover(pool: Pool) -> Query:
     An image's score is how many uncovered images its ball holds, before any pick.
     """
     features, labeled = pool.representation
-    _finite(features)
+    for each in (features, labeled):
+        _finite(each)
     delta = purity_radius(torch.cat([labeled, features]), pool.logits.shape[1], pool.random)
     picked, scores = pick_covering(features, labeled, delta, pool.query_size, pool.random)
     return Query(pool.subset[picked], scores.astype(np.float64))
 
 
-def _needs_labels(config: Config) -> str | None:
+def _needs_all_labels(config: Config) -> str | None:
     people = config.dataset == OWN_IMAGES
     return "looks at labels that nobody has given; choose another" if people else None
 
 
-@unsuitable(_needs_labels)
+@unsuitable(_needs_all_labels)
 def query_by_true_loss(pool: Pool) -> Query:
     """LOSS: the images with the largest true loss: the oracle that TOD and LL4AL estimate.
 
@@ -282,13 +289,12 @@ def query_by_true_loss(pool: Pool) -> Query:
     return query_by_score(pool, pool.true_losses)
 
 
-def _needs_all_labels(config: Config) -> str | None:
-    people = config.dataset == OWN_IMAGES
-    return "needs all labels at once; choose another" if people else None
-
-
 @unsuitable(_needs_all_labels)
-@always_with("active_learning.initial_labels=null", "active_learning.cycles=1")
+@always_with(
+    "active_learning.initial_labels=null",
+    "active_learning.initial=random",
+    "active_learning.cycles=1",
+)
 def query_nothing(pool: Pool) -> Query:
     """FULL: the training set has all its labels in its only cycle: what no strategy can exceed."""
     return Query(pool.subset[:0], np.zeros(len(pool.subset)))

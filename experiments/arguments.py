@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tod import cli
 from tod.config import InputError, load
+from tod.schema import OWN_IMAGES
 
 OF_THE_CELLS = ("--config", "--sampling", "--auxiliary", "--seed", "--output-dir")
 """What each cell gives its entry script itself."""
@@ -57,7 +58,8 @@ def parse(parser: cli.Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, 
         own, further = own[:place], own[place + 1 :]
     arguments = parser.parse_args(own)
     for config in arguments.config:
-        load(config)
+        if load(config).dataset == OWN_IMAGES:
+            raise InputError(f"--config {config}: its labels come from people; name another one")
     refuse_doubles("--config", [Path(config).stem for config in arguments.config])
     refuse_doubles("--seed", arguments.seed)
     if not 0 < arguments.scale <= 1:

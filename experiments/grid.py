@@ -21,7 +21,7 @@ from experiments.arguments import new_parser, parse, refuse_doubles
 from experiments.cells import ALL, PAPER, Cell, curves_of, run_all
 from tod import cli
 from tod.analysis.report import write_report
-from tod.analysis.tables import accuracy_tables, markdown
+from tod.analysis.tables import accuracy_tables, markdown, unpaired_notes
 from tod.config import InputError
 
 REFUSED = 2
@@ -104,6 +104,7 @@ def show(cells: Sequence[Cell], output_dir: Path, with_report: bool) -> None:
         if curves:
             shown = True
             print("\n".join(map(markdown, accuracy_tables(curves))))
+            print(*unpaired_notes(curves), sep="\n")
         if curves and with_report:
             path = output_dir / f"report_{Path(config).stem}.html"
             write_report(path, curves)

@@ -48,6 +48,8 @@ def paper_rows(curves: Sequence[Curve], dataset: str, header: Sequence[str]) -> 
             round(share, 1): accuracy for share, accuracy in zip(*published[name], strict=True)
         }
         shares = [round(figures.published_share(curve, dataset, n), 1) for n in labels]
+        if curve.labels_everything:
+            shares[-1] = 100.0
         cells = [f"{at_share[share]:.1f}" if share in at_share else "–" for share in shares]
         rows.append([f"{name} (paper)", *cells, *["–"] * (len(header) - 1 - len(cells))])
     return rows

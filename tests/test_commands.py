@@ -85,7 +85,7 @@ class Finished:
         assert {name for name in files if not name.startswith(".locks/")} == {
             *("config.yaml", "log.txt", "results.csv", "learning_curve.png"),
             "queries/trial1_cycle0.csv",
-            "confusion/trial1.csv",
+            *(f"confusion/trial1_cycle{cycle}.csv" for cycle in self.cycles),
             *(f"queries/trial1_cycle{cycle}.csv" for cycle in self.cycles[:-1]),
             *(f"queries/trial1_cycle{cycle}.png" for cycle in self.cycles[:-1]),
             *(f"weights/trial1_cycle{cycle}.pth" for cycle in self.cycles),

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import main_TOD
 from samplers import query_by_probcover, query_by_typiclust
+from tests.support.formats import write_caltech101
 from tests.support.harness import TINY_DIGITS
 from tests.support.pools import pool_of, positions
 from tod import config as configuration
@@ -180,7 +182,7 @@ def test_a_long_tailed_run_leaves_the_test_set_and_is_another_pool_for_each_seed
     whole = data.load(configuration.load("digits"), 0)
     thinned = [data.load(configuration.load("digits", [tail]), seed) for seed in (0, 1)]
     assert all(torch.equal(t.test.pixels, whole.test.pixels) for t in thinned)
-    assert torch.equal(thinned[0].train.pixels, whole.train.pixels[thinned[0].kept])
+    assert torch.equal(thinned[0].train.pixels, whole.train.pixels[thinned[0].draw.places])
     sizes = [np.bincount(t.train.labels.numpy()).tolist() for t in thinned]
     assert sizes[0] == sizes[1]
     assert not torch.equal(*(t.train.pixels for t in thinned))
@@ -195,11 +197,43 @@ def test_a_long_tailed_run_leaves_the_test_set_and_is_another_pool_for_each_seed
 
 
 def test_features_of_the_whole_training_set_serve_a_long_tail_too(features):
-    dataset = data.load(configuration.load("digits", ["active_learning.imbalance=20"]), 0)
-    found = load_features(features, dataset)
-    assert np.array_equal(found, digits_features()[dataset.kept])
-    np.save(features, found)
-    assert np.array_equal(load_features(features, dataset), found)
+    for seed in (0, 1):
+        config = configuration.load("digits", ["active_learning.imbalance=20"])
+        dataset = data.load(config, seed)
+        found = load_features(features, dataset)
+        assert found[:, :].argmax(axis=1).tolist() == dataset.train.labels.tolist()
+        assert np.array_equal(found, digits_features()[dataset.draw.places])
+    np.save(features, found)  # as many, but of one seed alone
+    with pytest.raises(InputError, match="1,437 images that the seed draws from"):
+        load_features(features, dataset)
+
+
+@pytest.mark.parametrize("tail", [[], ["active_learning.imbalance=3"]])
+@pytest.mark.parametrize("name", ["image_folder", "caltech101"])
+def test_one_file_of_features_serves_all_seeds_of_a_split(tmp_path, name, tail):
+    if name == "caltech101":
+        root = tmp_path / "101_ObjectCategories"
+        write_caltech101(tmp_path, images_per_class=10, num_classes=3)
+    else:
+        root = tmp_path / "train"
+        for c, color in enumerate(("red", "green", "blue")):
+            (root / color).mkdir(parents=True)
+            for i in range(10):
+                Image.new("RGB", (8, 8), (80 * c, 20 * i, 0)).save(root / color / f"{i}.png")
+        tail = [*tail, "images.test_share=0.2"]
+    small = ["images.size=8", "active_learning.initial_labels=2", "active_learning.query_size=1"]
+    config = configuration.load(name, [*small, *tail], str(tmp_path))
+    files = sorted(
+        str(path.relative_to(root)) for path in root.glob("*/*") if "BACKGROUND" not in str(path)
+    )
+    np.save(tmp_path / "f.npy", np.arange(len(files), dtype=np.float32)[:, None])
+    trained = set()
+    for seed in range(3):
+        dataset = data.load(config, seed)
+        found = load_features(tmp_path / "f.npy", dataset)
+        assert [files[int(row)] for row in found[:, 0]] == list(dataset.train.names)
+        trained.add(tuple(dataset.train.names))
+    assert len(trained) > 1
 
 
 def test_more_labels_than_a_long_tail_has_are_refused(tmp_path):

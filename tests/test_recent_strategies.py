@@ -27,7 +27,9 @@ from tod import config as configuration
 from tod import coverage, typicality
 from tod.config import InputError
 from tod.coverage import pick_covering, purity_radius
+from tod.diversity import squared_distances
 from tod.pool import refuse_unsuitable
+from tod.training.device import allow_tf32
 from tod.typicality import pick_typical
 
 
@@ -321,3 +323,37 @@ def test_each_strategy_works_with_a_network(tmp_path):
             query = strategy(loop.trial.pool())
             assert len({*query.indices.tolist()}) == 20
             assert isinstance(loop.trial.backbone, nn.Module)
+
+
+def test_probcover_picks_as_many_as_asked_for_at_any_radius():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(100, 8, generator=generator)
+    labeled = features[:1] + 100
+    pairs = torch.cat(list(squared_distances(features, features)))
+    for delta in pairs.sqrt()[0, 1:60].tolist():  # each some pair's own distance
+        random = np.random.default_rng(0)
+        picked, _ = pick_covering(features, labeled, delta, 100, random)
+        assert sorted(picked.tolist()) == list(range(100))
+
+
+def test_noise_stability_computes_in_fp32_whatever_the_precision(monkeypatch):
+    seen = []
+    torch.manual_seed(0)
+    network = ResNet18(4, width=1).eval()
+    pool = pool_of(logits=torch.randn(6, 4), query_size=2)
+    pool.network = pool.backbone = network
+    pool.batches = lambda: iter([torch.randn(6, 3, 8, 8)])
+    compute = pool.compute
+
+    def recorded(*arguments):
+        seen.append(torch.backends.cuda.matmul.allow_tf32)
+        return compute(*arguments)
+
+    monkeypatch.setattr(pool, "compute", recorded)
+    allow_tf32(True)
+    try:
+        query_by_noise_stability(pool)
+        assert seen == [False] * 31
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        allow_tf32(False)

@@ -84,7 +84,7 @@ ARGUMENTS = [
     argument("--config=own_images --features=x.npy", "--features", "order is known"),
     argument("--set=active_learning.initial=typical", "--features", "typical needs a file"),
     argument("--config=own_images --set=active_learning.initial=balanced", "initial", "random"),
-    argument("--config=own_images --sampling=FULL", "--sampling FULL", "all labels at once"),
+    argument("--config=own_images --sampling=FULL", "--sampling FULL", "nobody has given"),
     argument("--config=own_images --set=active_learning.imbalance=5", "imbalance", "write null"),
     argument("--config=own_images --sampling=LOSS", "--sampling LOSS", "nobody has given"),
     argument("--config=own_images --set=active_learning.cycles=7", "cycles: 7 should be null"),

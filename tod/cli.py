@@ -231,11 +231,12 @@ def _digest_of_features(
         if choice == "typical":
             parser.error("argument --features: active_learning.initial=typical needs a file")
         return None
+    if choice != "typical" and not hasattr(strategy, "takes_features"):
+        return None
     try:
-        digest = sha256(features)
+        return sha256(features)
     except OSError as error:
         parser.error(f"argument --features: {features} cannot be read ({reason(error)})")
-    return digest if choice == "typical" or hasattr(strategy, "takes_features") else None
 
 
 def _refuse_what_is_no_folder(path: Path) -> None:

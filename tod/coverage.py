@@ -74,14 +74,16 @@ def pick_covering(
     picked: list[int] = []
     for _ in range(query_size):
         position = int(left.argmax())
-        if left[position] == 0:
-            rest = random.permutation(np.flatnonzero(left == 0))
+        if left[position] <= 0:
+            rest = random.permutation(np.setdiff1d(np.arange(len(features)), picked))
             return np.array([*picked, *rest[: query_size - len(picked)]], dtype=np.int64), scores
         picked.append(position)
         covered = _bits(reach[position], len(features)) & uncovered
         uncovered &= ~covered
         left -= np.where(left > 0, _num_reaching(reach, covered), 0)
-        left[position] = -1
+        # Of two images δ apart, rounding may find the one near the other and not the other way.
+        left.clip(min=0, out=left)
+        left[picked] = -1
     return np.array(picked, dtype=np.int64), scores
 
 

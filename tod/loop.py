@@ -132,11 +132,12 @@ class Loop:
         )
         self.monitor.evaluated(num_labeled, accuracy)
         if len(dataset.test):
-            path = self.folder.path / "confusion" / f"trial{trial.number}.csv"
+            name = f"trial{trial.number}_cycle{trial.cycle}"
+            path = self.folder.path / "confusion" / f"{name}.csv"
             records.write_confusion(path, logits, dataset)
             if self.keep_predictions:
-                name = f"trial{trial.number}_cycle{trial.cycle}.npz"
-                records.write_predictions(self.folder.path / "predictions" / name, logits, dataset)
+                path = self.folder.path / "predictions" / f"{name}.npz"
+                records.write_predictions(path, logits, dataset)
         return {
             "trial": str(trial.number),
             "cycle": str(trial.cycle),

@@ -21,10 +21,13 @@ def clusters(features: np.ndarray, count: int, random: np.random.Generator) -> n
     """The cluster of each image, (N,), from 0 to `count` − 1, by k-means on the features (N, F)."""
     # Seconds: only a query waits for it.
     from sklearn.cluster import KMeans, MiniBatchKMeans, kmeans_plusplus
+    from threadpoolctl import threadpool_limits
 
     seed = int(random.integers(2**31))
     if count <= FEW_CLUSTERS:
-        return KMeans(count, n_init=1, random_state=seed).fit_predict(features)
+        # Several threads add up in any order, and would give other bytes each time.
+        with threadpool_limits(1, "openmp"):
+            return KMeans(count, n_init=1, random_state=seed).fit_predict(features)
     drawn = random.choice(len(features), min(max(BATCH, 3 * count), len(features)), replace=False)
     centers, _ = kmeans_plusplus(features[drawn], count, random_state=seed, n_local_trials=1)
     means = MiniBatchKMeans(
@@ -82,8 +85,7 @@ def pick_typical(
     cluster_of = clusters(features, count, random)
     labeled_in = np.bincount(cluster_of, weights=is_labeled, minlength=count)
     sizes = np.bincount(cluster_of, minlength=count)
-    # The last key is the first to sort by.
-    order = np.lexsort((-sizes, labeled_in, sizes <= SMALL))
+    order = np.lexsort((-sizes, labeled_in))  # the last key is the first to sort by
     members = {c: np.flatnonzero((cluster_of == c) & ~is_labeled) for c in order.tolist()}
     scores = np.zeros(len(features))
     for positions in members.values():

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.formats import write_image_folder
 from tests.support.harness import TINY_DIGITS, run_script, write_run
-from tod.analysis import confusion, metrics, tables
+from tod import config as configuration
+from tod import data
+from tod.analysis import confusion, metrics, records, tables
 from tod.analysis.results import METRICS, read_runs
 
 
@@ -116,7 +119,7 @@ def test_confusions_of_all_trials_and_seeds_are_read_together_and_odd_class_name
         for trial in (1, 2):
             predicted, true = np.array([0, 1, 2, seed]), np.array([0, 1, 2, 2])
             text = confusion.as_text(predicted, true, names)
-            (folder / f"confusion/trial{trial}.csv").write_text(text, encoding="utf-8")
+            (folder / f"confusion/trial{trial}_cycle1.csv").write_text(text, encoding="utf-8")
     (curve,) = read_runs(folders)
     matrices = confusion.read(curve)
     assert matrices.shape == (4, 3, 3)
@@ -124,7 +127,26 @@ def test_confusions_of_all_trials_and_seeds_are_read_together_and_odd_class_name
     (table,) = confusion.class_tables([curve])
     assert [row[0] for row in table[1:]] == names
     assert table[3][1] == "50.00 ± 0.00 (4)"
+    # A trial that is not as far yet is left out.
+    ahead = folders[0] / "results.csv"
+    ahead.write_text(ahead.read_text() + "3,1,100,80\n3,2,150,90\n")
+    (folders[0] / "confusion/trial3_cycle1.csv").write_text("damaged")
+    (folders[0] / "confusion/trial3_cycle2.csv").write_text(text, encoding="utf-8")
+    assert len(confusion.read(*read_runs(folders))) == 1
     assert confusion.class_tables(read_runs([write_run(tmp_path / "old", [[80]])])) == []
+
+
+def test_kept_predictions_name_the_files_that_they_are_of(tmp_path):
+    write_image_folder(tmp_path)
+    config = configuration.load(
+        "image_folder",
+        ["images.size=8", "active_learning.initial_labels=2", "active_learning.query_size=1"],
+        str(tmp_path),
+    )
+    dataset = data.load(config, 0)
+    logits = torch.randn(len(dataset.test), len(dataset.class_names))
+    records.write_predictions(tmp_path / "kept.npz", logits, dataset)
+    assert np.load(tmp_path / "kept.npz")["files"].tolist() == list(dataset.test.names)
 
 
 def test_a_damaged_confusion_is_one_line(tmp_path):
@@ -133,6 +155,6 @@ def test_a_damaged_confusion_is_one_line(tmp_path):
     folder = write_run(tmp_path, [[80]], class_names=["a", "b"])
     (folder / "confusion").mkdir()
     for text in ("", "class,a\na,1\n", "class,a,b\na,1,x\nb,1,1\n"):
-        (folder / "confusion/trial1.csv").write_text(text)
-        with pytest.raises(InputError, match=r"trial1\.csv: cannot be read"):
+        (folder / "confusion/trial1_cycle1.csv").write_text(text)
+        with pytest.raises(InputError, match=r"trial1_cycle1\.csv: cannot be read"):
             confusion.read(*read_runs([folder]))

@@ -128,3 +128,17 @@ def test_help_and_refusals_wait_for_no_slow_import(tmp_path, script):
         imported = {line.rpartition("|")[2].strip() for line in process.stderr.splitlines()}
         assert "pandas" in imported
         assert imported.isdisjoint({"torch", "scipy.stats", "sklearn", "matplotlib"})
+
+
+def test_all_labels_at_once_are_left_out_of_the_diagnostics(tmp_path, monkeypatch, refusal, capsys):
+    monkeypatch.chdir(tmp_path)
+    queries = write_run(tmp_path, TWO_TRIALS, diagnostics=results.DIAGNOSTICS)
+    full = write_run(tmp_path, [[98]], sampling="FULL", cycles=1)
+    path = full / "config.yaml"
+    path.write_text(path.read_text().replace("initial_labels: 100", "initial_labels: null"))
+    plot.main([str(full), str(queries), "--diagnostics"])
+    assert (tmp_path / "diagnostics.png").exists()
+    assert "FULL" not in (tmp_path / "diagnostics.csv").read_text()
+    capsys.readouterr()
+    assert "has queried nothing" in refusal(plot.main, full, "--diagnostics")
+    assert "compares methods; name runs of two" in refusal(plot.main, full, queries, "--matrix")

@@ -234,6 +234,7 @@ def test_a_wrong_strategy_or_cell_is_one_line(wrong, refusal):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
+        (["--config", "own_images"], "own_images: its labels come from people"),
         (["--strategy", "TOD/NONE", "TOD/NONE"], "TOD/NONE is named twice"),
         (["--seed", "1", "1"], "1 is named twice"),
         (["--seed", "-1"], "--seed"),

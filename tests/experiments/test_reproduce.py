@@ -61,6 +61,11 @@ def test_the_papers_values_of_caltech101_stand_at_its_own_shares(tmp_path):
     folder = write_run(tmp_path, [[80, 85, 90]], config="caltech101", training_images=895)
     (row,) = paper_rows(read_runs([folder]), "caltech101", ["", *"123", "area"])
     assert "–" not in row[1:4]
+    full = write_run(tmp_path, [[91]], config="caltech101", sampling="FULL", cycles=1)
+    path = full / "config.yaml"
+    path.write_text(path.read_text().replace("initial_labels: 868", "initial_labels: null"))
+    (row,) = paper_rows(read_runs([full]), "caltech101", ["", "100", "area"])
+    assert row == ["full training (paper)", "91.3", "–"]
 
 
 def test_runs_of_another_command_are_not_published(tmp_path, refusal):

@@ -6,14 +6,18 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 import main_LL4AL
 import main_TOD
+from samplers import query_by_score
 from tests.support.harness import run_script
 from tests.support.people import People, digest, table, write_table
+from tod.analysis.results import DIAGNOSTICS
 from tod.config import InputError
 from tod.loop import Loop
 from tod.people.trial import PeopleTrial
+from tod.pool import takes_features
 
 
 @pytest.fixture
@@ -445,6 +449,35 @@ def test_every_strategy_asks_for_a_batch(people, sampling):
     rows = people.batch(1)
     assert len(rows) == len({row["sha256"] for row in rows}) == 10
     assert all(row["score"] for row in rows)
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_audits_are_scored_among_the_subset_where_a_score_depends_on_it(
+    people, monkeypatch, marked
+):
+    def by_number(pool):
+        return query_by_score(pool, torch.full((len(pool.subset),), float(len(pool.subset))))
+
+    monkeypatch.setitem(
+        main_TOD.SAMPLING, "TOD", takes_features(by_number) if marked else by_number
+    )
+    people.round()
+    people.round("--labels", people.answers(0))
+    (audit,) = [float(row["score"]) for row in people.batch(1) if row["reason"] == "audit"]
+    assert audit == (41 if marked else 1)  # subset_size and itself
+
+
+def test_fresh_weights_are_judged_by_the_network_that_asked(tmp_path):
+    judged = []
+    for fresh in ("false", "true"):
+        people = People(tmp_path / fresh)
+        people.round(f"--set=training.fresh_weights={fresh}")
+        for number in (0, 1):
+            people.round(
+                f"--set=training.fresh_weights={fresh}", "--labels", people.answers(number)
+            )
+        judged.append([results(people)[0][column] for column in DIAGNOSTICS])
+    assert judged[0] == judged[1]
 
 
 def test_learning_loss_works_so_too(people):

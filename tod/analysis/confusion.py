@@ -1,4 +1,4 @@
-"""Which classes a trial's last network takes for which: written as it goes on, read for display."""
+"""Which classes a network takes for which: written in each cycle, read for display."""
 
 import io
 from collections.abc import Sequence
@@ -27,14 +27,17 @@ def as_text(predicted: np.ndarray, true: np.ndarray, class_names: Sequence[str])
 
 
 def read(curve: Curve) -> np.ndarray:
-    """Those of a curve's T trials, (T, C, C); of none, where an earlier version has run.
+    """Those of the T trials that have reached the curve's last cycle, (T, C, C).
+
+    There are none where an earlier version has run.
 
     Raises:
         InputError: a file is damaged.
     """
     size = len(curve.run.get("class_names", ()))
-    found = []
-    for path in (path for folder in curve.folders for path in folder.glob("confusion/trial*.csv")):
+    last, found = curve.rows["cycle"].astype(int).max(), []
+    name = f"confusion/trial*_cycle{last}.csv"
+    for path in (path for folder in curve.folders for path in sorted(folder.glob(name))):
         try:
             table = pd.read_csv(io.StringIO(path.read_text(encoding="utf-8")), header=None)
             found.append(table.iloc[1:, 1:].to_numpy().astype(np.int64).reshape(size, size))

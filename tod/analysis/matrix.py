@@ -17,6 +17,7 @@ from tod.analysis.tables import Table
 from tod.files import as_csv
 
 LEVEL = 0.05
+FEWEST_PAIRS = 3
 TITLE = "share of label sizes at which the row beats the column (after Holm's correction)"
 
 
@@ -56,7 +57,10 @@ def penalty_matrix(curves: Sequence[Curve]) -> PenaltyMatrix:
             if found:
                 rows += [{"setting": number, **test} for test in found]
             else:
-                why = b.why_not_paired(a) or "fewer than two pairs at every number of labels"
+                why = (
+                    b.why_not_paired(a)
+                    or "fewer than three pairs, or no difference, at every number of labels"
+                )
                 notes.append(f"{a.name} and {b.name}: not compared ({why})")
     if len(settings) > 1:
         notes.append(f"{len(settings)} settings: runs of different ones are not compared")
@@ -81,12 +85,16 @@ def _settings(curves: Sequence[Curve]) -> list[list[Curve]]:
 
 
 def _tests(a: Curve, b: Curve) -> list[dict[str, object]]:
-    """A test at each number of labels at which the two have two pairs of trials or more."""
+    """A test at each number of labels at which the two have three pairs of trials or more.
+
+    Accuracies come in steps: two differences are easily the same, which would pass for certain.
+    Where all are 0, as before the first query, there is nothing to test.
+    """
     found = []
     differences = (a.values(ACCURACY) - b.values(ACCURACY)).dropna(how="all")
     for num_labeled, column in differences.items():
         values = column.dropna().to_numpy()
-        if len(values) > 1:
+        if len(values) >= FEWEST_PAIRS and values.any():
             cells = (a.method, b.method, num_labeled, len(values), values.mean(), paired_p(values))
             names = ("method", "other", "num_labeled", "pairs", "difference", "p")
             found.append(dict(zip(names, cells, strict=True)))

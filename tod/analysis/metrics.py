@@ -21,7 +21,7 @@ def metrics_of_test_set(logits: Tensor, labels: Tensor) -> dict[str, str]:
     Returns:
         `test_accuracy`: in %.
         `balanced_accuracy`: the mean over classes of the accuracy in each, in %.
-        `macro_f1`: the mean over classes of the F1 score, in %.
+        `macro_f1`: the mean over classes of the F1 score, in %. Both: of those with test images.
         `nll`: the mean negative log-likelihood of the true class, in nats.
         `ece`: the expected calibration error in %, see `calibration_error`.
     """
@@ -40,7 +40,7 @@ def metrics_of_test_set(logits: Tensor, labels: Tensor) -> dict[str, str]:
     percents = (
         correct.sum() / len(true),
         balanced,
-        f1_score(true, predicted, average="macro", zero_division=0),
+        f1_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0),
         calibration_error(confidences, correct),
     )
     accuracy, balanced, f1, error = (f"{100 * share:.4f}" for share in percents)

@@ -78,14 +78,17 @@ def write_confusion(path: Path, logits: Tensor, dataset: "Dataset") -> None:
 
 
 def write_predictions(path: Path, logits: Tensor, dataset: "Dataset") -> None:
-    """Writes `probabilities` (N, C) and `labels` (N,) of the test images, in the test set's order.
+    """Writes `probabilities` (N, C) and `labels` (N,) of the test images, and `files` (N,), their
+    names, where they are files.
 
     Raises:
         InputError: the file cannot be written.
     """
     probabilities = logits.double().softmax(dim=1).float().numpy()
+    names = dataset.test.names
+    files = {} if names is None else {"files": np.array(names, dtype=str)}
     with atomic_file(path) as file:
-        np.savez(file, probabilities=probabilities, labels=dataset.test.labels.numpy())
+        np.savez(file, probabilities=probabilities, labels=dataset.test.labels.numpy(), **files)
 
 
 def write_unreadable(folder: Path, unreadable: Sequence[tuple[str, str]]) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tod.config import Config, InputError, too_many_labels
 from tod.data import image_folder, published
-from tod.data.dataset import WITHOUT_DATA, Dataset, ImageSet, Split
+from tod.data.dataset import WITHOUT_DATA, Dataset, Draw, ImageSet, Split
 from tod.files import reason
 from utils import random_generator
 
@@ -26,16 +26,17 @@ def load(config: Config, seed: int) -> Dataset:
     """
     root = Path(config.data_dir)
     try:
-        train, test, class_names, unreadable = _read(root, config, seed)
+        train, test, class_names, unreadable, draw = _read(root, config, seed)
     except OSError as error:
         raise InputError(
             f"{root}: cannot be read ({reason(error)}); "
             f"--data-dir names the place of the images; {WITHOUT_DATA}"
         ) from None
-    active, kept = config.active_learning, None
+    active = config.active_learning
     if active.imbalance is not None:
-        kept = in_long_tail(train.labels.numpy(), active.imbalance, seed)
-        train = train.subset(np.flatnonzero(kept))
+        kept = np.flatnonzero(in_long_tail(train.labels.numpy(), active.imbalance, seed))
+        draw = Draw(draw.places[kept], draw.size) if draw else Draw(kept, len(train))
+        train = train.subset(kept)
     problem = too_many_labels(active.initial_labels, active.cycles, active.query_size, len(train))
     if len(test) == 0:
         problem = problem or "the test set holds no image; it needs at least one"
@@ -46,7 +47,7 @@ def load(config: Config, seed: int) -> Dataset:
         computed_mean, computed_std = statistics(train)
         mean, std = mean or computed_mean, std or computed_std
     mean, std = torch.as_tensor(mean), torch.as_tensor(std)
-    return Dataset(train, test, class_names, mean, std, unreadable, kept)
+    return Dataset(train, test, class_names, mean, std, unreadable, draw)
 
 
 def _read(root: Path, config: Config, seed: int) -> Split:

@@ -69,6 +69,13 @@ class ImageSet:
         return ImageSet(self.stored, self.labels[chosen], names, rows)
 
 
+class Draw(NamedTuple):
+    """Which of `size` images, in their order, a seed has drawn for training: (N,) `places`."""
+
+    places: np.ndarray
+    size: int
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A training and a test set.
@@ -78,8 +85,7 @@ class Dataset:
         class_names: by label.
         mean, std: (3,), of pixels from 0 to 1.
         unreadable: files that were left out, and why each.
-        kept: where a long tail was drawn from the training set, which of its images are in it,
-            (P,) bool; None: all.
+        draw: where the seed decides which images are for training, which they are.
     """
 
     train: ImageSet
@@ -88,7 +94,7 @@ class Dataset:
     mean: Tensor
     std: Tensor
     unreadable: Sequence[tuple[str, str]] = ()
-    kept: np.ndarray | None = None
+    draw: Draw | None = None
 
     def fingerprint(self) -> str:
         """Differs where the images, their order or their labels do."""
@@ -107,3 +113,4 @@ class Split(NamedTuple):
     test: ImageSet
     class_names: Sequence[str]
     unreadable: Sequence[tuple[str, str]] = ()
+    draw: Draw | None = None

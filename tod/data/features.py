@@ -12,8 +12,8 @@ from tod.files import reason
 def load_features(path: Path, dataset: Dataset) -> np.ndarray:
     """The features (N, F) float32 of the N training images, from a `.npy` file in their order.
 
-    Where a long tail was drawn from the training set, the file may have a row for each image that
-    there was before.
+    Where the seed decides which images are for training (Caltech-101, `images.test_share`, a long
+    tail), the file has a row for each image that it draws from, and so is the same for all seeds.
 
     Raises:
         InputError: the file cannot be read, or does not fit the images.
@@ -29,13 +29,15 @@ def load_features(path: Path, dataset: Dataset) -> np.ndarray:
     if not is_array or found.ndim != 2 or not np.issubdtype(found.dtype, np.floating):
         what = f"{found.dtype} of shape {found.shape}" if is_array else "several arrays"
         raise InputError(f"--features {path}: holds {what}; it should be one float array (N, F)")
-    if dataset.kept is not None and len(found) == len(dataset.kept):
-        found = found[dataset.kept]
-    if len(found) != len(dataset.train) or found.shape[1] == 0:
+    size = dataset.draw.size if dataset.draw else len(dataset.train)
+    if len(found) != size or found.shape[1] == 0:
+        which = "images that the seed draws from" if dataset.draw else "training images"
         raise InputError(
-            f"--features {path}: has the shape {found.shape}, and there are {len(dataset.train):,} "
-            "training images; it needs a row for each, in the order of their `index` in queries/"
+            f"--features {path}: has the shape {found.shape}, and there are {size:,} {which}; it "
+            "needs a row for each, in their order (docs/configuration.md says which)"
         )
+    if dataset.draw:
+        found = found[dataset.draw.places]
     with np.errstate(over="ignore"):
         found = found.astype(np.float32)
     odd = np.flatnonzero(~np.isfinite(found).all(axis=1))

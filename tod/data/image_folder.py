@@ -11,7 +11,7 @@ import torch
 
 from tod.config import InputError
 from tod.data import picture
-from tod.data.dataset import WITHOUT_DATA, ImageSet, Split
+from tod.data.dataset import WITHOUT_DATA, Draw, ImageSet, Split
 from tod.data.decoding import load_images
 from tod.data.listing import Listing, listed, refuse, refuse_few_classes, shown
 from tod.schema import Images
@@ -45,14 +45,15 @@ def load(root: Path, config: Images, seed: int) -> Split:
         if not (images[0].labels == label).any():
             problems.append(f"{train_folder / name}: holds no image; add some, or remove it")
     refuse(problems)
+    draw = None
     if test_folder is None:
-        train, test = held_out(*images, config.test_share, seed)
+        train, test, draw = held_out(*images, config.test_share, seed)
     else:
         train, test = images
     tested = test_folder or train_folder
     _warn_of_untested_classes(test, class_names, tested)
     _warn_of_copies((train, test), (train_folder.name, tested.name))
-    return Split(train, test, class_names, unreadable)
+    return Split(train, test, class_names, unreadable, draw)
 
 
 def _folders(root: Path, config: Images) -> tuple[Path, Path | None]:
@@ -114,7 +115,7 @@ def load_all(
     return images, []
 
 
-def held_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
+def held_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet, Draw]:
     """A training and a test set: `share` of each class, rounded, is drawn for the latter.
 
     At least one image of a class is, but never all of them.
@@ -126,7 +127,8 @@ def held_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, Image
         members = np.flatnonzero(labels == label)
         count = min(max(round(share * len(members)), 1), len(members) - 1)
         is_test[random.choice(members, count, replace=False)] = True
-    return images.subset(np.flatnonzero(~is_test)), images.subset(np.flatnonzero(is_test))
+    train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
+    return images.subset(train), images.subset(test), Draw(train, len(images))
 
 
 def _warn_of_untested_classes(test: ImageSet, class_names: Sequence[str], folder: Path) -> None:

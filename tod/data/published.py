@@ -17,7 +17,7 @@ import torch
 
 from tod.config import InputError
 from tod.data import image_folder, listing, picture
-from tod.data.dataset import WITHOUT_DATA, ImageSet, Split
+from tod.data.dataset import WITHOUT_DATA, Draw, ImageSet, Split
 from tod.data.decoding import folder_lock
 from tod.files import reason
 from tod.schema import Images
@@ -121,7 +121,8 @@ def caltech101(folder: Path, config: Images, seed: int) -> Split:
         cut = len(members) * 9 // 10
         train += sorted(members[:cut].tolist())
         test += sorted(members[cut:].tolist())
-    return Split(images.subset(train), images.subset(test), class_names, unreadable)
+    draw = Draw(np.array(train), len(images))
+    return Split(images.subset(train), images.subset(test), class_names, unreadable, draw)
 
 
 def _download(path: Path, url: str, fetch: Callable, md5: str) -> None:

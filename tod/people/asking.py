@@ -97,7 +97,7 @@ def next_batch(
         AUDIT if is_audit else QUERY for is_audit in candidates.again_for_audit[: len(again)]
     ]
     reasons += [AUDIT] * len(for_audit)
-    aside = _judged(trial, sampling, np.concatenate([again, for_audit]), reasons)
+    aside = _judged(trial, sampling, np.concatenate([again, for_audit]), reasons, subset)
     repeated, audited = aside[: len(again)], iter(aside[len(again) :])
     is_audit = random.permutation(np.arange(len(queried) + len(for_audit)) < len(for_audit))
     in_order = iter(queried)
@@ -117,13 +117,22 @@ def _queried(
 
 
 def _judged(
-    trial: Trial, sampling: Callable[[Pool], Query], indices: np.ndarray, reasons: Sequence[str]
+    trial: Trial,
+    sampling: Callable[[Pool], Query],
+    indices: np.ndarray,
+    reasons: Sequence[str],
+    subset: np.ndarray,
 ) -> list[Chosen]:
-    """Images that are asked for whatever their scores."""
+    """Images that are asked for whatever their scores.
+
+    Where a score depends on what else there is, they are scored among the subset.
+    """
     if len(indices) == 0:
         return []
-    pool = trial.pool_of(indices, len(indices), "sampling beside the query")
-    by_index = _by_index(pool, sampling(pool), reasons)
+    others = subset if hasattr(sampling, "takes_features") else subset[:0]
+    scored = np.concatenate([indices, others])
+    pool = trial.pool_of(scored, len(indices), "sampling beside the query")
+    by_index = _by_index(pool, sampling(pool), [*reasons, *[QUERY] * len(others)])
     return [by_index[index] for index in indices.tolist()]
 
 

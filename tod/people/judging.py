@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from losses import task_losses
 from tod.analysis.diagnostics import query_diagnostics
 from tod.analysis.results import AUDIT as AUDIT_COLUMNS
 from tod.data.own_images import indices_of
@@ -48,10 +49,12 @@ def judged_scores(
         return {}, 0
     rows = [by_digest[digests[index]] for index in indices.tolist()]
     pool = trial.pool_of(indices)
+    # With fresh weights, the backbone is an untrained one by now.
+    logits = pool.previous_logits
     columns = query_diagnostics(
         np.array([float(row.score) for row in rows]),
-        pool.true_losses.cpu().numpy(),
-        (pool.logits.argmax(dim=1) != pool.labels).cpu().numpy(),
+        task_losses(logits, pool.labels).cpu().numpy(),
+        (logits.argmax(dim=1) != pool.labels).cpu().numpy(),
         pool.labels.cpu().numpy(),
         np.array([row.reason != AUDIT for row in rows]),
     )

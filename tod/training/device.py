@@ -94,6 +94,17 @@ def allow_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
 
 
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Computes in fp32 what is smaller than TF32's rounding."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    allow_tf32(False)
+    try:
+        yield
+    finally:
+        allow_tf32(before)
+
+
 def make_deterministic() -> None:
     """Makes CUDA give the same bytes each time, for some speed.
 
