@@ -151,6 +151,12 @@ def _parser(script: EntryScript) -> Parser:
         "accuracies measured in fp32, with tf32 in tf32 (default: auto)",
     )
     add(
+        "--no-cuda-graphs",
+        dest="cuda_graphs",
+        action="store_false",
+        help="launch a CUDA device's training steps singly: slower, for where graphs do not work",
+    )
+    add(
         "--set",
         action="append",
         default=[],

@@ -36,6 +36,7 @@ def run_experiment(
     trials: Sequence[int] | None = None,
     device: str = "auto",
     precision: str = "auto",
+    cuda_graphs: bool = True,
     overwrite: bool = False,
     features: Path | None = None,
     keep_weights: str = "all",
@@ -53,6 +54,7 @@ def run_experiment(
         trials: those to run, from 1; None: all.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: of training: `auto`, `fp32`, `tf32` or `bf16`.
+        cuda_graphs: whether a CUDA device replays its training steps as graphs.
         overwrite: start afresh.
         features: a file of features of the training images, for strategies that take them.
         keep_weights: of `all` cycles, or of each trial's `last` one.
@@ -96,6 +98,7 @@ def run_experiment(
                     interruption,
                     imagenet_weights() if config.model.pretrained else None,
                     load_features(features, dataset) if identity.features else None,
+                    cuda_graphs,
                 )
                 folder.open(environment(dataset, on, precision))
                 records.write_unreadable(folder.path, dataset.unreadable)

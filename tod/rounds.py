@@ -44,6 +44,7 @@ def run_round(
     output_dir: Path = Path("results"),
     device: str = "auto",
     precision: str = "auto",
+    cuda_graphs: bool = True,
     keep_weights: str = "all",
     keep_predictions: bool = False,
     quiet: bool = False,
@@ -61,6 +62,7 @@ def run_round(
         output_dir: where the run's folder is made.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: of training: `auto`, `fp32`, `tf32` or `bf16`.
+        cuda_graphs: whether a CUDA device replays its training steps as graphs.
         keep_weights: of `all` cycles, or of the `last` one.
         keep_predictions: keep each cycle's probabilities of the test set.
         quiet: show warnings alone.
@@ -127,6 +129,7 @@ def run_round(
             precision,
             interruption,
             imagenet_weights() if config.model.pretrained else None,
+            cuda_graphs=cuda_graphs,
         )
         trial = PeopleTrial(experiment, read.digests, this_round.is_in_pool)
         events = folder.path / "tensorboard" if tensorboard else None

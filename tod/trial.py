@@ -33,6 +33,7 @@ class Experiment:
         interruption: Interruption,
         imagenet_weights: dict[str, Tensor] | None = None,
         features: np.ndarray | None = None,
+        cuda_graphs: bool = True,
     ) -> None:
         self.config = config
         self.seed = seed
@@ -57,6 +58,7 @@ class Experiment:
         self.train_labels = dataset.train.labels.to(device)
         self.imagenet_weights = imagenet_weights
         self.features = features
+        self.cuda_graphs = cuda_graphs
 
     def networks(self, trial: int, cycle: int = 1) -> models.NetworkFactory:
         """Makes the networks of one trial, as it begins or as this cycle does."""
@@ -102,6 +104,7 @@ class Trial:
             self.backbone,
             self.auxiliary,
             experiment.precision,
+            experiment.cuda_graphs,
         )
 
     @property

@@ -1,6 +1,7 @@
 """What is fast computes what the plain PyTorch of the paper's formulas does, on every device."""
 
 import copy
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from samplers import query_by_tod
 from tod import config as configuration
 from tod.config import Config
 from tod.data.batches import ImageBatches
+from tod.diversity import DRAWS, k_center_greedy, k_means_plus_plus, nearest_squared_distances
 from tod.pool import Pool
 from tod.schema import Augmentation
 from tod.training.cuda_graph import GraphedGradients
@@ -45,8 +47,9 @@ def learner_on(
     auxiliary: type[AuxiliaryLoss],
     precision: str,
     dtype: torch.dtype = torch.float32,
+    model: str = "resnet",
 ) -> Learner:
-    config = tiny_config("ll4al.detach_epoch=0")
+    config = tiny_config("ll4al.detach_epoch=0", f"model.name={model}")
     networks = NetworkFactory(config.model, 10, torch.device(device), seed=0, trial=1)
     backbone = networks.backbone("backbone").train()
     loss = auxiliary(config, networks)
@@ -144,7 +147,23 @@ def assert_equal(found: Tensor, expected: Tensor, tolerance: float, what: str) -
 @pytest.mark.parametrize("kind", [NoAuxiliary, CODLoss, LossPrediction, DetachedLossPrediction])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
 def test_step_is_the_plain_one(device, kind, dtype, tolerance):
-    learner = learner_on(device, kind, "fp32", dtype)
+    assert_plain_steps(learner_on(device, kind, "fp32", dtype), device, kind, dtype, tolerance)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", [NoAuxiliary, CODLoss])
+def test_step_of_the_imagenet_resnet_is_the_plain_one(device, kind):
+    learner = learner_on(device, kind, "fp32", torch.float64, "imagenet_resnet")
+    assert_plain_steps(learner, device, kind, torch.float64, 1e-9)
+
+
+def assert_plain_steps(
+    learner: Learner,
+    device: str,
+    kind: type[AuxiliaryLoss],
+    dtype: torch.dtype,
+    tolerance: float,
+) -> None:
     momenta = [{}, {}]
     graphs = set()
     for number, sizes in enumerate(steps_of(kind)):
@@ -258,16 +277,121 @@ def test_batches_are_the_same_where_images_do_not_fit_in_device_memory(device, m
         torch.testing.assert_close(on_device.plain(a[:, 0]), on_host.plain(b[:, 0]), rtol=0, atol=0)
 
 
-def test_steps_are_launched_singly_where_a_graph_cannot_be_captured(caplog):
-    # A CPU can capture none.
-    learner, plain = (learner_on("cpu", CODLoss, "fp32") for _ in range(2))
-    learner.graphs = GraphedGradients(all_networks(learner))
+def test_steps_are_launched_singly_where_a_graph_cannot_be_captured(caplog, monkeypatch):
+    # A CPU can capture none; nor can a GPU, where the host waits for it.
+    device = DEVICES[-1]
+    learner, plain = (learner_on(device, CODLoss, "fp32") for _ in range(2))
+    learner.graphs, plain.graphs = GraphedGradients(all_networks(learner)), None
+    backward = learner._backward
+
+    def waiting(*inputs: Tensor) -> Tensor:
+        losses = backward(*inputs)
+        losses[0].item()
+        return losses
+
+    monkeypatch.setattr(learner, "_backward", waiting)
     caplog.set_level("WARNING", logger="tod")
     for number, sizes in enumerate(STEPS[:3]):
-        inputs = batch("cpu", sizes, number)
+        inputs = batch(device, sizes, number)
         assert torch.equal(learner._step(*inputs), plain._step(*inputs))
     assert not learner.graphs.works
     assert caplog.text.count("CUDA graphs do not work here") == 1
     for network, expected in zip(all_networks(learner), all_networks(plain), strict=True):
         for name, tensor in expected.state_dict().items():
             assert torch.equal(network.state_dict()[name], tensor), name
+
+
+class StandInGraph:
+    """A CUDA graph seen from outside."""
+
+    def replay(self) -> None:
+        """On a CPU, what was captured has been computed."""
+
+
+@pytest.fixture
+def stand_in_graphs(monkeypatch):
+    """CUDA graphs as they are seen from outside, so that a CPU can test what is around them."""
+
+    class Stream:
+        def wait_stream(self, other) -> None: ...
+        def synchronize(self) -> None: ...
+
+    stream, set_streams = Stream(), []
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", StandInGraph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **kind: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, len(set_streams)))
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda *device: stream)
+    monkeypatch.setattr(torch.cuda, "set_stream", set_streams.append)
+    return set_streams, stream
+
+
+@pytest.mark.parametrize("wrong", [None, "loss", "gradients", "stops"])
+def test_a_graph_is_used_only_where_it_gives_the_same_loss_and_gradients(
+    stand_in_graphs, caplog, wrong
+):
+    set_streams, stream = stand_in_graphs
+    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    graphs = GraphedGradients([network])
+    calls = []
+
+    def compute(inputs: Tensor) -> Tensor:
+        calls.append(1)
+        captures = len(calls) == 4  # after three steps to warm up
+        if captures and wrong == "stops":
+            raise RuntimeError("the capture is invalid")
+        loss = (network(inputs) - inputs[:, :2]).square().mean()
+        loss.backward()
+        if captures and wrong == "gradients":
+            network[0].weight.grad *= 2
+        return torch.stack([loss.detach() * (2 if captures and wrong == "loss" else 1)])
+
+    caplog.set_level("WARNING", logger="tod")
+    graphs(compute, "key", torch.randn(4, 3))
+    assert graphs.works == (wrong is None)
+    assert bool(graphs.captured) == (wrong is None)
+    assert set_streams == [stream]  # the one that was current, whatever has happened
+    assert caplog.text.count("CUDA graphs do not work here") == (wrong is not None)
+    if wrong == "gradients":
+        assert "other gradients than without a graph" in caplog.text
+
+
+def test_a_cycle_forgets_the_graphs_of_the_one_before_it_and_their_memory(stand_in_graphs):
+    learner = learner_on("cpu", NoAuxiliary, "fp32")
+    learner.graphs = GraphedGradients(all_networks(learner))
+    learner._step(*batch("cpu", (16, 0), 0))
+    assert len(learner.graphs.captured) == 1
+    before = learner.graphs._pool
+    learner.start_cycle(2)
+    assert not learner.graphs.captured
+    assert learner.graphs._pool != before
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_views_and_picks_are_those_of_a_cpu(device):
+    random = np.random.default_rng(0)
+    pixels = torch.from_numpy(random.integers(0, 256, (50, 3, 16, 16), dtype=np.uint8))
+    augmentation = Augmentation(flip=True, crop_padding=2)
+    there, here = (
+        ImageBatches(pixels, torch.full((3,), 0.5), torch.full((3,), 0.25), augmentation, on)
+        for on in (torch.device(device), torch.device("cpu"))
+    )
+    views = here.random_views(random.permutation(50), random)
+    found = there.augmented(there.to_device(views)).cpu()
+    torch.testing.assert_close(found, here.augmented(views), rtol=1e-6, atol=1e-6)
+
+    # Whole numbers, which no order of adding them up changes.
+    features = torch.randint(0, 8, (60, 5), generator=torch.Generator().manual_seed(0)).float()
+    gradients = features[:, :3].contiguous()
+    draws = torch.randint(DRAWS, (10,), generator=torch.Generator().manual_seed(1))
+    nearest = nearest_squared_distances(features, features[:2])
+    expected = (
+        k_center_greedy(features, nearest, 10),
+        k_means_plus_plus(gradients, features, draws),
+    )
+    features, gradients, nearest, draws = (
+        each.to(device) for each in (features, gradients, nearest, draws)
+    )
+    assert torch.equal(k_center_greedy(features, nearest, 10).cpu(), expected[0])
+    assert torch.equal(k_means_plus_plus(gradients, features, draws).cpu(), expected[1])

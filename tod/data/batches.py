@@ -4,6 +4,9 @@ A *view* of an image is a row of four integers: its index in the training set, w
 flipped, and the row and column at which the crop starts in the zero-padded image.
 """
 
+import math
+import os
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -36,8 +39,9 @@ class ImageBatches:
         self.rows = rows
         self.copy_stream = None
         nbytes = (len(pixels) if rows is None else len(rows)) * self.pixels.shape[1]
-        if device.type == "cuda" and nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+        if device.type == "cuda" and nbytes > _free_memory(device) / 2:
             self.copy_stream = torch.cuda.Stream(device)
+            self.last_fetch: torch.cuda.Event | None = None
         elif device.type != "cpu":
             self.pixels = _on_device(device, self.pixels, rows)
             self.rows = None
@@ -90,9 +94,13 @@ class ImageBatches:
             indices = self.rows[indices]
         if self.copy_stream is None:
             return self.pixels.index_select(0, indices).view(shape)
+        training_stream = torch.cuda.current_stream(self.device)
+        # The host waits for the step before the last: each that is queued holds its images.
+        if self.last_fetch is not None:
+            self.last_fetch.synchronize()
+        self.last_fetch = training_stream.record_event()
         rows = torch.empty(len(indices), *self.pixels.shape[1:], dtype=torch.uint8, pin_memory=True)
         torch.index_select(self.pixels, 0, indices, out=rows)
-        training_stream = torch.cuda.current_stream(self.device)
         # On a stream that does not wait for the training's.
         with torch.cuda.stream(self.copy_stream):
             on_device = rows.to(self.device, non_blocking=True)
@@ -115,6 +123,13 @@ class ImageBatches:
         rows = images.flatten(2).float().mul_(self.scale).add_(self.shift)
         batch = rows.view_as(images).permute(0, 3, 1, 2)
         return batch.contiguous(memory_format=self.memory_format)
+
+
+def _free_memory(device: torch.device) -> float:
+    """This process's share of what is free: `torchrun`'s ranks may share a GPU, and ask at once."""
+    ranks_of_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    sharing = math.ceil(ranks_of_node / torch.cuda.device_count())
+    return torch.cuda.mem_get_info(device)[0] / sharing
 
 
 def _on_device(device: torch.device, pixels: Tensor, rows: Tensor | None) -> Tensor:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -26,9 +26,9 @@ class GraphedGradients:
     """Replays the computation of a loss and its gradients.
 
     It is captured once for each kind of step and each shape of its arguments, so that a smaller
-    last batch has a graph of its own, which all epochs share. A capture leaves parameters and
-    buffers as they were. Where it fails, or gives another loss than the computation itself, all
-    further steps are computed without graphs.
+    last batch has a graph of its own, which all epochs of a cycle share. A capture leaves
+    parameters and buffers as they were. Where it fails, or gives another loss or other gradients
+    than the computation itself, all further steps are computed without graphs.
 
     Args:
         networks: all that are trained or run, on one CUDA device.
@@ -49,6 +49,11 @@ class GraphedGradients:
     def _stream(self) -> torch.cuda.Stream:
         return torch.cuda.Stream()
 
+    def forget(self) -> None:
+        """Frees all graphs: batches of other sizes come. Never one, whose memory others use."""
+        self.captured.clear()
+        self.__dict__.pop("_pool", None)  # the allocator takes no memory twice under one name
+
     def __call__(
         self, compute: Callable[..., Tensor], graph_key: Hashable, *inputs: Tensor
     ) -> Tensor:
@@ -66,7 +71,7 @@ class GraphedGradients:
                 self.captured[graph_key] = self._capture(compute, inputs)
             except RuntimeError as error:
                 self.works = False
-                self.captured.clear()
+                self.forget()
                 reason = str(error).strip().split("\n")[0]
                 log.warning("CUDA graphs do not work here (%s): steps are launched singly", reason)
         if not self.works:
@@ -82,8 +87,9 @@ class GraphedGradients:
     def _capture(self, compute: Callable[..., Tensor], inputs: Sequence[Tensor]) -> _Captured:
         static = [tensor.clone() for tensor in inputs]
         before = [buffer.clone() for buffer in self.buffers]
+        current_stream = torch.cuda.current_stream()
         try:
-            expected = self._warm_up(compute, static)
+            expected, expected_norms = self._warm_up(compute, static)
             # Without gradients to add to, a graph writes its own, and need not clear them first.
             self._remove_gradients()
             graph = torch.cuda.CUDAGraph()
@@ -93,25 +99,51 @@ class GraphedGradients:
             graph.replay()
             if not torch.allclose(losses[0], expected[0], rtol=1e-2, atol=1e-4, equal_nan=True):
                 raise RuntimeError(f"loss {losses[0].item():g} instead of {expected[0].item():g}")
+            norms = self._gradient_norms()
+            slack = 1e-3 * expected_norms.amax().item()
+            if not torch.allclose(norms, expected_norms, rtol=5e-2, atol=slack, equal_nan=True):
+                raise RuntimeError("other gradients than without a graph")
         finally:
+            # A capture that fails may leave its own stream current.
+            torch.cuda.set_stream(current_stream)
             # What a failed warm-up has left running would write to the buffers later.
             self._stream.synchronize()
             torch._foreach_copy_(self.buffers, before)
         return _Captured(graph, static, losses, gradients)
 
-    def _warm_up(self, compute: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Tensor:
-        """The losses, computed without a graph; a capture wants this on a stream of its own."""
+    def _warm_up(
+        self, compute: Callable[..., Tensor], inputs: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The losses, and the norms of the gradients, computed without a graph.
+
+        A capture wants this on a stream of its own.
+        """
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             for _ in range(WARM_UP_STEPS):
                 self._remove_gradients()
                 losses = compute(*inputs)
+            norms = self._gradient_norms()
         torch.cuda.current_stream().wait_stream(self._stream)
-        return losses
+        return losses, norms
+
+    def _gradient_norms(self) -> Tensor:
+        """The norm of each parameter's gradient, (P,); −1 where there is none."""
+        norms = [
+            torch.linalg.vector_norm(p.grad) if p.grad is not None else p.new_tensor(-1.0)
+            for p in self.parameters
+        ]
+        return torch.stack(norms)
 
     def _remove_gradients(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
+
+
+@cache
+def _second_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all trials of the process: each keeps memory of its own."""
+    return torch.cuda.Stream(device)
 
 
 class SideStream:
@@ -121,7 +153,7 @@ class SideStream:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.stream = _second_stream(device) if device.type == "cuda" else None
 
     def work(self) -> AbstractContextManager[Any]:
         """What is done in this context may run at the same time as what follows it."""

@@ -52,6 +52,7 @@ class Learner:
         backbone: nn.Module,
         auxiliary: AuxiliaryLoss,
         precision: str,
+        cuda_graphs: bool = True,
     ) -> None:
         self.config = config
         self.seed = seed
@@ -63,13 +64,15 @@ class Learner:
         self.side_stream = SideStream(self.device)
         self.graphs = None
         # A graph would replay its first dropout mask's generator state.
-        if self.device.type == "cuda" and not config.model.dropout:
+        if self.device.type == "cuda" and cuda_graphs and not config.model.dropout:
             self.graphs = GraphedGradients([backbone, *auxiliary.networks()])
         self.start_cycle(1)
 
     def start_cycle(self, cycle: int) -> None:
         """New optimisers and the learning-rate schedule from its start; the weights stay."""
         self.cycle = cycle
+        if self.graphs is not None:
+            self.graphs.forget()
         self.optimizer = sgd(self.backbone, self.config)
         # Their learning rate is never decayed, the backbone's is: so it is in the published code.
         modules = self.auxiliary.modules().values()
