@@ -57,7 +57,7 @@ def interleaved(
     return {name: median(values) for name, values in times.items()}
 
 
-def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+def peak_flops(device: torch.device, dtype: torch.dtype, repeats: int) -> float:
     """The most operations a second that a large matrix product or convolution reaches here."""
     size = 8192 if device.type == "cuda" else 2048
     a = torch.randn(size, size, device=device, dtype=dtype)
@@ -71,5 +71,5 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     }
     with torch.inference_mode():
         works = {"product": lambda: a @ a, "convolution": lambda: convolution(images)}
-        times = interleaved(works, 9, device)
+        times = interleaved(works, repeats, device)
     return max(operations[name] / times[name] for name in works)

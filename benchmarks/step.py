@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     peaks = {}
     for precision in precisions(device):
         allow_tf32(precision == "tf32")
-        peaks[precision] = machine.peak_flops(device, dtypes[precision])
+        peaks[precision] = machine.peak_flops(device, dtypes[precision], 3 * arguments.repeats)
 
     print(machine.describe(device))
     print(
