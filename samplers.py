@@ -221,9 +221,9 @@ def query_by_noise_stability(pool: Pool) -> Query:
     """NOISE_STABILITY: images whose predictions small noise changes most, and in different ways.
 
     Li et al., AAAI 2024. Each weight tensor (no biases) gets Gaussian noise whose norm is 0.001 of
-    its own, 30 times, each of which takes a pass over the subset. The changes of the softmax output
-    by its norm, one after the other, are an image's vector; those farthest from 0 and from all
-    picked ones are picked. An image's score is its vector's length.
+    its own, 30 times, each of which takes a pass over the subset, after a clean one. The changes of
+    the softmax output by its norm, one after the other, are an image's vector; those farthest from
+    0 and from all picked ones are picked. An image's score is its vector's length.
     """
     generator = _torch_generator(pool, torch.device("cpu"))
 

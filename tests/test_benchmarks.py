@@ -75,7 +75,7 @@ def test_scaling_measures_the_picks():
     header, _, *rows = cells(table_of_picks(digits, torch.device("cpu")))
     assert header[0] == "50 of 500 images, 350 labelled"
     names = [row[0].split(",")[0] for row in rows]
-    assert names == ["CORESET", "BADGE", "NOISE_STABILITY", "TYPICLUST", "PROBCOVER"]
+    assert names == ["CORESET", "BALD", "BADGE", "NOISE_STABILITY", "TYPICLUST", "PROBCOVER"]
 
 
 @pytest.mark.parametrize(

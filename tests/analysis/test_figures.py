@@ -160,3 +160,18 @@ def test_all_labels_at_once_are_a_line_and_no_method_of_the_matrix(tmp_path):
     matrix = penalty_matrix(curves)
     assert list(matrix.shares) == ["RANDOM sampling", "TOD sampling"]
     assert not matrix.notes
+
+
+def test_a_confusion_matrix_shows_any_class_name():
+    names = ["$x", "a_b", "caf\udce9", "line\nbreak", "犬", "<b>", "a" * 300]
+    matrices = np.stack([np.eye(7, dtype=int)] * 2)
+    figure = figures.confusion(matrices, names)
+    (axes,) = figure.axes
+    assert axes.get_xticklabels()[0].get_text() == r"\$x"
+    assert [text.get_text() for text in axes.texts].count("1.00") == 7
+    with Image.open(io.BytesIO(figures.rendered(figure))) as picture:
+        picture.load()
+    # Of many classes, there is no room for numbers.
+    many = figures.confusion(np.eye(100, dtype=int)[None], [str(c) for c in range(100)])
+    assert not many.axes[0].texts
+    figures.rendered(many)

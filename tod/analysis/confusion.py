@@ -39,7 +39,8 @@ def read(curve: Curve) -> np.ndarray:
     name = f"confusion/trial*_cycle{last}.csv"
     for path in (path for folder in curve.folders for path in sorted(folder.glob(name))):
         try:
-            table = pd.read_csv(io.StringIO(path.read_text(encoding="utf-8")), header=None)
+            text = path.read_text(encoding="utf-8", errors="replace")  # of the names alone
+            table = pd.read_csv(io.StringIO(text), header=None)
             found.append(table.iloc[1:, 1:].to_numpy().astype(np.int64).reshape(size, size))
         except (OSError, ValueError) as error:
             raise InputError(

@@ -15,6 +15,7 @@ from tod.analysis.matrix import PenaltyMatrix
 from tod.analysis.results import ACCURACY, DIAGNOSTICS, Curve
 from tod.analysis.tables import shared_training_images, summarized
 from tod.config import InputError
+from tod.settings import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -162,7 +163,7 @@ def confusion(matrices: np.ndarray, class_names: Sequence[str]) -> "Figure":
         matrices: how many images are, (T, C, C).
         class_names: by class.
     """
-    names = fonts.drawable(class_names, "class")
+    names = fonts.drawable([shortened(name, 30) for name in class_names], "class")
     counts = matrices.sum(axis=0)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = min(2.5 + 0.45 * len(names), 16)
@@ -185,8 +186,13 @@ def _draw_shares(
             colour = "white" if share > 0.6 else "black"
             axes.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour)
     letters = {"family": fonts.families(names), "fontsize": "small" if has_room else 5}
-    axes.set_xticks(range(len(names)), names, rotation=90, **letters)
-    axes.set_yticks(range(len(row_names)), row_names, **letters)
+    axes.set_xticks(range(len(names)), map(_plain, names), rotation=90, **letters)
+    axes.set_yticks(range(len(row_names)), map(_plain, row_names), **letters)
+
+
+def _plain(text: str) -> str:
+    """For matplotlib, to which a dollar begins a formula."""
+    return text.replace("$", r"\$")
 
 
 def rendered(figure: "Figure", kind: str = "png") -> bytes:
@@ -226,8 +232,7 @@ def _draw_mean(
         ends = (curve.values(name).mean() for name in ("accuracy_low", "accuracy_high"))
         low, high = (end.reindex(found.index).fillna(mean) for end in ends)
         axes.vlines(labels, low, high, color=f"C{ones}", alpha=0.5)
-    # A dollar starts a formula, and `_…` is left out of legends.
-    name = curve.name.replace("$", r"\$")
+    name = _plain(curve.name)  # and `_…` is left out of legends
     name = f" {name}" if name.startswith("_") else name
     style = {"color": f"C{ones}", "marker": "osD^vP*X<>"[tens % 10], "linestyle": linestyle}
     if curve.labels_everything:  # a line to compare with, at any number of labels
