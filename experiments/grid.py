@@ -104,7 +104,8 @@ def show(cells: Sequence[Cell], output_dir: Path, with_report: bool) -> None:
         if curves:
             shown = True
             print("\n".join(map(markdown, accuracy_tables(curves))))
-            print(*unpaired_notes(curves), sep="\n")
+            for note in unpaired_notes(curves):
+                print(note)
         if curves and with_report:
             path = output_dir / f"report_{Path(config).stem}.html"
             write_report(path, curves)
