@@ -80,7 +80,7 @@ def pick_covering(
         picked.append(position)
         covered = _bits(reach[position], len(features)) & uncovered
         uncovered &= ~covered
-        left -= np.where(left > 0, _num_reaching(reach, covered), 0)
+        left -= _num_reaching(reach, covered)
         # Of two images δ apart, rounding may find the one near the other and not the other way.
         left.clip(min=0, out=left)
         left[picked] = -1

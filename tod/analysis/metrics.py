@@ -15,7 +15,7 @@ def metrics_of_test_set(logits: Tensor, labels: Tensor) -> dict[str, str]:
     """The columns of `results.csv` about the test set; without an image, the accuracy is NaN.
 
     Args:
-        logits: of the test images, (N, C).
+        logits: of the test images, (N, C), on the host.
         labels: their classes, (N,).
 
     Returns:
@@ -29,7 +29,7 @@ def metrics_of_test_set(logits: Tensor, labels: Tensor) -> dict[str, str]:
         return {ACCURACY: "nan", **dict.fromkeys(METRICS, "")}
     from sklearn.metrics import balanced_accuracy_score, f1_score  # seconds: only a run waits
 
-    logits, labels = logits.cpu().double(), labels.cpu()
+    logits = logits.double()
     predicted, true = logits.argmax(dim=1).numpy(), labels.numpy()
     confidences = logits.softmax(dim=1).amax(dim=1).numpy()
     correct = predicted == true
