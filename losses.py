@@ -72,13 +72,15 @@ class Step(NamedTuple):
         outputs: what the backbone, in training mode, gave for the labelled batch, and for the
             unlabelled one where there is one.
         losses: the task loss of each labelled image, (N,).
-        targets: what the auxiliary loss itself gave for the same batches.
+        targets: what the auxiliary loss gave for the same batches, without gradients.
+        predictions: what its own networks gave, with gradients.
     """
 
     epoch: int
     outputs: Sequence[Outputs]
     losses: Tensor
-    targets: Sequence[Tensor]
+    targets: Sequence[Tensor] = ()
+    predictions: Sequence[Tensor] = ()
 
 
 class AuxiliaryLoss(ABC):
@@ -105,12 +107,34 @@ class AuxiliaryLoss(ABC):
         Args:
             batches: the labelled images, and the unlabelled ones where there are any, each
                 (N, 3, H, W).
+
+        Returns:
+            A tensor (N, …) for each batch, or nothing.
+        """
+        return []
+
+    def predictions(self, epoch: int, outputs: Sequence[Outputs]) -> Sequence[Tensor]:
+        """What the loss's own networks give, with gradients.
+
+        They run here and not in `losses`: where several ranks share a batch, each runs them on its
+        own images, and `losses` sees what all have given.
+
+        Args:
+            epoch: of this cycle, from 0.
+            outputs: the backbone's, of the same batches.
+
+        Returns:
+            A tensor (N, …) for each batch, for the first one alone, or nothing.
         """
         return []
 
     @abstractmethod
     def losses(self, step: Step) -> Sequence[Tensor]:
-        """The parts of the loss of one step, scalars without their weight."""
+        """The parts of the loss of one step, scalars without their weight.
+
+        Where several ranks share a batch, its feature maps are those of this rank's images; all
+        else is the whole batch's.
+        """
 
     def trains_backbone(self, epoch: int) -> bool:
         """Whether the gradient of the loss reaches the backbone in this epoch, from 0."""
@@ -199,13 +223,17 @@ class LossPrediction(AuxiliaryLoss):
     def trains_backbone(self, epoch: int) -> bool:
         return epoch <= self.config.ll4al.detach_epoch
 
+    def predictions(self, epoch: int, outputs: Sequence[Outputs]) -> Sequence[Tensor]:
+        """The predicted losses of the labelled batch."""
+        _, _, _, feature_maps = outputs[0]
+        if not self.trains_backbone(epoch):
+            feature_maps = [feature_map.detach() for feature_map in feature_maps]
+        return [self.lossnet(feature_maps)]
+
     def losses(self, step: Step) -> Sequence[Tensor]:
         """The ranking loss of the labelled batch."""
-        _, _, _, feature_maps = step.outputs[0]
-        if not self.trains_backbone(step.epoch):
-            feature_maps = [feature_map.detach() for feature_map in feature_maps]
         # Cross-entropy is computed in fp32 under autocast; so is what is compared with it.
-        predicted_losses = self.lossnet(feature_maps).to(step.losses.dtype)
+        predicted_losses = step.predictions[0].to(step.losses.dtype)
         return [ranking_loss(predicted_losses, step.losses, self.config.ll4al.margin)]
 
     def modules(self) -> dict[str, nn.Module]:

@@ -17,6 +17,7 @@ from tod.diversity import DRAWS, k_center_greedy, k_means_plus_plus, nearest_squ
 from tod.pool import Pool, Query, always_with, takes_features, unsuitable
 from tod.schema import OWN_IMAGES
 from tod.training.device import without_tf32
+from tod.training.inference import logits_alone
 from tod.typicality import pick_typical
 
 DROPOUT_MASKS = 20
@@ -228,7 +229,7 @@ def query_by_noise_stability(pool: Pool) -> Query:
     generator = _torch_generator(pool, torch.device("cpu"))
 
     def predictions_of(network: nn.Module) -> Tensor:
-        (logits,) = pool.compute(network, lambda outputs: outputs[:1])
+        (logits,) = pool.compute(network, logits_alone)
         return logits.softmax(dim=1)
 
     changes = []

@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 import main_LL4AL
 import main_TOD
-from experiments.commands import Commands
 from tod import cli
 from tod.analysis.results import Curve, read_runs
 from tod.config import PROJECT_DIR, load
 from tod.pool import refuse_unsuitable, why_unsuitable
+from tod.runs.commands import CORES, Commands
 from tod.runs.folder import RunFolder
 from tod.runs.identity import Identity
 
@@ -29,7 +29,6 @@ PAPER = {
 """The paper's strategies, and their names among its curves."""
 ALL = (*(f"{sampling}/NONE" for sampling in main_TOD.SAMPLING), "TOD/TOD", "LL4AL/LL4AL")
 """Each sampling strategy on its own, and the paper's methods with their losses."""
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Cell(NamedTuple):

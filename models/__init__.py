@@ -18,6 +18,8 @@ from utils import seed_torch
 IMAGENET_FILES = ("resnet18-5c106cde.pth", "resnet18-f37072fd.pth")
 """The two names under which torchvision has published the same ImageNet weights."""
 
+BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+
 Outputs = tuple[Tensor, Tensor, Tensor, list[Tensor]]
 """What a backbone gives for N images: logits (N, C), consistency logits (N, C), features (N, F),
 and the four stages' feature maps."""
@@ -84,7 +86,7 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
     network = copy.deepcopy(network).eval()
     for module in list(network.modules()):
         for (name, layer), (next_name, next_layer) in itertools.pairwise(module.named_children()):
-            if isinstance(layer, nn.Conv2d) and isinstance(next_layer, nn.BatchNorm2d):
+            if isinstance(layer, nn.Conv2d) and isinstance(next_layer, BATCH_NORMS):
                 setattr(module, name, fuse_conv_bn_eval(layer, next_layer))
                 setattr(module, next_name, nn.Identity())
     return network

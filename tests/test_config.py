@@ -98,6 +98,7 @@ LABELS_BY_CYCLE = {
     "digits": [100, 150, 200, 250, 300, 350, 400],
     "image_folder": [1000, 1500, 2000, 2500, 3000],
 }
+SMALL_NETWORK = "cifar10_small_network"
 DIGITS = configuration.load("digits").as_dict()
 KEYS = sorted(f"{s}.{k}" for s, v in DIGITS.items() if isinstance(v, dict) for k in v)
 
@@ -114,13 +115,29 @@ def problems_of(*arguments) -> list[str]:
 
 
 def test_every_shipped_configuration_is_expected_here():
-    assert configuration.config_names() == sorted([*LABELS_BY_CYCLE, OWN_IMAGES])
+    assert configuration.config_names() == sorted([*LABELS_BY_CYCLE, SMALL_NETWORK, OWN_IMAGES])
     assert {*LABELS_BY_CYCLE, OWN_IMAGES} == set(DATASETS)
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_configuration_holds_the_papers_settings(name):
     assert flat(configuration.load(name)) == {"dataset": name, **PAPER[name]}
+
+
+def test_the_small_network_differs_from_the_papers_in_size_and_epochs_alone():
+    scaled = {
+        "model.width": 16,
+        "active_learning.trials": 1,
+        "training.epochs": 30,
+        "training.milestones": [24],
+        "ll4al.detach_epoch": 18,
+        "images.mean": None,
+        "images.std": None,
+    }
+    assert flat(configuration.load(SMALL_NETWORK)) == {
+        **flat(configuration.load("cifar10")),
+        **scaled,
+    }
 
 
 def test_training_sets_have_the_papers_sizes():
@@ -466,7 +483,7 @@ def assert_sound(config: Config) -> None:
                 assert math.isfinite(number), key
     numbers = active.model_dump(exclude={"audit_share", "initial"}, exclude_none=True)
     assert min(numbers.values()) >= 1
-    assert min(training.batch_size, active.initial_labels) >= 2
+    assert min(training.batch_size, active.initial_labels or 2) >= 2
     assert training.lr > 0 <= training.weight_decay
     assert 0 <= training.momentum < 1
     assert min(config.cod.weight, config.ll4al.weight, config.ll4al.margin) >= 0
@@ -477,7 +494,10 @@ def assert_sound(config: Config) -> None:
 
 
 SOUND = {name: configuration.load(name) for name in configuration.config_names()}
-MAYBE_NULL = {"images.resize", "images.size", "images.mean", "images.std"}
+MAYBE_NULL = {
+    *("images.resize", "images.size", "images.mean", "images.std"),
+    *("active_learning.initial_labels", "active_learning.imbalance"),
+}
 
 
 def config_or_refusal(*arguments) -> Config | None:

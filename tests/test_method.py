@@ -23,7 +23,8 @@ from samplers import query_at_random, query_by_tod
 from tests.support.harness import Run, tiny_run
 from tod import config as configuration
 from tod.pool import Pool, Query
-from tod.training.learner import finite_logits, learning_rate, split_into_batches
+from tod.training.inference import logits_alone, outputs_of
+from tod.training.learner import learning_rate, split_into_batches
 from tod.trial import Trial
 
 THREE_CYCLES = ("--set=active_learning.cycles=3",)
@@ -154,7 +155,8 @@ def test_5_reported_accuracy_is_that_of_the_last_epoch(tmp_path):
             images = experiment.test_images
             labels = experiment.dataset.test.labels
             everything = images.plain(images.to_device(torch.arange(len(labels))))
-            predicted = finite_logits(trial.backbone, [everything]).argmax(dim=1).cpu()
+            [(logits,)] = outputs_of(trial.backbone, logits_alone, [everything])
+            predicted = logits.argmax(dim=1).cpu()
             value = 100 * (predicted == labels).double().mean().item()
         assert float(row["test_accuracy"]) == pytest.approx(value, abs=1e-3)
 
@@ -249,7 +251,7 @@ def gradient_through_ranking_loss(trial: Trial, epoch: int) -> bool:
     labels = torch.tensor([0, 1, 2, 3], device=trial.learner.device)
     losses = task_losses(outputs[0], labels).detach()
     trial.backbone.zero_grad()
-    step = Step(epoch, [outputs], losses, trial.auxiliary.targets([images]))
+    step = Step(epoch, [outputs], losses, [], trial.auxiliary.predictions(epoch, [outputs]))
     sum(trial.auxiliary.losses(step)).backward()
     reached = trial.backbone.conv1.weight.grad is not None
     assert trial.auxiliary.trains_backbone(epoch) == reached

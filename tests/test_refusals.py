@@ -98,11 +98,11 @@ ARGUMENTS = [
     argument("--config", "--config", "expected one argument"),
     argument("--config=", "--config", "cannot be read"),
     argument(
-        "--config=missing", "missing: cannot be read (No such", "--config", "cifar100, digits"
+        "--config=missing", "missing: cannot be read (No such", "--config", "small_network, digits"
     ),
     argument("--config=missing.yaml", "missing.yaml: cannot be read (No such file", "--config"),
     argument("--config=.", ".: cannot be read (Is a directory)", "--config"),
-    argument(f"--config={'x' * 256}", "xxx: cannot be read (File name too long)", "--config"),
+    argument(f"--config={'x' * 256}", "xxx...: cannot be read (File name too long)", "--config"),
     argument("--data-dir=", "--data-dir: data_dir: '' is no path"),
     argument("--set", "--set", "expected one argument"),
     argument("--set=", "--set", "KEY=VALUE"),
@@ -273,7 +273,7 @@ active_learning: {trials: 0, cycles: 7, initial_labels: 100, query_size: 50, sub
 training: {batch_size: 64, lr: fast, momentum: .nan, weight_decay: 0, milestones: []}
 """
 FILES = [
-    file("", "holds no settings", "cifar10, cifar100, digits"),
+    file("", "holds no settings", "cifar10, cifar100, cifar10_small_network, digits"),
     file("- dataset: digits\n", "holds no settings"),
     file("digits", "holds no settings"),
     file("{}", "dataset: is missing", "config/digits.yaml", lines=8),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tod.config import Config, InputError, config_names, load
+from tod.config import PROJECT_DIR, Config, InputError, config_names, load
 from tod.files import reason, sha256
 from tod.runs.identity import Identity
 from tod.schema import OWN_IMAGES
@@ -62,15 +62,42 @@ def main(script: EntryScript, argv: Sequence[str] | None = None) -> None:
         SystemExit: with status 2 after one line, where an argument is wrong.
     """
     arguments = parse(script, argv)
-    identity = arguments.pop("identity")
+    identity, parallel, processes = map(arguments.pop, ("identity", "parallel", "processes"))
 
+    from tod.runs.ranks import PROCESSES, ranks_from_environment, run_as_ranks, started_by
+
+    if parallel == "trials":
+        processes = min(processes, len(arguments.get("trials", [1])))
+    if processes > 1 and started_by() is None:
+        own = sys.argv[1:] if argv is None else argv
+        command = [sys.executable, str(PROJECT_DIR / script.name), *own]
+        sys.exit(run_as_ranks(command, processes))
+    if processes > 1 and started_by() != PROCESSES:
+        raise InputError("--processes: torchrun has started the processes; leave it out")
+    if parallel == "data" and started_by() is None:
+        raise InputError(
+            "--parallel data: shares a trial among several processes; add --processes 2, say, or "
+            f"start them by torchrun --nproc_per_node=2 {script.name} --parallel data"
+        )
     if identity.config.dataset == OWN_IMAGES:
         from tod.rounds import run_round as run
     else:
         from tod.experiment import run_experiment as run
 
     sampling, auxiliary = script.sampling[identity.sampling], script.auxiliary[identity.auxiliary]
-    run(identity, sampling, auxiliary, **arguments)
+    ranks = ranks_from_environment()
+    if parallel == "trials" or ranks.world_size == 1:
+        run(identity, sampling, auxiliary, **arguments)
+        return
+
+    from tod.follower import follow
+    from tod.training.data_parallel import DataParallel
+
+    with DataParallel(ranks.rank, ranks.world_size) as group:
+        if ranks.is_main_process:
+            run(identity, sampling, auxiliary, group=group, **arguments)
+        else:
+            follow(identity, auxiliary, ranks, group, arguments["device"], arguments["quiet"])
 
 
 def parse(script: EntryScript, argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -147,8 +174,22 @@ def _parser(script: EntryScript) -> Parser:
         "--precision",
         choices=("auto", "fp32", "tf32", "bf16"),
         default="auto",
-        help="of training; auto is bf16 on CUDA and fp32 elsewhere. Images are scored and "
-        "accuracies measured in fp32, with tf32 in tf32 (default: auto)",
+        help="of training; auto is bf16 where the GPU or the CPU has units for it, else fp32. "
+        "Images are scored and accuracies measured in fp32, with tf32 in tf32 (default: auto)",
+    )
+    add(
+        "--processes",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="share the work out to so many processes on this machine (default: 1)",
+    )
+    add(
+        "--parallel",
+        choices=("trials", "data"),
+        default="trials",
+        help="what these processes, or torchrun's, share out: the trials, or the images of each "
+        "batch of one trial after the other (default: trials)",
     )
     add(
         "--no-cuda-graphs",

@@ -209,5 +209,7 @@ def _read(path: Path, advice: str, section: str | None = None) -> dict[str, Any]
             raise ValueError(f"it has no section {section}")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read ({reason}); {advice}") from None
+        raise InputError(
+            f"{shortened(str(path), 200)}: cannot be read ({reason}); {advice}"
+        ) from None
     return settings

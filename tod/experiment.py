@@ -13,15 +13,17 @@ from models import imagenet_weights
 from tod import data
 from tod.analysis import records, tables
 from tod.data.features import load_features
+from tod.follower import begin
 from tod.loop import Loop, finish_trial
 from tod.pool import Pool, Query, refuse_unsuitable
 from tod.runs.folder import RunFolder
 from tod.runs.identity import Identity
 from tod.runs.log import RunLog
 from tod.runs.monitor import Monitor
-from tod.runs.ranks import main_process_first, ranks_from_environment
+from tod.runs.ranks import Ranks, main_process_first, ranks_from_environment
 from tod.runs.signals import Interruption
 from tod.training import device as devices
+from tod.training.data_parallel import DataParallel
 from tod.trial import Experiment, Trial
 
 log = logging.getLogger("tod")
@@ -37,6 +39,7 @@ def run_experiment(
     device: str = "auto",
     precision: str = "auto",
     cuda_graphs: bool = True,
+    group: DataParallel | None = None,
     overwrite: bool = False,
     features: Path | None = None,
     keep_weights: str = "all",
@@ -55,6 +58,8 @@ def run_experiment(
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: of training: `auto`, `fp32`, `tf32` or `bf16`.
         cuda_graphs: whether a CUDA device replays its training steps as graphs.
+        group: the ranks that share each trial, which this process leads; None: it is alone, or
+            the ranks share out the trials.
         overwrite: start afresh.
         features: a file of features of the training images, for strategies that take them.
         keep_weights: of `all` cycles, or of each trial's `last` one.
@@ -68,6 +73,9 @@ def run_experiment(
     """
     refuse_unsuitable(sampling, identity.sampling, identity.config)
     config, ranks = identity.config, ranks_from_environment()
+    local_rank = ranks.local_rank
+    if group is not None:
+        ranks = Ranks()  # as if alone
     chosen = trials or range(1, config.active_learning.trials + 1)
     folder = RunFolder(
         output_dir / identity.folder_name,
@@ -84,10 +92,13 @@ def run_experiment(
             unfinished = folder.unfinished_trials()
             is_finished = not unfinished and folder.is_finished()
             if unfinished:
-                on = devices.select_device(device, ranks.local_rank)
-                precision = devices.select_precision(precision, on)
+                on = devices.select_device(device, local_rank)
+                asked = folder.precision(precision)
+                precision = devices.select_precision(asked, on)
                 devices.prepare(on, precision, identity.deterministic)
                 dataset = data.load(config, identity.seed)
+                if group is not None:
+                    group.begin(begin(dataset, dataset.fingerprint(), precision), on)
                 experiment = Experiment(
                     config,
                     identity.seed,
@@ -99,12 +110,15 @@ def run_experiment(
                     imagenet_weights() if config.model.pretrained else None,
                     load_features(features, dataset) if identity.features else None,
                     cuda_graphs,
+                    group,
                 )
                 folder.open(environment(dataset, on, precision))
                 records.write_unreadable(folder.path, dataset.unreadable)
                 if features and not identity.features:
                     log.warning(f"--features {features}: {identity.sampling} has no use for it")
                 run_log.write_to(folder.path / "log.txt")
+                if asked == "auto" and ranks.is_main_process:
+                    devices.say_why(precision, on)
             elif folder.trials and folder.recorded().get("data_dir") != config.data_dir:
                 folder.refuse_other_images(data.load(config, identity.seed).fingerprint())
         for number in set(folder.trials) - set(unfinished):

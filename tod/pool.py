@@ -1,21 +1,23 @@
 """What a sampling strategy may look at, and what it answers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from losses import task_losses
 from models import Outputs
 from models.lossnet import LossNet
 from tod.config import Config, InputError
+from tod.training.inference import OfOutputs, features_alone, joined, logits_alone, outputs_of
 
 Strategy = Callable[["Pool"], "Query"]
 """What a sampling strategy is."""
+Batches = Callable[[], Iterator[Tensor]]
+"""Gives the same images anew at each call, in batches (N, 3, H, W)."""
 
 
 class Query(NamedTuple):
@@ -79,6 +81,11 @@ def refuse_unsuitable(strategy: Strategy, name: str, config: Config) -> None:
         raise InputError(f"--sampling {name}: {why}")
 
 
+def run_here(network: nn.Module, of_outputs: OfOutputs, batches: Batches) -> tuple[Tensor, ...]:
+    """What `of_outputs` keeps of a network's outputs for all images of the batches, (N, …)."""
+    return joined(outputs_of(network, of_outputs, batches()))
+
+
 @dataclass
 class Pool:
     """What a strategy may look at: a random subset of the unlabelled images, and the networks.
@@ -99,20 +106,22 @@ class Pool:
         modules: the networks that the auxiliary loss has trained, by name.
         random: for what the strategy draws.
         given_features: those of `--features`, of the subset (M, F) and of the labelled (L, F).
+        run: takes a network over batches, as `compute` does.
     """
 
     config: Config
     cycle: int
     subset: np.ndarray
     labels: Tensor
-    batches: Callable[[], Iterator[Tensor]]
-    labeled_batches: Callable[[], Iterator[Tensor]]
+    batches: Batches
+    labeled_batches: Batches
     backbone: nn.Module
     previous: nn.Module
     network: nn.Module
     modules: dict[str, nn.Module]
     random: np.random.Generator
     given_features: tuple[Tensor, Tensor] | None = None
+    run: Callable[[nn.Module, OfOutputs, Batches], tuple[Tensor, ...]] = run_here
 
     @property
     def query_size(self) -> int:
@@ -147,12 +156,12 @@ class Pool:
     @cached_property
     def previous_logits(self) -> Tensor:
         """f(x; w_{c−1}), (M, C)."""
-        return self.compute(self.previous, lambda outputs: outputs[:1])[0]
+        return self.compute(self.previous, logits_alone)[0]
 
     @cached_property
     def labeled_features(self) -> Tensor:
         """The features of the labelled images, (L, F)."""
-        return self.compute(self.backbone, lambda outputs: outputs[2:3], self.labeled_batches)[0]
+        return self.compute(self.backbone, features_alone, self.labeled_batches)[0]
 
     @property
     def representation(self) -> tuple[Tensor, Tensor]:
@@ -163,26 +172,18 @@ class Pool:
 
     @cached_property
     def _outputs(self) -> tuple[Tensor, ...]:
-        def kept(outputs: Outputs) -> tuple[Tensor, ...]:
-            *without_maps, feature_maps = outputs
-            lossnets = (m for m in self.modules.values() if isinstance(m, LossNet))
-            return (*without_maps, *(lossnet(feature_maps) for lossnet in lossnets))
+        lossnets = [m for m in self.modules.values() if isinstance(m, LossNet)]
+        return self.compute(self.backbone, partial(_without_maps, lossnets))
 
-        return self.compute(self.backbone, kept)
-
-    @torch.inference_mode()
     def compute(
-        self,
-        network: nn.Module,
-        of_outputs: Callable[[Outputs], tuple[Tensor, ...]],
-        batches: Callable[[], Iterator[Tensor]] | None = None,
+        self, network: nn.Module, of_outputs: OfOutputs, batches: Batches | None = None
     ) -> tuple[Tensor, ...]:
         """One pass of a network over the subset: what `of_outputs` makes of its outputs.
 
         Args:
             network: the backbone, or the previous one.
             of_outputs: a batch's logits, consistency logits, features and feature maps → tensors
-                (N, …).
+                (N, …); for `--parallel data`, a function at the top of a module.
             batches: other images than the subset's.
 
         Returns:
@@ -190,5 +191,10 @@ class Pool:
         """
         for each in (network, *self.modules.values()):
             each.eval()
-        found = [of_outputs(network(images)) for images in (batches or self.batches)()]
-        return tuple(map(torch.cat, zip(*found, strict=True)))
+        return self.run(network, of_outputs, batches or self.batches)
+
+
+def _without_maps(lossnets: Sequence[LossNet], outputs: Outputs) -> tuple[Tensor, ...]:
+    """Of a backbone's outputs, all but the feature maps, and what loss-prediction modules give."""
+    *others, feature_maps = outputs
+    return (*others, *(lossnet(feature_maps) for lossnet in lossnets))

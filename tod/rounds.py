@@ -16,6 +16,7 @@ from tod.analysis import records
 from tod.config import InputError
 from tod.data import own_images
 from tod.experiment import environment
+from tod.follower import begin
 from tod.loop import Loop
 from tod.people.batches import batch_folder
 from tod.people.record import Record
@@ -27,10 +28,11 @@ from tod.runs.folder import RunFolder
 from tod.runs.identity import Identity
 from tod.runs.log import RunLog
 from tod.runs.monitor import Monitor
-from tod.runs.ranks import ranks_from_environment
+from tod.runs.ranks import Ranks, ranks_from_environment
 from tod.runs.signals import Interruption
 from tod.settings import counted, shortened
 from tod.training import device as devices
+from tod.training.data_parallel import DataParallel
 from tod.trial import Experiment
 
 log = logging.getLogger("tod")
@@ -45,6 +47,7 @@ def run_round(
     device: str = "auto",
     precision: str = "auto",
     cuda_graphs: bool = True,
+    group: DataParallel | None = None,
     keep_weights: str = "all",
     keep_predictions: bool = False,
     quiet: bool = False,
@@ -63,6 +66,7 @@ def run_round(
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: of training: `auto`, `fp32`, `tf32` or `bf16`.
         cuda_graphs: whether a CUDA device replays its training steps as graphs.
+        group: the ranks that share the work, which this process leads; None: it is alone.
         keep_weights: of `all` cycles, or of the `last` one.
         keep_predictions: keep each cycle's probabilities of the test set.
         quiet: show warnings alone.
@@ -85,7 +89,8 @@ def run_round(
         f"--output-dir, and give it what people have said by --labels {path / 'labels.csv'}"
     )
     folder = RunFolder(path, identity, trials=[1], chosen=[1], advice=advice)
-    with devices.out_of_memory_in_words(), RunLog(quiet, ranks) as run_log, folder:
+    alone = Ranks(local_rank=ranks.local_rank)
+    with devices.out_of_memory_in_words(), RunLog(quiet, alone) as run_log, folder:
         folder.claim()
         record = Record(folder.path, own_images.find(Path(config.data_dir)))
         recorded = _recorded(folder)
@@ -101,8 +106,9 @@ def run_round(
             _say_what_it_waits_for(record, partial)
             return
 
-        on = devices.select_device(device)
-        precision = devices.select_precision(precision, on)
+        on = devices.select_device(device, ranks.local_rank)
+        asked = folder.precision(precision)
+        precision = devices.select_precision(asked, on)
         devices.prepare(on, precision, identity.deterministic)
         read = own_images.read(record.found, config.images)
         dataset = record.dataset(read, config.images, recorded)
@@ -113,6 +119,8 @@ def run_round(
         fingerprint = recorded.get("data") or own_images.fingerprint(record.found)
         folder.open(environment(dataset, on, precision, fingerprint))
         run_log.write_to(folder.path / "log.txt")
+        if asked == "auto":
+            devices.say_why(precision, on)
         records.write_unreadable(folder.path, dataset.unreadable)
         record.write_labels()
         record.say_what_changed()
@@ -120,6 +128,8 @@ def run_round(
             this_round.ask_at_random()
             return
         interruption = Interruption("the same command again continues where it stopped")
+        if group is not None:
+            group.begin(begin(dataset, own_images.fingerprint(record.found), precision), on)
         experiment = Experiment(
             config,
             identity.seed,
@@ -130,6 +140,7 @@ def run_round(
             interruption,
             imagenet_weights() if config.model.pretrained else None,
             cuda_graphs=cuda_graphs,
+            ranks=group,
         )
         trial = PeopleTrial(experiment, read.digests, this_round.is_in_pool)
         events = folder.path / "tensorboard" if tensorboard else None

@@ -1,7 +1,7 @@
 """One trial: what goes from cycle to cycle, and what is computed of it."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +15,34 @@ from tod.data.batches import ImageBatches
 from tod.first_labels import choose_first
 from tod.pool import Pool, Query
 from tod.runs.signals import Interruption
-from tod.training.learner import Learner, finite_logits
+from tod.training.data_parallel import OneRank, Pass, TrainCycle
+from tod.training.inference import OfOutputs, joined, logits_alone, outputs_of
+from tod.training.learner import Learner
 from utils import random_generator
+
+
+class Views(NamedTuple):
+    """Images, each in a view; called, it gives them anew in batches (n, 3, H, W).
+
+    Attributes:
+        experiment: whose images they are.
+        rows: their indices (N,), or random views of them (N, 4).
+        of_test: whether they are test images.
+    """
+
+    experiment: "Experiment"
+    rows: Tensor
+    of_test: bool = False
+
+    def __call__(self, which: slice = slice(None)) -> Iterator[Tensor]:
+        """All batches, or some of them."""
+        experiment = self.experiment
+        images = experiment.test_images if self.of_test else experiment.train_images
+        # Without gradients, twice a training batch takes less memory than training does.
+        size = 2 * experiment.config.training.batch_size
+        batches = images.to_device(self.rows).split(size)[which]
+        view = images.plain if self.rows.ndim == 1 else images.augmented
+        return map(view, experiment.interruption.watched(batches))
 
 
 class Experiment:
@@ -34,6 +60,7 @@ class Experiment:
         imagenet_weights: dict[str, Tensor] | None = None,
         features: np.ndarray | None = None,
         cuda_graphs: bool = True,
+        ranks: OneRank | None = None,
     ) -> None:
         self.config = config
         self.seed = seed
@@ -59,11 +86,34 @@ class Experiment:
         self.imagenet_weights = imagenet_weights
         self.features = features
         self.cuda_graphs = cuda_graphs
+        self.ranks = ranks or OneRank()
 
     def networks(self, trial: int, cycle: int = 1) -> models.NetworkFactory:
         """Makes the networks of one trial, as it begins or as this cycle does."""
         num_classes, place = len(self.dataset.class_names), (self.seed, trial, cycle)
         return models.NetworkFactory(self.config.model, num_classes, self.device, *place)
+
+    def learner(self, trial: int, backbone: nn.Module, auxiliary: AuxiliaryLoss) -> Learner:
+        """Trains the networks of one trial."""
+        return Learner(
+            self.config,
+            self.seed,
+            trial,
+            backbone,
+            auxiliary,
+            self.precision,
+            self.cuda_graphs,
+            self.ranks,
+        )
+
+    def run(self, network: nn.Module, of_outputs: OfOutputs, views: Views) -> tuple[Tensor, ...]:
+        """What `of_outputs` keeps of a network's outputs for all the images, (N, …).
+
+        Each rank takes its share of the batches.
+        """
+        self.ranks.lead(Pass(network.eval(), of_outputs, views.rows, views.of_test))
+        found = outputs_of(network, of_outputs, views(self.ranks.batches))
+        return joined(self.ranks.gather(found))
 
 
 class Trial:
@@ -97,15 +147,7 @@ class Trial:
         # The first cycle has no predecessor: an untrained network stands in for it.
         self.previous = networks.backbone("previous")
         self.auxiliary = experiment.auxiliary(self.config, networks)
-        self.learner = Learner(
-            self.config,
-            experiment.seed,
-            number,
-            self.backbone,
-            self.auxiliary,
-            experiment.precision,
-            experiment.cuda_graphs,
-        )
+        self.learner = experiment.learner(number, self.backbone, self.auxiliary)
 
     @property
     def cycle(self) -> int:
@@ -119,12 +161,14 @@ class Trial:
 
     def train(self, after_step: Callable[[], None] = lambda: None) -> None:
         """Trains to the end of the cycle; `after_step` is called after each optimiser step."""
+        state, ranks = self.learner.state_dict(), self.experiment.ranks
+        ranks.lead(TrainCycle(self.number, state, self.labeled, self.unlabeled))
         self.learner.train_cycle(
             self.experiment.train_images,
             self.experiment.train_labels,
             self.labeled,
             self.unlabeled,
-            after_step,
+            ranks.leading(after_step),
         )
 
     def test_logits(self) -> Tensor:
@@ -136,9 +180,12 @@ class Trial:
         dataset = self.experiment.dataset
         if len(dataset.test) == 0:
             return torch.empty(0, len(dataset.class_names))
-        everything = np.arange(len(dataset.test))
-        batches = self._plain_batches(self.experiment.test_images, everything)
-        return finite_logits(models.fold_batch_norm(self.backbone), batches).cpu()
+        network = models.fold_batch_norm(self.backbone)
+        everything = Views(self.experiment, torch.arange(len(dataset.test)), of_test=True)
+        (logits,) = self.experiment.run(network, logits_alone, everything)
+        if not logits.isfinite().all():
+            raise FloatingPointError("the network's output")
+        return logits.cpu()
 
     def pool(self) -> Pool:
         """What the strategy may look at: a random subset of the unlabelled images."""
@@ -166,14 +213,15 @@ class Trial:
             cycle=self.cycle,
             subset=subset,
             labels=self.experiment.train_labels[indices],
-            batches=lambda: self._scoring_batches(subset, "scoring views"),
-            labeled_batches=lambda: self._scoring_batches(self.labeled, "labeled scoring views"),
+            batches=self._scoring_views(subset, "scoring views"),
+            labeled_batches=self._scoring_views(self.labeled, "labeled scoring views"),
             backbone=models.fold_batch_norm(self.backbone),
             previous=models.fold_batch_norm(self.previous),
             network=self.backbone,
             modules=self.auxiliary.modules(),
             random=self._random(purpose, self.cycle),
             given_features=self._given_features(subset),
+            run=self.experiment.run,
         )
 
     def _given_features(self, subset: np.ndarray) -> tuple[Tensor, Tensor] | None:
@@ -207,20 +255,12 @@ class Trial:
     def _random(self, purpose: str, *place: int) -> np.random.Generator:
         return random_generator(self.experiment.seed, purpose, self.number, *place)
 
-    def _plain_batches(self, images: ImageBatches, indices: np.ndarray) -> Iterator[Tensor]:
-        return map(images.plain, self._split(images.to_device(torch.from_numpy(indices))))
-
-    def _scoring_batches(self, indices: np.ndarray, purpose: str) -> Iterator[Tensor]:
+    def _scoring_views(self, indices: np.ndarray, purpose: str) -> Views:
         """The images in the configured view; the random views for a purpose are always the same."""
-        images = self.experiment.train_images
         if not self.config.scoring.augment:
-            return self._plain_batches(images, indices)
-        views = images.random_views(indices, self._random(purpose, self.cycle))
-        return map(images.augmented, self._split(images.to_device(views)))
-
-    def _split(self, rows: Tensor) -> Iterator[Tensor]:
-        """Without gradients, twice a training batch takes less memory than training does."""
-        return self.experiment.interruption.watched(rows.split(2 * self.config.training.batch_size))
+            return Views(self.experiment, torch.from_numpy(indices))
+        random = self._random(purpose, self.cycle)
+        return Views(self.experiment, self.experiment.train_images.random_views(indices, random))
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to end bit for bit as an uninterrupted one."""

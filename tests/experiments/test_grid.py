@@ -11,9 +11,9 @@ import pytest
 import main_TOD
 from experiments import grid
 from experiments.cells import shortened_training
-from experiments.commands import Commands
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, write_run
 from tests.support.processes import shown_in_a_terminal, wait_for
+from tod.runs.commands import Commands
 
 GRID = ["--config", "digits", "--strategy", "RANDOM/NONE", "LL4AL/LL4AL", "--seed", "0"]
 REST = ["--", *[argument for argument in TINY_DIGITS if not argument.startswith("--config")]]
@@ -192,7 +192,7 @@ def test_ctrl_c_reaches_the_running_command_once(tmp_path):
     )
     runs_it = (
         "import sys\n"
-        "from experiments.commands import Commands\n"
+        "from tod.runs.commands import Commands\n"
         "with Commands() as commands:\n"
         f"    sys.exit(commands.run({{0: [sys.executable, '-c', {counts!r}]}})[0])"
     )

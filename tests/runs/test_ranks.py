@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import pytest
 
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script
 from tests.support.processes import wait_for
+from tests.support.several_ranks import free_port
 from tests.support.soak import differences, results, run_folder
 
 RUN = [
@@ -86,11 +86,6 @@ def test_ranks_give_the_bytes_of_one_process_and_one_log_that_names_them(tmp_pat
     # One table, from whoever ends last, and over all trials.
     assert log.count("test accuracy in %") == 1
     assert log.count("(3)") == 2
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def test_nodes_share_out_the_trials_of_one_run(tmp_path, alone):

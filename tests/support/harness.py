@@ -151,6 +151,7 @@ def tiny_run(
             *arguments,
         ],
     )
+    del options["parallel"], options["processes"]  # which the entry script itself follows
     return Run(options.pop("identity"), options)
 
 

@@ -174,7 +174,7 @@ def assert_plain_steps(
         # From the same point each time: what is compared is one step, not how errors grow.
         expected = plain_copies(all_networks(learner))
         expected_loss = plain_step(kind, expected, momenta, number + 1, learner.epoch, *inputs)
-        loss = learner._step(*inputs)[0]
+        loss = learner._step(*inputs, len(inputs[2]))[0]
         assert_equal(loss, expected_loss, tolerance, f"loss of step {number}")
         for network, plain in zip(all_networks(learner), expected, strict=True):
             # In float32, rounding can flip a ReLU, which moves all gradients but the heads'.
@@ -207,7 +207,7 @@ def test_step_in_bf16_is_the_plain_one_up_to_its_rounding(device, kind):
         # In the same precision: rounding may turn a pair of the ranking loss round.
         with torch.autocast(device, torch.bfloat16):
             expected_loss = plain_step(kind, expected, momenta, number + 1, 0, *inputs)
-        loss = learner._step(*inputs)[0]
+        loss = learner._step(*inputs, len(inputs[2]))[0]
         assert loss.dtype == torch.float32
         assert_equal(loss, expected_loss, 3e-2, f"loss of step {number}")
         moved, should_move = (
@@ -293,7 +293,9 @@ def test_steps_are_launched_singly_where_a_graph_cannot_be_captured(caplog, monk
     caplog.set_level("WARNING", logger="tod")
     for number, sizes in enumerate(STEPS[:3]):
         inputs = batch(device, sizes, number)
-        assert torch.equal(learner._step(*inputs), plain._step(*inputs))
+        assert torch.equal(
+            learner._step(*inputs, len(inputs[2])), plain._step(*inputs, len(inputs[2]))
+        )
     assert not learner.graphs.works
     assert caplog.text.count("CUDA graphs do not work here") == 1
     for network, expected in zip(all_networks(learner), all_networks(plain), strict=True):
@@ -360,7 +362,7 @@ def test_a_graph_is_used_only_where_it_gives_the_same_loss_and_gradients(
 def test_a_cycle_forgets_the_graphs_of_the_one_before_it_and_their_memory(stand_in_graphs):
     learner = learner_on("cpu", NoAuxiliary, "fp32")
     learner.graphs = GraphedGradients(all_networks(learner))
-    learner._step(*batch("cpu", (16, 0), 0))
+    learner._step(*batch("cpu", (16, 0), 0), 0)
     assert len(learner.graphs.captured) == 1
     before = learner.graphs._pool
     learner.start_cycle(2)

@@ -1,5 +1,6 @@
 """The precision of training, as a user chooses it."""
 
+import logging
 import re
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from tests.support.harness import TINY_DIGITS, run_script
 from tests.support.soak import differences, results
 from tod.config import InputError
-from tod.training.device import select_precision
+from tod.training.device import bf16_unit, say_why, select_precision
 
 NAME = "digits_auxiliary_TOD_sampling_TOD_seed0"
 RUN = [*TINY_DIGITS, "--device=cpu", "--output-dir"]
@@ -36,16 +37,61 @@ def test_an_older_gpu_computes_in_fp32_alone(monkeypatch, capability, chosen):
                 select_precision(name, gpu)
 
 
+def has_bf16_units(monkeypatch: pytest.MonkeyPatch, *units: str) -> str | None:
+    there = {"avx2": True, "amx_bf16": False, "avx512_bf16": False} | dict.fromkeys(units, True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: there, raising=False)
+    return bf16_unit(torch.device("cpu"))
+
+
+def test_a_cpu_with_bf16_units_trains_in_bf16_and_says_why(monkeypatch, caplog):
+    cpu = torch.device("cpu")
+    caplog.set_level(logging.INFO, logger="tod")
+    assert has_bf16_units(monkeypatch) is None
+    assert select_precision("auto", cpu) == "fp32"
+    say_why("fp32", cpu)
+    assert re.fullmatch(r"trains in fp32: cpu \(.*\) has no unit for bf16", caplog.messages[-1])
+    for units, named in (
+        (("avx512_bf16",), "avx512_bf16"),
+        (("avx512_bf16", "amx_bf16"), "amx_bf16"),
+    ):
+        assert has_bf16_units(monkeypatch, *units) == named
+        assert select_precision("auto", cpu) == "bf16"
+        say_why("bf16", cpu)
+        assert caplog.messages[-1].startswith("trains in bf16: cpu (")
+        assert caplog.messages[-1].endswith(f"computes in bf16 ({named})")
+        assert select_precision("fp32", cpu) == "fp32"
+
+
+def test_an_older_pytorch_is_asked_for_each_unit(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    cpu = torch.device("cpu")
+    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    for there, unit in (((0, 0), None), ((1, 0), "amx"), ((0, 1), "avx512_bf16")):
+        for name, value in zip(names, there, strict=True):
+            monkeypatch.setattr(torch.cpu, name, lambda value=value: bool(value), raising=False)
+        assert bf16_unit(cpu) == unit
+    for name in names:
+        monkeypatch.delattr(torch.cpu, name)
+    assert bf16_unit(cpu) is None
+
+
 def test_a_run_goes_on_in_the_precision_it_began_with(tmp_path):
     first = run_script(
-        "main_TOD.py", *RUN, tmp_path, "--trials=1", "--set=active_learning.trials=2"
+        "main_TOD.py",
+        *RUN,
+        tmp_path,
+        "--trials=1",
+        "--set=active_learning.trials=2",
+        "--precision=bf16",
     )
     assert first.returncode == 0, first.stderr
-    other = [tmp_path, "--set=active_learning.trials=2", "--precision=bf16"]
+    other = [tmp_path, "--set=active_learning.trials=2", "--precision=fp32"]
     refused = run_script("main_TOD.py", *RUN, *other)
     assert refused.returncode == 2
     assert len(refused.stderr.splitlines()) == 1
-    assert "another precision (fp32 there, bf16 here)" in refused.stderr
+    assert "another precision (bf16 there, fp32 here)" in refused.stderr
+    auto = run_script("main_TOD.py", *RUN, tmp_path, "--set=active_learning.trials=2", "--trials=2")
+    assert auto.returncode == 0, auto.stderr
     anew = run_script("main_TOD.py", *RUN, *other, "--overwrite")
     assert anew.returncode == 0, anew.stderr
 

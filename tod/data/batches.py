@@ -70,7 +70,7 @@ class ImageBatches:
         flip, top, left = views.to(self.device, non_blocking=True)[:, 1:].unbind(1)
         position = torch.arange(len(views), device=self.device)
         padding = self.augmentation.crop_padding
-        if padding > 0:
+        if padding > 0 and len(views):
             images = F.pad(images, (0, 0, *(padding,) * 4))
             images = self._crop(images, position, top, left)
         if self.augmentation.flip:

@@ -220,6 +220,16 @@ class RunFolder:
         """
         return read_run(self.path, START_AFRESH)
 
+    def precision(self, asked: str) -> str:
+        """What to train in: with `auto`, that in which the run has begun, where it has.
+
+        Raises:
+            InputError: `config.yaml` cannot be read back.
+        """
+        if asked != "auto" or self.overwrite or not (self.path / "config.yaml").exists():
+            return asked
+        return self.recorded()["run"].get("precision", asked)
+
     def rows(self) -> pd.DataFrame:
         """The rows of `results.csv`, as text; none where there is no such file yet.
 

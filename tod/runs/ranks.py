@@ -9,6 +9,10 @@ from typing import NamedTuple
 from torch import distributed
 
 from tod.config import InputError
+from tod.runs.commands import CORES, Commands
+
+PROCESSES = "processes"
+"""Instead of a name that `torchrun` gives: the ranks of `run_as_ranks`."""
 
 
 class Ranks(NamedTuple):
@@ -28,11 +32,51 @@ class Ranks(NamedTuple):
         return trials[self.rank :: self.world_size]
 
 
+def started_by() -> str | None:
+    """Who has started this process as a rank: PROCESSES, or whatever `torchrun` calls its run."""
+    return os.environ.get("TORCHELASTIC_RUN_ID")
+
+
 def ranks_from_environment() -> Ranks:
     """What `torchrun` says; one process alone, without it."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if started_by() is None:
         return Ranks()
     return Ranks(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
+
+
+def run_as_ranks(command: Sequence[str], processes: int) -> int:
+    """Runs so many processes of a command on this machine, as the ranks that share its work.
+
+    Where one fails, the others save their states and end, as under `torchrun`. Each has its share
+    of the cores, unless OMP_NUM_THREADS is set.
+
+    Returns:
+        The exit status: of the first that has failed, or 0.
+    """
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {
+        "TORCHELASTIC_RUN_ID": PROCESSES,
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "MASTER_ADDR": store.host,
+        "MASTER_PORT": str(store.port),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, CORES // processes))),
+    }
+    failures = []
+
+    def ended(rank: int, status: int, output: str) -> None:
+        if status and not failures:
+            failures.append(status)
+            ranks.stop()
+
+    with Commands(processes, shows_output=True) as ranks:
+        ranks.run(
+            dict.fromkeys(range(processes), command),
+            lambda rank: {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            ended=ended,
+        )
+    return failures[0] if failures else 0
 
 
 @contextmanager

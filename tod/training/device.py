@@ -1,6 +1,7 @@
 """The device, and the precision in which it trains."""
 
 import ctypes
+import logging
 import os
 import platform
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 import torch
 
 from tod.config import InputError
+
+log = logging.getLogger("tod")
 
 
 def select_device(name: str, local_rank: int = 0) -> torch.device:
@@ -61,21 +64,46 @@ def precisions(device: torch.device) -> tuple[str, ...]:
     return ("fp32", "bf16") if device.type == "cpu" else ("fp32",)
 
 
+def bf16_unit(device: torch.device) -> str | None:
+    """What computes in bf16 itself on a CUDA device or a CPU, as PyTorch knows it; None: nothing.
+
+    A CPU without such a unit computes in bf16 too, but more slowly than in fp32.
+    """
+    if device.type == "cuda" and "bf16" in precisions(device):
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"compute capability {major}.{minor}"
+    if device.type != "cpu":
+        return None
+    if hasattr(torch.cpu, "get_capabilities"):
+        there = torch.cpu.get_capabilities()
+        return next((unit for unit in ("amx_bf16", "avx512_bf16") if there.get(unit)), None)
+    # Older versions answer for some units each, or for none.
+    asked = {"amx": "_is_amx_tile_supported", "avx512_bf16": "_is_avx512_bf16_supported"}
+    return next((unit for unit, f in asked.items() if getattr(torch.cpu, f, bool)()), None)
+
+
 def select_precision(name: str, device: torch.device) -> str:
-    """The precision of this name; `auto` is bf16 on a CUDA device that computes in it, else fp32.
+    """The precision of this name; `auto` is bf16 where a unit computes in it, else fp32.
 
     Raises:
         InputError: the device does not compute in it.
     """
     there = precisions(device)
     if name == "auto":
-        return "bf16" if device.type == "cuda" and "bf16" in there else "fp32"
+        return "bf16" if bf16_unit(device) else "fp32"
     if name not in there:
         raise InputError(
             f"--precision {name}: {device_name(device)} does not compute in it; "
             f"it offers {', '.join(there)}"
         )
     return name
+
+
+def say_why(precision: str, device: torch.device) -> None:
+    """Says in what `auto` trains, and why."""
+    unit = bf16_unit(device)
+    why = f"computes in bf16 ({unit})" if unit else "has no unit for bf16"
+    log.info(f"trains in {precision}: {device_name(device)} {why}")
 
 
 def prepare(device: torch.device, precision: str, deterministic: bool) -> None:

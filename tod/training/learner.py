@@ -1,7 +1,8 @@
 """One cycle: epochs of SGD on the labelled images with an auxiliary loss; evaluation."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from losses import AuxiliaryLoss, Step, task_losses
 from tod.config import Config, InputError
 from tod.data.batches import ImageBatches
 from tod.training.cuda_graph import GraphedGradients, SideStream
+from tod.training.data_parallel import OneRank
 from utils import random_generator, seed_torch
 
 
@@ -34,6 +36,10 @@ def learning_rate(config: Config, epoch: int) -> float:
     return config.training.lr * 0.1**passed
 
 
+class DivergenceError(InputError):
+    """A loss, a weight or an output is not finite."""
+
+
 class Learner:
     """A backbone under training: its weights last through all cycles, its optimiser for one.
 
@@ -53,6 +59,7 @@ class Learner:
         auxiliary: AuxiliaryLoss,
         precision: str,
         cuda_graphs: bool = True,
+        ranks: OneRank | None = None,
     ) -> None:
         self.config = config
         self.seed = seed
@@ -62,11 +69,20 @@ class Learner:
         self.device = next(backbone.parameters()).device
         self.precision = precision
         self.side_stream = SideStream(self.device)
+        self.ranks = ranks = ranks or OneRank()
+        if ranks.world_size > 1:
+            _refuse_networks_in_losses(auxiliary)
+            ranks.share_statistics([backbone, *auxiliary.networks()])
         self.graphs = None
         # A graph would replay its first dropout mask's generator state.
-        if self.device.type == "cuda" and cuda_graphs and not config.model.dropout:
+        can_replay = not config.model.dropout and ranks.world_size == 1
+        if self.device.type == "cuda" and cuda_graphs and can_replay:
             self.graphs = GraphedGradients([backbone, *auxiliary.networks()])
         self.start_cycle(1)
+
+    @property
+    def _trained(self) -> list[nn.Module]:
+        return [self.backbone, *self.auxiliary.modules().values()]
 
     def start_cycle(self, cycle: int) -> None:
         """New optimisers and the learning-rate schedule from its start; the weights stay."""
@@ -104,22 +120,24 @@ class Learner:
             after_step: called after each optimiser step, when `epoch` and `step` say what is next.
 
         Raises:
-            InputError: training has diverged.
+            DivergenceError: training has diverged.
         """
         # Scoring has left them in evaluation mode.
-        for network in (self.backbone, *self.auxiliary.modules().values()):
+        for network in self._trained:
             network.train()
         while self.epoch < self.config.training.epochs:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.config, self.epoch)
             batches = self._batches(images, labeled, unlabeled)
             for views, num_labeled in batches[self.step :]:
-                batch = images.augmented(views)
                 targets = labels[views.to(self.device, non_blocking=True)[:num_labeled, 0]]
+                num_unlabeled = len(views) - num_labeled
+                own, num_own = self.ranks.own_share(views, num_labeled)
+                batch = images.augmented(own)
                 if self.config.model.dropout:
                     place = (self.trial, self.cycle, self.epoch, self.step)
-                    seed_torch(self.seed, "dropout", *place)
-                losses = self._step(batch[:num_labeled], targets, batch[num_labeled:])
+                    seed_torch(self.seed, "dropout", *place, *self.ranks.place)
+                losses = self._step(batch[:num_own], targets, batch[num_own:], num_unlabeled)
                 self.total_losses = self.total_losses + losses
                 self.step += 1
                 if self.step == len(batches):
@@ -154,37 +172,56 @@ class Learner:
         views = images.to_device(torch.cat(batches)).split([len(batch) for batch in batches])
         return list(zip(views, sizes, strict=True))
 
-    def _step(self, images: Tensor, labels: Tensor, unlabeled_images: Tensor) -> Tensor:
-        """One optimiser step; gives its loss, then the task loss and the auxiliary parts, (K,)."""
+    def _step(
+        self, images: Tensor, labels: Tensor, unlabeled_images: Tensor, num_unlabeled: int
+    ) -> Tensor:
+        """One optimiser step; gives its loss, then the task loss and the auxiliary parts, (K,).
+
+        The images are this rank's; the labels, and the number of unlabelled images, are those of
+        the whole batch.
+        """
         inputs = (images, labels, unlabeled_images)
+        backward = partial(self._backward, num_unlabeled)
         optimizers = (self.optimizer, *self.module_optimizers)
         if self.graphs is None:
             for optimizer in optimizers:
                 optimizer.zero_grad()
-            losses = self._backward(*inputs)
+            losses = backward(*inputs)
         else:
             graph_key = self.auxiliary.trains_backbone(self.epoch)
-            losses = self.graphs(self._backward, graph_key, *inputs)
+            losses = self.graphs(backward, graph_key, *inputs)
         for optimizer in optimizers:
             optimizer.step()
         self.auxiliary.after_step(self.backbone)
         return losses
 
-    def _backward(self, images: Tensor, labels: Tensor, unlabeled_images: Tensor) -> Tensor:
+    def _backward(self, num_unlabeled: int, *inputs: Tensor) -> Tensor:
         """The losses of one step; the gradients of the first are added to the parameters'."""
-        batches = [images] if len(unlabeled_images) == 0 else [images, unlabeled_images]
+        loss, *others = self._losses(num_unlabeled, *inputs)
+        self.ranks.backward(loss, self._trained)
+        return torch.stack([term.detach().to(loss.dtype) for term in (loss, *others)])
+
+    def _losses(
+        self, num_unlabeled: int, images: Tensor, labels: Tensor, unlabeled_images: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The loss of one step, the task loss and the auxiliary parts."""
+        batches = [images] if num_unlabeled == 0 else [images, unlabeled_images]
         with self._autocast():
             with self.side_stream.joined():
                 with torch.no_grad(), self.side_stream.work():
                     targets = self.auxiliary.targets(batches)
                 # One after the other, since each batch has batch-norm statistics of its own.
                 outputs = [self.backbone(batch) for batch in batches]
+            predictions = self.auxiliary.predictions(self.epoch, outputs)
+            outputs, targets, predictions = self.ranks.of_whole_batches(
+                (len(labels), num_unlabeled), outputs, targets, predictions
+            )
             losses = task_losses(outputs[0][0], labels)
-            parts = self.auxiliary.losses(Step(self.epoch, outputs, losses, targets))
+            step = Step(self.epoch, outputs, losses, targets, predictions)
+            parts = self.auxiliary.losses(step)
             task_loss = losses.mean()
             loss = task_loss + self.auxiliary.weight * sum(parts)
-        loss.backward()
-        return torch.stack([term.detach().to(loss.dtype) for term in (loss, task_loss, *parts)])
+        return loss, task_loss, *parts
 
     def _autocast(self) -> AbstractContextManager[Any]:
         # MPS has no autocast in all versions, not even one that is switched off.
@@ -204,19 +241,18 @@ class Learner:
         """Makes sure that training has not diverged; on a GPU, this waits for it.
 
         Raises:
-            InputError: the loss since the epoch began, or a weight, is not finite.
+            DivergenceError: the loss since the epoch began, or a weight, is not finite.
         """
-        networks = (self.backbone, *self.auxiliary.modules().values())
-        norms = torch._foreach_norm([p for network in networks for p in network.parameters()])
+        norms = torch._foreach_norm([p for network in self._trained for p in network.parameters()])
         if not torch.stack([self.total_losses.sum(), *norms]).isfinite().all():
             raise self.divergence("the loss")
 
-    def divergence(self, what: str) -> InputError:
+    def divergence(self, what: str) -> "DivergenceError":
         """The error that says where training was when something was found not to be finite."""
         epoch = min(self.epoch, self.config.training.epochs - 1)
         rate = learning_rate(self.config, epoch)
         where = f"trial {self.trial}, cycle {self.cycle}, epoch {epoch + 1}"
-        return InputError(
+        return DivergenceError(
             f"{where}, learning rate {rate:g}: {what} is not finite; what was saved stays. "
             f"Try --set training.lr={self.config.training.lr / 10:g}{self.auxiliary.advice}, "
             "in another --output-dir"
@@ -254,6 +290,16 @@ class Learner:
         self.epoch_losses = state["epoch_losses"]
 
 
+def _refuse_networks_in_losses(auxiliary: AuxiliaryLoss) -> None:
+    """Refuses a loss whose networks would run on whole batches on each of several ranks."""
+    kind = type(auxiliary)
+    if auxiliary.modules() and kind.predictions is AuxiliaryLoss.predictions:
+        raise InputError(
+            f"--parallel data: {kind.__name__} must run its networks in predictions(), not in "
+            "losses(); or leave --parallel out"
+        )
+
+
 def split_into_batches(rows: Tensor, batch_size: int) -> list[Tensor]:
     """Batches of `batch_size` rows; the last one is smaller, but never a single row.
 
@@ -267,21 +313,3 @@ def split_into_batches(rows: Tensor, batch_size: int) -> list[Tensor]:
     elif rest:
         sizes.append(rest)
     return list(rows.split(sizes))
-
-
-@torch.inference_mode()
-def finite_logits(backbone: nn.Module, batches: Iterable[Tensor]) -> Tensor:
-    """What the backbone, in evaluation mode, gives for the images, (N, C).
-
-    Args:
-        backbone: the network.
-        batches: the images in order, each batch (n, 3, H, W); at least one.
-
-    Raises:
-        FloatingPointError: a logit is not finite.
-    """
-    backbone.eval()
-    logits = torch.cat([backbone(images)[0] for images in batches])
-    if not logits.isfinite().all():
-        raise FloatingPointError("the network's output")
-    return logits

@@ -12,6 +12,8 @@ from typing import IO, NamedTuple, TypeVar
 Key = TypeVar("Key", bound=Hashable)
 
 SECONDS_BETWEEN_LOOKS = 0.5
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""Of this machine, those that the process may use."""
 
 
 class _Running(NamedTuple):
@@ -24,10 +26,15 @@ class Commands:
     """Runs commands, so many at once; a signal goes to all that run, which save their states.
 
     Used as a context, after which signals are answered as before.
+
+    Args:
+        processes: how many run at once.
+        shows_output: what they print is shown as it comes, and not kept for when they have ended.
     """
 
-    def __init__(self, processes: int = 1) -> None:
+    def __init__(self, processes: int = 1, shows_output: bool = False) -> None:
         self.processes = processes
+        self.shows_output = shows_output
         self.signal: int | None = None
         self._running: dict[Hashable, _Running] = {}
         self._told: set[subprocess.Popen] = set()
@@ -79,8 +86,8 @@ class Commands:
         output = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the command has ended
         child = subprocess.Popen(
             command,
-            stdout=output,
-            stderr=output,
+            stdout=None if self.shows_output else output,
+            stderr=None if self.shows_output else output,
             env=dict(environment(slot)),
             # In a session of its own, it gets no signal from the terminal beside the one from here.
             start_new_session=True,
@@ -88,6 +95,10 @@ class Commands:
         self._running[key] = _Running(child, slot, output)
         if self.signal is not None and child not in self._told:  # it came during the start
             self._tell(child)
+
+    def stop(self) -> None:
+        """Lets all that run save their states and end; no other begins."""
+        self._pass_on(signal.SIGTERM, None)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         # A terminal that is closed ends the commands as a job's end does: with their state saved.

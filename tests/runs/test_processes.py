@@ -1,0 +1,213 @@
+"""Several processes for one run, by --processes, and for each of its trials, by --parallel data."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.runs.test_ranks import ONE_THREAD, RUN, SHORT_RUN, assert_same, rank_of_trial, torchrun
+from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script
+from tests.support.people import People
+from tests.support.processes import wait_for
+from tests.support.soak import run_folder
+
+DATA = [
+    *TINY_DIGITS,
+    "--set=training.epochs=22",
+    "--set=training.milestones=[15]",
+    "--parallel=data",
+]
+SHORT_DATA = [*DATA, "--set=training.epochs=2", "--set=training.milestones=[1]"]
+
+
+def start(output_dir: Path, *arguments: str, script: str = "main_TOD.py") -> subprocess.Popen:
+    """Starts an entry script, whose processes print to one pipe."""
+    return subprocess.Popen(
+        [sys.executable, PROJECT_DIR / script, *arguments, f"--output-dir={output_dir}"],
+        env=ONE_THREAD,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def children_of(process: subprocess.Popen) -> list[int]:
+    """The processes that it has started, in their order."""
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return sorted(map(int, path.read_text().split()))
+
+
+def first_save(output_dir: Path) -> Path:
+    return run_folder("main_TOD.py", output_dir) / "progress" / "trial1.before.pt"
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """The output folder of one process that ran all trials."""
+    output_dir = tmp_path_factory.mktemp("alone")
+    done = run_script("main_TOD.py", *RUN, f"--output-dir={output_dir}")
+    assert done.returncode == 0, done.stderr
+    return output_dir
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> Path:
+    """The output folder of two processes that shared one trial."""
+    output_dir = tmp_path_factory.mktemp("shared")
+    process = start(output_dir, *DATA, "--processes=2")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output_dir
+
+
+def test_processes_share_out_the_trials(tmp_path, alone):
+    process = start(tmp_path, *RUN, "--processes=9")  # at most as many as there are trials
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert_same(tmp_path, alone)
+    dealt = set(re.findall(r"\[rank (\d)\] .* Trial:(\d)/3 ", output))
+    assert dealt == {("0", "1"), ("1", "2"), ("2", "3")}
+    assert output.count("test accuracy in %") == 1
+
+
+def test_where_one_process_dies_the_others_save_and_the_same_command_goes_on(tmp_path, alone):
+    process = start(tmp_path, *RUN, "--processes=2")
+    wait_for(first_save(tmp_path), process)
+    os.kill(rank_of_trial(2, tmp_path), signal.SIGKILL)
+    output, _ = process.communicate()
+    assert process.returncode == 128 + signal.SIGKILL
+    assert "[rank 0] interrupted; the same command again continues" in output
+    again = start(tmp_path, *RUN, "--processes=2")
+    output, _ = again.communicate()
+    assert again.returncode == 0, output
+    assert "continuing with trial 1, cycle " in output
+    assert_same(tmp_path, alone)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "number"), [(RUN, signal.SIGINT), (DATA, signal.SIGTERM)], ids=["trials", "data"]
+)
+def test_a_signal_reaches_all_processes_which_end_with_its_status(
+    tmp_path, alone, shared, arguments, number
+):
+    process = start(tmp_path, *arguments, "--processes=2")
+    wait_for(first_save(tmp_path), process)
+    process.send_signal(number)
+    output, _ = process.communicate()
+    assert process.returncode == 128 + number, output
+    assert "interrupted; the same command again continues" in output
+    assert "failed" not in output and "Traceback" not in output
+    again = start(tmp_path, *arguments, "--processes=2")
+    output, _ = again.communicate()
+    assert again.returncode == 0, output
+    assert_same(tmp_path, alone if arguments == RUN else shared)
+
+
+def test_a_refusal_is_one_line_of_rank_0_and_status_2(tmp_path):
+    arguments = [*SHORT_RUN, "--set=active_learning.trials=2", "--processes=2"]
+    assert start(tmp_path, *arguments).wait() == 0
+    process = start(tmp_path, *arguments, "--set=training.momentum=0.5")
+    output, _ = process.communicate()
+    assert process.returncode == 2
+    assert output.count("holds a run with another training.momentum") == 1
+    assert "Traceback" not in output
+
+
+# ------------------------------------------------------------------ --parallel data
+
+
+def test_a_shared_trial_leaves_what_one_process_leaves(tmp_path, shared):
+    done = run_script("main_TOD.py", *DATA[:-1], f"--output-dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    one, two = (run_folder("main_TOD.py", folder) for folder in (tmp_path, shared))
+    names = [
+        sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+        for folder in (one, two)
+    ]
+    assert names[0] == names[1]
+    assert (one / "config.yaml").read_bytes() == (two / "config.yaml").read_bytes()
+    rows = [list(csv.DictReader((folder / "results.csv").open())) for folder in (one, two)]
+    assert [row["num_labeled"] for row in rows[0]] == [row["num_labeled"] for row in rows[1]]
+    log = (two / "log.txt").read_text(encoding="utf-8")
+    assert "rank" not in log
+    assert log.count("Test acc") == 2
+
+
+def test_torchrun_shares_a_trial_as_processes_do(tmp_path, shared):
+    process = torchrun(2, tmp_path, *DATA)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert_same(tmp_path, shared)
+    finished = torchrun(2, tmp_path, *DATA)
+    output, _ = finished.communicate()
+    assert finished.returncode == 0, output
+    assert output.count("is finished") == 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_stops_all_and_the_same_command_goes_on(tmp_path, shared, rank):
+    process = start(tmp_path, *DATA, "--processes=2")
+    wait_for(first_save(tmp_path), process)
+    os.kill(children_of(process)[rank], signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode in (2, 128 + signal.SIGKILL)
+    assert f"[rank {1 - rank}] another rank has failed, and says why" in output
+    assert "Traceback" not in output
+    again = start(tmp_path, *DATA, "--processes=2")
+    output, _ = again.communicate()
+    assert again.returncode == 0, output
+    assert "continuing with trial 1, cycle " in output
+    assert_same(tmp_path, shared)
+
+
+def test_three_ranks_share_ll4al(tmp_path):
+    process = start(tmp_path, *SHORT_DATA, "--processes=3", script="main_LL4AL.py")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert output.count("Test acc") == 2
+
+
+def test_a_shared_trial_that_diverges_says_so_once(tmp_path):
+    process = start(tmp_path, *SHORT_DATA, "--processes=2", "--set=training.lr=1e30")
+    output, _ = process.communicate()
+    assert process.returncode == 2
+    assert output.count("is not finite; what was saved stays") == 1
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--parallel=data"], "--parallel data: shares a trial among several processes; add --pro"),
+        (["--processes=0"], "argument --processes: 0 is not a whole number from 1"),
+        (["--parallel=images"], "argument --parallel: invalid choice: 'images'"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(tmp_path, arguments, line):
+    refused = run_script("main_TOD.py", *TINY_DIGITS, *arguments, f"--output-dir={tmp_path}")
+    assert refused.returncode == 2
+    assert line in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_people_s_images_are_shared_too(tmp_path):
+    people = People(tmp_path)
+    first = people.command(auxiliary="TOD")
+    assert run_script("main_TOD.py", *first).returncode == 0
+    shared = ["--parallel=data", "--processes=2", "--labels", people.answers(0)]
+    done = run_script("main_TOD.py", *first, *shared)
+    assert done.returncode == 0, done.stderr
+    asked = people.batch(1)
+    assert len(asked) == 10
+    assert all(0 <= float(row["score"]) <= 1 for row in asked)
+    # The shared pass over the pool has its scores from the network that is saved.
+    done = run_script("main_TOD.py", *first, "--labels", people.answers(1))
+    assert done.returncode == 0, done.stderr
+    assert len(people.batch(2)) == 10

@@ -1,0 +1,315 @@
+"""One trial on several devices: rank 0 leads, and all ranks share the work on its batches.
+
+Rank 0 goes through the experiment as a process alone would, and writes all files. The others hold
+the same images, and do what it orders: to train through a cycle beside it, each on its share of
+every batch, or to take their share of a pass over images.
+"""
+
+import io
+import math
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import reduce
+from itertools import chain, zip_longest
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
+from models import Outputs
+from tod.config import InputError
+from tod.training.inference import OfOutputs
+
+
+class TrainCycle(NamedTuple):
+    """The order to train a trial's cycle to its end.
+
+    Attributes:
+        trial: its number.
+        state: of rank 0's learner.
+        labeled: indices of the labelled images.
+        unlabeled: indices of the pool.
+    """
+
+    trial: int
+    state: dict[str, Any]
+    labeled: np.ndarray
+    unlabeled: np.ndarray
+
+
+class Pass(NamedTuple):
+    """The order to take a network over images.
+
+    Attributes:
+        network: in evaluation mode.
+        of_outputs: what to keep.
+        rows: indices of the images (N,), or views of them (N, 4).
+        of_test: whether they are test images.
+    """
+
+    network: nn.Module
+    of_outputs: OfOutputs
+    rows: Tensor
+    of_test: bool
+
+
+class LostRankError(InputError):
+    """A rank does not answer any more."""
+
+
+class OneRank:
+    """The only process of a trial, whose share of everything is all of it.
+
+    Attributes:
+        world_size: how many ranks there are.
+        place: distinguishes what the ranks draw.
+        batches: which batches of a pass are this rank's: whole ones, so that all are computed as
+            in one process.
+    """
+
+    world_size = 1
+    place: tuple[int, ...] = ()
+    batches = slice(None)
+
+    def lead(self, order: object) -> None:
+        """Gives an order to all other ranks; None: there is nothing left to do."""
+
+    def leading(self, after_step: Callable[[], None]) -> Callable[[], None]:
+        """What to call after each step, so that the others know whether the leader goes on."""
+        return after_step
+
+    def own_share(self, views: Tensor, num_labeled: int) -> tuple[Tensor, int]:
+        """This rank's rows of a batch that begins with labelled images, and how many of these."""
+        return views, num_labeled
+
+    def of_whole_batches(
+        self,
+        counts: Sequence[int],
+        outputs: Sequence[Outputs],
+        targets: Sequence[Tensor],
+        predictions: Sequence[Tensor],
+    ) -> tuple[Sequence[Outputs], Sequence[Tensor], Sequence[Tensor]]:
+        """What all ranks have computed of some batches, where gradients reach the own rows alone.
+
+        Feature maps stay the own ones. The gradients of a loss of all this, summed over the ranks,
+        are those of one process.
+
+        Args:
+            counts: N, the images of each whole batch.
+            outputs: the backbone's, of this rank's share of each.
+            targets: a tensor (n, …) for each batch, or none.
+            predictions: a tensor (n, …) for each of the first batches, or none.
+        """
+        return outputs, targets, predictions
+
+    def backward(self, loss: Tensor, networks: Sequence[nn.Module]) -> None:
+        """Adds the gradients of the loss, summed over the ranks, to the networks' own."""
+        loss.backward()
+
+    def gather(self, found: Sequence[tuple[Tensor, ...]]) -> Sequence[tuple[Tensor, ...]]:
+        """What all ranks have found of their batches, in the batches' order; the leader gets it."""
+        return found
+
+
+class DataParallel(OneRank):
+    """One of several ranks, made by all of them and used as a context.
+
+    Args:
+        rank: of this process; 0 leads.
+        world_size: how many there are.
+
+    Raises:
+        LostRankError: by whatever speaks to the others, when one does not answer any more.
+    """
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self.place = (rank,) if rank else ()
+        self.batches = slice(rank, None, world_size)
+        self.device = torch.device("cpu")
+        self.of_gradients: distributed.ProcessGroup | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that goes through the experiment."""
+        return self.rank == 0
+
+    def __enter__(self) -> "DataParallel":
+        # A follower waits as long as the leader chooses, writes, or asks people.
+        distributed.init_process_group("gloo", timeout=timedelta(days=1))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if kind is None and self.leads:
+            with suppress(LostRankError):
+                self.lead(None)
+        distributed.destroy_process_group()
+
+    def begin(self, order: object, device: torch.device) -> None:
+        """Gives the first order, and computes on this device."""
+        self.lead(order)
+        self.use(device)
+
+    def use(self, device: torch.device) -> None:
+        """Computes on this device from now on; called by all ranks.
+
+        Raises:
+            InputError: ranks cannot share it.
+        """
+        self.device = device
+        if device.type == "mps":
+            raise InputError("--parallel data: needs CUDA devices, or --device cpu")
+        if device.type == "cuda":
+            if int(os.environ["LOCAL_WORLD_SIZE"]) > torch.cuda.device_count():
+                raise InputError("--parallel data: needs a GPU for each rank; start fewer ranks")
+            with self._failures_in_words():
+                self.of_gradients = distributed.new_group(backend="nccl")
+
+    def lead(self, order: object) -> None:
+        """As above.
+
+        Raises:
+            InputError: the order holds something that cannot be sent, or a rank is lost.
+        """
+        content = io.BytesIO()
+        try:
+            torch.save(order, content)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise InputError(
+                f"--parallel data: cannot be sent to the other processes ({error}); what a "
+                "strategy gives to Pool.compute must be defined at the top of a module"
+            ) from None
+        rows = torch.frombuffer(content.getbuffer(), dtype=torch.uint8)
+        with self._failures_in_words():
+            distributed.broadcast(torch.tensor(len(rows)), src=0)
+            distributed.broadcast(rows, src=0)
+
+    def next_order(self) -> Any:
+        """Waits for the leader's next order; its tensors come to this rank's device."""
+        size = torch.tensor(0)
+        with self._failures_in_words():
+            distributed.broadcast(size, src=0)
+            rows = torch.empty(int(size), dtype=torch.uint8)
+            distributed.broadcast(rows, src=0)
+        content = io.BytesIO(rows.numpy())
+        return torch.load(content, map_location=self.device, weights_only=False)
+
+    def agree(self, go_on: bool = True) -> bool:
+        """Whether the leader goes on, which all are told; called by all ranks after each step."""
+        answer = torch.tensor(go_on)
+        with self._failures_in_words():
+            distributed.broadcast(answer, src=0)
+        return bool(answer)
+
+    def leading(self, after_step: Callable[[], None]) -> Callable[[], None]:
+        def agreed() -> None:
+            try:
+                after_step()
+            except BaseException:
+                with suppress(LostRankError):
+                    self.agree(False)
+                raise
+            self.agree()
+
+        return agreed
+
+    def own_share(self, views: Tensor, num_labeled: int) -> tuple[Tensor, int]:
+        labeled, unlabeled = (
+            rows[self._share(len(rows))] for rows in (views[:num_labeled], views[num_labeled:])
+        )
+        return torch.cat([labeled, unlabeled]), len(labeled)
+
+    def _share(self, count: int) -> slice:
+        ends = np.cumsum([0, *self._shares(count)]).tolist()
+        return slice(ends[self.rank], ends[self.rank + 1])
+
+    def _shares(self, count: int) -> list[int]:
+        """How many of so many images of a batch each rank has.
+
+        They differ by one at most, but none is of a single image, on which batch norm could not
+        train: of few images, some ranks get none.
+        """
+        sharing = min(self.world_size, max(1, count // 2))
+        size, more = divmod(count, sharing)
+        return [size + (rank < more) if rank < sharing else 0 for rank in range(self.world_size)]
+
+    def of_whole_batches(
+        self,
+        counts: Sequence[int],
+        outputs: Sequence[Outputs],
+        targets: Sequence[Tensor],
+        predictions: Sequence[Tensor],
+    ) -> tuple[Sequence[Outputs], Sequence[Tensor], Sequence[Tensor]]:
+        whole_outputs, whole_targets, whole_predictions = [], [], []
+        for i, (*of_images, feature_maps) in enumerate(outputs):
+            given = [*targets[i : i + 1], *predictions[i : i + 1]]
+            whole = self._whole([*of_images, *given], counts[i])
+            if i < len(predictions):
+                whole_predictions.append(whole.pop())
+            if i < len(targets):
+                whole_targets.append(whole.pop())
+            whole_outputs.append((*whole, feature_maps))
+        return whole_outputs, whole_targets, whole_predictions
+
+    def _whole(self, own: Sequence[Tensor], count: int) -> list[Tensor]:
+        """Tensors (n, …) of this rank's share → the same of all `count` images, (N, …)."""
+        counts, mine = self._shares(count), self._share(count)
+        rows = [tensor.reshape(len(tensor), math.prod(tensor.shape[1:])) for tensor in own]
+        dtype = reduce(torch.promote_types, (tensor.dtype for tensor in own), torch.float32)
+        packed = torch.cat([of_tensor.detach().to(dtype) for of_tensor in rows], dim=1)
+        padded = packed.new_zeros(max(counts), packed.shape[1])
+        padded[: len(packed)] = packed
+        received = [torch.empty_like(padded) for _ in counts]
+        with self._failures_in_words():
+            distributed.all_gather(received, padded, group=self.of_gradients)
+        everything = torch.cat([part[:n] for part, n in zip(received, counts, strict=True)])
+        columns = everything.split([of_tensor.shape[1] for of_tensor in rows], dim=1)
+        whole = []
+        for tensor, column in zip(own, columns, strict=True):
+            of_all = column.reshape(count, *tensor.shape[1:]).to(tensor.dtype)
+            whole.append(torch.cat([of_all[: mine.start], tensor, of_all[mine.stop :]]))
+        return whole
+
+    def backward(self, loss: Tensor, networks: Sequence[nn.Module]) -> None:
+        loss.backward()
+        parameters = [p for network in networks for p in network.parameters()]
+        # What takes no part in the loss takes none on any rank.
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        summed = torch.cat([gradient.flatten() for gradient in gradients])
+        with self._failures_in_words():
+            distributed.all_reduce(summed, group=self.of_gradients)
+        parts = summed.split([gradient.numel() for gradient in gradients])
+        parts = [part.view(g.shape) for part, g in zip(parts, gradients, strict=True)]
+        torch._foreach_copy_(gradients, parts)
+
+    def share_statistics(self, networks: Sequence[nn.Module]) -> None:
+        """On GPUs, batch norm takes the statistics of the whole batch; changes the networks."""
+        if self.device.type == "cuda":
+            for network in networks:
+                nn.SyncBatchNorm.convert_sync_batchnorm(network, self.of_gradients)
+
+    def gather(self, found: Sequence[tuple[Tensor, ...]]) -> Sequence[tuple[Tensor, ...]]:
+        on_host = [tuple(tensor.cpu() for tensor in tensors) for tensors in found]
+        of_ranks = [[] for _ in range(self.world_size)] if self.leads else None
+        with self._failures_in_words():
+            distributed.gather_object(on_host, of_ranks)
+        in_order = chain.from_iterable(zip_longest(*of_ranks or ()))
+        return [
+            tuple(tensor.to(self.device) for tensor in tensors)
+            for tensors in in_order
+            if tensors is not None
+        ]
+
+    @contextmanager
+    def _failures_in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError:
+            raise LostRankError(
+                f"[rank {self.rank}] another rank has failed, and says why"
+            ) from None

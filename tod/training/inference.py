@@ -1,0 +1,34 @@
+"""Passes of a network over images, without gradients."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+OfOutputs = Callable[[Any], tuple[Tensor, ...]]
+"""What of a network's outputs for n images is kept: tensors (n, …)."""
+
+
+@torch.inference_mode()
+def outputs_of(
+    network: nn.Module, of_outputs: OfOutputs, batches: Iterable[Tensor]
+) -> list[tuple[Tensor, ...]]:
+    """What a network, in evaluation mode, gives for each batch (n, 3, H, W)."""
+    network.eval()
+    return [of_outputs(network(images)) for images in batches]
+
+
+def joined(found: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """The same tensors for all batches, (N, …)."""
+    return tuple(map(torch.cat, zip(*found, strict=True)))
+
+
+def logits_alone(outputs: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Of a backbone's outputs, the logits."""
+    return tuple(outputs[:1])
+
+
+def features_alone(outputs: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Of a backbone's outputs, the features."""
+    return tuple(outputs[2:3])
