@@ -12,6 +12,7 @@ from models import NetworkFactory, fastest_memory_format, fold_batch_norm
 from samplers import temporal_output_discrepancy
 from tod.config import Config
 from tod.data.batches import ImageBatches
+from tod.training.data_parallel import OneRank
 from tod.training.device import allow_tf32
 from tod.training.learner import Learner
 
@@ -29,6 +30,7 @@ class Ours:
         labels: (N,).
         num_labeled: how many of the images, from the first, are labelled.
         device: where it runs.
+        ranks: that share the work.
     """
 
     def __init__(
@@ -40,7 +42,9 @@ class Ours:
         labels: Tensor,
         num_labeled: int,
         device: torch.device,
+        ranks: OneRank | None = None,
     ) -> None:
+        self.ranks = ranks or OneRank()
         self.images = ImageBatches(
             torch.from_numpy(pixels).permute(0, 3, 1, 2),
             torch.tensor(config.images.mean),
@@ -57,7 +61,9 @@ class Ours:
         self.backbone = networks.backbone("backbone")
         self.previous = networks.backbone("previous")
         loss = AUXILIARIES[auxiliary](config, networks)
-        self.learner = Learner(config, seed, trial, self.backbone, loss, precision)
+        self.learner = Learner(
+            config, seed, trial, self.backbone, loss, precision, ranks=self.ranks
+        )
         self.batch_size = config.training.batch_size
 
     def train_epoch(self) -> None:
@@ -68,16 +74,15 @@ class Ours:
 
     def _batches(self) -> Iterator[Tensor]:
         indices = self.images.to_device(torch.arange(len(self.labels)))
-        return map(self.images.plain, indices.split(2 * self.batch_size))
+        return map(self.images.plain, indices.split(2 * self.batch_size)[self.ranks.batches])
 
     @torch.inference_mode()
     def score(self) -> Tensor:
         """TOD's scores of all images, (N,)."""
         allow_tf32(self.learner.precision == "tf32")
         backbone, previous = fold_batch_norm(self.backbone), fold_batch_norm(self.previous)
-        return torch.cat(
-            [
-                temporal_output_discrepancy(backbone(images)[0], previous(images)[0])
-                for images in self._batches()
-            ]
-        )
+        scores = [
+            (temporal_output_discrepancy(backbone(images)[0], previous(images)[0]),)
+            for images in self._batches()
+        ]
+        return torch.cat([found for (found,) in self.ranks.gather(scores)] or [torch.empty(0)])

@@ -70,6 +70,15 @@ def test_scaling_measures_training_and_scoring():
     assert min(speeds) > 0
 
 
+def test_ranks_are_measured_beside_one():
+    small = ("--images=16", "--width=4", "--repeats=1")
+    done = run_script("benchmarks/ranks.py", CPU, *small)
+    assert done.returncode == 0, done.stderr
+    rows = cells(done.stdout)[2:]
+    assert [row[0] for row in rows] == ["train, NONE", "train, COD", "train, LL4AL", "score, TOD"]
+    assert all(float(cell.replace(",", "")) > 0 for row in rows for cell in row[1:])
+
+
 def test_scaling_measures_the_picks():
     digits = load("digits").active_learning
     header, _, *rows = cells(table_of_picks(digits, torch.device("cpu")))
@@ -85,6 +94,7 @@ def test_scaling_measures_the_picks():
         ("data.py", ["--images=0"]),
         ("step.py", ["--repeats=0"]),
         ("rounds.py", ["--images=0"]),
+        ("ranks.py", ["--ranks=0"]),
     ],
 )
 def test_wrong_arguments_are_one_line(tmp_path, script, wrong):
