@@ -132,8 +132,8 @@ class AuxiliaryLoss(ABC):
     def losses(self, step: Step) -> Sequence[Tensor]:
         """The parts of the loss of one step, scalars without their weight.
 
-        Where several ranks share a batch, its feature maps are those of this rank's images; all
-        else is the whole batch's.
+        Where several ranks share a batch, all is the whole batch's, and there are no feature maps:
+        these, `predictions` sees.
         """
 
     def trains_backbone(self, epoch: int) -> bool:

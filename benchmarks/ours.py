@@ -12,9 +12,9 @@ from models import NetworkFactory, fastest_memory_format, fold_batch_norm
 from samplers import temporal_output_discrepancy
 from tod.config import Config
 from tod.data.batches import ImageBatches
-from tod.training.data_parallel import OneRank
 from tod.training.device import allow_tf32
 from tod.training.learner import Learner
+from tod.training.one_rank import OneRank
 
 AUXILIARIES = {"NONE": NoAuxiliary, "COD": CODLoss, "LL4AL": LossPrediction}
 

@@ -25,8 +25,9 @@ from benchmarks.workload import one_epoch, random_images
 from tod import cli
 from tod.analysis.tables import markdown
 from tod.runs.ranks import ranks_from_environment, run_as_ranks, started_by
-from tod.training.data_parallel import DataParallel, OneRank
+from tod.training.data_parallel import DataParallel
 from tod.training.device import keep_freed_memory, select_device, select_precision
+from tod.training.one_rank import OneRank
 
 Speeds = dict[str, float]
 """Images/s, by what is done."""

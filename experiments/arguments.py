@@ -68,6 +68,8 @@ def parse(parser: cli.Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, 
         name = argument.partition("=")[0]
         if name in OF_THE_CELLS:
             raise InputError(f"{name}: belongs before the --")
+        if name in ("--processes", "--parallel"):
+            raise InputError(f"{name}: here --processes, before the --, runs several cells at once")
         if name == "--overwrite":
             raise InputError("--overwrite: remove the runs' folders instead")
     return arguments, further

@@ -6,8 +6,8 @@ python experiments/reproduce.py --config digits --trials 5
 Runs what is missing of the five experiments, so the same command goes on where it stopped. Once all
 have ended, it writes a section about them into a file beside the runs, or into --output: command,
 seeds, hardware, figure and tables, with the paper's values where it has some. What stands outside
-of the section stays. --scale 0.25 shortens epochs, milestones and detach_epoch alike. What follows
-`--` goes to the entry scripts.
+of the section stays. --only none runs nothing, and writes down what there is. --scale 0.25 shortens
+epochs, milestones and detach_epoch alike. What follows `--` goes to the entry scripts.
 """
 
 import argparse
@@ -143,6 +143,9 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         help="where the section is written, with its figure beside it (default: results.md beside "
         "the runs)",
     )
+    parser.add_argument(
+        "--only", choices=["none"], help="run none: write down what there is (default: run all)"
+    )
     arguments, further = parse(parser, argv)
     arguments.name = arguments.name or Path(arguments.config[0]).stem
     arguments.output = arguments.output or arguments.output_dir / "results.md"
@@ -165,12 +168,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--output {output}: cannot be used ({reason(error)})") from None
     replace_section(text, name, "")  # refuses what it cannot before the work
     cells = list(map(Cell._make, itertools.product(arguments.config, PAPER, arguments.seed)))
-    statuses = run_all(cells, arguments.output_dir, arguments.scale, further, arguments.processes)
-    status = max(statuses.values())
-    if status:
+    to_run = [] if arguments.only else cells
+    statuses = run_all(to_run, arguments.output_dir, arguments.scale, further, arguments.processes)
+    if status := max(statuses.values(), default=0):
         print(f"{output}: is left as it was until all runs have ended", file=sys.stderr)
         sys.exit(status)
     curves = curves_of(cells, arguments.output_dir)
+    if not curves:
+        raise InputError(f"{arguments.output_dir}: holds none of the runs yet; leave out --only")
     dataset = arguments.paper or curves[0].config["dataset"]
     notes = []
     if arguments.scale != 1:

@@ -179,7 +179,7 @@ def _parser(script: EntryScript) -> Parser:
     )
     add(
         "--processes",
-        type=positive,
+        type=_processes,
         default=1,
         metavar="N",
         help="share the work out to so many processes on this machine (default: 1)",
@@ -326,6 +326,10 @@ def _whole_number(value: str, minimum: int, maximum: int) -> int:
         if value.isdecimal() and minimum <= int(value) <= maximum:
             return int(value)
     raise argparse.ArgumentTypeError(f"{value} is not a whole number from {minimum} to {maximum:,}")
+
+
+def _processes(value: str) -> int:
+    return _whole_number(value, minimum=1, maximum=1024)
 
 
 def _trials(value: str) -> range:

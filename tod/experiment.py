@@ -112,7 +112,8 @@ def run_experiment(
                     cuda_graphs,
                     group,
                 )
-                folder.open(environment(dataset, on, precision))
+                num_ranks = group.world_size if group is not None else 1
+                folder.open(environment(dataset, on, precision, num_ranks=num_ranks))
                 records.write_unreadable(folder.path, dataset.unreadable)
                 if features and not identity.features:
                     log.warning(f"--features {features}: {identity.sampling} has no use for it")
@@ -145,11 +146,16 @@ def run_experiment(
 
 
 def environment(
-    dataset: data.Dataset, device: torch.device, precision: str, fingerprint: str | None = None
+    dataset: data.Dataset,
+    device: torch.device,
+    precision: str,
+    fingerprint: str | None = None,
+    num_ranks: int = 1,
 ) -> dict[str, Any]:
     """What the run has found, for its `config.yaml`.
 
-    `fingerprint` identifies images that come and go; None: the dataset's own.
+    `fingerprint` identifies images that come and go; None: the dataset's own. `num_ranks` share
+    each trial.
     """
     return {
         "class_names": list(dataset.class_names),
@@ -159,6 +165,7 @@ def environment(
         "training_images": len(dataset.train),
         "device": devices.device_name(device),
         "precision": precision,
+        "ranks": num_ranks,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
     }

@@ -68,7 +68,7 @@ def follow(
         InputError: something that the user must mend.
         SystemExit: with status 130 or 143, when interrupted.
     """
-    interruption = Interruption("")
+    interruption = _Noted("")
     with devices.out_of_memory_in_words(), RunLog(quiet, ranks), interruption:
         try:
             order = group.next_order()
@@ -121,6 +121,13 @@ def _same_dataset(config: Config, seed: int, order: Begin) -> Dataset:
     return dataset
 
 
+class _Noted(Interruption):
+    """Signals are the leader's to answer: a follower that left by itself would leave it waiting."""
+
+    def stop_if_requested(self) -> None:
+        pass
+
+
 class _LeaderHasLeft(Exception):  # noqa: N818 - no error
     pass
 
@@ -141,6 +148,7 @@ class _Follower:
                     self._pass(order)
 
     def _train(self, order: TrainCycle) -> None:
+        devices.allow_tf32(self.experiment.precision == "tf32")
         learner = self._learner_of(order.trial)
         learner.load_state_dict(order.state)
         with suppress(DivergenceError):  # which the leader finds too, and says
@@ -157,6 +165,7 @@ class _Follower:
             raise _LeaderHasLeft
 
     def _pass(self, order: Pass) -> None:
+        devices.allow_tf32(order.allow_tf32)
         views = Views(self.experiment, order.rows.cpu(), order.of_test)
         batches = views(self.group.batches)
         self.group.gather(outputs_of(order.network, order.of_outputs, batches))

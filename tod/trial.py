@@ -13,11 +13,12 @@ from tod.config import Config
 from tod.data import Dataset
 from tod.data.batches import ImageBatches
 from tod.first_labels import choose_first
-from tod.pool import Pool, Query
+from tod.pool import Batches, Pool, Query, run_here
 from tod.runs.signals import Interruption
-from tod.training.data_parallel import OneRank, Pass, TrainCycle
+from tod.training.data_parallel import Pass, TrainCycle
 from tod.training.inference import OfOutputs, joined, logits_alone, outputs_of
 from tod.training.learner import Learner
+from tod.training.one_rank import OneRank
 from utils import random_generator
 
 
@@ -106,12 +107,16 @@ class Experiment:
             self.ranks,
         )
 
-    def run(self, network: nn.Module, of_outputs: OfOutputs, views: Views) -> tuple[Tensor, ...]:
+    def run(self, network: nn.Module, of_outputs: OfOutputs, views: Batches) -> tuple[Tensor, ...]:
         """What `of_outputs` keeps of a network's outputs for all the images, (N, …).
 
         Each rank takes its share of the batches.
         """
-        self.ranks.lead(Pass(network.eval(), of_outputs, views.rows, views.of_test))
+        if not isinstance(views, Views):  # a strategy's own images, which no other rank has
+            return run_here(network, of_outputs, views)
+        allow_tf32 = torch.backends.cuda.matmul.allow_tf32
+        order = Pass(network.eval(), of_outputs, views.rows, views.of_test, allow_tf32)
+        self.ranks.lead(order)
         found = outputs_of(network, of_outputs, views(self.ranks.batches))
         return joined(self.ranks.gather(found))
 
@@ -161,13 +166,13 @@ class Trial:
 
     def train(self, after_step: Callable[[], None] = lambda: None) -> None:
         """Trains to the end of the cycle; `after_step` is called after each optimiser step."""
-        state, ranks = self.learner.state_dict(), self.experiment.ranks
-        ranks.lead(TrainCycle(self.number, state, self.labeled, self.unlabeled))
+        state, ranks, unlabeled = self.learner.state_dict(), self.experiment.ranks, self.unlabeled
+        ranks.lead(TrainCycle(self.number, state, self.labeled, unlabeled))
         self.learner.train_cycle(
             self.experiment.train_images,
             self.experiment.train_labels,
             self.labeled,
-            self.unlabeled,
+            unlabeled,
             ranks.leading(after_step),
         )
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy import stats
 
 from tests.support.harness import write_run
@@ -109,6 +110,31 @@ def test_runs_that_cannot_be_paired_are_not(tmp_path, other, why):
     assert tables.unpaired_notes(curves) == [
         f"{curves[1].name}: not paired with the first run ({why})"
     ]
+
+
+@pytest.mark.parametrize(
+    ("auxiliary", "key", "paired"),
+    [
+        ("TOD", "ll4al.margin", True),
+        ("TOD", "cod.weight", True),  # which the other run does without
+        ("TOD", "training.lr", False),
+    ],
+)
+def test_settings_of_a_loss_that_one_run_does_without_are_no_difference(
+    tmp_path, auxiliary, key, paired
+):
+    first = write_run(tmp_path, TWO_TRIALS, sampling="RANDOM")
+    other = write_run(tmp_path, TWO_TRIALS, auxiliary=auxiliary)
+    section, name = key.split(".")
+    path = other / "config.yaml"
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings[section][name] = 0.5
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    notes = tables.unpaired_notes(results.read_runs([first, other]))
+    assert (notes == []) == paired
+    again = write_run(tmp_path / "again", TWO_TRIALS, auxiliary=auxiliary, seed=1)
+    pooled = results.read_runs([other, again])
+    assert len(pooled) == (1 if section == "ll4al" else 2)
 
 
 def test_the_share_is_of_the_images_that_the_run_had(tmp_path):

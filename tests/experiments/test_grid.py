@@ -241,6 +241,7 @@ def test_a_wrong_strategy_or_cell_is_one_line(wrong, refusal):
         (["--config", "digits", "digits"], "digits is named twice"),
         (["--", "--seed", "3"], "--seed: belongs before the --"),
         (["--", "--output-dir=x"], "--output-dir: belongs before the --"),
+        (["--", "--parallel=data"], "--parallel: here --processes, before the --, runs several"),
         (["--", "--overwrite"], "remove the runs' folders"),
     ],
 )

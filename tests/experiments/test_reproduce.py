@@ -13,6 +13,7 @@ from experiments.reproduce import paper_rows, replace_section
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, write_run
 from tod.analysis.results import read_runs
 
+ENVIRONMENT = {"device": "a device", "precision": "fp32", "python": "3", "torch": "2"}
 RUNS = Path("results", "reproduce")
 RESULTS = RUNS / "results.md"
 REST = ["--", *[argument for argument in TINY_DIGITS if not argument.startswith("--config")]]
@@ -75,6 +76,19 @@ def test_runs_of_another_command_are_not_published(tmp_path, refusal):
     line = refusal(reproduce, *command[1:], "--set=training.momentum=0.5")  # nothing has run
     assert "holds a run with another training.momentum" in line
     assert (tmp_path / RESULTS).read_text(encoding="utf-8") == text
+
+
+def test_what_there_is_can_be_written_down_without_running_anything(tmp_path, refusal):
+    nothing = ["experiments/reproduce.py", "--seed", "0", "1", "--only=none"]
+    assert "holds none of the runs yet; leave out --only" in refusal(reproduce, *nothing[1:])
+    for sampling in ("RANDOM", "TOD"):
+        write_run(tmp_path / RUNS, [[80, 85, 90]], sampling=sampling, **ENVIRONMENT)
+    done = run_script(*nothing, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / RESULTS).read_text(encoding="utf-8")
+    assert "| digits, TOD sampling, seed 0 | 80.00 (1) | 85.00 (1) |" in text
+    assert "a device, fp32, Python 3, PyTorch 2." in text
+    assert len([path for path in (tmp_path / RUNS).iterdir() if path.is_dir()]) == 2
 
 
 def test_what_has_not_ended_is_not_published(tmp_path):

@@ -31,8 +31,10 @@ from tod.follower import _same_dataset, begin, follow
 from tod.pool import Pool
 from tod.runs.ranks import Ranks
 from tod.runs.signals import Interruption
-from tod.training.data_parallel import DataParallel, OneRank
+from tod.training.data_parallel import DataParallel
+from tod.training.inference import logits_alone
 from tod.training.learner import Learner
+from tod.training.one_rank import OneRank
 from tod.trial import Experiment, Trial
 
 CPU = torch.device("cpu")
@@ -155,6 +157,9 @@ def queried(experiment: Experiment) -> dict[str, object]:
     trial.previous.load_state_dict(trial.backbone.state_dict())
     ties = samplers.query_by_tod(trial.pool())
     found["ties"] = (ties.indices, ties.scores)
+    pool = trial.pool()
+    (own,) = pool.compute(pool.backbone, logits_alone, lambda: iter([torch.zeros(3, 3, 8, 8)]))
+    assert len(own) == 3  # images of a strategy's own, which no other rank has
     return found
 
 
@@ -220,7 +225,7 @@ def test_a_function_that_cannot_be_sent_is_refused_in_words(tmp_path):
     refusal, of_follower = on_ranks(2, refused_on_rank, tmp_path)
     assert refusal.startswith("--parallel data: cannot be sent to the other processes")
     assert refusal.endswith("must be defined at the top of a module")
-    assert of_follower == "[rank 1] another rank has failed, and says why"
+    assert of_follower.startswith("[rank 1] another rank has failed, and says why (")
 
 
 def test_no_share_is_of_a_single_image():
@@ -236,6 +241,16 @@ def test_no_share_is_of_a_single_image():
             assert 1 not in sizes
             assert max(given) - min(given) <= 1
             assert len(given) == world_size or min(given) < 4
+
+
+def test_gpus_have_shares_of_single_images_but_not_of_none():
+    group = DataParallel(1, 3)
+    group.device = torch.device("cuda")
+    views = torch.arange(4).view(-1, 1)
+    own, num_labeled = group.own_share(views, 4)
+    assert (own.tolist(), num_labeled) == ([[2]], 1)
+    with pytest.raises(InputError, match="a batch of 2 images cannot be shared by 3 GPUs"):
+        group.own_share(views[:2], 2)
 
 
 def test_a_rank_that_sees_other_images_refuses():

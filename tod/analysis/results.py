@@ -158,11 +158,21 @@ class Curve:
     def differing_keys(self, other: "Curve") -> list[str]:
         """The settings in which two configurations differ, but for where the images lie.
 
-        The number of trials is no difference: those there are in both are paired.
+        The number of trials is no difference: those there are in both are paired. Nor are settings
+        of a loss that one of the two does without.
         """
         a, b = flat(self.config), flat(other.config)
+        runs = (self.run, other.run)
+        both_have = {
+            "cod": all(run["auxiliary"] == "TOD" for run in runs),
+            "ll4al": all("LL4AL" in (run["sampling"], run["auxiliary"]) for run in runs),
+        }
         ignored = {"data_dir", "active_learning.trials"}
-        return [k for k in {**a, **b} if k not in ignored and a.get(k) != b.get(k)]
+        return [
+            k
+            for k in {**a, **b}
+            if k not in ignored and both_have.get(k.split(".")[0], True) and a.get(k) != b.get(k)
+        ]
 
 
 def read_runs(folders: Sequence[Path]) -> list[Curve]:

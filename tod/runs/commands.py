@@ -30,11 +30,19 @@ class Commands:
     Args:
         processes: how many run at once.
         shows_output: what they print is shown as it comes, and not kept for when they have ended.
+        seconds_to_stop: after a signal, those that still run are killed; None: they never are.
     """
 
-    def __init__(self, processes: int = 1, shows_output: bool = False) -> None:
+    def __init__(
+        self,
+        processes: int = 1,
+        shows_output: bool = False,
+        seconds_to_stop: float | None = None,
+    ) -> None:
         self.processes = processes
         self.shows_output = shows_output
+        self.seconds_to_stop = seconds_to_stop
+        self.told_at = 0.0
         self.signal: int | None = None
         self._running: dict[Hashable, _Running] = {}
         self._told: set[subprocess.Popen] = set()
@@ -65,6 +73,7 @@ class Commands:
                 key = waiting.pop(0)
                 self._start(key, commands[key], environment)
             time.sleep(SECONDS_BETWEEN_LOOKS)
+            self._kill_what_does_not_stop()
             look()
             for key in [k for k, (child, *_) in self._running.items() if child.poll() is not None]:
                 child, _, output = self._running.pop(key)
@@ -103,8 +112,16 @@ class Commands:
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         # A terminal that is closed ends the commands as a job's end does: with their state saved.
         self.signal = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
+        self.told_at = time.monotonic()
         for child, *_ in list(self._running.values()):
             self._tell(child)
+
+    def _kill_what_does_not_stop(self) -> None:
+        if self.signal is None or self.seconds_to_stop is None:
+            return
+        if time.monotonic() > self.told_at + self.seconds_to_stop:
+            for child, *_ in self._running.values():
+                child.kill()
 
     def _tell(self, child: subprocess.Popen) -> None:
         self._told.add(child)

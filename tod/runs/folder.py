@@ -205,7 +205,8 @@ class RunFolder:
         found = self.recorded()["run"]
         precision = {"precision": found.get("precision")}
         self._refuse_differences(precision, {"precision": environment["precision"]})
-        for name in ("device", "python", "torch"):
+        found = {"ranks": 1, **found}  # as in earlier versions
+        for name in ("device", "ranks", "python", "torch"):
             if found.get(name) != environment[name]:
                 log.warning(
                     f"the run began with {name} {found.get(name)} and goes on with "

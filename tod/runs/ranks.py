@@ -47,16 +47,21 @@ def ranks_from_environment() -> Ranks:
 def run_as_ranks(command: Sequence[str], processes: int) -> int:
     """Runs so many processes of a command on this machine, as the ranks that share its work.
 
-    Where one fails, the others save their states and end, as under `torchrun`. Each has its share
+    Where one fails, the others save their states and end, as under `torchrun`; what has not ended
+    after five minutes is killed, since it may wait for the one that has failed. Each has its share
     of the cores, unless OMP_NUM_THREADS is set.
 
     Returns:
         The exit status: of the first that has failed, or 0.
     """
-    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    uses_libuv = os.name != "nt"  # which PyTorch has none of on Windows
+    store = distributed.TCPStore(
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False, use_libuv=uses_libuv
+    )
     shared = {
         "TORCHELASTIC_RUN_ID": PROCESSES,
         "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
         "MASTER_ADDR": store.host,
         "MASTER_PORT": str(store.port),
         "WORLD_SIZE": str(processes),
@@ -68,9 +73,10 @@ def run_as_ranks(command: Sequence[str], processes: int) -> int:
     def ended(rank: int, status: int, output: str) -> None:
         if status and not failures:
             failures.append(status)
-            ranks.stop()
+            if ranks.signal is None:
+                ranks.stop()
 
-    with Commands(processes, shows_output=True) as ranks:
+    with Commands(processes, shows_output=True, seconds_to_stop=300) as ranks:
         ranks.run(
             dict.fromkeys(range(processes), command),
             lambda rank: {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
@@ -71,6 +71,7 @@ class GraphedGradients:
                 self.captured[graph_key] = self._capture(compute, inputs)
             except RuntimeError as error:
                 self.works = False
+                self._end_allocation()
                 self.forget()
                 reason = str(error).strip().split("\n")[0]
                 log.warning("CUDA graphs do not work here (%s): steps are launched singly", reason)
@@ -126,6 +127,17 @@ class GraphedGradients:
             norms = self._gradient_norms()
         torch.cuda.current_stream().wait_stream(self._stream)
         return losses, norms
+
+    def _end_allocation(self) -> None:
+        """Tells the allocator that the capture has ended, if PyTorch has not.
+
+        Where CUDA invalidates a capture, PyTorch's end of it raises before that. Then the allocator
+        never takes memory back that two streams have used, such as images' from the host.
+        """
+        names = ("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool")
+        with suppress(RuntimeError, StopIteration):  # it has ended; there is no CUDA
+            end = next(getattr(torch._C, name) for name in names if hasattr(torch._C, name))
+            end(torch.cuda.current_device(), self._pool)
 
     def _gradient_norms(self) -> Tensor:
         """The norm of each parameter's gradient, (P,); −1 where there is none."""

@@ -22,7 +22,9 @@ from torch import Tensor, distributed, nn
 
 from models import Outputs
 from tod.config import InputError
+from tod.settings import shortened
 from tod.training.inference import OfOutputs
+from tod.training.one_rank import OneRank
 
 
 class TrainCycle(NamedTuple):
@@ -49,70 +51,18 @@ class Pass(NamedTuple):
         of_outputs: what to keep.
         rows: indices of the images (N,), or views of them (N, 4).
         of_test: whether they are test images.
+        allow_tf32: whether products are rounded to TF32.
     """
 
     network: nn.Module
     of_outputs: OfOutputs
     rows: Tensor
     of_test: bool
+    allow_tf32: bool
 
 
 class LostRankError(InputError):
     """A rank does not answer any more."""
-
-
-class OneRank:
-    """The only process of a trial, whose share of everything is all of it.
-
-    Attributes:
-        world_size: how many ranks there are.
-        place: distinguishes what the ranks draw.
-        batches: which batches of a pass are this rank's: whole ones, so that all are computed as
-            in one process.
-    """
-
-    world_size = 1
-    place: tuple[int, ...] = ()
-    batches = slice(None)
-
-    def lead(self, order: object) -> None:
-        """Gives an order to all other ranks; None: there is nothing left to do."""
-
-    def leading(self, after_step: Callable[[], None]) -> Callable[[], None]:
-        """What to call after each step, so that the others know whether the leader goes on."""
-        return after_step
-
-    def own_share(self, views: Tensor, num_labeled: int) -> tuple[Tensor, int]:
-        """This rank's rows of a batch that begins with labelled images, and how many of these."""
-        return views, num_labeled
-
-    def of_whole_batches(
-        self,
-        counts: Sequence[int],
-        outputs: Sequence[Outputs],
-        targets: Sequence[Tensor],
-        predictions: Sequence[Tensor],
-    ) -> tuple[Sequence[Outputs], Sequence[Tensor], Sequence[Tensor]]:
-        """What all ranks have computed of some batches, where gradients reach the own rows alone.
-
-        Feature maps stay the own ones. The gradients of a loss of all this, summed over the ranks,
-        are those of one process.
-
-        Args:
-            counts: N, the images of each whole batch.
-            outputs: the backbone's, of this rank's share of each.
-            targets: a tensor (n, …) for each batch, or none.
-            predictions: a tensor (n, …) for each of the first batches, or none.
-        """
-        return outputs, targets, predictions
-
-    def backward(self, loss: Tensor, networks: Sequence[nn.Module]) -> None:
-        """Adds the gradients of the loss, summed over the ranks, to the networks' own."""
-        loss.backward()
-
-    def gather(self, found: Sequence[tuple[Tensor, ...]]) -> Sequence[tuple[Tensor, ...]]:
-        """What all ranks have found of their batches, in the batches' order; the leader gets it."""
-        return found
 
 
 class DataParallel(OneRank):
@@ -132,7 +82,9 @@ class DataParallel(OneRank):
         self.place = (rank,) if rank else ()
         self.batches = slice(rank, None, world_size)
         self.device = torch.device("cpu")
-        self.of_gradients: distributed.ProcessGroup | None = None
+        # A thread of gloo's that frees a tensor of Python's waits for the interpreter, which waits
+        # for it where the group is destroyed: so these are freed after that.
+        self._of_last_order: tuple[Tensor, ...] = ()
 
     @property
     def leads(self) -> bool:
@@ -140,12 +92,17 @@ class DataParallel(OneRank):
         return self.rank == 0
 
     def __enter__(self) -> "DataParallel":
-        # A follower waits as long as the leader chooses, writes, or asks people.
-        distributed.init_process_group("gloo", timeout=timedelta(days=1))
+        with_gpus = torch.cuda.is_available() and distributed.is_nccl_available()
+        # A follower waits as long as the leader chooses and writes.
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if with_gpus else "gloo", timeout=timedelta(days=1)
+        )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        if kind is None and self.leads:
+        if kind is not None:  # what the others wait for comes to nothing when the process ends
+            return
+        if self.leads:
             with suppress(LostRankError):
                 self.lead(None)
         distributed.destroy_process_group()
@@ -164,30 +121,29 @@ class DataParallel(OneRank):
         self.device = device
         if device.type == "mps":
             raise InputError("--parallel data: needs CUDA devices, or --device cpu")
-        if device.type == "cuda":
-            if int(os.environ["LOCAL_WORLD_SIZE"]) > torch.cuda.device_count():
-                raise InputError("--parallel data: needs a GPU for each rank; start fewer ranks")
-            with self._failures_in_words():
-                self.of_gradients = distributed.new_group(backend="nccl")
+        local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
+        if device.type == "cuda" and local_world_size > torch.cuda.device_count():
+            raise InputError("--parallel data: needs a GPU for each rank; start fewer ranks")
 
     def lead(self, order: object) -> None:
-        """As above.
+        """See `OneRank`; to the others, whatever it holds.
 
         Raises:
             InputError: the order holds something that cannot be sent, or a rank is lost.
         """
-        content = io.BytesIO()
         try:
-            torch.save(order, content)
+            content = _saved(order)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise InputError(
                 f"--parallel data: cannot be sent to the other processes ({error}); what a "
                 "strategy gives to Pool.compute must be defined at the top of a module"
             ) from None
-        rows = torch.frombuffer(content.getbuffer(), dtype=torch.uint8)
+        rows = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        size = torch.tensor(len(rows))
         with self._failures_in_words():
-            distributed.broadcast(torch.tensor(len(rows)), src=0)
+            distributed.broadcast(size, src=0)
             distributed.broadcast(rows, src=0)
+        self._of_last_order = size, rows
 
     def next_order(self) -> Any:
         """Waits for the leader's next order; its tensors come to this rank's device."""
@@ -196,8 +152,8 @@ class DataParallel(OneRank):
             distributed.broadcast(size, src=0)
             rows = torch.empty(int(size), dtype=torch.uint8)
             distributed.broadcast(rows, src=0)
-        content = io.BytesIO(rows.numpy())
-        return torch.load(content, map_location=self.device, weights_only=False)
+        self._of_last_order = size, rows
+        return self._loaded(rows.numpy().tobytes())
 
     def agree(self, go_on: bool = True) -> bool:
         """Whether the leader goes on, which all are told; called by all ranks after each step."""
@@ -231,10 +187,20 @@ class DataParallel(OneRank):
     def _shares(self, count: int) -> list[int]:
         """How many of so many images of a batch each rank has.
 
-        They differ by one at most, but none is of a single image, on which batch norm could not
-        train: of few images, some ranks get none.
+        They differ by one at most. On a CPU none is of a single image, on which batch norm could
+        not train: of few images, some ranks get none.
+
+        Raises:
+            InputError: there are fewer images than GPUs.
         """
         sharing = min(self.world_size, max(1, count // 2))
+        if self.device.type == "cuda":
+            sharing = self.world_size
+            if 0 < count < sharing:
+                raise InputError(
+                    f"--parallel data: a batch of {count} images cannot be shared by {sharing} "
+                    "GPUs; what was saved stays: start fewer ranks, or change training.batch_size"
+                )
         size, more = divmod(count, sharing)
         return [size + (rank < more) if rank < sharing else 0 for rank in range(self.world_size)]
 
@@ -246,14 +212,14 @@ class DataParallel(OneRank):
         predictions: Sequence[Tensor],
     ) -> tuple[Sequence[Outputs], Sequence[Tensor], Sequence[Tensor]]:
         whole_outputs, whole_targets, whole_predictions = [], [], []
-        for i, (*of_images, feature_maps) in enumerate(outputs):
+        for i, (*of_images, _) in enumerate(outputs):
             given = [*targets[i : i + 1], *predictions[i : i + 1]]
             whole = self._whole([*of_images, *given], counts[i])
             if i < len(predictions):
                 whole_predictions.append(whole.pop())
             if i < len(targets):
                 whole_targets.append(whole.pop())
-            whole_outputs.append((*whole, feature_maps))
+            whole_outputs.append((*whole, []))
         return whole_outputs, whole_targets, whole_predictions
 
     def _whole(self, own: Sequence[Tensor], count: int) -> list[Tensor]:
@@ -266,7 +232,7 @@ class DataParallel(OneRank):
         padded[: len(packed)] = packed
         received = [torch.empty_like(padded) for _ in counts]
         with self._failures_in_words():
-            distributed.all_gather(received, padded, group=self.of_gradients)
+            distributed.all_gather(received, padded)
         everything = torch.cat([part[:n] for part, n in zip(received, counts, strict=True)])
         columns = everything.split([of_tensor.shape[1] for of_tensor in rows], dim=1)
         whole = []
@@ -282,7 +248,7 @@ class DataParallel(OneRank):
         gradients = [p.grad for p in parameters if p.grad is not None]
         summed = torch.cat([gradient.flatten() for gradient in gradients])
         with self._failures_in_words():
-            distributed.all_reduce(summed, group=self.of_gradients)
+            distributed.all_reduce(summed)
         parts = summed.split([gradient.numel() for gradient in gradients])
         parts = [part.view(g.shape) for part, g in zip(parts, gradients, strict=True)]
         torch._foreach_copy_(gradients, parts)
@@ -291,25 +257,30 @@ class DataParallel(OneRank):
         """On GPUs, batch norm takes the statistics of the whole batch; changes the networks."""
         if self.device.type == "cuda":
             for network in networks:
-                nn.SyncBatchNorm.convert_sync_batchnorm(network, self.of_gradients)
+                nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
     def gather(self, found: Sequence[tuple[Tensor, ...]]) -> Sequence[tuple[Tensor, ...]]:
-        on_host = [tuple(tensor.cpu() for tensor in tensors) for tensors in found]
-        of_ranks = [[] for _ in range(self.world_size)] if self.leads else None
+        of_ranks = [b""] * self.world_size if self.leads else None
         with self._failures_in_words():
-            distributed.gather_object(on_host, of_ranks)
-        in_order = chain.from_iterable(zip_longest(*of_ranks or ()))
-        return [
-            tuple(tensor.to(self.device) for tensor in tensors)
-            for tensors in in_order
-            if tensors is not None
-        ]
+            distributed.gather_object(_saved(found), of_ranks)
+        in_order = zip_longest(*map(self._loaded, of_ranks or ()))
+        return [tensors for tensors in chain.from_iterable(in_order) if tensors is not None]
+
+    def _loaded(self, content: bytes) -> Any:
+        return torch.load(io.BytesIO(content), map_location=self.device, weights_only=False)
 
     @contextmanager
     def _failures_in_words(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError:
+        except RuntimeError as error:
+            reason = shortened(str(error).strip().split("\n")[0])
             raise LostRankError(
-                f"[rank {self.rank}] another rank has failed, and says why"
+                f"[rank {self.rank}] another rank has failed, and says why ({reason})"
             ) from None
+
+
+def _saved(content: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()

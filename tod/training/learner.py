@@ -13,7 +13,7 @@ from losses import AuxiliaryLoss, Step, task_losses
 from tod.config import Config, InputError
 from tod.data.batches import ImageBatches
 from tod.training.cuda_graph import GraphedGradients, SideStream
-from tod.training.data_parallel import OneRank
+from tod.training.one_rank import OneRank
 from utils import random_generator, seed_torch
 
 
