@@ -57,7 +57,7 @@ def measure_as_rank(arguments: argparse.Namespace) -> None:
     if world_size == 1:
         speeds = measure(OneRank(), device, arguments)
     else:
-        with DataParallel(rank, world_size) as group:
+        with DataParallel(rank, world_size, arguments.device) as group:
             group.use(device)
             speeds = measure(group, device, arguments)
     if rank == 0:

@@ -89,12 +89,13 @@ def section(
 
 def evaluation(curves: Sequence[Curve]) -> str:
     """The caption of the tables: what their numbers are."""
-    seeds = sorted(curves[0].images)
+    seeds = sorted({seed for curve in curves for seed in curve.images})
     size = max(len(curve.trials) for curve in curves)
     of_seeds = f"{counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))})"
+    most = "in all" if all(len(curve.trials) == size for curve in curves) else "at most"
     return (
         f"Mean ± standard deviation (n − 1) of the last epoch's test accuracy over {of_seeds}, "
-        f"{counted(size, 'trial')} in all. Differences: trial by trial, those of the same seed and "
+        f"{counted(size, 'trial')} {most}. Differences: trial by trial, those of the same seed and "
         "number being pairs, with the 95 % interval of their mean (Student's t)."
     )
 

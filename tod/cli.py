@@ -93,7 +93,7 @@ def main(script: EntryScript, argv: Sequence[str] | None = None) -> None:
     from tod.follower import follow
     from tod.training.data_parallel import DataParallel
 
-    with DataParallel(ranks.rank, ranks.world_size) as group:
+    with DataParallel(ranks.rank, ranks.world_size, arguments["device"]) as group:
         if ranks.is_main_process:
             run(identity, sampling, auxiliary, group=group, **arguments)
         else:

@@ -89,8 +89,7 @@ def run_round(
         f"--output-dir, and give it what people have said by --labels {path / 'labels.csv'}"
     )
     folder = RunFolder(path, identity, trials=[1], chosen=[1], advice=advice)
-    alone = Ranks(local_rank=ranks.local_rank)
-    with devices.out_of_memory_in_words(), RunLog(quiet, alone) as run_log, folder:
+    with devices.out_of_memory_in_words(), RunLog(quiet, Ranks()) as run_log, folder:
         folder.claim()
         record = Record(folder.path, own_images.find(Path(config.data_dir)))
         recorded = _recorded(folder)

@@ -186,6 +186,23 @@ def test_three_ranks_share_ll4al(tmp_path):
     assert output.count("Test acc") == 2
 
 
+def test_a_refusal_of_a_shared_trial_is_one_line_too(tmp_path):
+    assert start(tmp_path, *SHORT_DATA, "--processes=2").wait() == 0
+    process = start(tmp_path, *SHORT_DATA, "--processes=2", "--set=training.momentum=0.5")
+    output, _ = process.communicate()
+    assert process.returncode == 2
+    assert len(output.splitlines()) == 1
+    assert "holds a run with another training.momentum" in output
+
+
+def test_a_rank_without_a_share_of_the_last_batch_trains_on(tmp_path):
+    last_of_two = ("--set=active_learning.initial_labels=34", "--set=active_learning.cycles=1")
+    process = start(tmp_path, *SHORT_DATA, "--processes=2", *last_of_two)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert output.count("Test acc") == 1
+
+
 def test_a_shared_trial_that_diverges_says_so_once(tmp_path):
     process = start(tmp_path, *SHORT_DATA, "--processes=2", "--set=training.lr=1e30")
     output, _ = process.communicate()

@@ -126,7 +126,7 @@ class ImageBatches:
 
 
 def _free_memory(device: torch.device) -> float:
-    """This process's share of what is free: `torchrun`'s ranks may share a GPU, and ask at once."""
+    """This process's share of what is free: ranks may share a GPU, and ask at once."""
     ranks_of_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     sharing = math.ceil(ranks_of_node / torch.cuda.device_count())
     return torch.cuda.mem_get_info(device)[0] / sharing

@@ -30,7 +30,7 @@ class Commands:
     Args:
         processes: how many run at once.
         shows_output: what they print is shown as it comes, and not kept for when they have ended.
-        seconds_to_stop: after a signal, those that still run are killed; None: they never are.
+        seconds_to_stop: so long after a signal, those that still run are killed; None: never.
     """
 
     def __init__(

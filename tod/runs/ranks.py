@@ -1,4 +1,4 @@
-"""Several processes for one run, as `torchrun` starts them."""
+"""Several processes for one run, as `torchrun` starts them, or as are started here."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -48,8 +48,8 @@ def run_as_ranks(command: Sequence[str], processes: int) -> int:
     """Runs so many processes of a command on this machine, as the ranks that share its work.
 
     Where one fails, the others save their states and end, as under `torchrun`; what has not ended
-    after five minutes is killed, since it may wait for the one that has failed. Each has its share
-    of the cores, unless OMP_NUM_THREADS is set.
+    five minutes after a signal is killed, since it may wait for one that has failed. Each has its
+    share of the cores, unless OMP_NUM_THREADS is set.
 
     Returns:
         The exit status: of the first that has failed, or 0.

@@ -23,6 +23,7 @@ from torch import Tensor, distributed, nn
 from models import Outputs
 from tod.config import InputError
 from tod.settings import shortened
+from tod.training.device import is_out_of_memory
 from tod.training.inference import OfOutputs
 from tod.training.one_rank import OneRank
 
@@ -71,17 +72,20 @@ class DataParallel(OneRank):
     Args:
         rank: of this process; 0 leads.
         world_size: how many there are.
+        device: `auto`, `cpu` or `cuda`.
 
     Raises:
         LostRankError: by whatever speaks to the others, when one does not answer any more.
     """
 
-    def __init__(self, rank: int, world_size: int) -> None:
+    def __init__(self, rank: int, world_size: int, device: str = "cpu") -> None:
         self.rank = rank
         self.world_size = world_size
         self.place = (rank,) if rank else ()
         self.batches = slice(rank, None, world_size)
         self.device = torch.device("cpu")
+        self.may_use_gpus = device in ("auto", "cuda") and distributed.is_nccl_available()
+        self.has_begun = False
         # A thread of gloo's that frees a tensor of Python's waits for the interpreter, which waits
         # for it where the group is destroyed: so these are freed after that.
         self._of_last_order: tuple[Tensor, ...] = ()
@@ -92,7 +96,7 @@ class DataParallel(OneRank):
         return self.rank == 0
 
     def __enter__(self) -> "DataParallel":
-        with_gpus = torch.cuda.is_available() and distributed.is_nccl_available()
+        with_gpus = self.may_use_gpus and torch.cuda.is_available()
         # A follower waits as long as the leader chooses and writes.
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if with_gpus else "gloo", timeout=timedelta(days=1)
@@ -100,7 +104,8 @@ class DataParallel(OneRank):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        if kind is not None:  # what the others wait for comes to nothing when the process ends
+        # What the others wait for comes to nothing when this process ends.
+        if kind is not None and (self.has_begun or not self.leads):
             return
         if self.leads:
             with suppress(LostRankError):
@@ -109,6 +114,7 @@ class DataParallel(OneRank):
 
     def begin(self, order: object, device: torch.device) -> None:
         """Gives the first order, and computes on this device."""
+        self.has_begun = True
         self.lead(order)
         self.use(device)
 
@@ -187,8 +193,8 @@ class DataParallel(OneRank):
     def _shares(self, count: int) -> list[int]:
         """How many of so many images of a batch each rank has.
 
-        They differ by one at most. On a CPU none is of a single image, on which batch norm could
-        not train: of few images, some ranks get none.
+        Those of the ranks that have any differ by one at most. On a CPU none is of a single image,
+        on which batch norm could not train: of few images, some ranks get none.
 
         Raises:
             InputError: there are fewer images than GPUs.
@@ -199,7 +205,7 @@ class DataParallel(OneRank):
             if 0 < count < sharing:
                 raise InputError(
                     f"--parallel data: a batch of {count} images cannot be shared by {sharing} "
-                    "GPUs; what was saved stays: start fewer ranks, or change training.batch_size"
+                    "GPUs; what was saved stays: start fewer ranks"
                 )
         size, more = divmod(count, sharing)
         return [size + (rank < more) if rank < sharing else 0 for rank in range(self.world_size)]
@@ -254,7 +260,6 @@ class DataParallel(OneRank):
         torch._foreach_copy_(gradients, parts)
 
     def share_statistics(self, networks: Sequence[nn.Module]) -> None:
-        """On GPUs, batch norm takes the statistics of the whole batch; changes the networks."""
         if self.device.type == "cuda":
             for network in networks:
                 nn.SyncBatchNorm.convert_sync_batchnorm(network)
@@ -274,6 +279,8 @@ class DataParallel(OneRank):
         try:
             yield
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             reason = shortened(str(error).strip().split("\n")[0])
             raise LostRankError(
                 f"[rank {self.rank}] another rank has failed, and says why ({reason})"

@@ -56,6 +56,9 @@ class OneRank:
         """Adds the gradients of the loss, summed over the ranks, to the networks' own."""
         loss.backward()
 
+    def share_statistics(self, networks: Sequence[nn.Module]) -> None:
+        """On GPUs, batch norm takes the statistics of the whole batch; changes the networks."""
+
     def gather(self, found: Sequence[tuple[Tensor, ...]]) -> Sequence[tuple[Tensor, ...]]:
         """What all ranks have found of their batches, in the batches' order; the leader gets it."""
         return found
