@@ -36,7 +36,8 @@ Speeds = dict[str, float]
 def measure(ranks: OneRank, device: torch.device, arguments: argparse.Namespace) -> Speeds:
     """Trains with each auxiliary loss, and scores; called by all ranks together."""
     keep_freed_memory()
-    pixels, labels = random_images(2 * arguments.images)
+    # Ranks share out whole batches of 256 to score: so that each has two at least.
+    pixels, labels = random_images(max(2 * arguments.images, 512 * arguments.ranks))
     config = one_epoch(arguments.width, 128)
     speeds = {}
     for auxiliary in AUXILIARIES:
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.Parser(description=__doc__)
     add = parser.add_argument
     add("--ranks", type=cli.positive, default=2, help="beside one (default: 2)")
-    add("--images", type=cli.positive, default=512, help="labelled ones; as many in the pool")
+    add("--images", type=cli.positive, default=512, help="labelled ones (default: 512)")
     add("--width", type=cli.positive, default=64, help="of the network (default: 64)")
     add("--repeats", type=cli.positive, default=3, help="turns (default: 3)")
     add("--precision", choices=("fp32", "bf16"), default="fp32")
