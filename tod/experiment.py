@@ -97,8 +97,9 @@ def run_experiment(
                 precision = devices.select_precision(asked, on)
                 devices.prepare(on, precision, identity.deterministic)
                 dataset = data.load(config, identity.seed)
+                fingerprint = dataset.fingerprint()
                 if group is not None:
-                    group.begin(begin(dataset, dataset.fingerprint(), precision), on)
+                    group.begin(begin(dataset, fingerprint, precision), on)
                 experiment = Experiment(
                     config,
                     identity.seed,
@@ -112,8 +113,7 @@ def run_experiment(
                     cuda_graphs,
                     group,
                 )
-                num_ranks = group.world_size if group is not None else 1
-                folder.open(environment(dataset, on, precision, num_ranks=num_ranks))
+                folder.open(environment(dataset, on, precision, fingerprint, group))
                 records.write_unreadable(folder.path, dataset.unreadable)
                 if features and not identity.features:
                     log.warning(f"--features {features}: {identity.sampling} has no use for it")
@@ -150,12 +150,12 @@ def environment(
     device: torch.device,
     precision: str,
     fingerprint: str | None = None,
-    num_ranks: int = 1,
+    group: DataParallel | None = None,
 ) -> dict[str, Any]:
     """What the run has found, for its `config.yaml`.
 
-    `fingerprint` identifies images that come and go; None: the dataset's own. `num_ranks` share
-    each trial.
+    `fingerprint` identifies images that come and go; None: the dataset's own. `group` are the
+    ranks that share each trial, if several do.
     """
     return {
         "class_names": list(dataset.class_names),
@@ -165,7 +165,7 @@ def environment(
         "training_images": len(dataset.train),
         "device": devices.device_name(device),
         "precision": precision,
-        "ranks": num_ranks,
+        "ranks": group.world_size if group is not None else 1,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
     }

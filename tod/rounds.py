@@ -116,8 +116,7 @@ def run_round(
             this_round.say_that_all_is_labelled()
             return
         fingerprint = recorded.get("data") or own_images.fingerprint(record.found)
-        num_ranks = group.world_size if group is not None else 1
-        folder.open(environment(dataset, on, precision, fingerprint, num_ranks))
+        folder.open(environment(dataset, on, precision, fingerprint, group))
         run_log.write_to(folder.path / "log.txt")
         if asked == "auto":
             devices.say_why(precision, on)
