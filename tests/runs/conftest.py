@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.harness import run_script
+from tests.support.several_ranks import RUN
 from tests.support.soak import run_folder, start
 
 
@@ -15,3 +17,12 @@ def finished(tmp_path_factory) -> Path:
     output, _ = process.communicate()
     assert process.returncode == 0, output
     return run_folder("main_TOD.py", output_dir)
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory) -> Path:
+    """The output folder of one process that ran all trials."""
+    output_dir = tmp_path_factory.mktemp("alone")
+    done = run_script("main_TOD.py", *RUN, f"--output-dir={output_dir}")
+    assert done.returncode == 0, done.stderr
+    return output_dir

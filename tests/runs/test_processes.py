@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs.test_ranks import ONE_THREAD, RUN, SHORT_RUN, assert_same, rank_of_trial, torchrun
+from tests.runs.test_ranks import ONE_THREAD, SHORT_RUN, assert_same, rank_of_trial, torchrun
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script
 from tests.support.people import People
 from tests.support.processes import wait_for
+from tests.support.several_ranks import RUN
 from tests.support.soak import run_folder
 
 DATA = [
@@ -45,15 +46,6 @@ def children_of(process: subprocess.Popen) -> list[int]:
 
 def first_save(output_dir: Path) -> Path:
     return run_folder("main_TOD.py", output_dir) / "progress" / "trial1.before.pt"
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> Path:
-    """The output folder of one process that ran all trials."""
-    output_dir = tmp_path_factory.mktemp("alone")
-    done = run_script("main_TOD.py", *RUN, f"--output-dir={output_dir}")
-    assert done.returncode == 0, done.stderr
-    return output_dir
 
 
 @pytest.fixture(scope="module")

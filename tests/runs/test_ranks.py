@@ -8,19 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
-from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script
+from tests.support.harness import PROJECT_DIR
 from tests.support.processes import wait_for
-from tests.support.several_ranks import free_port
+from tests.support.several_ranks import RUN, free_port
 from tests.support.soak import differences, results, run_folder
 
-RUN = [
-    *TINY_DIGITS,
-    "--set=active_learning.trials=3",
-    "--set=training.epochs=22",
-    "--set=training.milestones=[15]",
-]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 SHORT_RUN = [*RUN, "--set=training.epochs=2", "--set=training.milestones=[1]"]
 
@@ -47,15 +39,6 @@ def torchrun(
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> Path:
-    """The output folder of one process that ran all trials."""
-    output_dir = tmp_path_factory.mktemp("alone")
-    done = run_script("main_TOD.py", *RUN, f"--output-dir={output_dir}")
-    assert done.returncode == 0, done.stderr
-    return output_dir
 
 
 def assert_same(output_dir: Path, expected: Path) -> None:

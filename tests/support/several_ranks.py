@@ -11,6 +11,16 @@ from typing import Any
 
 import torch
 
+from tests.support.harness import TINY_DIGITS
+
+RUN = [
+    *TINY_DIGITS,
+    "--set=active_learning.trials=3",
+    "--set=training.epochs=22",
+    "--set=training.milestones=[15]",
+]
+"""Three trials, which several processes may share out."""
+
 
 def free_port() -> int:
     """A port of this machine that nobody listens to."""
