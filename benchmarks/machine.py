@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from statistics import median
 
@@ -10,6 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
+from tod.analysis.tables import markdown
 from tod.training.device import device_name
 
 
@@ -19,6 +20,11 @@ def describe(device: torch.device) -> str:
         f"{date.today()}; {device_name(device)}; Python {platform.python_version()}, "
         f"torch {torch.__version__}, torchvision {torchvision.__version__}"
     )
+
+
+def print_line(header: Sequence[str], cells: Sequence[str]) -> None:
+    """Prints a line of the table under this header, once it is known: the next may take minutes."""
+    print(markdown([header, cells]).splitlines()[-1], flush=True)
 
 
 def synchronize(device: torch.device) -> None:

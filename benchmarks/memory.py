@@ -204,8 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in arguments.configs:
         for files in arguments.files if name == FOLDER else [0]:
             cells = measured_by_a_process(name, arguments.device, files)
-            _, _, line = markdown([HEADER, cells]).splitlines()
-            print(line, flush=True)
+            machine.print_line(HEADER, cells)
 
 
 if __name__ == "__main__":

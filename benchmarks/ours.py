@@ -64,12 +64,16 @@ class Ours:
         self.learner = Learner(
             config, seed, trial, self.backbone, loss, precision, ranks=self.ranks
         )
+        self.learner.start_cycle(2)
         self.batch_size = config.training.batch_size
 
     def train_epoch(self) -> None:
-        """Trains for one epoch on the labelled images."""
+        """Trains for one epoch on the labelled images.
+
+        On CUDA the first one captures the graphs that all epochs of a cycle share.
+        """
         allow_tf32(self.learner.precision == "tf32")
-        self.learner.start_cycle(2)
+        self.learner.epoch = 0
         self.learner.train_cycle(self.images, self.labels, self.labeled, self.unlabeled)
 
     def _batches(self) -> Iterator[Tensor]:

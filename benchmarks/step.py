@@ -75,19 +75,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     header = ["", "baseline: images/s (share of fp32 peak)"]
     header += [f"{name}: images/s (ratio; share of peak)" for name in peaks]
-    rows = []
+    print(markdown([header]), end="", flush=True)
     data = (pixels, labels, num_labeled, device)
     for auxiliary in AUXILIARIES:
         works = {p: Ours(config, auxiliary, p, *data).train_epoch for p in peaks}
         baseline = ("train_epoch", config, auxiliary, *data)
         name = f"train, {auxiliary}"
-        rows.append(row(name, baseline, works, num_labeled, peaks, arguments.repeats))
+        cells = row(name, baseline, works, num_labeled, peaks, arguments.repeats)
+        machine.print_line(header, cells)
     data = (pixels[:num_scored], labels[:num_scored], 1, device)
     # Scores are computed in fp32 whatever trained the networks, but with tf32 in tf32.
     works = {p: Ours(config, "NONE", p, *data).score for p in peaks if p != "bf16"}
     baseline = ("score", config, "NONE", *data)
-    rows.append(row("score, TOD", baseline, works, num_scored, peaks, arguments.repeats))
-    print(markdown([header, *rows]), end="")
+    cells = row("score, TOD", baseline, works, num_scored, peaks, arguments.repeats)
+    machine.print_line(header, cells)
 
 
 def row(

@@ -17,13 +17,10 @@ from tests.support.processes import wait_for
 from tests.support.several_ranks import RUN
 from tests.support.soak import run_folder
 
-DATA = [
-    *TINY_DIGITS,
-    "--set=training.epochs=22",
-    "--set=training.milestones=[15]",
-    "--parallel=data",
-]
-SHORT_DATA = [*TINY_DIGITS, "--parallel=data"]
+ON_CPU = [*TINY_DIGITS, "--device=cpu"]
+"""Ranks that share a trial cannot share a GPU, and a machine may have but one."""
+SHORT_DATA = [*ON_CPU, "--parallel=data"]
+DATA = [*ON_CPU, "--set=training.epochs=22", "--set=training.milestones=[15]", "--parallel=data"]
 
 
 def start(output_dir: Path, *arguments: str, script: str = "main_TOD.py") -> subprocess.Popen:
@@ -150,7 +147,7 @@ def test_another_number_of_ranks_goes_on_with_a_warning(tmp_path):
     process = start(tmp_path, *SHORT_DATA, two_trials, "--processes=2", "--trials=1")
     process.communicate()
     assert process.returncode == 0
-    alone = run_script("main_TOD.py", *TINY_DIGITS, two_trials, f"--output-dir={tmp_path}")
+    alone = run_script("main_TOD.py", *ON_CPU, two_trials, f"--output-dir={tmp_path}")
     assert alone.returncode == 0, alone.stderr
     assert "the run began with ranks 2 and goes on with 1: its numbers may differ" in alone.stdout
 
@@ -222,7 +219,7 @@ def test_what_cannot_be_shared_is_refused(tmp_path, arguments, line):
 
 def test_people_s_images_are_shared_too(tmp_path):
     people = People(tmp_path)
-    first = people.command(auxiliary="TOD")
+    first = people.command("--device=cpu", auxiliary="TOD")
     assert run_script("main_TOD.py", *first).returncode == 0
     shared = ["--parallel=data", "--processes=2", "--labels", people.answers(0)]
     done = run_script("main_TOD.py", *first, *shared)

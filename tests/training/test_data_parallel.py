@@ -228,6 +228,28 @@ def test_a_function_that_cannot_be_sent_is_refused_in_words(tmp_path):
     assert of_follower.startswith("[rank 1] another rank has failed, and says why (")
 
 
+def refused_device_on_rank(rank: int, world_size: int, tmp_path: Path, name: str) -> str | None:
+    with DataParallel(rank, world_size) as group:
+        if group.leads:
+            with pytest.raises(InputError) as refusal:
+                group.begin(None, torch.device(name))
+            return str(refusal.value)
+        run = tiny_run(tmp_path)
+        follow(run.identity, CODLoss, Ranks(rank, rank, world_size), group, "cpu", quiet=True)
+    return None
+
+
+@pytest.mark.parametrize(("name", "line"), [("cuda", "a GPU for each rank"), ("mps", "CUDA dev")])
+def test_where_ranks_cannot_share_a_device_the_leader_alone_says_so(
+    tmp_path, monkeypatch, name, line
+):
+    # As on a machine without GPUs, wherever this runs.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    refusal, of_follower = on_ranks(2, refused_device_on_rank, tmp_path, name)
+    assert refusal.startswith(f"--parallel data: needs {line}")
+    assert of_follower is None
+
+
 def test_no_share_is_of_a_single_image():
     for world_size in range(1, 6):
         for count in range(2, 24):

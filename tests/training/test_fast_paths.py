@@ -280,6 +280,7 @@ def test_batches_are_the_same_where_images_do_not_fit_in_device_memory(device, m
 def test_steps_are_launched_singly_where_a_graph_cannot_be_captured(caplog, monkeypatch):
     # A CPU can capture none; nor can a GPU, where the host waits for it.
     device = DEVICES[-1]
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     learner, plain = (learner_on(device, CODLoss, "fp32") for _ in range(2))
     learner.graphs, plain.graphs = GraphedGradients(all_networks(learner)), None
     backward = learner._backward
@@ -364,6 +365,19 @@ def test_a_graph_is_used_only_where_it_gives_the_same_loss_and_gradients(
     assert caplog.text.count("CUDA graphs do not work here") == (wrong is not None)
     if wrong == "gradients":
         assert "other gradients than without a graph" in caplog.text
+
+
+def test_a_network_without_buffers_has_graphs_too(stand_in_graphs):
+    network = nn.Linear(3, 2)
+    graphs = GraphedGradients([network])
+
+    def compute(inputs: Tensor) -> Tensor:
+        loss = network(inputs).square().mean()
+        loss.backward()
+        return loss.detach()[None]
+
+    graphs(compute, "key", torch.randn(4, 3))
+    assert graphs.works
 
 
 def test_a_cycle_forgets_the_graphs_of_the_one_before_it_and_their_memory(stand_in_graphs):

@@ -109,7 +109,8 @@ class GraphedGradients:
             torch.cuda.set_stream(current_stream)
             # What a failed warm-up has left running would write to the buffers later.
             self._stream.synchronize()
-            torch._foreach_copy_(self.buffers, before)
+            for buffer, value in zip(self.buffers, before, strict=True):
+                buffer.copy_(value)
         return _Captured(graph, static, losses, gradients)
 
     def _warm_up(
@@ -142,7 +143,7 @@ class GraphedGradients:
     def _gradient_norms(self) -> Tensor:
         """The norm of each parameter's gradient, (P,); −1 where there is none."""
         norms = [
-            torch.linalg.vector_norm(p.grad) if p.grad is not None else p.new_tensor(-1.0)
+            torch.linalg.vector_norm(p.grad) if p.grad is not None else p.new_full((), -1.0)
             for p in self.parameters
         ]
         return torch.stack(norms)

@@ -113,10 +113,14 @@ class DataParallel(OneRank):
         distributed.destroy_process_group()
 
     def begin(self, order: object, device: torch.device) -> None:
-        """Gives the first order, and computes on this device."""
+        """Gives the first order, and computes on this device.
+
+        Raises:
+            InputError: ranks cannot share it; the others end too.
+        """
+        self.use(device)
         self.has_begun = True
         self.lead(order)
-        self.use(device)
 
     def use(self, device: torch.device) -> None:
         """Computes on this device from now on; called by all ranks.
