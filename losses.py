@@ -133,7 +133,7 @@ class AuxiliaryLoss(ABC):
         """The parts of the loss of one step, scalars without their weight.
 
         Where several ranks share a batch, all is the whole batch's, and there are no feature maps:
-        these, `predictions` sees.
+        these, `predictions` sees. Nor may it look at parameters, whose gradients the ranks add up.
         """
 
     def trains_backbone(self, epoch: int) -> bool:

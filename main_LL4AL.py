@@ -9,16 +9,16 @@ from collections.abc import Sequence
 
 import samplers
 from losses import DetachedLossPrediction, LossPrediction
-from tod import cli
+from tod import cli, entry_script
 
 SAMPLING = {"RANDOM": samplers.query_at_random, "LL4AL": samplers.query_by_predicted_loss}
 AUXILIARY = {"NONE": DetachedLossPrediction, "LL4AL": LossPrediction}
-SCRIPT = cli.EntryScript("main_LL4AL.py", __doc__, SAMPLING, AUXILIARY, default="LL4AL")
+SCRIPT = entry_script.EntryScript("main_LL4AL.py", __doc__, SAMPLING, AUXILIARY, default="LL4AL")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, then runs the experiment."""
-    cli.main(SCRIPT, argv)
+    entry_script.main(SCRIPT, argv)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import samplers
 from losses import CODLoss, NoAuxiliary
-from tod import cli
+from tod import cli, entry_script
 
 SAMPLING = {
     "RANDOM": samplers.query_at_random,
@@ -34,12 +34,12 @@ SAMPLING = {
     "TOD": samplers.query_by_tod,
 }
 AUXILIARY = {"NONE": NoAuxiliary, "TOD": CODLoss}
-SCRIPT = cli.EntryScript("main_TOD.py", __doc__, SAMPLING, AUXILIARY, default="TOD")
+SCRIPT = entry_script.EntryScript("main_TOD.py", __doc__, SAMPLING, AUXILIARY, default="TOD")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, then runs the experiment."""
-    cli.main(SCRIPT, argv)
+    entry_script.main(SCRIPT, argv)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         measure_as_rank(arguments)
         return
     device = select_device(arguments.device)
+    if device.type == "cuda" and arguments.ranks > torch.cuda.device_count():
+        parser.error(f"argument --ranks: there are {torch.cuda.device_count()} GPUs")
     select_precision(arguments.precision, device)
     if device.type == "cpu":
         os.environ["OMP_NUM_THREADS"] = "1"

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 import main_LL4AL
 import main_TOD
-from tod import cli
+from tod import entry_script
 from tod.analysis.results import Curve, read_runs
 from tod.config import PROJECT_DIR, load
 from tod.pool import refuse_unsuitable, why_unsuitable
@@ -47,7 +47,7 @@ class Cell(NamedTuple):
         return self.strategy.split("/")
 
     @property
-    def script(self) -> cli.EntryScript:
+    def script(self) -> entry_script.EntryScript:
         """The entry script that offers its strategy."""
         return (main_LL4AL if "LL4AL" in self.choices else main_TOD).SCRIPT
 
@@ -66,7 +66,7 @@ class Cell(NamedTuple):
 
     def why_unsuitable(self, arguments: Sequence[str]) -> str | None:
         """Why its strategy cannot work with these arguments; None where it can."""
-        identity = cli.parse(self.script, arguments)["identity"]
+        identity = entry_script.parse(self.script, arguments)["identity"]
         return why_unsuitable(self.script.sampling[identity.sampling], identity.config)
 
     def refuse(self, arguments: Sequence[str]) -> int:
@@ -79,7 +79,7 @@ class Cell(NamedTuple):
             InputError: a value is wrong, or the run's folder is in use or holds another run.
             SystemExit: with status 2 after one line, where there is no such argument.
         """
-        options = cli.parse(self.script, arguments)
+        options = entry_script.parse(self.script, arguments)
         identity, trials = options["identity"], options["trials"]
         sampling = identity.sampling
         refuse_unsuitable(self.script.sampling[sampling], sampling, identity.config)

@@ -26,7 +26,7 @@ from samplers import (
 )
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, python_in, tiny_run
 from tests.support.pools import logits_of, pool_of, positions
-from tod import cli, diversity
+from tod import diversity, entry_script
 from tod.diversity import DRAWS
 
 QUERYING = [name for name in main_TOD.SAMPLING if name != "FULL"]
@@ -280,7 +280,7 @@ def test_a_trials_pool_shows_labeled_images_in_the_view_of_the_subset(tmp_path, 
 
 
 def test_tod_is_the_default():
-    options = cli.parse(main_TOD.SCRIPT, [])
+    options = entry_script.parse(main_TOD.SCRIPT, [])
     assert (options["identity"].sampling, options["identity"].auxiliary) == ("TOD", "TOD")
 
 

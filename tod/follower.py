@@ -102,10 +102,10 @@ def _same_dataset(config: Config, seed: int, order: Begin) -> Dataset:
     """
     if config.dataset == OWN_IMAGES:
         found = own_images.find(Path(config.data_dir))
-        fingerprint = own_images.fingerprint(found)
-        stored = own_images.read(found, config.images).images.stored
+        read = own_images.read(found, config.images)
+        fingerprint = own_images.fingerprint_of_rows(found, read)
         train, test = (
-            ImageSet(stored, images.labels, rows=images.rows)
+            ImageSet(read.images.stored, images.labels, rows=images.rows)
             for images in (order.dataset.train, order.dataset.test)
         )
         dataset = order.dataset

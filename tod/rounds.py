@@ -128,7 +128,8 @@ def run_round(
             return
         interruption = Interruption("the same command again continues where it stopped")
         if group is not None:
-            group.begin(begin(dataset, own_images.fingerprint(record.found), precision), on)
+            rows = own_images.fingerprint_of_rows(record.found, read)
+            group.begin(begin(dataset, rows, precision), on)
         experiment = Experiment(
             config,
             identity.seed,

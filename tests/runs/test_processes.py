@@ -184,9 +184,13 @@ def test_a_refusal_of_a_shared_trial_is_one_line_too(tmp_path):
     assert "holds a run with another training.momentum" in output
 
 
-def test_a_rank_without_a_share_of_the_last_batch_trains_on(tmp_path):
+@pytest.mark.parametrize("name", ["resnet", "imagenet_resnet"])
+@pytest.mark.parametrize("kind", [("4", "fp32"), ("16", "bf16")], ids="-".join)
+def test_a_rank_without_a_share_of_the_last_batch_trains_on(tmp_path, name, kind):
+    width, precision = kind
     last_of_two = ("--set=active_learning.initial_labels=34", "--set=active_learning.cycles=1")
-    process = start(tmp_path, *SHORT_DATA, "--processes=2", *last_of_two)
+    network = (f"--set=model.name={name}", f"--set=model.width={width}", f"--precision={precision}")
+    process = start(tmp_path, *SHORT_DATA, "--processes=2", *last_of_two, *network)
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert output.count("Test acc") == 1
@@ -215,6 +219,16 @@ def test_what_cannot_be_shared_is_refused(tmp_path, arguments, line):
     assert line in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_people_s_one_trial_is_not_shared_out_as_trials(tmp_path):
+    people = People(tmp_path)
+    refused = run_script("main_TOD.py", *people.command("--processes=2"))
+    assert refused.returncode == 2
+    assert refused.stderr.endswith(
+        "argument --processes: people label for one trial; --parallel data shares it (--help lists "
+        "the arguments)\n"
+    )
 
 
 def test_people_s_images_are_shared_too(tmp_path):

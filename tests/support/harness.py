@@ -15,8 +15,8 @@ from unittest.mock import patch
 import yaml
 
 from losses import AuxiliaryLoss
-from tod import cli, data
 from tod import config as configuration
+from tod import data, entry_script
 from tod.config import PROJECT_DIR, Config
 from tod.experiment import environment, run_experiment
 from tod.loop import Loop
@@ -141,7 +141,7 @@ def tiny_run(
 ) -> Run:
     """What the entry script would run for the tiny digits."""
     entry = importlib.import_module(script.removesuffix(".py"))
-    options = cli.parse(
+    options = entry_script.parse(
         entry.SCRIPT,
         [
             *TINY_DIGITS,

@@ -21,10 +21,12 @@ from losses import (
 )
 from models import NetworkFactory, Outputs, fold_batch_norm
 from tests.support.harness import tiny_run
+from tests.support.people import People
 from tests.support.several_ranks import on_ranks
 from tod import config as configuration
 from tod import data
 from tod.config import InputError
+from tod.data import own_images
 from tod.data.batches import ImageBatches
 from tod.data.dataset import Dataset
 from tod.follower import _same_dataset, begin, follow
@@ -283,6 +285,23 @@ def test_a_rank_that_sees_other_images_refuses():
     assert _same_dataset(config, 0, order).fingerprint() == dataset.fingerprint()
     with pytest.raises(InputError, match="holds other images here than for rank 0"):
         _same_dataset(config, 0, order._replace(fingerprint="other"))
+
+
+def test_a_rank_that_sees_people_s_images_in_another_order_refuses(tmp_path):
+    people = People(tmp_path, count=4)
+    config = configuration.load("own_images", ["images.size=8"], str(people.data))
+    found = own_images.find(people.data)
+    read = own_images.read(found, config.images)
+    statistics = torch.zeros(3), torch.ones(3)
+    dataset = Dataset(read.images, read.images, found.class_names, *statistics)
+    order = begin(dataset, own_images.fingerprint_of_rows(found, read), "fp32")
+    pixels = dataset.train.pixels
+    assert torch.equal(_same_dataset(config, 0, order).train.pixels, pixels)
+    # The same images: only their places in the order of names differ.
+    first = people.data / "unlabeled" / "000.png"
+    first.rename(first.with_name("9.png"))
+    with pytest.raises(InputError, match="holds other images here than for rank 0"):
+        _same_dataset(config, 0, order)
 
 
 class OwnInLosses(Own):

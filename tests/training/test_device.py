@@ -7,7 +7,9 @@ import sys
 import pytest
 import torch
 
-from tests.support.harness import PROJECT_DIR
+from losses import CODLoss
+from samplers import query_by_tod
+from tests.support.harness import PROJECT_DIR, tiny_run
 from tod.training.device import select_device
 
 
@@ -40,3 +42,13 @@ print(min(faults() for _ in range(10)))
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=PROJECT_DIR, capture_output=True, text=True, check=True)
     assert (int(done.stdout) < 50) == keep
+
+
+def test_a_cpu_run_leaves_cuda_alone(tmp_path, monkeypatch):
+    def refuse() -> None:
+        raise AssertionError("CUDA is initialised")
+
+    monkeypatch.setattr(torch.cuda, "_lazy_init", refuse)
+    run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", "--device=cpu")
+    run.start(query_by_tod, CODLoss)
+    assert (run.folder / "results.csv").exists()

@@ -77,12 +77,13 @@ def run_as_ranks(command: Sequence[str], processes: int) -> int:
                 ranks.stop()
 
     with Commands(processes, shows_output=True, seconds_to_stop=300) as ranks:
-        ranks.run(
+        statuses = ranks.run(
             dict.fromkeys(range(processes), command),
             lambda rank: {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             ended=ended,
         )
-    return failures[0] if failures else 0
+    # A signal may come before the first of them has begun.
+    return failures[0] if failures else max(statuses.values())
 
 
 @contextmanager

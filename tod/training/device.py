@@ -102,7 +102,7 @@ def select_precision(name: str, device: torch.device) -> str:
 def say_why(precision: str, device: torch.device) -> None:
     """Says in what `auto` trains, and why."""
     unit = bf16_unit(device)
-    why = f"computes in bf16 ({unit})" if unit else "has no unit for bf16"
+    why = f"computes in bf16 ({unit})" if unit else "has no unit for bf16 that PyTorch knows of"
     log.info(f"trains in {precision}: {device_name(device)} {why}")
 
 
