@@ -6,6 +6,7 @@ import torch
 from benchmarks.scaling import images_per_second, table_of_picks
 from tests.support.harness import run_script
 from tod.config import load
+from tod.training.device import bf16_unit
 
 CPU = "--device=cpu"
 
@@ -26,6 +27,7 @@ def test_step_shows_images_per_second_ratios_and_shares_of_the_peak():
         ratio = float(fp32.split("(")[1].split(";")[0])
         assert ratio == pytest.approx(ours / base, rel=0.02)
         assert baseline.endswith("%)") and fp32.endswith("%)")
+        assert len(bf16) == (bf16_unit(torch.device("cpu")) is not None)
         assert all(cell.endswith("%)") or cell == "as fp32" for cell in bf16)
 
 
