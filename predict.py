@@ -35,11 +35,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
 
     from tod.prediction import predictions, read_classifier
-    from tod.training.device import select_device
+    from tod.training import device as devices
 
-    device = select_device(arguments.device)
-    classifier = read_classifier(arguments.run, arguments.weights, device)
-    table = predictions(classifier, arguments.folder)
+    with devices.out_of_memory_in_words():
+        device = devices.select_device(arguments.device)
+        devices.prepare(device, "fp32", deterministic=False)
+        classifier = read_classifier(arguments.run, arguments.weights, device)
+        table = predictions(classifier, arguments.folder)
     write_atomically(arguments.output, as_csv(table))
     print(f"{arguments.output}: {len(table):,} images")
 

@@ -3,7 +3,8 @@
 python benchmarks/ranks.py
 
 Random 32×32 images, 128 labelled a step, in fp32 or what --precision names; on a CPU, each rank has
-one thread. One rank and several take turns, in processes of their own; medians.
+one thread. One rank, several, and as many processes that have nothing to do with each other, each
+with a rank's share of every batch, take turns; medians. The last are what the machine has to give.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -24,7 +25,8 @@ from benchmarks.ours import AUXILIARIES, Ours
 from benchmarks.workload import one_epoch, random_images
 from tod import cli
 from tod.analysis.tables import markdown
-from tod.runs.ranks import ranks_from_environment, run_as_ranks, started_by
+from tod.runs.commands import Commands
+from tod.runs.ranks import ranks_from_environment, run_as_ranks
 from tod.training.data_parallel import DataParallel
 from tod.training.device import keep_freed_memory, select_device, select_precision
 from tod.training.one_rank import OneRank
@@ -38,7 +40,7 @@ def measure(ranks: OneRank, device: torch.device, arguments: argparse.Namespace)
     keep_freed_memory()
     # Ranks share out whole batches of 256 to score: so that each has two at least.
     pixels, labels = random_images(max(2 * arguments.images, 512 * arguments.ranks))
-    config = one_epoch(arguments.width, 128)
+    config = one_epoch(arguments.width, arguments.batch_size)
     speeds = {}
     for auxiliary in AUXILIARIES:
         ours = Ours(
@@ -52,7 +54,7 @@ def measure(ranks: OneRank, device: torch.device, arguments: argparse.Namespace)
 
 
 def measure_as_rank(arguments: argparse.Namespace) -> None:
-    """Measures beside the other ranks; rank 0 writes what it has found."""
+    """Measures, beside the other ranks where there are any; rank 0 writes what it has found."""
     rank, local_rank, world_size = ranks_from_environment()
     device = select_device(arguments.device, local_rank)
     if world_size == 1:
@@ -62,7 +64,18 @@ def measure_as_rank(arguments: argparse.Namespace) -> None:
             group.use(device)
             speeds = measure(group, device, arguments)
     if rank == 0:
-        arguments.write_to.write_text(json.dumps(speeds), encoding="utf-8")
+        path = arguments.write_to / f"{os.getpid()}.json"
+        path.write_text(json.dumps(speeds), encoding="utf-8")
+
+
+def run_at_once(command: Sequence[str], count: int) -> int:
+    """Runs a command in so many processes that know nothing of each other; its exit status."""
+    with Commands(count, shows_output=True) as processes:
+        statuses = processes.run(
+            dict.fromkeys(range(count), command),
+            lambda slot: {**os.environ, "CUDA_VISIBLE_DEVICES": str(slot)},
+        )
+    return max(statuses.values())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -76,9 +89,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--repeats", type=cli.positive, default=3, help="turns (default: 3)")
     add("--precision", choices=("fp32", "bf16"), default="fp32")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--batch-size", type=cli.positive, default=128, help="labelled ones (default: 128)")
     add("--write-to", type=cli.path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if started_by() is not None:
+    if arguments.write_to is not None:
         measure_as_rank(arguments)
         return
     device = select_device(arguments.device)
@@ -88,21 +102,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     if device.type == "cpu":
         os.environ["OMP_NUM_THREADS"] = "1"
     print(machine.describe(device))
-    found: dict[int, list[Speeds]] = {1: [], arguments.ranks: []}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "speeds.json"
-        command = [sys.executable, __file__, *argv, f"--write-to={path}"]
-        for _ in range(arguments.repeats):
-            for count, speeds in found.items():
-                if status := run_as_ranks(command, count):
+    ranks, command = arguments.ranks, [sys.executable, __file__, *argv]
+    share = [f"--images={arguments.images // ranks}"]
+    share += [f"--batch-size={arguments.batch_size // ranks}"]
+    works: dict[str, Callable[[str], int]] = {
+        "one rank": lambda written: run_as_ranks([*command, written], 1),
+        f"{ranks} ranks": lambda written: run_as_ranks([*command, written], ranks),
+        f"{ranks} processes": lambda written: run_at_once([*command, *share, written], ranks),
+    }
+    found: dict[str, list[Speeds]] = {name: [] for name in works}
+    for _ in range(arguments.repeats):
+        for name, work in works.items():
+            with tempfile.TemporaryDirectory() as folder:
+                if status := work(f"--write-to={folder}"):
                     sys.exit(status)
-                speeds.append(json.loads(path.read_text(encoding="utf-8")))
+                speeds = [json.loads(path.read_bytes()) for path in Path(folder).iterdir()]
+            found[name].append({key: sum(each[key] for each in speeds) for key in speeds[0]})
     rows = []
-    for work in found[1][0]:
-        one, several = (median(each[work] for each in found[n]) for n in (1, arguments.ranks))
-        rows.append([work, f"{one:,.1f}", f"{several:,.1f}", f"{several / one:.2f}"])
-    header = ["images/s", "one rank", f"{arguments.ranks} ranks", "ratio"]
-    print(markdown([header, *rows]), end="")
+    for key in found["one rank"][0]:
+        one, *several = (median(each[key] for each in turns) for turns in found.values())
+        rows.append([key, f"{one:,.1f}", *(f"{each:,.1f} ({each / one:.2f})" for each in several)])
+    print(markdown([["images/s (ratio)", *works], *rows]), end="")
 
 
 if __name__ == "__main__":

@@ -79,11 +79,11 @@ class Cell(NamedTuple):
             InputError: a value is wrong, or the run's folder is in use or holds another run.
             SystemExit: with status 2 after one line, where there is no such argument.
         """
-        options = entry_script.parse(self.script, arguments)
-        identity, trials = options["identity"], options["trials"]
+        parsed = entry_script.parse(self.script, arguments)
+        identity, trials = parsed["identity"], parsed["trials"]
         sampling = identity.sampling
         refuse_unsuitable(self.script.sampling[sampling], sampling, identity.config)
-        path = options["output_dir"] / identity.folder_name
+        path = parsed["options"].output_dir / identity.folder_name
         with RunFolder(path, identity, trials, trials) as folder:
             folder.claim()
         return len(trials) * identity.config.active_learning.cycles

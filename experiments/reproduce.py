@@ -157,17 +157,20 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     return arguments, further
 
 
+def _read(output: Path) -> str:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        return output.read_text(encoding="utf-8") if output.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--output {output}: cannot be used ({reason(error)})") from None
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the experiments, then writes their section."""
     argv = sys.argv[1:] if argv is None else argv
     arguments, further = parse_arguments(argv)
     name, output = arguments.name, arguments.output
-    try:
-        text = output.read_text(encoding="utf-8") if output.exists() else ""
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--output {output}: cannot be used ({reason(error)})") from None
-    replace_section(text, name, "")  # refuses what it cannot before the work
+    replace_section(_read(output), name, "")  # refuses what it cannot before the work
     cells = list(map(Cell._make, itertools.product(arguments.config, PAPER, arguments.seed)))
     to_run = [] if arguments.only else cells
     statuses = run_all(to_run, arguments.output_dir, arguments.scale, further, arguments.processes)
@@ -189,7 +192,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         dataset, figure = None, figures.learning_curves(curves)
     content = section(name, curves, dataset, argv, notes)
     write_atomically(output.parent / figure_name(name), figures.rendered(figure))
-    write_atomically(output, replace_section(text, name, content))
+    # Somebody may have written there meanwhile.
+    write_atomically(output, replace_section(_read(output), name, content))
     print(content)
 
 

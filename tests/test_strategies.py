@@ -280,8 +280,8 @@ def test_a_trials_pool_shows_labeled_images_in_the_view_of_the_subset(tmp_path, 
 
 
 def test_tod_is_the_default():
-    options = entry_script.parse(main_TOD.SCRIPT, [])
-    assert (options["identity"].sampling, options["identity"].auxiliary) == ("TOD", "TOD")
+    identity = entry_script.parse(main_TOD.SCRIPT, [])["identity"]
+    assert (identity.sampling, identity.auxiliary) == ("TOD", "TOD")
 
 
 def test_a_strategy_is_added_by_the_function_and_the_line_of_the_documentation(

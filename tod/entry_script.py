@@ -6,14 +6,14 @@ The libraries of a run take seconds to import, so nothing imports them before th
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tod.cli import Parser, path, positive, seed, whole_number
 from tod.config import PROJECT_DIR, Config, InputError, config_names, load
 from tod.files import reason, sha256
-from tod.runs.identity import Identity
+from tod.runs.identity import Identity, Options
 from tod.schema import OWN_IMAGES
 
 if TYPE_CHECKING:
@@ -48,10 +48,14 @@ def main(script: EntryScript, argv: Sequence[str] | None = None) -> None:
         SystemExit: with status 2 after one line, where an argument is wrong.
     """
     arguments = parse(script, argv)
-    identity, parallel, processes = map(arguments.pop, ("identity", "parallel", "processes"))
+    identity, options = arguments.pop("identity"), arguments.pop("options")
+    parallel, processes = arguments.pop("parallel"), arguments.pop("processes")
+    sampling, auxiliary = script.sampling[identity.sampling], script.auxiliary[identity.auxiliary]
 
+    from tod.pool import refuse_unsuitable
     from tod.runs.ranks import PROCESSES, ranks_from_environment, run_as_ranks, started_by
 
+    refuse_unsuitable(sampling, identity.sampling, identity.config)
     if parallel == "trials":
         processes = min(processes, len(arguments.get("trials", [1])))
     if processes > 1 and started_by() is None:
@@ -70,24 +74,24 @@ def main(script: EntryScript, argv: Sequence[str] | None = None) -> None:
     else:
         from tod.experiment import run_experiment as run
 
-    sampling, auxiliary = script.sampling[identity.sampling], script.auxiliary[identity.auxiliary]
     ranks = ranks_from_environment()
     if parallel == "trials" or ranks.world_size == 1:
-        run(identity, sampling, auxiliary, **arguments)
+        run(identity, sampling, auxiliary, options, **arguments)
         return
 
     from tod.follower import follow
     from tod.training.data_parallel import DataParallel
 
-    with DataParallel(ranks.rank, ranks.world_size, arguments["device"]) as group:
+    with DataParallel(ranks.rank, ranks.world_size, options.device) as group:
         if ranks.is_main_process:
-            run(identity, sampling, auxiliary, group=group, **arguments)
+            run(identity, sampling, auxiliary, options, group=group, **arguments)
         else:
-            follow(identity, auxiliary, ranks, group, arguments["device"], arguments["quiet"])
+            follow(identity, auxiliary, ranks, group, options.device, options.quiet)
 
 
 def parse(script: EntryScript, argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """What the command line asks for: the arguments of `run_experiment`, or `run_round`, by name.
+    """What the command line asks for: the `identity` and the `options` of the run, `parallel`,
+    `processes`, and the other arguments of `run_experiment`, or `run_round`, by name.
 
     Raises:
         InputError: the configuration is wrong, or the run's folder could not be made.
@@ -125,8 +129,9 @@ def parse(script: EntryScript, argv: Sequence[str] | None = None) -> dict[str, A
     names = ("sampling", "auxiliary", "seed", "deterministic")
     choices = {name: arguments.pop(name) for name in names}
     identity = Identity(config=config, entry=script.name, features=digest, **choices)
-    _refuse_what_is_no_folder(arguments["output_dir"] / identity.folder_name)
-    return {**arguments, "identity": identity}
+    options = Options(**{field.name: arguments.pop(field.name) for field in fields(Options)})
+    _refuse_what_is_no_folder(options.output_dir / identity.folder_name)
+    return {**arguments, "identity": identity, "options": options}
 
 
 def _digest_of_features(
@@ -186,7 +191,7 @@ def _parser(script: EntryScript) -> Parser:
         help="the loss beside the task loss (default: %(default)s)",
     )
     add("--seed", type=seed, default=0, help="decides everything random (default: 0)")
-    add("--data-dir", metavar="DIR", help="where the datasets lie (default: data)")
+    add("--data-dir", metavar="DIR", help="where the datasets lie (default: as configured)")
     add(
         "--output-dir",
         type=path,

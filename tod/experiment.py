@@ -15,9 +15,9 @@ from tod.analysis import records, tables
 from tod.data.features import load_features
 from tod.follower import begin
 from tod.loop import Loop, finish_trial
-from tod.pool import Pool, Query, refuse_unsuitable
+from tod.pool import Pool, Query
 from tod.runs.folder import RunFolder
-from tod.runs.identity import Identity
+from tod.runs.identity import Identity, Options
 from tod.runs.log import RunLog
 from tod.runs.monitor import Monitor
 from tod.runs.ranks import Ranks, main_process_first, ranks_from_environment
@@ -33,19 +33,12 @@ def run_experiment(
     identity: Identity,
     sampling: Callable[[Pool], Query],
     auxiliary: type[AuxiliaryLoss],
+    options: Options,
     *,
-    output_dir: Path = Path("results"),
-    trials: Sequence[int] | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    cuda_graphs: bool = True,
-    group: DataParallel | None = None,
+    trials: Sequence[int],
     overwrite: bool = False,
     features: Path | None = None,
-    keep_weights: str = "all",
-    keep_predictions: bool = False,
-    quiet: bool = False,
-    tensorboard: bool = False,
+    group: DataParallel | None = None,
 ) -> None:
     """Runs the chosen trials, or what an earlier run of the same command has left of them.
 
@@ -53,53 +46,44 @@ def run_experiment(
         identity: the configuration, the seed, and what the strategy and the loss are called.
         sampling: chooses what to query.
         auxiliary: the loss beside the task loss.
-        output_dir: where the run's folder is made.
-        trials: those to run, from 1; None: all.
-        device: `auto`, `cpu`, `cuda` or `mps`.
-        precision: of training: `auto`, `fp32`, `tf32` or `bf16`.
-        cuda_graphs: whether a CUDA device replays its training steps as graphs.
-        group: the ranks that share each trial, which this process leads; None: it is alone, or
-            the ranks share out the trials.
+        options: where and how it runs, and what it leaves.
+        trials: those to run, from 1.
         overwrite: start afresh.
         features: a file of features of the training images, for strategies that take them.
-        keep_weights: of `all` cycles, or of each trial's `last` one.
-        keep_predictions: keep each cycle's probabilities of the test set.
-        quiet: show warnings alone.
-        tensorboard: write for TensorBoard too.
+        group: the ranks that share each trial, which this process leads; None: it is alone, or
+            the ranks share out the trials.
 
     Raises:
         InputError: something that the user must mend; what was saved before stays good.
         SystemExit: with status 130 or 143, when interrupted by SIGINT or SIGTERM.
     """
-    refuse_unsuitable(sampling, identity.sampling, identity.config)
     config, ranks = identity.config, ranks_from_environment()
     local_rank = ranks.local_rank
     if group is not None:
         ranks = Ranks()  # as if alone
-    chosen = trials or range(1, config.active_learning.trials + 1)
     folder = RunFolder(
-        output_dir / identity.folder_name,
+        options.output_dir / identity.folder_name,
         identity,
-        trials=ranks.share(chosen),
-        chosen=chosen,
+        trials=ranks.share(trials),
+        chosen=trials,
         overwrite=overwrite and ranks.is_main_process,  # what rank 0 has emptied, the others fill
     )
     without = " without --overwrite" if overwrite else ""
     interruption = Interruption(f"the same command again{without} continues where it stopped")
-    with devices.out_of_memory_in_words(), RunLog(quiet, ranks) as run_log, folder:
+    with devices.out_of_memory_in_words(), RunLog(options.quiet, ranks) as run_log, folder:
         with main_process_first(ranks):
             folder.claim()
             unfinished = folder.unfinished_trials()
             is_finished = not unfinished and folder.is_finished()
             if unfinished:
-                on = devices.select_device(device, local_rank)
-                asked = folder.precision(precision)
+                on = devices.select_device(options.device, local_rank)
+                asked = folder.precision(options.precision)
                 precision = devices.select_precision(asked, on)
                 devices.prepare(on, precision, identity.deterministic)
                 dataset = data.load(config, identity.seed)
                 fingerprint = dataset.fingerprint()
                 if group is not None:
-                    group.begin(begin(dataset, fingerprint, precision), on)
+                    group.begin(begin(dataset, fingerprint, on, precision), on)
                 experiment = Experiment(
                     config,
                     identity.seed,
@@ -110,36 +94,37 @@ def run_experiment(
                     interruption,
                     imagenet_weights() if config.model.pretrained else None,
                     load_features(features, dataset) if identity.features else None,
-                    cuda_graphs,
+                    options.cuda_graphs,
                     group,
                 )
                 folder.open(environment(dataset, on, precision, fingerprint, group))
-                records.write_unreadable(folder.path, dataset.unreadable)
+                with folder.shared_files():
+                    records.write_unreadable(folder.path, dataset.unreadable)
                 if features and not identity.features:
                     log.warning(f"--features {features}: {identity.sampling} has no use for it")
                 run_log.write_to(folder.path / "log.txt")
-                if asked == "auto" and ranks.is_main_process:
-                    devices.say_why(precision, on)
+                if ranks.is_main_process:
+                    devices.say_why(asked, precision, on)
             elif folder.trials and folder.recorded().get("data_dir") != config.data_dir:
                 folder.refuse_other_images(data.load(config, identity.seed).fingerprint())
         for number in set(folder.trials) - set(unfinished):
             finish_trial(folder, number)
         ended = False
         if unfinished:
-            events = folder.path / "tensorboard" if tensorboard else None
+            events = folder.path / "tensorboard" if options.tensorboard else None
             planned = config.active_learning.labels_of_cycles(len(dataset.train))
             shows_bar = ranks.is_main_process
-            monitor = Monitor(config, len(unfinished), planned, quiet, shows_bar, events)
+            monitor = Monitor(config, len(unfinished), planned, options.quiet, shows_bar, events)
             with interruption, monitor:
                 for number in unfinished:
                     trial = Trial(experiment, number)
-                    ended = Loop(
-                        trial, sampling, folder, monitor, keep_weights, keep_predictions
-                    ).run()
+                    ended = Loop(trial, sampling, folder, monitor, options).run()
         # Of several ranks, one shows the table.
         shows = ranks.world_size == 1 or (ranks.is_main_process and is_finished)
-        if shows and not unfinished:
+        if shows and is_finished:
             log.info(f"{folder.path}: is finished; --overwrite starts it afresh")
+        elif shows and not unfinished:
+            log.info(f"{folder.path}: the trials of --trials are finished, others are not")
         if shows or ended:
             for line in tables.accuracy_lines(folder.rows()):
                 log.info(line)

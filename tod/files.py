@@ -1,7 +1,6 @@
 """Files that are whole or not there, removals that stop no run, locks that go with a process."""
 
 import csv
-import errno
 import hashlib
 import io
 import logging
@@ -203,13 +202,12 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         InUseError: another process holds it, and is not waited for.
         OSError: nothing can be locked there.
     """
-    lock = FileLock(path)
+    # Where a file system has none, not a file whose being there is the lock: it outlives a kill.
+    lock = FileLock(path, fallback_to_soft=False)
     try:
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise InUseError(str(path)) from None
-    except NotImplementedError as error:  # a file system without locks
-        raise OSError(errno.ENOSYS, str(error)) from None
     try:
         yield
     finally:

@@ -29,21 +29,23 @@ class Begin(NamedTuple):
     Attributes:
         fingerprint: of the images that there are.
         dataset: the leader's, without its pixels.
+        device: of which type.
         precision: of training.
     """
 
     fingerprint: str
     dataset: Dataset
+    device: str
     precision: str
 
 
-def begin(dataset: Dataset, fingerprint: str, precision: str) -> Begin:
+def begin(dataset: Dataset, fingerprint: str, device: torch.device, precision: str) -> Begin:
     """The order to begin on the leader's dataset."""
     nothing = torch.empty(0, 3, 1, 1, dtype=torch.uint8)
     parts = (dataset.train, dataset.test)
     train, test = (ImageSet(nothing, images.labels, rows=images.rows) for images in parts)
     without_pixels = Dataset(train, test, dataset.class_names, dataset.mean, dataset.std)
-    return Begin(fingerprint, without_pixels, precision)
+    return Begin(fingerprint, without_pixels, device.type, precision)
 
 
 def follow(
@@ -74,6 +76,11 @@ def follow(
             order = group.next_order()
             if order is not None:
                 on = devices.select_device(device, ranks.local_rank)
+                if on.type != order.device:
+                    raise InputError(
+                        f"--device {device}: is {on.type} on this machine, and {order.device} on "
+                        "rank 0's; name one that all have"
+                    )
                 devices.prepare(on, order.precision, identity.deterministic)
                 group.use(on)
                 dataset = _same_dataset(identity.config, identity.seed, order)

@@ -16,6 +16,7 @@ from tod.config import InputError
 from tod.pool import Pool, Query
 from tod.runs.checkpoints import Progress, write_weights
 from tod.runs.folder import RunFolder
+from tod.runs.identity import Options, cycle_name
 from tod.runs.monitor import Monitor
 from tod.training.learner import learning_rate
 from tod.trial import Trial
@@ -34,8 +35,7 @@ class Loop:
         sampling: chooses what to query.
         folder: the run's.
         monitor: follows the loop.
-        keep_weights: of `all` cycles, or of the `last` one.
-        keep_predictions: whether each cycle's probabilities of the test set are kept.
+        options: which weights are kept, and whether each cycle's probabilities are.
     """
 
     def __init__(
@@ -44,16 +44,14 @@ class Loop:
         sampling: Callable[[Pool], Query],
         folder: RunFolder,
         monitor: Monitor,
-        keep_weights: str = "all",
-        keep_predictions: bool = False,
+        options: Options,
     ) -> None:
         self.trial = trial
         self.config = trial.config
         self.sampling = sampling
         self.folder = folder
         self.monitor = monitor
-        self.keep_weights = keep_weights
-        self.keep_predictions = keep_predictions
+        self.options = options
         self.progress = Progress(folder.path, trial.number)
         self.train_seconds = 0.0
         self.clock = time.monotonic()
@@ -106,7 +104,7 @@ class Loop:
         row = self._evaluate()
         networks = {"backbone": trial.backbone, **trial.auxiliary.modules()}
         place = (self.folder.path, trial.number, trial.cycle)
-        write_weights(*place, networks, self.keep_weights)
+        write_weights(*place, networks, self.options.keep_weights)
         return row
 
     def _query(self, row: dict[str, str]) -> None:
@@ -132,10 +130,10 @@ class Loop:
         )
         self.monitor.evaluated(num_labeled, accuracy)
         if len(dataset.test):
-            name = f"trial{trial.number}_cycle{trial.cycle}"
+            name = cycle_name(trial.number, trial.cycle)
             path = self.folder.path / "confusion" / f"{name}.csv"
             records.write_confusion(path, logits, dataset)
-            if self.keep_predictions:
+            if self.options.keep_predictions:
                 path = self.folder.path / "predictions" / f"{name}.npz"
                 records.write_predictions(path, logits, dataset)
         return {
@@ -157,7 +155,7 @@ class Loop:
         draw_learning_curve(self.folder)
 
     def _query_path(self, cycle: int) -> Path:
-        return self.folder.path / "queries" / f"trial{self.trial.number}_cycle{cycle}.csv"
+        return self.folder.path / "queries" / f"{cycle_name(self.trial.number, cycle)}.csv"
 
     def _diagnostics(self, pool: Pool, query: Query) -> dict[str, str]:
         return query_diagnostics(

@@ -15,6 +15,7 @@ from tod.data.batches import ImageBatches
 from tod.data.decoding import decoded_once
 from tod.data.listing import image_files
 from tod.files import reason
+from tod.runs.identity import cycle_files
 from tod.schema import Images
 
 log = logging.getLogger("tod")
@@ -58,13 +59,11 @@ def read_classifier(run_folder: Path, weights: Path | None, device: torch.device
 
 
 def _last_weights(run_folder: Path) -> Path:
-    places = {}
-    for path in (run_folder / "weights").glob("trial*_cycle*.pth"):
-        trial, cycle = path.stem.removeprefix("trial").split("_cycle")
-        places[-int(trial), int(cycle)] = path
+    places = cycle_files(run_folder / "weights", ".pth")
     if not places:
         raise InputError(f"{run_folder}: holds no weights; {NOT_A_RUN}")
-    return places[max(places)]
+    first_trial = min(places)[0]
+    return places[max(place for place in places if place[0] == first_trial)]
 
 
 @torch.inference_mode()

@@ -22,10 +22,10 @@ from tod.people.batches import batch_folder
 from tod.people.record import Record
 from tod.people.round import Round
 from tod.people.trial import PeopleTrial
-from tod.pool import Pool, Query, refuse_unsuitable
+from tod.pool import Pool, Query
 from tod.runs.checkpoints import Progress
 from tod.runs.folder import RunFolder
-from tod.runs.identity import Identity
+from tod.runs.identity import Identity, Options
 from tod.runs.log import RunLog
 from tod.runs.monitor import Monitor
 from tod.runs.ranks import Ranks, ranks_from_environment
@@ -42,19 +42,12 @@ def run_round(
     identity: Identity,
     sampling: Callable[[Pool], Query],
     auxiliary: type[AuxiliaryLoss],
+    options: Options,
     *,
-    output_dir: Path = Path("results"),
-    device: str = "auto",
-    precision: str = "auto",
-    cuda_graphs: bool = True,
-    group: DataParallel | None = None,
-    keep_weights: str = "all",
-    keep_predictions: bool = False,
-    quiet: bool = False,
-    tensorboard: bool = False,
     labels: Sequence[Path] = (),
     relabel: bool = False,
     partial: bool = False,
+    group: DataParallel | None = None,
 ) -> None:
     """Takes labels, and goes on as far as they reach: to the next batch.
 
@@ -62,34 +55,26 @@ def run_round(
         identity: the configuration, the seed, and what the strategy and the loss are called.
         sampling: chooses what to query.
         auxiliary: the loss beside the task loss.
-        output_dir: where the run's folder is made.
-        device: `auto`, `cpu`, `cuda` or `mps`.
-        precision: of training: `auto`, `fp32`, `tf32` or `bf16`.
-        cuda_graphs: whether a CUDA device replays its training steps as graphs.
-        group: the ranks that share the work, which this process leads; None: it is alone.
-        keep_weights: of `all` cycles, or of the `last` one.
-        keep_predictions: keep each cycle's probabilities of the test set.
-        quiet: show warnings alone.
-        tensorboard: write for TensorBoard too.
+        options: where and how it runs, and what it leaves.
         labels: files in which people give labels.
         relabel: whether these may change labels taken before.
         partial: go on without what is missing of the last batch, if it has an answer at least.
+        group: the ranks that share the work, which this process leads; None: it is alone.
 
     Raises:
         InputError: something that the user must mend; what was saved before stays good.
         SystemExit: with status 130 or 143, when interrupted by SIGINT or SIGTERM.
     """
-    refuse_unsuitable(sampling, identity.sampling, identity.config)
     config, ranks = identity.config, ranks_from_environment()
     if not ranks.is_main_process:
         return
-    path = output_dir / identity.folder_name
+    path = options.output_dir / identity.folder_name
     advice = (
         f"give the settings in {path / 'config.yaml'} again, or name another place with "
         f"--output-dir, and give it what people have said by --labels {path / 'labels.csv'}"
     )
     folder = RunFolder(path, identity, trials=[1], chosen=[1], advice=advice)
-    with devices.out_of_memory_in_words(), RunLog(quiet, Ranks()) as run_log, folder:
+    with devices.out_of_memory_in_words(), RunLog(options.quiet, Ranks()) as run_log, folder:
         folder.claim()
         record = Record(folder.path, own_images.find(Path(config.data_dir)))
         recorded = _recorded(folder)
@@ -105,8 +90,8 @@ def run_round(
             _say_what_it_waits_for(record, partial)
             return
 
-        on = devices.select_device(device, ranks.local_rank)
-        asked = folder.precision(precision)
+        on = devices.select_device(options.device, ranks.local_rank)
+        asked = folder.precision(options.precision)
         precision = devices.select_precision(asked, on)
         devices.prepare(on, precision, identity.deterministic)
         read = own_images.read(record.found, config.images)
@@ -118,8 +103,7 @@ def run_round(
         fingerprint = recorded.get("data") or own_images.fingerprint(record.found)
         folder.open(environment(dataset, on, precision, fingerprint, group))
         run_log.write_to(folder.path / "log.txt")
-        if asked == "auto":
-            devices.say_why(precision, on)
+        devices.say_why(asked, precision, on)
         records.write_unreadable(folder.path, dataset.unreadable)
         record.write_labels()
         record.say_what_changed()
@@ -129,7 +113,7 @@ def run_round(
         interruption = Interruption("the same command again continues where it stopped")
         if group is not None:
             rows = own_images.fingerprint_of_rows(record.found, read)
-            group.begin(begin(dataset, rows, precision), on)
+            group.begin(begin(dataset, rows, on, precision), on)
         experiment = Experiment(
             config,
             identity.seed,
@@ -139,16 +123,16 @@ def run_round(
             precision,
             interruption,
             imagenet_weights() if config.model.pretrained else None,
-            cuda_graphs=cuda_graphs,
+            cuda_graphs=options.cuda_graphs,
             ranks=group,
         )
         trial = PeopleTrial(experiment, read.digests, this_round.is_in_pool)
-        events = folder.path / "tensorboard" if tensorboard else None
+        events = folder.path / "tensorboard" if options.tensorboard else None
         cycle = state["learner"]["cycle"] if state else 1
         num_labeled = len(state["labeled"] if has_begun else this_round.for_training)
         planned = [0] * (cycle - 1) + [num_labeled]
-        with interruption, Monitor(config, 1, planned, quiet, True, events) as monitor:
-            loop = Loop(trial, sampling, folder, monitor, keep_weights, keep_predictions)
+        with interruption, Monitor(config, 1, planned, options.quiet, True, events) as monitor:
+            loop = Loop(trial, sampling, folder, monitor, options)
             loop.continue_where_it_stopped()
             with loop.divergence_in_words():
                 if not has_begun:
@@ -168,8 +152,8 @@ def _recorded(folder: RunFolder) -> dict[str, Any]:
 
 def _has_begun(state: Mapping[str, Any] | None, record: Record) -> bool:
     """Whether a cycle has begun, and there are still enough of its labelled images to go on."""
-    labeled = state["labeled"] if state else ()
-    return sum(digest in record.found.files for digest in labeled) >= 2
+    labeled = record.labels.labels.keys() & record.found.files
+    return state is not None and len(labeled.intersection(state["labeled"])) >= 2
 
 
 def _refuse_other_classes(path: Path, recorded: Mapping[str, Any], class_names: list[str]) -> None:

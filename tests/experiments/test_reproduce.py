@@ -1,5 +1,8 @@
 """The paper's comparison, run and written down."""
 
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -107,6 +110,32 @@ def test_what_has_not_ended_is_not_published(tmp_path):
     assert process.returncode == 143
     assert f"{RESULTS}: is left as it was" in errors
     assert not (tmp_path / RESULTS).exists()
+
+
+def test_the_published_section_is_what_the_committed_runs_say(tmp_path):
+    for name in ("docs/results.md", "docs/results"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+    published = (PROJECT_DIR / "docs" / "results.md").read_text(encoding="utf-8")
+    shutil.copy(PROJECT_DIR / "docs" / "results.md", tmp_path / "docs")
+    shutil.copytree(PROJECT_DIR / "docs" / "results", tmp_path / "docs" / "results")
+    pattern = r"^`python (experiments/reproduce.py .*--output-dir docs/results/.*)`$"
+    (command,) = re.findall(pattern, published, re.MULTILINE)
+    done = run_script(*shlex.split(command), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "docs" / "results.md").read_text(encoding="utf-8") == published
+
+
+def test_what_was_written_into_the_file_during_the_runs_stays(tmp_path, monkeypatch):
+    output = tmp_path / "results.md"
+    write_run(tmp_path, [[80, 85, 90]], **ENVIRONMENT)
+
+    def run(*arguments: object) -> dict:
+        output.write_text("A reading.\n", encoding="utf-8")
+        return {}
+
+    monkeypatch.setattr(reproduce, "run_all", run)
+    reproduce.main(["--seed=0", f"--output-dir={tmp_path}"])
+    assert output.read_text(encoding="utf-8").startswith("A reading.\n\n<!-- digits: written")
 
 
 def test_a_section_replaces_itself_alone():

@@ -505,10 +505,12 @@ def test_a_link_that_leads_back_is_entered_once(people):
     assert sorted(files(people.batch(0))) == [f"unlabeled/{number:03d}.png" for number in range(60)]
 
 
-def test_when_everything_is_labelled_further_labels_are_trained_on(people):
+def test_when_everything_is_labelled_further_labels_are_trained_on(people, monkeypatch):
     people.round()
     for number in range(6):
         people.round("--labels", people.answers(number))
+    judged = [[row[column] for column in DIAGNOSTICS] for row in results(people)]
+    assert [any(row) for row in judged] == [True] * 5 + [False]  # the last has asked for nothing
     people.add("train/cat/late.png", "train/dog/later.png")
     people.round()
     assert [int(row["num_labeled"]) for row in results(people)[-2:]] == [54, 56]
@@ -517,6 +519,19 @@ def test_when_everything_is_labelled_further_labels_are_trained_on(people):
     path = write_table(people.place / "new.csv", [(row["file"], row["sha256"], other)])
     people.round("--labels", path, "--relabel")
     assert len(results(people)) == 8
+    again = [[row[column] for column in DIAGNOSTICS] for row in results(people)]
+    assert again == [*judged, [""] * len(DIAGNOSTICS), [""] * len(DIAGNOSTICS)]
+    people.add("unlabeled/new.png")
+
+    def killed(trial: PeopleTrial) -> None:
+        raise SystemExit(137)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(PeopleTrial, "end_cycle", killed)
+        people.round()
+    assert files(people.batch(6)) == ["unlabeled/new.png"]
+    people.round()
+    assert not (people.run / "batches" / "batch7").exists()
 
 
 def test_partial_goes_on_only_where_people_have_said_something(people):
@@ -531,7 +546,16 @@ def test_partial_goes_on_only_where_people_have_said_something(people):
     assert not (people.run / "batches" / "batch2").exists()
 
 
-def test_a_round_goes_on_where_labelled_images_have_gone(people, monkeypatch):
+def tie(people: People, rows: list[dict[str, str]]) -> list[object]:
+    """The arguments by which two people take away the labels of a batch's images."""
+    paths = [people.place / f"{name}.csv" for name in people.classes]
+    for path in paths:
+        write_table(path, [(row["file"], row["sha256"], path.stem) for row in rows])
+    return ["--labels", *paths, "--relabel"]
+
+
+@pytest.mark.parametrize("lost", ["images", "labels"])
+def test_a_round_goes_on_where_labelled_images_are_none_any_more(people, monkeypatch, lost):
     long = [
         *("--set=training.epochs=30", "--set=training.milestones=[]"),
         "--set=training.batch_size=4",
@@ -550,11 +574,14 @@ def test_a_round_goes_on_where_labelled_images_have_gone(people, monkeypatch):
         patched.setattr(Loop, "_after_step", interrupted_in_the_second_step)
         with pytest.raises(SystemExit):
             people.round("--labels", given, *long)
-    for row in people.batch(0)[:5]:
-        (people.data / row["file"]).unlink()
-    people.round(*long)
+    rows = people.batch(0)[:5]
+    if lost == "images":
+        for row in rows:
+            (people.data / row["file"]).unlink()
+    people.round(*long, *(tie(people, rows) if lost == "labels" else []))
     assert 4 <= int(results(people)[0]["num_labeled"]) <= 5
     assert len(people.batch(1)) == 10
+    assert ({row["file"] for row in rows} <= {*files(people.batch(1))}) == (lost == "labels")
 
 
 def test_where_all_labelled_images_have_gone_people_are_asked_anew(people):

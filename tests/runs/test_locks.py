@@ -1,5 +1,7 @@
 """One process a trial: others are refused, and a dead one's lock is not in the way."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import pytest
 
 from losses import CODLoss
 from samplers import query_by_tod
-from tests.support.faults import failing
+from tests.support.faults import KINDS, failing
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, tiny_run
 from tests.support.processes import go_on, wait_for
 from tests.support.soak import differences, results, run_folder, start
@@ -116,16 +118,20 @@ def test_where_nothing_can_be_locked_is_an_oserror(tmp_path):
                 pass
 
 
-def test_a_file_system_without_locks_is_a_warning_for_one_process_alone(tmp_path, capsys):
+@pytest.mark.parametrize("code", ["ENOLCK", "ENOSYS", "EOPNOTSUPP"])
+def test_a_file_system_without_locks_is_a_warning_for_one_process_alone(
+    tmp_path, monkeypatch, capsys, code
+):
+    number = getattr(errno, code)
+    monkeypatch.setitem(KINDS, "lock", number)
     both = "--set=active_learning.trials=2"
     with failing("lock", tmp_path, at=1):
         tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", both).start(query_by_tod, CODLoss)
-    assert "cannot be locked (No locks available); start no second run on it" in (
-        capsys.readouterr().out
-    )
+    reason = os.strerror(number)
+    assert f"cannot be locked ({reason}); start no second run on it" in capsys.readouterr().out
     run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", both)
     rank = RunFolder(run.folder, run.identity, trials=[1], chosen=[1, 2])
-    with failing("lock", tmp_path, at=1), rank, pytest.raises(InputError, match="No locks"):
+    with failing("lock", tmp_path, at=1), rank, pytest.raises(InputError, match=reason):
         rank.claim()
 
 

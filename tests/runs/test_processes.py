@@ -14,7 +14,7 @@ from tests.runs.test_ranks import ONE_THREAD, SHORT_RUN, assert_same, rank_of_tr
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script
 from tests.support.people import People
 from tests.support.processes import wait_for
-from tests.support.several_ranks import RUN
+from tests.support.several_ranks import RUN, free_port
 from tests.support.soak import run_folder
 
 ON_CPU = [*TINY_DIGITS, "--device=cpu"]
@@ -140,6 +140,15 @@ def test_torchrun_shares_a_trial_as_processes_do(tmp_path, shared):
     output, _ = finished.communicate()
     assert finished.returncode == 0, output
     assert output.count("is finished") == 1
+
+
+def test_two_nodes_share_a_trial(tmp_path, shared):
+    place = f"--rdzv_endpoint=127.0.0.1:{free_port()}"
+    rendezvous = ("--nnodes=2", "--rdzv_id=1", "--rdzv_backend=c10d", place)
+    nodes = [torchrun(1, tmp_path, *DATA, rendezvous=rendezvous) for _ in range(2)]
+    outputs = [node.communicate()[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    assert_same(tmp_path, shared)
 
 
 def test_another_number_of_ranks_goes_on_with_a_warning(tmp_path):

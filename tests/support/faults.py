@@ -2,6 +2,7 @@
 
 import builtins
 import errno
+import fcntl
 import io
 import os
 import pathlib
@@ -10,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
-
-from filelock import FileLock
 
 
 class Fault:
@@ -94,8 +93,8 @@ def failing(kind: str, place: Path, at: int = 0) -> Iterator[Fault]:
         is_folder = is_here(path, **settings) and Path(path).is_dir()
         return is_folder and Path(path).name != ".locks"
 
-    def is_lock_here(lock: FileLock, *_: object, **__: object) -> bool:
-        return is_here(lock.lock_file)
+    def is_taken_here(descriptor: int, operation: int) -> bool:
+        return operation != fcntl.LOCK_UN and is_here(descriptor)
 
     def opens(written: bool) -> Callable[..., bool]:
         def concerns(path: object, mode: str = "r", *_: object, **__: object) -> bool:
@@ -122,7 +121,7 @@ def failing(kind: str, place: Path, at: int = 0) -> Iterator[Fault]:
         "open for writing": [(m, "open", opens(written=True)) for m in openers],
         "open for reading": [(m, "open", opens(written=False)) for m in openers],
         "open a folder": [(os, "open", is_folder_here)],
-        "lock": [(FileLock, "acquire", is_lock_here)],
+        "lock": [(fcntl, "flock", is_taken_here)],
         "write": [],
     }[kind]
     patches = [

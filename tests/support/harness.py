@@ -22,7 +22,7 @@ from tod.experiment import environment, run_experiment
 from tod.loop import Loop
 from tod.pool import Pool, Query
 from tod.runs.folder import RunFolder
-from tod.runs.identity import Identity
+from tod.runs.identity import Identity, Options
 from tod.runs.monitor import Monitor
 from tod.runs.signals import Interruption
 from tod.training.device import prepare, select_device, select_precision
@@ -68,7 +68,8 @@ class Run(NamedTuple):
     """What an entry script would run, to look into it from within."""
 
     identity: Identity
-    options: dict[str, Any]
+    options: Options
+    further: dict[str, Any]
     """The further arguments of `run_experiment`."""
 
     @property
@@ -77,11 +78,11 @@ class Run(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        return self.options["output_dir"] / self.identity.folder_name
+        return self.options.output_dir / self.identity.folder_name
 
     def start(self, sampling: Callable[[Pool], Query], auxiliary: type[AuxiliaryLoss]) -> None:
         """Runs it to its end, or goes on with it."""
-        run_experiment(self.identity, sampling, auxiliary, **self.options)
+        run_experiment(self.identity, sampling, auxiliary, self.options, **self.further)
 
     def stop_after(
         self, steps: int, sampling: Callable[[Pool], Query], auxiliary: type[AuxiliaryLoss]
@@ -117,9 +118,9 @@ class Run(NamedTuple):
         number: int = 1,
     ) -> Iterator[Loop]:
         """The loop over one of its trials, before the first cycle, in an open folder."""
-        config, trials = self.config, self.options["trials"]
-        device = select_device(self.options["device"])
-        precision = select_precision(self.options["precision"], device)
+        config, trials = self.config, self.further["trials"]
+        device = select_device(self.options.device)
+        precision = select_precision(self.options.precision, device)
         prepare(device, precision, self.identity.deterministic)
         dataset = data.load(config, self.identity.seed)
         folder = RunFolder(self.folder, self.identity, trials, trials)
@@ -129,7 +130,7 @@ class Run(NamedTuple):
         )
         with folder, interruption, Monitor(config, 1, [40, 60]) as monitor:
             folder.open(environment(dataset, device, precision))
-            yield Loop(Trial(experiment, number), sampling, folder, monitor)
+            yield Loop(Trial(experiment, number), sampling, folder, monitor, self.options)
 
 
 def tiny_run(
@@ -141,7 +142,7 @@ def tiny_run(
 ) -> Run:
     """What the entry script would run for the tiny digits."""
     entry = importlib.import_module(script.removesuffix(".py"))
-    options = entry_script.parse(
+    parsed = entry_script.parse(
         entry.SCRIPT,
         [
             *TINY_DIGITS,
@@ -151,8 +152,8 @@ def tiny_run(
             *arguments,
         ],
     )
-    del options["parallel"], options["processes"]  # which the entry script itself follows
-    return Run(options.pop("identity"), options)
+    del parsed["parallel"], parsed["processes"]  # which the entry script itself follows
+    return Run(parsed.pop("identity"), parsed.pop("options"), parsed)
 
 
 def python_in(page: str) -> list[str]:

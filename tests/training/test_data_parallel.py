@@ -148,6 +148,21 @@ def test_gradients_of_shared_batches_are_those_of_one_process(world_size):
             assert all(torch.equal(others[case][key], value) for key, value in found.items())
 
 
+def targets_on_rank(rank: int, world_size: int) -> Tensor:
+    with DataParallel(rank, world_size) as group:
+        own = torch.full((2,), 2**24 + 1 + rank)
+        nothing = torch.zeros(2, 1)
+        outputs = [(nothing, nothing, nothing, [])]
+        _, (targets,), _ = group.of_whole_batches([4], outputs, [own], [])
+    return targets
+
+
+def test_integers_reach_all_ranks_as_they_are():
+    expected = 2**24 + 1 + torch.tensor([0, 0, 1, 1])
+    for targets in on_ranks(2, targets_on_rank):
+        assert torch.equal(targets, expected)
+
+
 def queried(experiment: Experiment) -> dict[str, object]:
     """What strategies answer on untrained networks, and the test images' logits."""
     trial = Trial(experiment, 1)
@@ -191,7 +206,7 @@ def queried_on_rank(rank: int, world_size: int, tmp_path: Path) -> dict[str, obj
             follow(run.identity, LossPrediction, ranks, group, "cpu", quiet=True)
             return None
         experiment, dataset = experiment_of(tmp_path, group)
-        group.begin(begin(dataset, dataset.fingerprint(), "fp32"), CPU)
+        group.begin(begin(dataset, dataset.fingerprint(), CPU, "fp32"), CPU)
         return queried(experiment)
 
 
@@ -215,7 +230,7 @@ def refused_on_rank(rank: int, world_size: int, tmp_path: Path) -> str:
     with pytest.raises(InputError) as refusal, DataParallel(rank, world_size) as group:
         if group.leads:
             experiment, dataset = experiment_of(tmp_path, group)
-            group.begin(begin(dataset, dataset.fingerprint(), "fp32"), CPU)
+            group.begin(begin(dataset, dataset.fingerprint(), CPU, "fp32"), CPU)
             compute_locally(Trial(experiment, 1).pool())
         else:
             run = tiny_run(tmp_path)
@@ -252,6 +267,26 @@ def test_where_ranks_cannot_share_a_device_the_leader_alone_says_so(
     assert of_follower is None
 
 
+def another_device_on_rank(rank: int, world_size: int, tmp_path: Path) -> str | None:
+    with DataParallel(rank, world_size) as group:
+        if group.leads:
+            dataset = data.load(tiny_run(tmp_path).config, 0)
+            order = begin(dataset, dataset.fingerprint(), torch.device("cuda"), "fp32")
+            group.begin(order, CPU)
+            return None
+        ranks = Ranks(rank, rank, world_size)
+        with pytest.raises(InputError) as refusal:
+            follow(tiny_run(tmp_path).identity, CODLoss, ranks, group, "cpu", quiet=True)
+        return str(refusal.value)
+
+
+def test_a_rank_on_another_kind_of_device_than_the_leader_refuses(tmp_path):
+    _, refusal = on_ranks(2, another_device_on_rank, tmp_path)
+    assert refusal == (
+        "--device cpu: is cpu on this machine, and cuda on rank 0's; name one that all have"
+    )
+
+
 def test_no_share_is_of_a_single_image():
     for world_size in range(1, 6):
         for count in range(2, 24):
@@ -280,7 +315,7 @@ def test_gpus_have_shares_of_single_images_but_not_of_none():
 def test_a_rank_that_sees_other_images_refuses():
     config = configuration.load("digits")
     dataset = data.load(config, 0)
-    order = begin(dataset, dataset.fingerprint(), "fp32")
+    order = begin(dataset, dataset.fingerprint(), CPU, "fp32")
     assert len(order.dataset.train.stored) == 0
     assert _same_dataset(config, 0, order).fingerprint() == dataset.fingerprint()
     with pytest.raises(InputError, match="holds other images here than for rank 0"):
@@ -294,7 +329,7 @@ def test_a_rank_that_sees_people_s_images_in_another_order_refuses(tmp_path):
     read = own_images.read(found, config.images)
     statistics = torch.zeros(3), torch.ones(3)
     dataset = Dataset(read.images, read.images, found.class_names, *statistics)
-    order = begin(dataset, own_images.fingerprint_of_rows(found, read), "fp32")
+    order = begin(dataset, own_images.fingerprint_of_rows(found, read), CPU, "fp32")
     pixels = dataset.train.pixels
     assert torch.equal(_same_dataset(config, 0, order).train.pixels, pixels)
     # The same images: only their places in the order of names differ.

@@ -45,10 +45,13 @@ print(min(faults() for _ in range(10)))
 
 
 def test_a_cpu_run_leaves_cuda_alone(tmp_path, monkeypatch):
-    def refuse() -> None:
+    def refuse(*device: object) -> None:
         raise AssertionError("CUDA is initialised")
 
-    monkeypatch.setattr(torch.cuda, "_lazy_init", refuse)
+    for name in ("_lazy_init", "current_device", "mem_get_info", "get_device_capability"):
+        monkeypatch.setattr(torch.cuda, name, refuse)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", "--device=cpu")
     run.start(query_by_tod, CODLoss)
     assert (run.folder / "results.csv").exists()

@@ -317,7 +317,11 @@ def stand_in_graphs(monkeypatch):
 
     class Stream:
         def wait_stream(self, other) -> None: ...
-        def synchronize(self) -> None: ...
+        def synchronize(self) -> None:
+            if self.is_lost:
+                raise RuntimeError("the stream is lost")
+
+        is_lost = False
 
     stream, set_streams = Stream(), []
     monkeypatch.setattr(torch.cuda, "CUDAGraph", StandInGraph)
@@ -330,7 +334,7 @@ def stand_in_graphs(monkeypatch):
     return set_streams, stream
 
 
-@pytest.mark.parametrize("wrong", [None, "loss", "gradients", "stops"])
+@pytest.mark.parametrize("wrong", [None, "loss", "gradients", "stops", "stream"])
 def test_a_graph_is_used_only_where_it_gives_the_same_loss_and_gradients(
     stand_in_graphs, caplog, wrong, monkeypatch
 ):
@@ -347,7 +351,8 @@ def test_a_graph_is_used_only_where_it_gives_the_same_loss_and_gradients(
     def compute(inputs: Tensor) -> Tensor:
         calls.append(1)
         captures = len(calls) == 4  # after three steps to warm up
-        if captures and wrong == "stops":
+        stream.is_lost = captures and wrong == "stream"
+        if captures and wrong in ("stops", "stream"):
             raise RuntimeError("the capture is invalid")
         loss = (network(inputs) - inputs[:, :2]).square().mean()
         loss.backward()
@@ -357,6 +362,8 @@ def test_a_graph_is_used_only_where_it_gives_the_same_loss_and_gradients(
 
     caplog.set_level("WARNING", logger="tod")
     graphs(compute, "key", torch.randn(4, 3))
+    # The batch norm has seen the batch once, not the warm-up's times too.
+    assert int(network[1].num_batches_tracked) == (0 if wrong is None else 1)
     assert graphs.works == (wrong is None)
     assert bool(graphs.captured) == (wrong is None)
     # What PyTorch's own end of an invalid capture leaves open in the allocator.

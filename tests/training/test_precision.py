@@ -48,7 +48,7 @@ def test_a_cpu_with_bf16_units_trains_in_bf16_and_says_why(monkeypatch, caplog):
     caplog.set_level(logging.INFO, logger="tod")
     assert has_bf16_units(monkeypatch) is None
     assert select_precision("auto", cpu) == "fp32"
-    say_why("fp32", cpu)
+    say_why("auto", "fp32", cpu)
     assert re.fullmatch(
         r"trains in fp32: cpu \(.*\) has no unit for bf16 that PyTorch knows of",
         caplog.messages[-1],
@@ -59,10 +59,21 @@ def test_a_cpu_with_bf16_units_trains_in_bf16_and_says_why(monkeypatch, caplog):
     ):
         assert has_bf16_units(monkeypatch, *units) == named
         assert select_precision("auto", cpu) == "bf16"
-        say_why("bf16", cpu)
+        say_why("auto", "bf16", cpu)
         assert caplog.messages[-1].startswith("trains in bf16: cpu (")
         assert caplog.messages[-1].endswith(f"computes in bf16 ({named})")
         assert select_precision("fp32", cpu) == "fp32"
+
+
+def test_bf16_that_is_slower_than_fp32_is_a_warning(monkeypatch, caplog):
+    cpu = torch.device("cpu")
+    for units, warnings in (((), 1), (("amx_bf16",), 0)):
+        caplog.clear()
+        has_bf16_units(monkeypatch, *units)
+        for precision in ("bf16", "fp32"):  # asked for, or what the run has begun in
+            say_why(precision, precision, cpu)
+        assert len(caplog.messages) == warnings
+        assert all(each.startswith("trains in bf16, more slowly") for each in caplog.messages)
 
 
 def test_an_older_pytorch_is_asked_for_each_unit(monkeypatch):

@@ -10,6 +10,7 @@ from tod.analysis.results import Curve
 from tod.analysis.tables import Table, mean_and_deviation
 from tod.config import InputError
 from tod.files import as_csv, reason
+from tod.runs.identity import cycle_files
 
 
 def as_text(predicted: np.ndarray, true: np.ndarray, class_names: Sequence[str]) -> str:
@@ -36,8 +37,8 @@ def read(curve: Curve) -> np.ndarray:
     """
     size = len(curve.run.get("class_names", ()))
     last, found = curve.rows["cycle"].astype(int).max(), []
-    name = f"confusion/trial*_cycle{last}.csv"
-    for path in (path for folder in curve.folders for path in sorted(folder.glob(name))):
+    places = (cycle_files(folder / "confusion", ".csv").items() for folder in curve.folders)
+    for path in (path for of_run in places for (_, cycle), path in of_run if cycle == last):
         try:
             text = path.read_text(encoding="utf-8", errors="replace")  # of the names alone
             table = pd.read_csv(io.StringIO(text), header=None)

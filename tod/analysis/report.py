@@ -14,6 +14,7 @@ from tod.analysis.matrix import matrix_table, penalty_matrix
 from tod.analysis.results import Curve
 from tod.analysis.tables import Table
 from tod.files import write_atomically
+from tod.runs.identity import cycle_files
 
 
 def write_report(path: Path, curves: Sequence[Curve]) -> None:
@@ -92,11 +93,7 @@ def contact_sheets(folder: Path) -> list[dict[str, str | bytes | None]]:
     Returns:
         Of each, when it was made (`place`), its `file`, and its content (`png`: None if damaged).
     """
-    paths = {
-        (int(found[1]), int(found[2])): path
-        for path in (folder / "queries").glob("*.png")
-        if (found := re.fullmatch(r"trial(\d+)_cycle(\d+)", path.stem))
-    }
+    paths = cycle_files(folder / "queries", ".png")
     batches = {
         int(found[1]): path
         for path in folder.glob("batches/*/contact_sheet.png")
@@ -104,7 +101,7 @@ def contact_sheets(folder: Path) -> list[dict[str, str | bytes | None]]:
     }
     places = {
         f"Trial {trial}, after cycle {cycle}": path
-        for (trial, cycle), path in sorted(paths.items())
+        for (trial, cycle), path in paths.items()
         if trial == min(paths)[0]
     } | {f"Batch {number}": path for number, path in sorted(batches.items())}
     return [

@@ -184,12 +184,16 @@ def read_runs(folders: Sequence[Path]) -> list[Curve]:
     Raises:
         InputError: a folder holds no run, or its files are damaged.
     """
-    begun = [folder for folder in folders if not _has_only_begun(folder)]
-    for folder in folders if begun else ():
-        if folder not in begun:
-            log.warning(f"{folder}: has no results yet, and is left out")
+    # What lies among runs where all of a folder are named, as by results/*.
+    others = [p for p in folders if p.exists() and not (p / "results.csv").exists()]
+    if len(others) == len(folders):
+        others = []  # the first of them says what is wrong
+    for path in others:
+        has_begun = (path / "config.yaml").exists()
+        why = "has no results yet" if has_begun else "is no run's folder"
+        log.warning(f"{path}: {why}, and is left out")
     curves: list[Curve] = []
-    for curve in map(read_run, begun or folders):
+    for curve in map(read_run, (folder for folder in folders if folder not in others)):
         for i, other in enumerate(curves):
             if other.same_but_for_the_seed(curve):
                 curves[i] = other.pooled(curve)
@@ -202,10 +206,6 @@ def read_runs(folders: Sequence[Path]) -> list[Curve]:
         if names.count(name) > 1:
             curves[i] = replace(curves[i], name=f"{name} #{names[: i + 1].count(name)}")
     return curves
-
-
-def _has_only_begun(folder: Path) -> bool:
-    return (folder / "config.yaml").exists() and not (folder / "results.csv").exists()
 
 
 def read_run(folder: Path) -> Curve:

@@ -136,15 +136,15 @@ def metrics_tables(curves: Sequence[Curve]) -> list[Table]:
     """
     rows = []
     for curve in curves:
-        last = curve.rows["num_labeled"].max()
-        at_last = curve.rows[curve.rows["num_labeled"] == last]
+        at_last = curve.rows[curve.rows["cycle"] == curve.rows["cycle"].max()]
         if {*METRICS} <= {*at_last} and at_last[METRICS[0]].notna().any():
             digits = {"nll": 4}  # of a good network it is small
             cells = [
                 mean_and_deviation(at_last[name], digits.get(name, 2))
                 for name in (ACCURACY, *METRICS)
             ]
-            rows.append([curve.name, str(last), *cells])
+            labels = sorted({*at_last["num_labeled"]})
+            rows.append([curve.name, ", ".join(map(str, labels)), *cells])
     names = ["accuracy (%)", "balanced accuracy (%)", "macro F1 (%)", "NLL (nats)", "ECE (%)"]
     return [[["last cycle", "labels", *names], *rows]] if rows else []
 

@@ -16,9 +16,9 @@ from tod.people.batch_files import write_batch
 from tod.people.batches import Batch
 from tod.people.judging import audit_columns, judged_scores
 from tod.people.record import Record
+from tod.people.trial import PeopleTrial
 from tod.runs.folder import RunFolder
 from tod.settings import counted
-from tod.trial import Trial
 from utils import random_generator
 
 log = logging.getLogger("tod")
@@ -99,14 +99,16 @@ class Round:
         trial = loop.trial
         self._judge_the_last_batch(trial)
         trial.labeled, trial.trained = self.for_training, self.record.fingerprint()
+        trial.num_batches = len(self.record.batches)
         trial.learner.start_cycle(trial.cycle)
         loop.save()
 
-    def _judge_the_last_batch(self, trial: Trial) -> None:
+    def _judge_the_last_batch(self, trial: PeopleTrial) -> None:
         """Records what its labels tell of the scores, before the network has trained on them."""
-        if not self.record.batches or not self.record.batches[-1].is_of_a_network:
+        asked = self.record.batches[trial.num_batches :]
+        if not asked or not asked[-1].is_of_a_network:
             return
-        batch, rows = self.record.batches[-1], self.folder.rows()
+        batch, rows = asked[-1], self.folder.rows()
         judgement, count = judged_scores(batch, self.record.labels, self.digests, trial)
         for row in rows[rows["cycle"] == str(trial.cycle - 1)].to_dict("records"):
             self.folder.write_row(row | judgement)
@@ -133,7 +135,7 @@ class Round:
         self.folder.write_row(row)
         if (self.folder.rows()[ACCURACY] != "nan").any():
             draw_learning_curve(self.folder)
-        batch_is_there = trial.cycle <= sum(b.is_of_a_network for b in self.record.batches)
+        batch_is_there = len(self.record.batches) > trial.num_batches
         if not batch_is_there:
             self._ask(loop)
         trial.end_cycle()

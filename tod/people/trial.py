@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tod.data.own_images import indices_of
+from tod.data.own_images import UNKNOWN, indices_of
 from tod.trial import Experiment, Trial
 
 
@@ -20,6 +20,7 @@ class PeopleTrial(Trial):
 
     Attributes:
         trained: the fingerprint of what the last cycle that has begun is trained on.
+        num_batches: how many batches there were when it began.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class PeopleTrial(Trial):
         self.digests = digests
         self.is_in_pool = is_in_pool
         self.trained = ""
+        self.num_batches = 0
 
     @property
     def unlabeled(self) -> np.ndarray:
@@ -38,17 +40,20 @@ class PeopleTrial(Trial):
     def state_dict(self) -> dict[str, Any]:
         """All that this or a later round needs."""
         labeled = [self.digests[index] for index in self.labeled.tolist()]
-        return {**super().state_dict(), "labeled": labeled, "trained": self.trained}
+        own = {"labeled": labeled, "trained": self.trained, "num_batches": self.num_batches}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave; images that have gone since are left out.
+        """Takes back what `state_dict` gave; images that have lost their label since, or have gone
+        themselves, are left out.
 
         Raises:
             KeyError: another version has saved it.
         """
         labeled = indices_of(state["labeled"], self.digests)
+        labeled = labeled[(self.experiment.dataset.train.labels[labeled] != UNKNOWN).numpy()]
         super().load_state_dict({**state, "labeled": torch.from_numpy(labeled)})
-        self.trained = state["trained"]
+        self.trained, self.num_batches = state["trained"], state["num_batches"]
         if len(labeled) < len(state["labeled"]):
             self.learner.restart_epoch()  # which has other batches now
 

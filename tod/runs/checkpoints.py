@@ -11,6 +11,7 @@ from torch import nn
 
 from tod.config import InputError
 from tod.files import atomic_file, reason, remove
+from tod.runs.identity import cycle_name
 from tod.training.device import is_out_of_memory
 
 log = logging.getLogger("tod")
@@ -31,11 +32,11 @@ def write_weights(
         # For machines without this one's GPU.
         state = {key: value.cpu() for key, value in network.state_dict().items()}
         checkpoint[f"state_dict_{name}"] = state
-    with atomic_file(folder / "weights" / f"trial{trial}_cycle{cycle}.pth") as file:
+    with atomic_file(folder / "weights" / f"{cycle_name(trial, cycle)}.pth") as file:
         _torch_save(checkpoint, file)
     if keep == "last":
         for earlier in range(1, cycle):
-            remove(folder / "weights" / f"trial{trial}_cycle{earlier}.pth")
+            remove(folder / "weights" / f"{cycle_name(trial, earlier)}.pth")
 
 
 class Progress:

@@ -1,6 +1,8 @@
-"""What a run is called, and what makes two runs the same."""
+"""What makes two runs the same, how their commands may differ, and what their files are called."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tod.config import Config
@@ -38,3 +40,42 @@ class Identity:
         """The configuration, and under `run` the rest, as `config.yaml` has them."""
         names = ("entry", "sampling", "auxiliary", "seed", "deterministic", "features")
         return {**self.config.as_dict(), "run": {name: getattr(self, name) for name in names}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """In what the commands of one run may differ: where and how it runs, and what it leaves.
+
+    Attributes:
+        output_dir: where the run's folder is made.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        precision: of training: `auto`, `fp32`, `tf32` or `bf16`.
+        cuda_graphs: whether a CUDA device replays its training steps as graphs.
+        keep_weights: of `all` cycles, or of each trial's `last` one.
+        keep_predictions: keep each cycle's probabilities of the test set.
+        quiet: show warnings alone.
+        tensorboard: write for TensorBoard too.
+    """
+
+    output_dir: Path = Path("results")
+    device: str = "auto"
+    precision: str = "auto"
+    cuda_graphs: bool = True
+    keep_weights: str = "all"
+    keep_predictions: bool = False
+    quiet: bool = False
+    tensorboard: bool = False
+
+
+def cycle_name(trial: int, cycle: int) -> str:
+    """What the files of a trial's cycle are called, but for their ending."""
+    return f"trial{trial}_cycle{cycle}"
+
+
+def cycle_files(folder: Path, ending: str) -> dict[tuple[int, int], Path]:
+    """A folder's files of this ending, by the trial and the cycle that they are of, in order."""
+    found = {}
+    for path in folder.glob(f"*{ending}"):
+        if name := re.fullmatch(r"trial(\d+)_cycle(\d+)", path.name.removesuffix(ending)):
+            found[int(name[1]), int(name[2])] = path
+    return dict(sorted(found.items()))

@@ -52,7 +52,7 @@ def run_as_ranks(command: Sequence[str], processes: int) -> int:
     share of the cores, unless OMP_NUM_THREADS is set.
 
     Returns:
-        The exit status: of the first that has failed, or 0.
+        The exit status: of the first that was found to have failed, or 0.
     """
     uses_libuv = os.name != "nt"  # which PyTorch has none of on Windows
     store = distributed.TCPStore(

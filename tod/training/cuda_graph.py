@@ -107,10 +107,12 @@ class GraphedGradients:
         finally:
             # A capture that fails may leave its own stream current.
             torch.cuda.set_stream(current_stream)
-            # What a failed warm-up has left running would write to the buffers later.
-            self._stream.synchronize()
-            for buffer, value in zip(self.buffers, before, strict=True):
-                buffer.copy_(value)
+            try:
+                # What a failed warm-up has left running would write to the buffers later.
+                self._stream.synchronize()
+            finally:
+                for buffer, value in zip(self.buffers, before, strict=True):
+                    buffer.copy_(value)
         return _Captured(graph, static, losses, gradients)
 
     def _warm_up(

@@ -97,10 +97,12 @@ class DataParallel(OneRank):
 
     def __enter__(self) -> "DataParallel":
         with_gpus = self.may_use_gpus and torch.cuda.is_available()
-        # A follower waits as long as the leader chooses and writes.
+        # In a step, all are there; NCCL ends a process that waits longer for one that is not.
         distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if with_gpus else "gloo", timeout=timedelta(days=1)
+            "cpu:gloo,cuda:nccl" if with_gpus else "gloo", timeout=timedelta(minutes=30)
         )
+        # A follower waits as long as the leader chooses and writes.
+        self._between_steps = distributed.new_group(backend="gloo", timeout=timedelta(days=1))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
@@ -151,17 +153,17 @@ class DataParallel(OneRank):
         rows = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         size = torch.tensor(len(rows))
         with self._failures_in_words():
-            distributed.broadcast(size, src=0)
-            distributed.broadcast(rows, src=0)
+            distributed.broadcast(size, 0, self._between_steps)
+            distributed.broadcast(rows, 0, self._between_steps)
         self._of_last_order = size, rows
 
     def next_order(self) -> Any:
         """Waits for the leader's next order; its tensors come to this rank's device."""
         size = torch.tensor(0)
         with self._failures_in_words():
-            distributed.broadcast(size, src=0)
+            distributed.broadcast(size, 0, self._between_steps)
             rows = torch.empty(int(size), dtype=torch.uint8)
-            distributed.broadcast(rows, src=0)
+            distributed.broadcast(rows, 0, self._between_steps)
         self._of_last_order = size, rows
         return self._loaded(rows.numpy().tobytes())
 
@@ -169,7 +171,7 @@ class DataParallel(OneRank):
         """Whether the leader goes on, which all are told; called by all ranks after each step."""
         answer = torch.tensor(go_on)
         with self._failures_in_words():
-            distributed.broadcast(answer, src=0)
+            distributed.broadcast(answer, 0, self._between_steps)
         return bool(answer)
 
     def leading(self, after_step: Callable[[], None]) -> Callable[[], None]:
@@ -236,7 +238,9 @@ class DataParallel(OneRank):
         """Tensors (n, …) of this rank's share → the same of all `count` images, (N, …)."""
         counts, mine = self._shares(count), self._share(count)
         rows = [tensor.reshape(len(tensor), math.prod(tensor.shape[1:])) for tensor in own]
-        dtype = reduce(torch.promote_types, (tensor.dtype for tensor in own), torch.float32)
+        # Which holds all integers that a loss of one's own may give, up to 2⁵³.
+        dtypes = (t.dtype if t.is_floating_point() else torch.float64 for t in own)
+        dtype = reduce(torch.promote_types, dtypes, torch.float32)
         packed = torch.cat([of_tensor.detach().to(dtype) for of_tensor in rows], dim=1)
         padded = packed.new_zeros(max(counts), packed.shape[1])
         padded[: len(packed)] = packed
@@ -271,7 +275,7 @@ class DataParallel(OneRank):
     def gather(self, found: Sequence[tuple[Tensor, ...]]) -> Sequence[tuple[Tensor, ...]]:
         of_ranks = [b""] * self.world_size if self.leads else None
         with self._failures_in_words():
-            distributed.gather_object(_saved(found), of_ranks)
+            distributed.gather_object(_saved(found), of_ranks, 0, self._between_steps)
         in_order = zip_longest(*map(self._loaded, of_ranks or ()))
         return [tensors for tensors in chain.from_iterable(in_order) if tensors is not None]
 

@@ -99,11 +99,14 @@ def select_precision(name: str, device: torch.device) -> str:
     return name
 
 
-def say_why(precision: str, device: torch.device) -> None:
-    """Says in what `auto` trains, and why."""
+def say_why(asked: str, precision: str, device: torch.device) -> None:
+    """Says in what `auto` trains, and why; and where bf16 is slower than fp32."""
     unit = bf16_unit(device)
     why = f"computes in bf16 ({unit})" if unit else "has no unit for bf16 that PyTorch knows of"
-    log.info(f"trains in {precision}: {device_name(device)} {why}")
+    if asked == "auto":
+        log.info(f"trains in {precision}: {device_name(device)} {why}")
+    elif precision == "bf16" and not unit:
+        log.warning(f"trains in bf16, more slowly than in fp32: {device_name(device)} {why}")
 
 
 def prepare(device: torch.device, precision: str, deterministic: bool) -> None:
