@@ -82,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures three rounds, and prints a line for each."""
     parser = cli.Parser(description=__doc__)
     parser.add_argument("--images", type=cli.positive, default=100_000, help="default: 100000")
+    parser.add_argument("--width", type=cli.positive, default=64, help="default: 64")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     arguments = parser.parse_args(argv)
     print(machine.describe(select_device(arguments.device)))
@@ -93,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             *(f"--data-dir={place / 'photos'}", f"--output-dir={place}"),
             *(f"--device={arguments.device}", "--set=training.epochs=2"),
             "--set=training.milestones=[]",
-            "--set=model.width=64",
+            f"--set=model.width={arguments.width}",
         ]
         run_folder = place / "own_images_auxiliary_TOD_sampling_TOD_seed0"
         rows = []

@@ -1,5 +1,6 @@
 """The runs of an experiment: the command of each, and the curves that they leave."""
 
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -206,6 +207,8 @@ def _environment(slot: int, processes: int) -> dict[str, str]:
     if (gpus := torch.cuda.device_count()) > 1:
         visible = variables.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
         variables["CUDA_VISIBLE_DEVICES"] = visible.split(",")[slot % gpus]
+    # As torchrun tells its ranks how many share the memory of what they see.
+    variables["LOCAL_WORLD_SIZE"] = str(math.ceil(processes / max(gpus, 1)))
     return variables
 
 

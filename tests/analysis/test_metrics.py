@@ -136,6 +136,16 @@ def test_confusions_of_all_trials_and_seeds_are_read_together_and_odd_class_name
     assert confusion.class_tables(read_runs([write_run(tmp_path / "old", [[80]])])) == []
 
 
+def test_the_last_cycle_is_that_of_the_highest_number_whatever_its_labels(tmp_path):
+    folder = write_run(tmp_path, [[80, 81, 82]], diagnostics=METRICS, cycles=4)
+    rows = (folder / "results.csv").read_text(encoding="utf-8")
+    # People have relabelled an image, then removed fifty.
+    for third in ("1,3,150,", "1,3,100,"):
+        (folder / "results.csv").write_text(rows.replace("1,3,200,", third), encoding="utf-8")
+        ((_, cells),) = tables.metrics_tables(read_runs([folder]))
+        assert cells[1:3] == [third.split(",")[2], "82.00 (1)"]
+
+
 def test_kept_predictions_name_the_files_that_they_are_of(tmp_path):
     write_image_folder(tmp_path)
     config = configuration.load(

@@ -39,6 +39,24 @@ def test_the_script_draws_diagnostics_in_any_format(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("| score_loss_spearman | 100 labels")
 
 
+@pytest.mark.parametrize("script", [plot, report])
+def test_what_lies_among_runs_is_left_out_but_a_wrong_name_is_refused(
+    tmp_path, caplog, refusal, script
+):
+    write_run(tmp_path, TWO_TRIALS)
+    (tmp_path / "reproduce").mkdir()
+    (tmp_path / "report_digits.html").touch()
+    everything = [str(path) for path in sorted(tmp_path.iterdir())]
+    message = refusal(script.main, *everything, str(tmp_path / "nowhere"))
+    assert "nowhere/results.csv: cannot be read (No such file or directory); name" in message
+    caplog.clear()
+    ending = "html" if script is report else "png"
+    script.main([*everything, f"--output={tmp_path / 'shown'}.{ending}"])
+    assert [message.split(": ")[1] for message in caplog.messages] == [
+        "is no run's folder, and is left out"
+    ] * 2
+
+
 def test_the_script_says_which_runs_are_not_paired(tmp_path, capsys):
     folders = [write_run(tmp_path, TWO_TRIALS), write_run(tmp_path, TWO_TRIALS, config="svhn")]
     plot.main([*map(str, folders), f"--output={tmp_path / 'curves.svg'}"])

@@ -7,10 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import main_TOD
 from experiments import grid
-from experiments.cells import shortened_training
+from experiments.cells import _environment, shortened_training
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, write_run
 from tests.support.processes import shown_in_a_terminal, wait_for
 from tod.runs.commands import Commands
@@ -262,3 +263,11 @@ def test_the_script_and_the_module_refuse_with_status_2(how):
     )
     assert done.returncode == 2
     assert done.stderr == "--only 9: must be from 0 to 4, or none\n"
+
+
+def test_runs_that_share_a_gpu_are_told_how_many_they_are(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    shown = [_environment(slot, processes=5) for slot in range(5)]
+    assert [variables["CUDA_VISIBLE_DEVICES"] for variables in shown] == ["0", "1", "0", "1", "0"]
+    assert {variables["LOCAL_WORLD_SIZE"] for variables in shown} == {"3"}

@@ -84,8 +84,18 @@ def test_overwriting_that_was_killed_halfway_is_not_taken_for_another_run(tmp_pa
 def test_overwriting_some_trials_never_removes_the_others(tmp_path):
     run = [*TINY_DIGITS, f"--output-dir={tmp_path}", "--set=active_learning.trials=2"]
     rows = run_folder("main_TOD.py", tmp_path) / "results.csv"
-    for arguments in (["--trials=1"], ["--trials=1", "--overwrite"], ["--trials=2"]):
-        assert run_script("main_TOD.py", *run, *arguments).returncode == 0
+    said = []
+    for arguments in (
+        ["--trials=1"],
+        ["--trials=1"],
+        ["--trials=1", "--overwrite"],
+        ["--trials=2"],
+    ):
+        done = run_script("main_TOD.py", *run, *arguments)
+        assert done.returncode == 0
+        said.append("the trials of --trials are finished, others are not" in done.stdout)
+        assert "--overwrite starts it afresh" not in done.stdout
+    assert said == [False, True, False, False]
     before = rows.read_bytes()
     refused = run_script("main_TOD.py", *run, "--trials=2", "--overwrite")
     assert refused.returncode == 2

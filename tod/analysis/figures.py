@@ -15,6 +15,7 @@ from tod.analysis.matrix import PenaltyMatrix
 from tod.analysis.results import ACCURACY, DIAGNOSTICS, Curve
 from tod.analysis.tables import shared_training_images, summarized
 from tod.config import InputError
+from tod.schema import TRAINING_SET_SIZES
 from tod.settings import shortened
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAPER_CURVES = Path(__file__).with_name("paper_curves.csv")
-PAPER_SHARE = {"caltech101": 7_766 / 8_677}
+PAPER_SHARE = {"caltech101": TRAINING_SET_SIZES["caltech101"] / 8_677}
 """The paper's shares of labels are of the training set, but of all images in Caltech-101."""
 CURVES_BESIDE_A_LEGEND = 6
 """More, and a legend within the axes would hide them."""

@@ -20,7 +20,7 @@ from tod.data import image_folder, listing, picture
 from tod.data.dataset import WITHOUT_DATA, Draw, ImageSet, Split
 from tod.data.decoding import folder_lock
 from tod.files import reason
-from tod.schema import Images
+from tod.schema import TRAINING_SET_SIZES, Images
 from utils import random_generator
 
 log = logging.getLogger("tod")
@@ -66,7 +66,7 @@ def cifar(root: Path, dataset: str) -> Split:
         pixels = torch.cat([part.pixels for part in parts])
         return ImageSet(pixels, torch.cat([part.labels for part in parts]))
 
-    train = image_set(published.train_list, 50_000)
+    train = image_set(published.train_list, TRAINING_SET_SIZES["cifar10"])  # CIFAR-100 as well
     return Split(train, image_set(published.test_list, 10_000), class_names)
 
 
@@ -88,7 +88,7 @@ def svhn(folder: Path) -> Split:
             _check_copy(path, len(images), count, md5)
         return images
 
-    train, test = image_set("train", 73_257), image_set("test", 26_032)
+    train, test = image_set("train", TRAINING_SET_SIZES["svhn"]), image_set("test", 26_032)
     return Split(train, test, [str(digit) for digit in range(10)])
 
 
