@@ -56,7 +56,12 @@ def parse(parser: cli.Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, 
     if "--" in own:
         place = own.index("--")
         own, further = own[:place], own[place + 1 :]
-    arguments = parser.parse_args(own)
+    arguments, unknown = parser.parse_known_args(own)
+    if unknown:
+        parser.error(
+            f"unrecognized arguments: {' '.join(unknown)}; what is for the entry scripts comes "
+            "after --, as in -- --set training.lr=0.05"
+        )
     for config in arguments.config:
         if load(config).dataset == OWN_IMAGES:
             raise InputError(f"--config {config}: its labels come from people; name another one")

@@ -131,7 +131,7 @@ def test_features_of_no_use_to_a_strategy_make_no_other_run_of_it(tmp_path, feat
     ("content", "says"),
     [
         (lambda: b"", "cannot be read"),
-        (lambda: b"no array", "cannot be read"),
+        (lambda: b"no array", r"\(it is no .npy file of numbers\); write it by numpy.save"),
         (lambda: np.array([{}], dtype=object), "cannot be read"),
         (lambda: digits_features(1436), "it needs a row for each"),
         (lambda: digits_features()[:, :0], "it needs a row for each"),

@@ -107,7 +107,7 @@ def test_what_cannot_be_predicted_is_one_line(run, tmp_path, wrong):
         words = "holds no image file"
     else:
         images = tmp_path / "nowhere"
-        words = "cannot be entered (No such file or directory)"
+        words = "is no folder; name the one in which the images lie"
     done = run_script("predict.py", folder, images, *more, cwd=tmp_path)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1

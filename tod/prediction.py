@@ -50,9 +50,13 @@ def read_classifier(run_folder: Path, weights: Path | None, device: torch.device
         network = models.build_backbone(config.model, len(class_names))
         checkpoint = torch.load(weights, map_location="cpu", weights_only=True)
         network.load_state_dict(checkpoint["state_dict_backbone"])
-    # A damaged file can raise anything at all.
+    # A damaged file can raise anything at all, with advice that is none.
     except Exception as error:
-        raise InputError(f"{weights}: is no network of this run ({reason(error)})") from None
+        why = f" ({reason(error)})" if isinstance(error, OSError) else ""
+        place = run_folder / "weights"
+        raise InputError(
+            f"{weights}: is no network of this run{why}; name a file of {place}"
+        ) from None
     memory_format = models.fastest_memory_format(device, config.model.width)
     network = models.fold_batch_norm(network).to(device, memory_format=memory_format)
     return Classifier(network, config, class_names, mean, std, device)

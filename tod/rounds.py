@@ -103,13 +103,13 @@ def run_round(
         fingerprint = recorded.get("data") or own_images.fingerprint(record.found)
         folder.open(environment(dataset, on, precision, fingerprint, group))
         run_log.write_to(folder.path / "log.txt")
-        devices.say_why(asked, precision, on)
         records.write_unreadable(folder.path, dataset.unreadable)
         record.write_labels()
         record.say_what_changed()
         if not has_begun and this_round.has_too_few_labels():
             this_round.ask_at_random()
             return
+        devices.say_why(asked, precision, on)
         interruption = Interruption("the same command again continues where it stopped")
         if group is not None:
             rows = own_images.fingerprint_of_rows(record.found, read)
@@ -159,11 +159,13 @@ def _has_begun(state: Mapping[str, Any] | None, record: Record) -> bool:
 def _refuse_other_classes(path: Path, recorded: Mapping[str, Any], class_names: list[str]) -> None:
     before = recorded.get("class_names", class_names)
     if before != class_names:
-        odd = {*before} ^ {*class_names}
-        how = f"{shortened(min(odd))} is new or gone" if odd else "in another order"
+        new, gone = {*class_names} - {*before}, {*before} - {*class_names}
+        how = "in another order"
+        if new or gone:
+            how = f"{shortened(min(new or gone))} is {'new' if new else 'gone'}"
         raise InputError(
-            f"{path}: its network knows other classes ({how}); bring them back, or begin a run in "
-            f"another --output-dir with --labels {path / 'labels.csv'}"
+            f"{path}: its network knows other classes ({how}); have the same as before, or begin a "
+            f"run in another --output-dir with --labels {path / 'labels.csv'}"
         )
 
 

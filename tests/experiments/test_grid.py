@@ -116,6 +116,8 @@ def test_a_folder_with_another_run_is_refused_before_any_of_the_grid_runs(tmp_pa
     assert "LL4AL_seed0: holds a run with another" in line
     assert len(list(tmp_path.iterdir())) == 1
     assert "unrecognized arguments: --epochs=3" in refusal(grid, *GRID, *REST, "--epochs=3")
+    line = refusal(grid, *GRID, "--set", "training.lr=1", *REST)
+    assert "unrecognized arguments: --set training.lr=1; what is for the entry scripts" in line
     assert len(list(tmp_path.iterdir())) == 1
 
 

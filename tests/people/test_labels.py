@@ -154,6 +154,10 @@ def test_a_skip_takes_no_label_away_and_a_label_ends_a_skip():
     assert (labels.labels, labels.set_aside) == ({"aa": CAT}, {})
 
 
+def test_a_blank_around_a_class_is_none_of_its_name():
+    assert taken(answer("unlabeled/a.png", " cat ")).labels == {"aa": CAT}
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [

@@ -20,10 +20,11 @@ def load_features(path: Path, dataset: Dataset) -> np.ndarray:
     """
     try:
         found = np.load(path, allow_pickle=False)
-    # A damaged file can raise anything at all.
+    # A damaged file can raise anything at all, with advice that is none.
     except Exception as error:
+        why = reason(error) if isinstance(error, OSError) else "it is no .npy file of numbers"
         raise InputError(
-            f"--features {path}: cannot be read ({reason(error)}); write it by numpy.save"
+            f"--features {path}: cannot be read ({why}); write it by numpy.save"
         ) from None
     is_array = isinstance(found, np.ndarray)
     if not is_array or found.ndim != 2 or not np.issubdtype(found.dtype, np.floating):

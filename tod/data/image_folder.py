@@ -11,7 +11,7 @@ import torch
 
 from tod.config import InputError
 from tod.data import picture
-from tod.data.dataset import WITHOUT_DATA, Draw, ImageSet, Split
+from tod.data.dataset import Draw, ImageSet, Split
 from tod.data.decoding import load_images
 from tod.data.listing import Listing, listed, refuse, refuse_few_classes, shown
 from tod.schema import Images
@@ -73,7 +73,7 @@ def _folders(root: Path, config: Images) -> tuple[Path, Path | None]:
             f"images go to {train}/CLASS/ and {test}/CLASS/, and --data-dir names the folder that "
             "holds both (--set images.test_share=0.2 holds out a fifth of train instead)"
         )
-        raise InputError("\n".join(f"{problem}; {advice}; {WITHOUT_DATA}" for problem in problems))
+        raise InputError("\n".join(f"{problem}; {advice}" for problem in problems))
     if tests and tests[0] != test:
         log.info("%s: stands in for the folder test", tests[0])
     if tests and config.test_share is not None:

@@ -204,9 +204,9 @@ def _known_class(name: str, class_names: list[str]) -> str:
     Raises:
         ValueError: there is none.
     """
-    wanted = class_name_of(name)
-    if wanted in class_names:
-        return wanted
+    for wanted in (class_name_of(name), class_name_of(name.strip())):
+        if wanted in class_names:
+            return wanted
     (near,) = difflib.get_close_matches(wanted, class_names, n=1, cutoff=0.0)
     raise ValueError(f"{shortened(name)} is no class; the nearest is {shortened(near)}")
 

@@ -84,6 +84,8 @@ class Round:
                 f"{self.record.found.root}: there is no image left to be labelled, and fewer than "
                 "two have a label to train on; add images"
             )
+        if number:
+            log.info("too few labels to train on: that needs two, without the audited images'")
         self._write(chosen)
 
     def has_nothing_to_do(self, state: Mapping[str, Any] | None) -> bool:
