@@ -108,6 +108,14 @@ def test_a_refusal_is_one_line_of_rank_0_and_status_2(tmp_path):
     assert "Traceback" not in output
 
 
+def test_what_suits_no_process_is_refused_before_any_begins(tmp_path):
+    process = start(tmp_path, *SHORT_RUN, "--sampling=BALD", "--processes=2")
+    output, _ = process.communicate()
+    assert process.returncode == 2
+    assert output.startswith("--sampling BALD: needs dropout")
+    assert len(output.splitlines()) == 1
+
+
 # ------------------------------------------------------------------ --parallel data
 
 
