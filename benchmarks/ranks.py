@@ -25,7 +25,7 @@ from benchmarks.ours import AUXILIARIES, Ours
 from benchmarks.workload import one_epoch, random_images
 from tod import cli
 from tod.analysis.tables import markdown
-from tod.runs.commands import Commands
+from tod.runs.commands import Commands, share_of_machine
 from tod.runs.ranks import ranks_from_environment, run_as_ranks
 from tod.training.data_parallel import DataParallel
 from tod.training.device import keep_freed_memory, select_device, select_precision
@@ -72,8 +72,7 @@ def run_at_once(command: Sequence[str], count: int) -> int:
     """Runs a command in so many processes that know nothing of each other; its exit status."""
     with Commands(count, shows_output=True) as processes:
         statuses = processes.run(
-            dict.fromkeys(range(count), command),
-            lambda slot: {**os.environ, "CUDA_VISIBLE_DEVICES": str(slot)},
+            dict.fromkeys(range(count), command), lambda slot: share_of_machine(slot, count)
         )
     return max(statuses.values())
 

@@ -1,7 +1,5 @@
 """The runs of an experiment: the command of each, and the curves that they leave."""
 
-import math
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ from tod import entry_script
 from tod.analysis.results import Curve, read_runs
 from tod.config import PROJECT_DIR, load
 from tod.pool import refuse_unsuitable, why_unsuitable
-from tod.runs.commands import CORES, Commands
+from tod.runs.commands import CORES, Commands, share_of_machine
 from tod.runs.folder import RunFolder
 from tod.runs.identity import Identity
 
@@ -147,7 +145,7 @@ def run_all(
     with progress.bar, Commands(processes) as several:
         return several.run(
             commands,
-            lambda slot: _environment(slot, processes),
+            lambda slot: share_of_machine(slot, processes),
             progress.look,
             progress.ended,
         )
@@ -197,19 +195,6 @@ def _num_rows(folder: Path) -> int:
         return (folder / "results.csv").read_bytes().count(b"\n") - 1
     except FileNotFoundError:
         return 0
-
-
-def _environment(slot: int, processes: int) -> dict[str, str]:
-    """The variables of a run beside others: its share of the cores, and its GPU."""
-    variables = dict(os.environ)
-    if processes > 1:
-        variables.setdefault("OMP_NUM_THREADS", str(max(1, CORES // processes)))
-    if (gpus := torch.cuda.device_count()) > 1:
-        visible = variables.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
-        variables["CUDA_VISIBLE_DEVICES"] = visible.split(",")[slot % gpus]
-    # As torchrun tells its ranks how many share the memory of what they see.
-    variables["LOCAL_WORLD_SIZE"] = str(math.ceil(processes / max(gpus, 1)))
-    return variables
 
 
 def curves_of(cells: Sequence[Cell], output_dir: Path) -> list[Curve]:

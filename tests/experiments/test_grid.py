@@ -11,10 +11,10 @@ import torch
 
 import main_TOD
 from experiments import grid
-from experiments.cells import _environment, shortened_training
+from experiments.cells import shortened_training
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, write_run
 from tests.support.processes import shown_in_a_terminal, wait_for
-from tod.runs.commands import Commands
+from tod.runs.commands import Commands, share_of_machine
 
 GRID = ["--config", "digits", "--strategy", "RANDOM/NONE", "LL4AL/LL4AL", "--seed", "0"]
 REST = ["--", *[argument for argument in TINY_DIGITS if not argument.startswith("--config")]]
@@ -270,6 +270,6 @@ def test_the_script_and_the_module_refuse_with_status_2(how):
 def test_runs_that_share_a_gpu_are_told_how_many_they_are(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    shown = [_environment(slot, processes=5) for slot in range(5)]
+    shown = [share_of_machine(slot, processes=5) for slot in range(5)]
     assert [variables["CUDA_VISIBLE_DEVICES"] for variables in shown] == ["0", "1", "0", "1", "0"]
     assert {variables["LOCAL_WORLD_SIZE"] for variables in shown} == {"3"}

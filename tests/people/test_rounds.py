@@ -26,11 +26,14 @@ def people(tmp_path) -> People:
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Each file in a folder, and when it was written; but for the locks, that commands take."""
+    """Each file in a folder, and when it was written: 0 of a lock, which some filelocks touch."""
     return {
-        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        str(path.relative_to(folder)): (
+            path.read_bytes(),
+            path.stat().st_mtime_ns if path.parent.name != ".locks" else 0,
+        )
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.parent.name != ".locks"
+        if path.is_file()
     }
 
 

@@ -316,12 +316,13 @@ def stand_in_graphs(monkeypatch):
     """CUDA graphs as they are seen from outside, so that a CPU can test what is around them."""
 
     class Stream:
+        is_lost = False
+
         def wait_stream(self, other) -> None: ...
+
         def synchronize(self) -> None:
             if self.is_lost:
                 raise RuntimeError("the stream is lost")
-
-        is_lost = False
 
     stream, set_streams = Stream(), []
     monkeypatch.setattr(torch.cuda, "CUDAGraph", StandInGraph)

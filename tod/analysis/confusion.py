@@ -37,8 +37,13 @@ def read(curve: Curve) -> np.ndarray:
     """
     size = len(curve.run.get("class_names", ()))
     last, found = curve.rows["cycle"].astype(int).max(), []
-    places = (cycle_files(folder / "confusion", ".csv").items() for folder in curve.folders)
-    for path in (path for of_run in places for (_, cycle), path in of_run if cycle == last):
+    paths = [
+        path
+        for folder in curve.folders
+        for (_, cycle), path in cycle_files(folder / "confusion", ".csv").items()
+        if cycle == last
+    ]
+    for path in paths:
         try:
             text = path.read_text(encoding="utf-8", errors="replace")  # of the names alone
             table = pd.read_csv(io.StringIO(text), header=None)

@@ -152,10 +152,10 @@ def image_files(folder: Path) -> list[str]:
     Raises:
         InputError: there is none, or something there leads nowhere or cannot be entered.
     """
-    problems: list[str] = []
     if not folder.is_dir():
-        problems.append(f"{folder}: is no folder; name the one in which the images lie")
-    found = [] if problems else below(folder, problems)
+        raise InputError(f"{folder}: is no folder; name the one in which the images lie")
+    problems: list[str] = []
+    found = below(folder, problems)
     if not found and not problems:
         problems.append(f"{folder}: holds no image file")
     refuse(problems)

@@ -66,7 +66,7 @@ def cifar(root: Path, dataset: str) -> Split:
         pixels = torch.cat([part.pixels for part in parts])
         return ImageSet(pixels, torch.cat([part.labels for part in parts]))
 
-    train = image_set(published.train_list, TRAINING_SET_SIZES["cifar10"])  # CIFAR-100 as well
+    train = image_set(published.train_list, TRAINING_SET_SIZES[dataset])
     return Split(train, image_set(published.test_list, 10_000), class_names)
 
 

@@ -1,5 +1,6 @@
 """Commands that run at the same time, and the signals that are meant for them."""
 
+import math
 import os
 import signal
 import subprocess
@@ -9,11 +10,26 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import FrameType
 from typing import IO, NamedTuple, TypeVar
 
+import torch
+
 Key = TypeVar("Key", bound=Hashable)
 
 SECONDS_BETWEEN_LOOKS = 0.5
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """Of this machine, those that the process may use."""
+
+
+def share_of_machine(slot: int, processes: int) -> dict[str, str]:
+    """The variables of a run beside others: its share of the cores, and its GPU."""
+    variables = dict(os.environ)
+    if processes > 1:
+        variables.setdefault("OMP_NUM_THREADS", str(max(1, CORES // processes)))
+    if (gpus := torch.cuda.device_count()) > 1:
+        visible = variables.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+        variables["CUDA_VISIBLE_DEVICES"] = visible.split(",")[slot % gpus]
+    # As torchrun tells its ranks how many share the memory of what they see.
+    variables["LOCAL_WORLD_SIZE"] = str(math.ceil(processes / max(gpus, 1)))
+    return variables
 
 
 class _Running(NamedTuple):

@@ -57,14 +57,14 @@ class Options:
         tensorboard: write for TensorBoard too.
     """
 
-    output_dir: Path = Path("results")
-    device: str = "auto"
-    precision: str = "auto"
-    cuda_graphs: bool = True
-    keep_weights: str = "all"
-    keep_predictions: bool = False
-    quiet: bool = False
-    tensorboard: bool = False
+    output_dir: Path
+    device: str
+    precision: str
+    cuda_graphs: bool
+    keep_weights: str
+    keep_predictions: bool
+    quiet: bool
+    tensorboard: bool
 
 
 def cycle_name(trial: int, cycle: int) -> str:
