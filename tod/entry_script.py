@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tod.cli import Parser, path, positive, seed, whole_number
-from tod.config import PROJECT_DIR, Config, InputError, config_names, load
+from tod.config import PROJECT_DIR, Config, InputError, config_names, load, read_run
 from tod.files import reason, sha256
 from tod.runs.identity import Identity, Options
 from tod.schema import OWN_IMAGES
+
+CHOICES = ("sampling", "auxiliary", "seed", "deterministic")
+"""The arguments that make a run another one."""
 
 if TYPE_CHECKING:
     from losses import AuxiliaryLoss
@@ -101,6 +104,9 @@ def parse(script: EntryScript, argv: Sequence[str] | None = None) -> dict[str, A
     arguments = vars(parser.parse_args(argv))
     name, overrides, data_dir = (arguments.pop(key) for key in ("config", "set", "data_dir"))
     config = load(name, overrides, data_dir)
+    if config.dataset == OWN_IMAGES:
+        overrides = [*_recorded_settings(config, script, arguments), *overrides]
+        config = load(name, overrides, data_dir)
     strategy = script.sampling[arguments["sampling"]]
     settings = getattr(strategy, "settings", ())
     if settings and config.dataset != OWN_IMAGES:
@@ -126,12 +132,29 @@ def parse(script: EntryScript, argv: Sequence[str] | None = None) -> dict[str, A
             if arguments.pop(name):
                 parser.error(f"argument --{name}: is for people's labels (--config {OWN_IMAGES})")
     digest = _digest_of_features(parser, arguments, config, strategy)
-    names = ("sampling", "auxiliary", "seed", "deterministic")
-    choices = {name: arguments.pop(name) for name in names}
-    identity = Identity(config=config, entry=script.name, features=digest, **choices)
+    identity = _identity(config, script, arguments, features=digest, settings=tuple(overrides))
+    for name in CHOICES:
+        del arguments[name]
     options = Options(**{field.name: arguments.pop(field.name) for field in fields(Options)})
     _refuse_what_is_no_folder(options.output_dir / identity.folder_name)
     return {**arguments, "identity": identity, "options": options}
+
+
+def _identity(
+    config: Config, script: EntryScript, arguments: dict[str, Any], **further: Any
+) -> Identity:
+    choices = {name: arguments[name] for name in CHOICES}
+    return Identity(config=config, entry=script.name, **choices, **further)
+
+
+def _recorded_settings(
+    config: Config, script: EntryScript, arguments: dict[str, Any]
+) -> Sequence[str]:
+    """The `--set` with which people's run has begun, so that later rounds may leave it out."""
+    folder = arguments["output_dir"] / _identity(config, script, arguments).folder_name
+    if not (folder / "config.yaml").exists():
+        return []
+    return read_run(folder, "bring back the file as it was")["run"].get("settings", [])
 
 
 def _digest_of_features(

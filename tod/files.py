@@ -160,21 +160,28 @@ def rows_of_csv(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
     return columns, rows
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def read_table(
+    path: Path, columns: Sequence[str], added: Sequence[str] = ()
+) -> list[dict[str, str]]:
     """The rows of a CSV file that `as_csv` has made.
+
+    Args:
+        path: the file.
+        columns: its own.
+        added: further ones, which an earlier version did not write: empty there.
 
     Raises:
         InputError: it cannot be read back.
     """
     try:
         found, rows = rows_of_csv(path.read_bytes().decode("utf-8", NAMES))
-        if found != [*columns]:
+        if found not in ([*columns], [*columns, *added]):
             raise ValueError("it has other columns")
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: cannot be read back ({reason(error)}); bring back the file as it was"
         ) from None
-    return [row for _, row in rows]
+    return [dict.fromkeys(added, "") | row for _, row in rows]
 
 
 def remove(path: Path) -> bool:

@@ -19,6 +19,7 @@ from tod.experiment import environment
 from tod.follower import begin
 from tod.loop import Loop
 from tod.people.batches import batch_folder
+from tod.people.missing import refuse_missing
 from tod.people.record import Record
 from tod.people.round import Round
 from tod.people.trial import PeopleTrial
@@ -75,15 +76,17 @@ def run_round(
     )
     folder = RunFolder(path, identity, trials=[1], chosen=[1], advice=advice)
     with devices.out_of_memory_in_words(), RunLog(options.quiet, Ranks()) as run_log, folder:
-        folder.claim()
-        record = Record(folder.path, own_images.find(Path(config.data_dir)))
+        found = own_images.find(Path(config.data_dir))
+        folder.claim(makes_it=True)  # two first commands would each find nothing there
+        state = Progress(folder.path, 1).load()
+        record = Record(folder.path, found)
+        refuse_missing(folder.path, record.labels, state)
         recorded = _recorded(folder)
         _refuse_other_classes(folder.path, recorded, record.found.class_names)
         record.take(labels, relabel)
         if recorded and record.has_news():
             run_log.write_to(folder.path / "log.txt")
             record.write_labels()
-        state = Progress(folder.path, 1).load()
         has_begun = _has_begun(state, record)
         must_wait = record.waiting() and not (partial and record.has_answers())
         if must_wait and not has_begun:
@@ -101,7 +104,8 @@ def run_round(
             this_round.say_that_all_is_labelled()
             return
         fingerprint = recorded.get("data") or own_images.fingerprint(record.found)
-        folder.open(environment(dataset, on, precision, fingerprint, group))
+        found_here = environment(dataset, on, precision, fingerprint, group)
+        folder.open({**found_here, "settings": [*identity.settings]})
         run_log.write_to(folder.path / "log.txt")
         records.write_unreadable(folder.path, dataset.unreadable)
         record.write_labels()

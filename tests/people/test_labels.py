@@ -1,12 +1,15 @@
 """All that people say: majorities, ties, skips, contradictions; everything taken, or nothing."""
 
+import itertools
 from pathlib import Path
 
 import pytest
 
 from tod.data.own_images import Found
+from tod.people import labels as labels_module
 from tod.people.answers import Answer, read_answers
 from tod.people.labels import Asked, Label, Labels, Unlabeled, read_labels
+from tod.people.votes import Vote, counts, one_answer_each
 
 EXPORTS = Path(__file__).parent / "exports"
 FOUND = Found(
@@ -28,7 +31,8 @@ def take(
     before: Labels, *answers: Answer, relabel: bool = False, found: Found = FOUND
 ) -> tuple[Labels, list[str]]:
     problems: list[str] = []
-    return before.with_answers(answers, found, ASKED, relabel, problems), problems
+    by_image = before.by_image(answers, found, ASKED, problems)
+    return before.with_answers(by_image, found, ASKED, relabel, problems), problems
 
 
 def taken(*answers: Answer, before: Labels | None = None, relabel: bool = False) -> Labels:
@@ -75,10 +79,10 @@ def test_an_image_is_known_by_its_digest_whatever_its_name():
 def test_of_several_people_the_majority_of_those_who_name_a_class_counts(votes, expected):
     labels = taken(*(answer("unlabeled/a.png", vote) for vote in votes))
     assert labels.labels == ({"aa": CAT} if expected == "label" else {})
-    tie = Unlabeled("unlabeled/a.png", "0", "cat (1), dog (1)", "labels.csv")
-    assert labels.disagreements == ({"aa": tie} if expected == "tie" else {})
-    skip = Unlabeled("unlabeled/a.png", "0", "", "labels.csv")
-    assert labels.set_aside == ({"aa": skip} if expected == "skip" else {})
+    votes = tuple(Vote("labels.csv", vote, " ") for vote in votes)
+    row = Unlabeled("unlabeled/a.png", "0", votes)
+    assert labels.disagreements == ({"aa": row} if expected == "tie" else {})
+    assert labels.set_aside == ({"aa": row} if expected == "skip" else {})
 
 
 def test_the_same_answers_given_twice_change_nothing():
@@ -91,12 +95,84 @@ def test_the_same_answers_given_twice_change_nothing():
     assert taken(*given, before=once) == once
 
 
-def test_a_tie_is_resolved_by_whoever_answers_next():
-    tie = taken(answer("unlabeled/a.png", "cat"), answer("unlabeled/a.png", "dog"))
-    labels = taken(answer("unlabeled/a.png", "cat"), before=tie)
-    assert (labels.labels, labels.disagreements) == ({"aa": CAT}, {})
-    labels = taken(answer("unlabeled/a.png", None), before=tie)
-    assert (list(labels.set_aside), labels.disagreements) == (["aa"], {})
+def of(file: str, name: str | None, sha256: str = "aa") -> Answer:
+    """An answer in a file of its own."""
+    return answer("", name, sha256)._replace(source=file, content=f"{file}, {name}")
+
+
+def kind(labels: Labels) -> str:
+    """The class of an image, or the table in which it stands without one."""
+    if "aa" in labels.labels:
+        return labels.labels["aa"].class_name
+    (table,) = (name for name, rows in labels if "aa" in rows)
+    return table
+
+
+CAT_OF_ALICE, DOG_OF_BOB, SKIP_OF_CAROL = (
+    *(of("alice.csv", "cat"), of("bob.csv", "dog")),
+    of("carol.csv", None),
+)
+
+
+def test_a_tie_is_resolved_by_who_has_not_voted_yet():
+    tie = taken(CAT_OF_ALICE, DOG_OF_BOB)
+    saved_again = CAT_OF_ALICE._replace(content="more rows")
+    for again in (CAT_OF_ALICE, DOG_OF_BOB, saved_again, SKIP_OF_CAROL):
+        assert kind(taken(again, before=tie)) == "disagreements"
+    assert kind(taken(of("dora.csv", "dog"), before=tie)) == "dog"
+    assert kind(taken(of("alice.csv", "dog"), before=tie)) == "dog"  # who has thought again
+    assert kind(taken(CAT_OF_ALICE, before=tie, relabel=True)) == "cat"  # whose word is to count
+
+
+@pytest.mark.parametrize("skips", [(), (0,), (1,)], ids=["together", "skip first", "skip last"])
+@pytest.mark.parametrize(
+    "order", [*itertools.permutations((CAT_OF_ALICE, DOG_OF_BOB, SKIP_OF_CAROL))]
+)
+def test_in_which_order_people_answer_does_not_matter(order, skips):
+    votes = [each for each in order if each.class_name]
+    commands = {(): [order], (0,): [[SKIP_OF_CAROL], votes], (1,): [votes, [SKIP_OF_CAROL]]}
+    labels = Labels()
+    for answers in commands[skips]:
+        labels = taken(*answers, before=labels)
+    assert kind(labels) == "disagreements"
+    assert kind(taken(of("dora.csv", "dog"), before=labels)) == "dog"
+    assert kind(taken(of("dora.csv", None), before=labels)) == "set_aside"
+
+
+def test_a_second_disagreement_of_files_with_the_same_names_is_an_answer():
+    def both(content: str) -> list[Answer]:
+        return [of("answers.csv", name)._replace(content=content + name) for name in ("cat", "dog")]
+
+    before, later = taken(*both("first")), {"aa": Asked("unlabeled/a.png", 1)}
+    for answers, has_answer in ((both("first"), False), (both("second"), True)):
+        labels = before.with_answers({"aa": answers}, FOUND, later, False, [])
+        assert kind(labels) == "disagreements"
+        assert labels.has_answer("aa", 1) == has_answer
+
+
+def annotated(name: str | None, annotation: str, annotator: str, updated_at: str = "1") -> Answer:
+    return of("x", name)._replace(annotation=annotation, annotator=annotator, updated_at=updated_at)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        # Yesterday's and today's export of one project, in which somebody has thought again.
+        ([[("cat", "5", "1")], [("cat", "5", "1"), ("dog", "6", "2")]], "disagreements"),
+        ([[("cat", "5", "1")], [("dog", "5", "1", "2")]], "dog"),
+        ([[("dog", "5", "1", "2")], [("cat", "5", "1")]], "dog"),
+        ([[("cat", "5", "1"), ("cat", "7", "1", "2"), ("dog", "6", "2")]], "disagreements"),
+        ([[("cat", "5", "1"), (None, "7", "1", "2")]], "cat"),
+        # The same number on two servers is two people.
+        ([[("cat", "5 of a", "1")], [("dog", "5 of b", "1")]], "disagreements"),
+        # The page's own name of a browser is nobody else's.
+        ([[("cat", "", "browser")], [("cat", "", "browser")], [("dog", "", "2")]], "disagreements"),
+    ],
+)
+def test_each_annotator_has_one_vote(files, expected):
+    for order in itertools.permutations(files):
+        answers = one_answer_each([[annotated(*each) for each in file] for file in order])
+        assert kind(taken(*answers)) == expected
 
 
 def test_a_label_that_contradicts_one_taken_before_is_refused_unless_relabel():
@@ -125,18 +201,6 @@ def test_an_image_in_a_class_folder_is_relabelled_by_moving_it():
         after, (problem,) = take(before, answer("", "dog", "cc"), relabel=relabel)
         assert after == before
         assert "train/cat/c.png is dog here, but lies in cat's folder; move it" in problem
-
-
-def test_the_same_tie_counts_again_only_if_another_file_says_so():
-    tie = [answer("unlabeled/a.png", "cat"), answer("unlabeled/a.png", "dog")]
-    before = taken(*tie)
-    later = {"aa": Asked("unlabeled/a.png", 1)}
-    problems: list[str] = []
-    again = before.with_answers(tie, FOUND, later, False, problems)
-    assert again == before
-    assert not again.has_answer("aa", 1)
-    others = [each._replace(source="other.csv") for each in tie]
-    assert before.with_answers(others, FOUND, later, False, problems).has_answer("aa", 1)
 
 
 def test_a_runs_own_labels_may_be_of_images_that_are_gone():
@@ -201,16 +265,56 @@ def test_names_that_look_the_same_are_one_class():
 
 def test_what_is_written_is_read_back_exactly(tmp_path):
     names = ["=ten", "a,b", 'say "hi"', "two\nlines", "carriage\rreturn", " b ", "ü", "caf\udce9"]
+    votes = tuple(Vote(name, name, "1") for name in names)
     labels = Labels(
-        {f"{i}": Label(name, name, "", name) for i, name in enumerate(names)},
-        {"x": Unlabeled("two\nlines", "3", "", "a.csv")},
-        {"y": Unlabeled("z", "", "cat (1), dog (1)", "b.csv")},
+        {f"{i}": Label(name, name, "", name, "audit") for i, name in enumerate(names)},
+        {"x": Unlabeled("two\nlines", "3", (Vote("a.csv", None, ""),))},
+        {"y": Unlabeled("z", "", votes)},
     )
     labels.write(tmp_path, Labels())
     assert read_labels(tmp_path) == labels
     assert read_labels(tmp_path / "empty") == Labels()
     first = (tmp_path / "labels.csv").read_bytes().splitlines()[0]
-    assert first.replace(b'"', b"") == b"file,sha256,class,batch,source"
+    assert first.replace(b'"', b"") == b"file,sha256,class,batch,source,reason"
+
+
+def test_what_an_earlier_version_has_written_is_read(tmp_path):
+    (tmp_path / "labels.csv").write_text("file,sha256,class,batch,source\na,aa,cat,0,b.csv\n")
+    header = "file,sha256,batch,votes,source\n"
+    (tmp_path / "set_aside.csv").write_text(f"{header}b,bb,1,,b.csv\n")
+    tie = 'c,cc,1,"cat (2), dog (2)","b.csv, c.csv"\n'
+    (tmp_path / "disagreements.csv").write_text(header + tie)
+    labels = read_labels(tmp_path)
+    assert labels.labels == {"aa": Label("a", "cat", "0", "b.csv")}
+    assert labels.set_aside == {"bb": Unlabeled("b", "1", (Vote("b.csv", None, ""),))}
+    votes = labels.disagreements["cc"].votes
+    assert [vote.class_name for vote in votes] == ["cat", "cat", "dog", "dog"]
+    found = FOUND._replace(files={**FOUND.files, "cc": "c"})
+    settled, _ = take(labels, answer("", "dog", "cc")._replace(source="d.csv"), found=found)
+    assert settled.labels["cc"].class_name == "dog"
+
+
+TABLES = [
+    Labels(labels={"aa": CAT}),
+    Labels(set_aside={"aa": Unlabeled("a", "", (Vote("a", None, ""),))}),
+    Labels(disagreements={"aa": Unlabeled("a", "", (Vote("a", "cat", ""), Vote("b", "dog", "")))}),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), [*itertools.permutations(TABLES, 2)])
+def test_an_image_comes_to_its_new_table_before_it_leaves_the_old_one(
+    tmp_path, monkeypatch, before, after
+):
+    before.write(tmp_path, Labels())
+    write = labels_module.write_atomically
+
+    def written(path: Path, content: str) -> None:
+        write(path, content)
+        assert read_labels(tmp_path).decided() in (before, after)
+
+    monkeypatch.setattr(labels_module, "write_atomically", written)
+    after.write(tmp_path, before)
+    assert read_labels(tmp_path) == after
 
 
 @pytest.mark.parametrize("name", ["export.json", "export.min.json", "export.csv"])
@@ -226,12 +330,15 @@ def test_the_exports_of_a_real_server_give_the_same_labels_in_each_format(name):
         None,
     )
     problems: list[str] = []
-    labels = Labels().with_answers(answers, found, {}, False, problems)
+    # All annotations are of one person here; whoever wrote them posed as several.
+    answers = [a._replace(annotator=a.annotation) for a in answers]
+    by_image = Labels().by_image(one_answer_each([answers]), found, {}, problems)
+    labels = Labels().with_answers(by_image, found, {}, False, problems)
     assert problems == []
     by_file = {label.file: label.class_name for label in labels.labels.values()}
     assert list(by_file.values()) == [*found.class_names, "cat", "cat"]
     assert by_file["unlabeled/sub dir/b.png"] == by_file["unlabeled/o'p.png"] == "cat"
-    ties = [tie.votes for tie in labels.disagreements.values()]
+    ties = [counts(tie.votes) for tie in labels.disagreements.values()]
     assert ties == ["=ten (1), cat (1)"]
     skips = [skip.file for skip in labels.set_aside.values()]
     assert skips == (["unlabeled/m\nn.png"] if name == "export.json" else [])

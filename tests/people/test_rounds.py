@@ -15,6 +15,7 @@ from tests.support.harness import run_script
 from tests.support.people import People, digest, table, write_table
 from tod.analysis.results import DIAGNOSTICS
 from tod.config import InputError
+from tod.data import own_images
 from tod.loop import Loop
 from tod.people.trial import PeopleTrial
 from tod.pool import takes_features
@@ -290,15 +291,24 @@ def test_how_many_labels_training_begins_with_can_be_said(people):
     assert not (people.run / "results.csv").exists()
 
 
-def test_another_runs_labels_begin_a_new_one(people, tmp_path):
+@pytest.mark.parametrize("is_old", [False, True], ids=["", "of an earlier version"])
+def test_another_runs_labels_begin_a_new_one_with_its_audits(people, tmp_path, is_old):
     people.round()
     people.round("--labels", people.answers(0))
     people.round("--labels", people.answers(1))
     given = people.run / "labels.csv"
+    if is_old:
+        rows = [[*row.values()][:5] for row in table(given)]
+        write_table(given, rows, ("file", "sha256", "class", "batch", "source"))
     main_TOD.main([*people.command("--labels", given), f"--output-dir={tmp_path / 'new'}"])
     (run,) = (tmp_path / "new").iterdir()
-    assert [row["sha256"] for row in table(run / "labels.csv")] == [*labels(people)]
-    assert table(run / "results.csv")[0]["num_labeled"] == "20"
+    new = table(run / "labels.csv")
+    assert [row["sha256"] for row in new] == [*labels(people)]
+    assert [row["reason"] == "audit" for row in new] == [
+        row["reason"] == "audit" for number in (0, 1) for row in people.batch(number)
+    ]
+    (first,) = table(run / "results.csv")
+    assert (first["num_labeled"], first["audited"]) == ("18", "2")
     asked = {row["sha256"] for row in table(run / "batches" / "batch0" / "batch.csv")}
     assert asked.isdisjoint(labels(people))
 
@@ -691,3 +701,170 @@ def test_other_settings_in_a_later_round_are_refused_with_what_to_do(people):
     for words in ("another training.lr", "give the settings in", "config.yaml again", "--labels"):
         assert words in str(refusal.value)
     assert "--overwrite" not in str(refusal.value)
+
+
+def test_a_later_round_may_leave_out_what_the_run_has_recorded(people):
+    people.round("--set=training.lr=0.01")
+    bare = [each for each in people.command() if not each.startswith("--set")]
+    main_TOD.main([*bare, "--labels", str(people.answers(0))])
+    assert len(people.batch(1)) == 10
+    people.round("--set=training.lr=0.01", "--labels", people.answers(1))
+    assert len(people.batch(2)) == 10
+    with pytest.raises(InputError, match=r"another training.lr \(0.01 there, 0.02 here\)"):
+        people.round("--set=training.lr=0.02")
+
+
+def lose(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("batches/batch0", r"batch0/batch.csv: is missing, and says what was asked"),
+        ("batches/batch2", r"batch2/batch.csv: is missing, and says what was asked"),
+        ("batches/batch3", r"batch3/batch.csv: is missing, and says what was asked"),
+        ("labels.csv", r"labels.csv: 30 labels of those in labels.copy.csv are missing; copy that"),
+    ],
+)
+def test_what_the_run_had_and_has_not_any_more_is_named(people, name, says):
+    people.round()
+    for number in range(3):
+        people.round("--labels", people.answers(number))
+    given, kept = people.answers(3), people.place / "kept"
+    shutil.copytree(people.run, kept)
+    lose(people.run / name)
+    before = contents(people.run)
+    with pytest.raises(InputError, match=says):
+        people.round("--labels", given)
+    assert contents(people.run) == before
+    for path in (kept / name).glob("batch.csv"):
+        (people.run / name).mkdir()
+        shutil.copy(path, people.run / name)
+    if name == "labels.csv":
+        shutil.copy(people.run / "labels.copy.csv", people.run / name)
+    people.round("--labels", given)
+    assert [row["audited"] for row in results(people)] == ["1", "2", "3", "4"]
+
+
+def test_some_lost_labels_are_named_and_an_earlier_versions_too(people):
+    people.round()
+    people.round("--labels", people.answers(0))
+    path = people.run / "labels.csv"
+    rows = [[*row.values()] for row in table(path)]
+    columns = ("file", "sha256", "class", "batch", "source", "reason")
+    write_table(path, rows[:-2], columns)
+    with pytest.raises(InputError, match=r"2 labels of those in labels.copy.csv are missing"):
+        people.round()
+    (people.run / "labels.copy.csv").unlink()
+    people.round()
+    path.unlink()
+    with pytest.raises(InputError, match=r"labels.csv: is missing, and the run has trained"):
+        people.round()
+
+
+def test_two_first_commands_at_once_lose_no_label(people, monkeypatch):
+    given = [
+        write_table(
+            people.place / f"{i}.csv",
+            [(row, people.truth[digest(people.data / row)]) for row in rows],
+            ("file", "class"),
+        )
+        for i, rows in enumerate(
+            [f"unlabeled/{n:03d}.png" for n in some] for some in (range(12), range(12, 14))
+        )
+    ]
+    read = own_images.read
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(own_images, "read", read)
+        done = run_script("main_TOD.py", *people.command("--labels", given[0]))
+        assert done.returncode == 2
+        assert "is in use by another process" in done.stderr
+        return read(*arguments)
+
+    monkeypatch.setattr(own_images, "read", meanwhile)
+    people.round("--labels", given[1])
+    people.round("--labels", given[0])
+    assert len(labels(people)) == 14
+
+
+def test_a_first_command_that_is_refused_leaves_no_folder(people):
+    path = write_table(people.place / "bad.csv", [("unlabeled/000.png", "", "cow")])
+    with pytest.raises(InputError, match="cow is no class"):
+        people.round("--labels", path)
+    assert not list(people.place.glob("own_images_*"))
+
+
+@pytest.mark.parametrize("content", ["again", "of an old batch"])
+def test_a_file_without_news_is_named(people, capsys, content):
+    people.round()
+    given = people.answers(0)
+    people.round("--labels", given, given)
+    if content == "of an old batch":
+        people.round("--labels", people.answers(1))
+    before = contents(people.run)
+    main_TOD.main([each for each in people.command("--labels", given) if each != "--quiet"])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"{given}: nothing new in it"
+    assert "waits for the labels of 10 of 10 images" in second
+    assert contents(people.run) == before
+
+
+@pytest.mark.parametrize("copies", [1, 2], ids=["the same path twice", "and by a link"])
+def test_a_path_given_twice_is_one_file(people, copies):
+    people.round()
+    rows = people.batch(0)
+    ties = [people.place / f"{name}.csv" for name in people.classes]
+    for path in ties:
+        write_table(path, [(rows[0]["file"], rows[0]["sha256"], path.stem)])
+    link = people.place / "link.csv"
+    link.symlink_to(ties[0])
+    people.round("--labels", ties[0], link if copies == 2 else ties[0], ties[1])
+    (row,) = table(people.run / "disagreements.csv")
+    assert (row["votes"], row["source"]) == ("cat (1), dog (1)", "cat.csv, dog.csv")
+
+
+@pytest.mark.parametrize("prefix", ["unlabeled/", ""])
+@pytest.mark.parametrize("change", ["another picture", "changed places"])
+def test_a_name_that_shows_another_picture_than_was_asked_for_is_refused(people, prefix, change):
+    people.round()
+    (row, *_), asked = people.batch(0), {*files(people.batch(0))}
+    path = people.data / row["file"]
+    other = next(
+        p
+        for p in sorted(people.data.glob("unlabeled/*.png"))
+        if str(p.relative_to(people.data)) not in asked
+    )
+    place = people.data / "place"
+    path.rename(place)
+    other.rename(path)
+    if change == "changed places":
+        place.rename(other)
+    given = write_table(people.place / "own.csv", [(prefix + path.name, "cat")], ("file", "class"))
+    with pytest.raises(InputError, match="has changed since"):
+        people.round("--labels", given)
+    assert not (people.run / "labels.csv").exists()
+
+
+def test_a_disagreement_about_a_label_that_is_killed_loses_neither(people, monkeypatch):
+    people.round()
+    people.round("--labels", people.answers(0))
+    row = people.batch(0)[1]
+    replace = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        found = replace(self, target)
+        if Path(target).name in ("labels.csv", "disagreements.csv"):
+            raise SystemExit(137)
+        return found
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(Path, "replace", killed)
+        people.round(*tie(people, [row]))
+    people.round()
+    ties = table(people.run / "disagreements.csv")
+    assert row["sha256"] in labels(people)
+    assert [each["sha256"] for each in ties] == [row["sha256"]]
+    people.round(*tie(people, [row]))
+    assert row["sha256"] not in labels(people)

@@ -1,6 +1,7 @@
 """What people's files say: the page's CSV, any CSV, Label Studio's exports."""
 
 import codecs
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ from tod.settings import shortened
 
 CLASS_COLUMNS = ("class", "label", "choice")
 LABEL_COLUMNS = ["file", "sha256", "class", "batch", "source"]
-"""Those of a run's own `labels.csv`."""
+"""Those of a run's own `labels.csv`, before `reason`."""
+UNDECIDED_COLUMNS = ["file", "sha256", "batch", "votes", "source"]
+"""Those of its `set_aside.csv` and `disagreements.csv`, before `answers`."""
 ADVICE = (
     "--labels takes the page's CSV, a CSV with a column file or sha256 and one of class, label or "
     "choice, or an export of Label Studio as JSON, JSON_MIN or CSV"
@@ -28,8 +31,10 @@ class Answer(NamedTuple):
         class_name: None: the person has skipped it.
         place: where the answer stands, for messages.
         source: the name of the file that it stands in.
-        may_be_gone: whether it stands in a run's own labels, whose images may be gone by now.
-        annotation: Label Studio's id of it, of which its server has one; empty elsewhere.
+        content: tells the file's content from another's.
+        may_be_gone: whether it stands in a run's own files, whose images may be gone by now.
+        reason: in a run's own labels, why it was asked for.
+        annotation: Label Studio's id of it, and when it was made; empty elsewhere.
         annotator: who has given it, as Label Studio or a column `annotator` says: an e-mail
             address, or an id; else empty.
         updated_at: when it was changed last, in ISO 8601 as Label Studio writes it; else empty.
@@ -40,7 +45,9 @@ class Answer(NamedTuple):
     class_name: str | None
     place: str
     source: str = ""
+    content: str = ""
     may_be_gone: bool = False
+    reason: str = ""
     annotation: str = ""
     annotator: str = ""
     updated_at: str = ""
@@ -53,10 +60,11 @@ def read_answers(path: Path) -> list[Answer]:
         InputError: the file cannot be read, or is of no kind that is known.
     """
     try:
-        text = _decoded(path.read_bytes())
+        content = path.read_bytes()
+        text, digest = _decoded(content), hashlib.sha256(content).hexdigest()[:16]
         is_json = text.lstrip()[:1] in ("[", "{")
         found = (_in_json if is_json else _in_csv)(text, shortened(str(path), 300))
-        return [answer._replace(source=path.name) for answer in found]
+        return [answer._replace(source=path.name, content=digest) for answer in found]
     # A file of another kind may be nested in any way.
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({reason(error)}); {ADVICE}") from None
@@ -75,10 +83,11 @@ def _in_csv(text: str, place: str) -> Iterator[Answer]:
         if not {*needed} & {*columns}:
             found = shortened(", ".join(columns), 100) or "none at all"
             raise ValueError(f"it has no column {' or '.join(needed)}, but {found}")
-    of_a_run = columns == LABEL_COLUMNS
+    of_a_run = columns[: len(LABEL_COLUMNS)] == LABEL_COLUMNS
     for line, row in rows:
         for answer in _of_row(row, f"{place}, line {line}"):
-            yield answer._replace(may_be_gone=of_a_run)
+            reason = row.get("reason", "") if of_a_run else ""
+            yield answer._replace(may_be_gone=of_a_run, reason=reason)
 
 
 def _of_row(row: dict[str, Any], place: str) -> Iterator[Answer]:
@@ -137,7 +146,10 @@ def _told_by(record: dict[str, Any], annotation: str, annotator: str) -> dict[st
         person = person.get("email") or person.get("id")
     cells = record.get(annotation), person, record.get("updated_at")
     names = "annotation", "annotator", "updated_at"
-    return {k: "" if v is None else str(v).strip() for k, v in zip(names, cells, strict=True)}
+    told = {k: "" if v is None else str(v).strip() for k, v in zip(names, cells, strict=True)}
+    if told["annotation"]:  # another server counts from 1, too
+        told["annotation"] += f" of {record.get('created_at')}"
+    return told
 
 
 def _choices(annotation: dict[str, Any]) -> Sequence[str]:

@@ -1,11 +1,12 @@
 """Batches of images that people are asked to label."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from tod.files import read_table
-from tod.people.labels import Asked
+from tod.people.labels import Asked, Labels
 
 FIRST, QUERY, AUDIT = "first", "query", "audit"
 """Why an image is asked for: drawn before there is a network, by its score, to be audited."""
@@ -73,4 +74,20 @@ def read_rows(path: Path) -> list[Asking]:
 
 def asked_images(batches: Sequence[Batch]) -> dict[str, Asked]:
     """The images that batches have asked for, by their digests."""
-    return {row.sha256: Asked(row.file, batch.number) for batch in batches for row in batch.rows}
+    return {
+        row.sha256: Asked(row.file, batch.number, row.reason)
+        for batch in batches
+        for row in batch.rows
+    }
+
+
+def with_reasons(labels: Labels, batches: Sequence[Batch]) -> Labels:
+    """Labels, each with the reason why a batch asked for it: an earlier version wrote none."""
+    reasons = {
+        (row.sha256, str(batch.number)): row.reason for batch in batches for row in batch.rows
+    }
+    filled = {
+        digest: label._replace(reason=label.reason or reasons.get((digest, label.batch), ""))
+        for digest, label in labels.labels.items()
+    }
+    return replace(labels, labels=filled)

@@ -9,13 +9,27 @@ from typing import NamedTuple, TypeVar
 
 import pandas as pd
 
+from tod.config import InputError
 from tod.data.listing import class_name_of
 from tod.data.own_images import Found
-from tod.files import as_csv, read_table, write_atomically
-from tod.people.answers import Answer
+from tod.files import as_csv, read_table, reason, write_atomically
+from tod.people.answers import LABEL_COLUMNS, UNDECIDED_COLUMNS, Answer
+from tod.people.votes import (
+    Vote,
+    added,
+    are_skips,
+    as_cells,
+    counts,
+    majority,
+    votes_in,
+    votes_of,
+)
 from tod.settings import counted, shortened
 
 log = logging.getLogger("tod")
+
+COPY = "labels.copy.csv"
+"""Beside `labels.csv`, and written after it: what a hand has lost there is here."""
 
 
 class Label(NamedTuple):
@@ -26,12 +40,14 @@ class Label(NamedTuple):
         class_name: what people say.
         batch: the number of the batch that asked for it; empty where none did.
         source: the name of the file that says so, or `train`.
+        reason: why the batch asked for it; `audit` also where another run has.
     """
 
     file: str
     class_name: str
     batch: str
     source: str
+    reason: str = ""
 
 
 class Unlabeled(NamedTuple):
@@ -39,22 +55,23 @@ class Unlabeled(NamedTuple):
 
     Attributes:
         file: its name.
-        batch: the number of the batch that asked for it; empty where none did.
-        votes: for which class, where they disagree; empty where it was skipped.
-        source: the names of the files that say so.
+        batch: the number of the last batch that asked for it and has got an answer, if any did.
+        votes: of each who has seen it.
     """
 
     file: str
     batch: str
-    votes: str
-    source: str
+    votes: tuple[Vote, ...]
 
 
 class Asked(NamedTuple):
-    """An image that a batch has asked for: its name then, and the number of the last such batch."""
+    """An image that a batch has asked for: its name then, the number of the last such batch, and
+    why.
+    """
 
     file: str
     batch: int
+    reason: str = ""
 
 
 Row = TypeVar("Row", Label, Unlabeled)
@@ -83,9 +100,17 @@ class Labels:
             or (tie is not None and tie.batch == str(batch))
         )
 
+    def says_the_same(self, other: "Labels", digest: str) -> bool:
+        """Whether both have the same of an image."""
+        return all(rows.get(digest) == vars(other)[name].get(digest) for name, rows in self)
+
+    def __iter__(self) -> Iterator[tuple[str, dict]]:
+        """The name and the rows of each table."""
+        return iter(vars(self).items())
+
     def with_answers(
         self,
-        answers: Iterable[Answer],
+        by_image: Mapping[str, Sequence[Answer]],
         found: Found,
         asked: Mapping[str, Asked],
         relabel: bool,
@@ -94,53 +119,67 @@ class Labels:
         """These labels and the answers; where several are about one image, the majority counts.
 
         Args:
-            answers: of one or of several people.
+            by_image: the answers, as the function of this name gives them.
             found: the images that there are.
             asked: the images that batches have asked for, by their digests.
             relabel: whether they may change what was taken before.
             problems: takes all that is wrong.
         """
-        taken = replace(self, **{name: dict(rows) for name, rows in vars(self).items()})
-        for digest, votes in self._votes(answers, found, asked, problems).items():
-            skips = votes.pop(None, [])
-            (first, *_), *_ = [*votes.values(), skips]
+        taken = replace(self, **{name: dict(rows) for name, rows in self})
+        for digest, answers in by_image.items():
+            first = answers[0]
             file = found.files.get(digest) or first.file
-            batch = str(asked[digest].batch) if digest in asked else ""
-            old, said = self.labels.get(digest), _majority(votes)
+            request = asked.get(digest, Asked(file, -1, first.reason))
+            batch = str(request.batch) if digest in asked else ""
+            old, before = self.labels.get(digest), self._undecided(digest)
+            votes = votes_of(answers)
             if old is not None:
-                if not votes or said == old.class_name:
+                said = majority(votes)
+                if said == old.class_name or not counts(votes):
                     continue  # a skip takes no label away
                 in_folder = found.labels.get(digest)
                 if in_folder not in (None, said) or not relabel:
                     problems.append(_contradiction(first, file, votes, old, in_folder))
                     continue
-                batch = old.batch
-            if said is not None:
-                taken.labels[digest] = Label(file, said, batch, votes[said][0].source)
-                taken.set_aside.pop(digest, None)
-                taken.disagreements.pop(digest, None)
-            elif not votes:
-                taken.set_aside[digest] = Unlabeled(file, batch, "", first.source)
-                taken.disagreements.pop(digest, None)
-            elif digest not in self.set_aside:
-                sources = dict.fromkeys(each.source for given in votes.values() for each in given)
-                tie = Unlabeled(file, batch, _counts(votes), ", ".join(sources))
-                before = self.disagreements.get(digest)
-                # The same file again is no further answer, whatever has been asked since.
-                if before is None or before._replace(file=file, batch=batch) != tie:
-                    taken.disagreements[digest] = tie
-                taken.labels.pop(digest, None)
+                batch, request = old.batch, request._replace(reason=old.reason)
+            elif before is not None and not relabel:
+                if {*votes} <= {*before.votes}:
+                    continue  # the same answers again, whatever has been asked since
+                votes = added(before.votes, votes)
+            if (said := majority(votes)) is not None:
+                source = next((a.source for a in answers if a.class_name == said), first.source)
+                taken._put("labels", digest, Label(file, said, batch, source, request.reason))
+            else:
+                table = "set_aside" if are_skips(votes) else "disagreements"
+                taken._put(table, digest, Unlabeled(file, batch, tuple(votes)))
         return taken
 
-    def _votes(
+    def _undecided(self, digest: str) -> Unlabeled | None:
+        return self.disagreements.get(digest) or self.set_aside.get(digest)
+
+    def _put(self, table: str, digest: str, row: Row) -> None:
+        for name, rows in self:
+            if name == table:
+                rows[digest] = row
+            else:
+                rows.pop(digest, None)
+
+    def decided(self) -> "Labels":
+        """Each image in one table: a kill between two of their files has left it in both."""
+        undecided = {d: row for d, row in self.disagreements.items() if d not in self.labels}
+        known = self.labels.keys() | undecided
+        aside = {d: row for d, row in self.set_aside.items() if d not in known}
+        return Labels(self.labels, aside, undecided)
+
+    def by_image(
         self,
         answers: Iterable[Answer],
         found: Found,
         asked: Mapping[str, Asked],
         problems: list[str],
-    ) -> dict[str, dict[str | None, list[Answer]]]:
-        """The answers about each image, by the class that they give; None: it was skipped."""
-        votes: dict[str, dict[str | None, list[Answer]]] = {}
+    ) -> dict[str, list[Answer]]:
+        """The answers about each image, by its digest, with classes as the run has them."""
+        by_image: dict[str, list[Answer]] = {}
         by_file = {image.file: digest for digest, image in asked.items()}
         gone = 0
         for answer in answers:
@@ -153,10 +192,10 @@ class Labels:
                 else:
                     problems.append(f"{answer.place}: {error}")
             else:
-                votes.setdefault(digest, {}).setdefault(name, []).append(answer)
+                by_image.setdefault(digest, []).append(answer._replace(class_name=name))
         if gone:
             log.info(f"{counted(gone, 'label')} left out: their images are gone")
-        return votes
+        return by_image
 
     def _digest(
         self,
@@ -171,8 +210,15 @@ class Labels:
             ValueError: there is no such image, or it has changed since it was asked for.
         """
         file = answer.file
-        digest = answer.sha256 or by_file.get(file) or _digest_of(file, found)
-        if digest in found.files or digest in self.labels or digest in self.set_aside:
+        today = _digest_of(file, found)
+        then = by_file.get(file) or by_file.get(f"unlabeled/{file}") or today
+        if not answer.sha256 and today and then != today:
+            raise ValueError(
+                f"{shortened(file, 300)} has changed since it was asked for; bring the old image "
+                "back, or name the image by its sha256"
+            )
+        digest = answer.sha256 or then
+        if digest in found.files or digest in self.labels or self._undecided(digest):
             return digest
         name = file or (asked[digest].file if digest in asked else "")
         if name in found.digests and found.digests[name] in found.files:
@@ -185,12 +231,20 @@ class Labels:
     def write(self, folder: Path, before: "Labels") -> None:
         """Writes into a run's folder what differs from before.
 
+        An image comes to its new table before it leaves the old one: a kill between loses nothing.
+
         Raises:
             InputError: a file cannot be written.
         """
-        for name, rows in vars(self).items():
-            if rows != getattr(before, name):
-                write_atomically(folder / f"{name}.csv", as_csv(_table(name, rows)))
+        written = dict(before)
+        for is_leaving in (False, True):
+            for name, rows in self:
+                wanted = rows if is_leaving else {**written[name], **rows}
+                if [*wanted.items()] != [*written[name].items()]:
+                    write_atomically(folder / f"{name}.csv", as_csv(_table(name, wanted)))
+                    written[name] = wanted
+        if self.labels != before.labels or not (folder / COPY).exists():
+            write_atomically(folder / COPY, as_csv(_table("labels", self.labels)))
 
 
 def _digest_of(file: str, found: Found) -> str:
@@ -211,28 +265,12 @@ def _known_class(name: str, class_names: list[str]) -> str:
     raise ValueError(f"{shortened(name)} is no class; the nearest is {shortened(near)}")
 
 
-Votes = Mapping[str, Sequence[Answer]]
-"""The answers about an image, by the class that they give."""
-
-
-def _majority(votes: Votes) -> str | None:
-    """The class that more than half of the answers give; None where there is none."""
-    total = sum(map(len, votes.values()))
-    return next((name for name, given in votes.items() if 2 * len(given) > total), None)
-
-
-def _counts(votes: Votes) -> str:
-    if len(votes) == 1:
-        return next(iter(votes))
-    return ", ".join(f"{name} ({len(votes[name])})" for name in sorted(votes))
-
-
 def _contradiction(
-    first: Answer, file: str, votes: Votes, old: Label, in_folder: str | None
+    first: Answer, file: str, votes: Sequence[Vote], old: Label, in_folder: str | None
 ) -> str:
     """What to say of answers that are not what was taken before."""
-    words = f"{first.place}: {shortened(file)} is {shortened(_counts(votes))} here, but"
-    if in_folder not in (None, *votes):
+    words = f"{first.place}: {shortened(file)} is {shortened(counts(votes))} here, but"
+    if in_folder not in (None, *(vote.class_name for vote in votes)):
         return f"{words} lies in {shortened(in_folder)}'s folder; move it, or leave the line out"
     return f"{words} {shortened(old.class_name)} by {old.source} before; --relabel takes the new"
 
@@ -244,24 +282,44 @@ def read_labels(folder: Path) -> Labels:
         InputError: a file is damaged.
     """
     return Labels(
-        dict(_rows(folder / "labels.csv", Label)),
-        dict(_rows(folder / "set_aside.csv", Unlabeled)),
-        dict(_rows(folder / "disagreements.csv", Unlabeled)),
+        _labels(folder / "labels.csv"),
+        _undecided(folder / "set_aside.csv"),
+        _undecided(folder / "disagreements.csv"),
     )
 
 
-def _columns(kind: type[Row]) -> list[str]:
-    file, *others = kind._fields
-    return [file, "sha256", *("class" if name == "class_name" else name for name in others)]
+def read_copy(folder: Path) -> dict[str, Label]:
+    """The labels as the run has written them last; none, where an earlier version has.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    return _labels(folder / COPY)
 
 
-def _rows(path: Path, kind: type[Row]) -> Iterator[tuple[str, Row]]:
-    if path.exists():
-        for row in read_table(path, _columns(kind)):
-            yield row.pop("sha256"), kind(*row.values())
+def _labels(path: Path) -> dict[str, Label]:
+    rows = read_table(path, LABEL_COLUMNS, added=("reason",)) if path.exists() else []
+    fields = ("file", "class", "batch", "source", "reason")
+    return {row["sha256"]: Label(*(row[name] for name in fields)) for row in rows}
+
+
+def _undecided(path: Path) -> dict[str, Unlabeled]:
+    rows = read_table(path, UNDECIDED_COLUMNS, added=("answers",)) if path.exists() else []
+    try:
+        return {row["sha256"]: Unlabeled(row["file"], row["batch"], votes_in(row)) for row in rows}
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be read back ({reason(error)}); bring back the file as it was"
+        ) from None
 
 
 def _table(name: str, rows: Mapping[str, Row]) -> pd.DataFrame:
-    columns = _columns(Label if name == "labels" else Unlabeled)
-    cells = [[row[0], digest, *row[1:]] for digest, row in rows.items()]
+    if name == "labels":
+        columns = [*LABEL_COLUMNS, "reason"]
+        cells = [[label.file, digest, *label[1:]] for digest, label in rows.items()]
+    else:
+        columns = [*UNDECIDED_COLUMNS, "answers"]
+        cells = [
+            [row.file, digest, row.batch, *as_cells(row.votes)] for digest, row in rows.items()
+        ]
     return pd.DataFrame(cells, columns=columns, dtype=object)

@@ -15,8 +15,9 @@ from tod.data.listing import refuse
 from tod.data.own_images import UNKNOWN, Found, Read, indices_of, with_labels
 from tod.files import as_csv, read_table, write_atomically
 from tod.people.answers import Answer, read_answers
-from tod.people.batches import AUDIT, Asking, asked_images, read_batches
+from tod.people.batches import AUDIT, Asking, asked_images, read_batches, with_reasons
 from tod.people.labels import read_labels
+from tod.people.votes import counts, one_answer_each
 from tod.schema import Images
 from tod.settings import counted, shortened
 
@@ -41,7 +42,9 @@ class Record:
     def __init__(self, run_folder: Path, found: Found) -> None:
         self.run_folder = run_folder
         self.found = found
-        self.labels = self._written = read_labels(run_folder)
+        self.batches = read_batches(run_folder)
+        labels = with_reasons(read_labels(run_folder), self.batches).decided()
+        self.labels = self._written = labels
         for digest, label in self.labels.labels.items():
             if label.class_name not in found.class_names:
                 name = shortened(label.class_name)
@@ -49,27 +52,35 @@ class Record:
                     f"{run_folder / 'labels.csv'}: {digest} is {name}, which is no class; bring "
                     "back the file as it was"
                 )
-        self.batches = read_batches(run_folder)
 
-    def take(self, files: Sequence[Path], relabel: bool) -> None:
+    def take(self, paths: Sequence[Path], relabel: bool) -> None:
         """Takes the labels of the class folders and of people's files: all, or none.
 
         Raises:
             InputError: something in them is wrong.
         """
         problems: list[str] = []
-        answers: list[Answer] = []
-        for path in files:
+        files: dict[Path, list[Answer]] = {}
+        for path in paths:
             try:
-                answers += read_answers(path)
+                files.setdefault(path.resolve(), _answers_in(path))
             except InputError as error:
                 problems.append(str(error))
-        asked = asked_images(self.batches)
-        labels = self.labels
+        asked, labels = asked_images(self.batches), self.labels
         # The folders' first: of a file that was moved and is in a list too, the list is newer.
-        for source in (self._answers_of_folders(), answers):
-            labels = labels.with_answers(source, self.found, asked, relabel, problems)
+        for source in (self._answers_of_folders(), one_answer_each([*files.values()])):
+            by_image = labels.by_image(source, self.found, asked, problems)
+            labels = labels.with_answers(by_image, self.found, asked, relabel, problems)
         refuse(problems, "no label was taken")
+        news = {
+            (answer.source, answer.content)
+            for digest, answers in by_image.items()
+            if not labels.says_the_same(self.labels, digest)
+            for answer in answers
+        }
+        for path, answers in files.items():
+            if news.isdisjoint((answer.source, answer.content) for answer in answers):
+                log.info(f"{path}: nothing new in it")
         self.labels = labels
 
     def _answers_of_folders(self) -> Iterator[Answer]:
@@ -95,7 +106,7 @@ class Record:
             log.info(f"{self.run_folder / 'set_aside.csv'}: {counted(len(aside), 'skipped image')}")
         if ties:
             first = now.disagreements[ties[0]]
-            words = f"as {shortened(first.file)}: {first.votes}"
+            words = f"as {shortened(first.file)}: {counts(first.votes)}"
             count = counted(len(ties), "image")
             log.info(f"people disagree about {count}, {words}; to be asked again")
 
@@ -123,14 +134,8 @@ class Record:
 
     def audits(self) -> list[str]:
         """The digests of the labelled images that measure the accuracy: never trained on."""
-        drawn = {
-            (row.sha256, str(batch.number))
-            for batch in self.batches
-            for row in batch.rows
-            if row.reason == AUDIT
-        }
         labels = self.labels.labels.items()
-        return sorted(digest for digest, label in labels if (digest, label.batch) in drawn)
+        return sorted(digest for digest, label in labels if label.reason == AUDIT)
 
     def for_training(self) -> list[str]:
         """The digests of the labelled images to train on, in the order in which they were taken."""
@@ -150,10 +155,7 @@ class Record:
     def to_ask_again(self) -> dict[str, bool]:
         """The images to be asked for again, by their digests, and whether that is for an audit."""
         last = {row.sha256: row.reason for batch in self.batches for row in batch.rows}
-        # Where a kill has come between the files, one has its label already.
-        known = self.labels.labels.keys() | self.labels.set_aside.keys()
-        ties = (digest for digest in self.labels.disagreements if digest not in known)
-        return {digest: last.get(digest) == AUDIT for digest in ties}
+        return {digest: last.get(digest) == AUDIT for digest in self.labels.disagreements}
 
     def dataset(self, read: Read, config: Images, recorded: Mapping[str, Any]) -> Dataset:
         """The images with the labels that there are; without a test set, audits stand in for it.
@@ -212,6 +214,22 @@ class Record:
         rows = [(file, digest) for digest, file in self.found.files.items()]
         table = pd.DataFrame(rows, columns=["file", "sha256"], dtype=object)
         write_atomically(self.run_folder / "pool.csv", as_csv(table))
+
+
+def _answers_in(path: Path) -> list[Answer]:
+    """The answers in a file; for an earlier version's labels, the batches beside it know why.
+
+    Raises:
+        InputError: the file cannot be read, or a batch is damaged.
+    """
+    answers = read_answers(path)
+    if not all(answer.may_be_gone and not answer.reason for answer in answers):
+        return answers
+    asked = asked_images(read_batches(path.parent))
+    return [
+        answer._replace(reason=asked[answer.sha256].reason) if answer.sha256 in asked else answer
+        for answer in answers
+    ]
 
 
 def _read_pool(path: Path) -> dict[str, str] | None:

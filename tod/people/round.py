@@ -101,7 +101,7 @@ class Round:
         trial = loop.trial
         self._judge_the_last_batch(trial)
         trial.labeled, trial.trained = self.for_training, self.record.fingerprint()
-        trial.num_batches = len(self.record.batches)
+        trial.num_batches = trial.num_written = len(self.record.batches)
         trial.learner.start_cycle(trial.cycle)
         loop.save()
 
@@ -138,14 +138,14 @@ class Round:
         if (self.folder.rows()[ACCURACY] != "nan").any():
             draw_learning_curve(self.folder)
         batch_is_there = len(self.record.batches) > trial.num_batches
-        if not batch_is_there:
-            self._ask(loop)
+        trial.num_written = trial.num_batches + (batch_is_there or self._ask(loop))
         trial.end_cycle()
         loop.train_seconds = 0.0
         loop.save()
         return batch_is_there
 
-    def _ask(self, loop: Loop) -> None:
+    def _ask(self, loop: Loop) -> bool:
+        """Whether there is anything left to ask for."""
         active, number = self.config.active_learning, len(self.record.batches)
         chosen = asking.next_batch(
             self._candidates(),
@@ -160,6 +160,7 @@ class Round:
             self._write(chosen)
         else:
             self.say_that_all_is_labelled()
+        return bool(chosen)
 
     def say_that_all_is_labelled(self) -> None:
         """Says that nothing is left to be asked for, and how it goes on all the same."""

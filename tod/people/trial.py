@@ -21,6 +21,7 @@ class PeopleTrial(Trial):
     Attributes:
         trained: the fingerprint of what the last cycle that has begun is trained on.
         num_batches: how many batches there were when it began.
+        num_written: how many there are now.
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class PeopleTrial(Trial):
         self.digests = digests
         self.is_in_pool = is_in_pool
         self.trained = ""
-        self.num_batches = 0
+        self.num_batches = self.num_written = 0
 
     @property
     def unlabeled(self) -> np.ndarray:
@@ -40,8 +41,9 @@ class PeopleTrial(Trial):
     def state_dict(self) -> dict[str, Any]:
         """All that this or a later round needs."""
         labeled = [self.digests[index] for index in self.labeled.tolist()]
-        own = {"labeled": labeled, "trained": self.trained, "num_batches": self.num_batches}
-        return {**super().state_dict(), **own}
+        names = ("trained", "num_batches", "num_written")
+        own = {name: getattr(self, name) for name in names}
+        return {**super().state_dict(), "labeled": labeled, **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave; images that have lost their label since, or have gone
@@ -54,6 +56,7 @@ class PeopleTrial(Trial):
         labeled = labeled[(self.experiment.dataset.train.labels[labeled] != UNKNOWN).numpy()]
         super().load_state_dict({**state, "labeled": torch.from_numpy(labeled)})
         self.trained, self.num_batches = state["trained"], state["num_batches"]
+        self.num_written = state.get("num_written", self.num_batches)
         if len(labeled) < len(state["labeled"]):
             self.learner.restart_epoch()  # which has other batches now
 

@@ -58,26 +58,38 @@ class RunFolder:
         self._locks = ExitStack()
         self._locks_of_others = ExitStack()
         self._is_claimed = False
+        self._is_new = False
 
     def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self._is_new and [path.name for path in self.path.iterdir()] == [".locks"]:
+            remove(self.path)  # nothing has come of it
         self._locks.close()
         self._locks_of_others.close()
 
-    def claim(self) -> None:
+    def claim(self, makes_it: bool = False) -> None:
         """Takes the trials, where the folder is there; it changes nothing in it.
+
+        Args:
+            makes_it: make the folder, if it is not there; it goes again if nothing is written.
 
         Raises:
             InputError: another process works on one of them, or the folder holds another run's
                 results, or cannot be written to.
         """
-        if self._is_claimed or not self.path.exists():
+        if self._is_claimed:
             return
+        is_new = not self.path.exists()
+        if is_new and not makes_it:
+            return
+        if is_new:
+            self._make()
         self._is_claimed = True
         own = {f"trial{trial}" for trial in self.trials}
         self._lock(own, self._locks)
+        self._is_new = is_new  # and not another process's
         if self.overwrite:
             # A run of more trials may have begun there.
             begun = {path.name for path in self.path.glob(".locks/trial*")}
@@ -97,10 +109,7 @@ class RunFolder:
         Raises:
             InputError: as `claim`; or the run has begun with other images or in another precision.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._unwritable(error) from None
+        self._make()
         self.claim()
         if self.overwrite:
             for name in CONTENTS.split():
@@ -115,6 +124,12 @@ class RunFolder:
                 content = self.identity.as_dict()
                 content["run"] |= environment
                 write_atomically(self.path / "config.yaml", as_yaml(content))
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
 
     def _lock(self, names: Iterable[str], held: ExitStack) -> None:
         try:

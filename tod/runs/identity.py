@@ -14,7 +14,8 @@ class Identity:
 
     `sampling`, `auxiliary` and `entry` are the names of the strategy, of the loss and of the entry
     script; `seed` decides everything random; `deterministic` asks for the same bytes on CUDA too;
-    `features` is the SHA-256 of the file of `--features`, where it is used.
+    `features` is the SHA-256 of the file of `--features`, where it is used; `settings` are those of
+    `--set`, which the configuration holds already.
     """
 
     config: Config
@@ -24,6 +25,7 @@ class Identity:
     seed: int
     deterministic: bool = False
     features: str | None = None
+    settings: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
