@@ -46,6 +46,42 @@ def test_an_export_of_a_real_server_is_recognised_by_its_content(tmp_path, name)
     assert {len(answer.sha256) for answer in read_answers(path)} == {64}
 
 
+@pytest.mark.parametrize("name", ["export.json", "export.min.json", "export.csv"])
+def test_an_exports_answers_say_who_speaks_and_when(name):
+    raw = json.loads((EXPORTS / "export.json").read_text())
+    expected = {
+        str(each["id"]): (task["data"]["file"], str(each["completed_by"]), each["updated_at"])
+        for task in raw
+        for each in task["annotations"]
+        if name == "export.json" or not each["was_cancelled"]
+    }
+    found = read_answers(EXPORTS / name)
+    assert {a.annotation: (a.file, a.annotator, a.updated_at) for a in found} == expected
+    assert len(found) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("completed_by", "annotator"),
+    [
+        (7, "7"),
+        ("7", "7"),
+        ({"id": 7, "email": "ann@example.com"}, "ann@example.com"),
+        ({"id": 7}, "7"),
+        (None, ""),
+    ],
+)
+def test_an_annotator_is_an_address_or_an_id_in_each_format(tmp_path, completed_by, annotator):
+    result = [{"from_name": "choice", "value": {"choices": ["cat"]}}]
+    annotation = {"id": 5, "completed_by": completed_by, "updated_at": "2026", "result": result}
+    record = {"file": "a", "choice": "cat", "annotation_id": 5, "annotator": completed_by}
+    for tasks in (
+        [{"data": {"file": "a"}, "annotations": [annotation]}],
+        [{**record, "updated_at": "2026"}],
+    ):
+        (answer,) = read_answers(write(tmp_path / "export.json", json.dumps(tasks)))
+        assert (answer.annotation, answer.annotator, answer.updated_at) == ("5", annotator, "2026")
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("column", ["class", "label", "choice", " Class "])
 def test_any_csv_with_names_and_classes_is_taken(tmp_path, delimiter, column):

@@ -29,6 +29,10 @@ class Answer(NamedTuple):
         place: where the answer stands, for messages.
         source: the name of the file that it stands in.
         may_be_gone: whether it stands in a run's own labels, whose images may be gone by now.
+        annotation: Label Studio's id of it, of which its server has one; empty elsewhere.
+        annotator: who has given it, as Label Studio or a column `annotator` says: an e-mail
+            address, or an id; else empty.
+        updated_at: when it was changed last, in ISO 8601 as Label Studio writes it; else empty.
     """
 
     file: str
@@ -37,6 +41,9 @@ class Answer(NamedTuple):
     place: str
     source: str = ""
     may_be_gone: bool = False
+    annotation: str = ""
+    annotator: str = ""
+    updated_at: str = ""
 
 
 def read_answers(path: Path) -> list[Answer]:
@@ -82,7 +89,8 @@ def _of_row(row: dict[str, Any], place: str) -> Iterator[Answer]:
         return
     if class_name is not None and not isinstance(class_name, str):
         raise ValueError(f"{place} has more than one class for an image, or none that is a text")
-    yield Answer(*_image(row, place), class_name, place)
+    answer = Answer(*_image(row, place), class_name, place)
+    yield answer._replace(**_told_by(row, "annotation_id", "annotator"))
 
 
 def _image(row: dict[str, Any], place: str) -> tuple[str, str]:
@@ -113,12 +121,23 @@ def _of_task(task: dict[str, Any], place: str) -> Iterator[Answer]:
     data = task.get("data")
     image = _image(data if isinstance(data, dict) else {}, place)
     for annotation in task["annotations"]:
+        told_by = _told_by(annotation, "id", "completed_by")
         if annotation.get("was_cancelled"):
-            yield Answer(*image, None, place)
+            yield Answer(*image, None, place, **told_by)
         elif choices := _choices(annotation):
             if len(choices) > 1:
                 raise ValueError(f"{place} has {len(choices)} classes in one annotation")
-            yield Answer(*image, choices[0], place)
+            yield Answer(*image, choices[0], place, **told_by)
+
+
+def _told_by(record: dict[str, Any], annotation: str, annotator: str) -> dict[str, str]:
+    """The fields of an answer that say who speaks, and when; two of them have these keys."""
+    person = record.get(annotator)
+    if isinstance(person, dict):  # JSON_MIN and CSV have the address alone
+        person = person.get("email") or person.get("id")
+    cells = record.get(annotation), person, record.get("updated_at")
+    names = "annotation", "annotator", "updated_at"
+    return {k: "" if v is None else str(v).strip() for k, v in zip(names, cells, strict=True)}
 
 
 def _choices(annotation: dict[str, Any]) -> Sequence[str]:
