@@ -9,10 +9,10 @@ from typing import NamedTuple, TypeVar
 
 import pandas as pd
 
-from tod.data.listing import class_name_of
+from tod.data.listing import NAMED, class_name_of
 from tod.data.own_images import Found
 from tod.files import as_csv, read_table, write_atomically
-from tod.people.answers import Answer
+from tod.people.answers import Answer, name_finder, not_utf8
 from tod.settings import counted, shortened
 
 log = logging.getLogger("tod")
@@ -142,16 +142,21 @@ class Labels:
         """The answers about each image, by the class that they give; None: it was skipped."""
         votes: dict[str, dict[str | None, list[Answer]]] = {}
         by_file = {image.file: digest for digest, image in asked.items()}
+        find = name_finder({**by_file, **found.digests})
+        class_names = dict.fromkeys(found.class_names)
         gone = 0
         for answer in answers:
+            answer = answer._replace(file=find(answer.file))
             try:
                 digest = self._digest(answer, found, asked, by_file)
-                name = answer.class_name and _known_class(answer.class_name, found.class_names)
+                name = answer.class_name and _known_class(answer.class_name, class_names)
             except ValueError as error:
                 if answer.may_be_gone and answer.sha256 and answer.file not in found.digests:
                     gone += 1
                 else:
-                    problems.append(f"{answer.place}: {error}")
+                    # To say it takes time, and few are shown.
+                    is_shown = len(problems) < NAMED
+                    problems.append(f"{answer.place}: {error}" if is_shown else answer.place)
             else:
                 votes.setdefault(digest, {}).setdefault(name, []).append(answer)
         if gone:
@@ -171,7 +176,7 @@ class Labels:
             ValueError: there is no such image, or it has changed since it was asked for.
         """
         file = answer.file
-        digest = answer.sha256 or by_file.get(file) or _digest_of(file, found)
+        digest = answer.sha256 or by_file.get(file) or found.digests.get(file, "")
         if digest in found.files or digest in self.labels or digest in self.set_aside:
             return digest
         name = file or (asked[digest].file if digest in asked else "")
@@ -179,7 +184,7 @@ class Labels:
             raise ValueError(f"{shortened(name, 300)} has changed since; bring the old image back")
         if digest in asked:
             return digest
-        words = "names are relative to it, or to unlabeled, with slashes"
+        words = not_utf8(name) or "names are relative to it, or to unlabeled"
         raise ValueError(f"{shortened(name or digest, 300)} is no image of {found.root}: {words}")
 
     def write(self, folder: Path, before: "Labels") -> None:
@@ -193,12 +198,16 @@ class Labels:
                 write_atomically(folder / f"{name}.csv", as_csv(_table(name, rows)))
 
 
-def _digest_of(file: str, found: Found) -> str:
-    """The digest of a file by its name in the data folder, or in the pool; else empty."""
-    return found.digests.get(file) or found.digests.get(f"unlabeled/{file}") or ""
+class _UnknownClassError(ValueError):
+    """A name is no class. The nearest one is searched for when the message is asked for."""
+
+    def __str__(self) -> str:
+        name, class_names = self.args
+        (near,) = difflib.get_close_matches(name.strip()[:100], class_names, n=1, cutoff=0.0)
+        return f"{shortened(name)} is no class; the nearest is {shortened(near)}"
 
 
-def _known_class(name: str, class_names: list[str]) -> str:
+def _known_class(name: str, class_names: Mapping[str, None]) -> str:
     """The class of this name.
 
     Raises:
@@ -207,8 +216,7 @@ def _known_class(name: str, class_names: list[str]) -> str:
     for wanted in (class_name_of(name), class_name_of(name.strip())):
         if wanted in class_names:
             return wanted
-    (near,) = difflib.get_close_matches(wanted, class_names, n=1, cutoff=0.0)
-    raise ValueError(f"{shortened(name)} is no class; the nearest is {shortened(near)}")
+    raise _UnknownClassError(wanted, class_names)
 
 
 Votes = Mapping[str, Sequence[Answer]]
