@@ -1,10 +1,12 @@
 """Files that are whole or not there, removals that stop no run, locks that go with a process."""
 
+import codecs
 import csv
 import hashlib
 import io
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -129,32 +131,55 @@ def as_csv(table: "pd.DataFrame") -> str:
     return text if "\r" not in text else table.to_csv(index=False, quoting=csv.QUOTE_ALL)
 
 
+def decoded(content: bytes) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with its mark, as spreadsheets may save it.
+
+    Bytes that are neither stay as they are in the names of files.
+
+    Raises:
+        ValueError: it is UTF-16 without its mark, or a part of a character.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    if re.match(rb"(\0[^\0]){4}|([^\0]\0){4}", content):
+        raise ValueError("it is UTF-16 without its mark; save it as UTF-8")
+    return content.decode("utf-8", NAMES).removeprefix("\ufeff")
+
+
 def rows_of_csv(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The columns of a CSV text, and its rows; each cell is exactly what was written.
 
-    Commas, semicolons or tabs separate the cells.
+    Commas, semicolons or tabs separate the cells; a first line `sep=;` may say so. Last cells may
+    be left out.
 
     Returns:
-        The columns' names in lower case, and for each row the line on which it ends and its cells.
+        The columns' names in lower case, and for each row that is not empty the line on which it
+        ends and its cells: those that are there.
 
     Raises:
         ValueError: it is no table.
     """
-    header, _, _ = text.partition("\n")
+    lines = io.StringIO(text, newline="")
+    first = lines.readline()
+    told = re.match(r'"?sep=([,;\t])"?\s*$', first, re.IGNORECASE)
     # What separates the columns stands in the header, whose names have none of these.
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True
-    )
+    delimiter = told[1] if told else max(",;\t", key=first.count)
+    lines.seek(0)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     csv.field_size_limit(2**27)
     rows = []
     try:
+        if told:
+            next(reader)
         columns = [name.strip().lower() for name in next(reader, [])]
+        while columns and not columns[-1]:
+            columns.pop()
         for cells in reader:
-            if len(cells) not in (0, len(columns)):  # a line may be empty
+            if any(cells[len(columns) :]):
                 words = f"{len(cells)} cells, but there are {len(columns)} columns"
                 raise ValueError(f"line {reader.line_num} has {words}")
-            if cells:
-                rows.append((reader.line_num, dict(zip(columns, cells, strict=True))))
+            if any(cells):
+                rows.append((reader.line_num, dict(zip(columns, cells, strict=False))))
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num}: {error}") from None
     return columns, rows
@@ -163,25 +188,32 @@ def rows_of_csv(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
 def read_table(
     path: Path, columns: Sequence[str], added: Sequence[str] = ()
 ) -> list[dict[str, str]]:
-    """The rows of a CSV file that `as_csv` has made.
+    """The rows of a CSV file that `as_csv` has made, also once a spreadsheet has saved it again.
 
     Args:
         path: the file.
-        columns: its own.
+        columns: that it must have.
         added: further ones, which an earlier version did not write: empty there.
+
+    Returns:
+        These columns' cells, in their order; others may be there.
 
     Raises:
         InputError: it cannot be read back.
     """
     try:
-        found, rows = rows_of_csv(path.read_bytes().decode("utf-8", NAMES))
-        if found not in ([*columns], [*columns, *added]):
-            raise ValueError("it has other columns")
+        text = decoded(path.read_bytes())
+        found, rows = rows_of_csv(text)
+        if missing := [name for name in columns if name not in found]:
+            raise ValueError(f"it has no column {missing[0]}")
+        # A spreadsheet ends the line from which it leaves cells out; a file cut short does not.
+        if rows and found[-1] not in rows[-1][1] and not text.endswith(("\n", "\r")):
+            raise ValueError("its last line is not whole")
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path}: cannot be read back ({reason(error)}); bring back the file as it was"
         ) from None
-    return [dict.fromkeys(added, "") | row for _, row in rows]
+    return [{name: row.get(name, "") for name in (*columns, *added)} for _, row in rows]
 
 
 def remove(path: Path) -> bool:

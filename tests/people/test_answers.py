@@ -1,6 +1,7 @@
 """What people's files say: each kind by its content, every name exactly as it was."""
 
 import csv
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tod.config import InputError
-from tod.people.answers import Answer, read_answers
+from tod.people.answers import Answer, name_finder, read_answers
 
 EXPORTS = Path(__file__).parent / "exports"
 """What Label Studio 1.23.2 gave for a batch of twelve images and these answers, in their order: one
@@ -50,7 +51,11 @@ def test_an_export_of_a_real_server_is_recognised_by_its_content(tmp_path, name)
 def test_an_exports_answers_say_who_speaks_and_when(name):
     raw = json.loads((EXPORTS / "export.json").read_text())
     expected = {
-        str(each["id"]): (task["data"]["file"], str(each["completed_by"]), each["updated_at"])
+        f"{each['id']} of {each['created_at']}": (
+            task["data"]["file"],
+            str(each["completed_by"]),
+            each["updated_at"],
+        )
         for task in raw
         for each in task["annotations"]
         if name == "export.json" or not each["was_cancelled"]
@@ -72,14 +77,16 @@ def test_an_exports_answers_say_who_speaks_and_when(name):
 )
 def test_an_annotator_is_an_address_or_an_id_in_each_format(tmp_path, completed_by, annotator):
     result = [{"from_name": "choice", "value": {"choices": ["cat"]}}]
-    annotation = {"id": 5, "completed_by": completed_by, "updated_at": "2026", "result": result}
+    times = {"created_at": "2025", "updated_at": "2026"}
+    annotation = {"id": 5, "completed_by": completed_by, "result": result, **times}
     record = {"file": "a", "choice": "cat", "annotation_id": 5, "annotator": completed_by}
     for tasks in (
         [{"data": {"file": "a"}, "annotations": [annotation]}],
-        [{**record, "updated_at": "2026"}],
+        [{**record, **times}],
     ):
         (answer,) = read_answers(write(tmp_path / "export.json", json.dumps(tasks)))
-        assert (answer.annotation, answer.annotator, answer.updated_at) == ("5", annotator, "2026")
+        told = (answer.annotation, answer.annotator, answer.updated_at)
+        assert told == ("5 of 2025", annotator, "2026")
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -100,9 +107,10 @@ def test_a_spreadsheets_utf_16_is_read_too(tmp_path):
 
 def test_an_answer_says_where_it_stands_and_in_which_file(tmp_path):
     path = write(tmp_path / "mine.csv", 'file,class\na,"x\ny"\n\nb,z\n')
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     assert read_answers(path) == [
-        Answer("a", "", "x\ny", f"{path}, line 3", "mine.csv"),
-        Answer("b", "", "z", f"{path}, line 5", "mine.csv"),
+        Answer("a", "", "x\ny", f"{path}, line 3", "mine.csv", digest),
+        Answer("b", "", "z", f"{path}, line 5", "mine.csv", digest),
     ]
 
 
@@ -125,7 +133,6 @@ def test_a_name_that_is_no_text_keeps_its_bytes(tmp_path):
         ("", "it has no column file or sha256, but none at all"),
         ("file,kind\na,b\n", "no column class or label or choice, but file, kind"),
         ("class\na\n", "no column file or sha256, but class"),
-        ("file,class\na\n", "line 2 has 1 cells, but there are 2 columns"),
         ("file,class\na,b,c\n", "line 2 has 3 cells"),
         ('file,class\na,"b\n', "unexpected end of data"),
         ("file,class\n,b\n", "line 2 says of no image what file or sha256 it has"),
@@ -150,6 +157,11 @@ def test_a_name_that_is_no_text_keeps_its_bytes(tmp_path):
             ),
             "task 1 has 2 classes in one annotation",
         ),
+        ("file,class,label\na,b,\nc,,d\n", "has classes in class and in label; leave one of them"),
+        ('[{"file": "a", "choice": "b"}, {"file": "c", "label": "d"}]', "in label and in choice"),
+        ("file,class\n\xc4pfel.png,\xc4pfel\n".encode("cp1252"), "Windows-1252 (Äpfel); save"),
+        ("file,class\na,b\n".encode("utf-16-le"), "UTF-16 without its mark; save it as UTF-8"),
+        ("file,class\na,b\n".encode("utf-16-be"), "UTF-16 without its mark; save it as UTF-8"),
         (b"\x89PNG\r\n\x1a\n\0\0", "no column file or sha256"),
     ],
 )
@@ -167,3 +179,136 @@ def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path, content, says):
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"cannot be read \(No such file"):
         read_answers(tmp_path / "missing.csv")
+
+
+@pytest.mark.parametrize(
+    "columns",
+    ["file,class,probability", "probability;class;file", "note,Probability,label,sha256"],
+)
+@pytest.mark.parametrize("mark", ["", "\ufeff", "sep=,\r\n"])
+def test_the_networks_predictions_are_nobodys_labels(tmp_path, columns, mark):
+    separator = ";" if ";" in columns else ","
+    names = columns.split(separator)
+    cells = {"file": "a.png", "sha256": "ab", "class": "cat", "label": "cat", "Probability": "0.9"}
+    rows = [separator.join(cells.get(name, "0.9") for name in names)] * 3
+    text = mark.replace(",", separator) + "\r\n".join([columns, *rows])
+    with pytest.raises(InputError) as refusal:
+        read_answers(write(tmp_path / "mine.csv", text))
+    message = str(refusal.value)
+    assert "a network's predictions, as predict.py writes them, not people's labels" in message
+    assert "leave that column out" in message
+    assert "\n" not in message
+
+
+def test_predictions_as_json_are_nobodys_labels_either(tmp_path):
+    rows = [{"file": "a.png", "class": "cat", "probability": 0.9}]
+    with pytest.raises(InputError, match="a network's predictions"):
+        read_answers(write(tmp_path / "predictions.json", json.dumps(rows)))
+
+
+BATCH = "rank,file,sha256,reason,score,predicted,probability"
+
+
+def test_a_batchs_table_has_the_answers_of_a_further_column_alone(tmp_path):
+    rows = ["1,a,aa,query,2.5,dog,0.9,cat", "2,b,bb,query,2.4,dog,0.9,", "3,c,cc,query,2.3,dog,0.9"]
+    path = write(tmp_path / "batch.csv", "\n".join([f"{BATCH},class", *rows]))
+    assert given(path) == [("a", "cat")]
+    with pytest.raises(InputError, match="no column class or label or choice, but rank"):
+        read_answers(write(path, f"{BATCH}\n{rows[2]}\n"))
+    # The network's class by another name is still the network's.
+    with pytest.raises(InputError, match="a network's predictions"):
+        read_answers(write(path, f"{BATCH.replace('predicted', 'class')}\n{rows[2]}\n"))
+
+
+def annotation(**chosen: str) -> dict:
+    """One in which these controls were answered; `note` is a text."""
+    result = [
+        {"from_name": name, "value": {"text" if name == "note" else "choices": [value]}}
+        for name, value in chosen.items()
+    ]
+    return {"id": 1, "result": result}
+
+
+def exported(kind: str, *answers: dict[str, str]) -> str:
+    """What Label Studio exports of a task for each of these annotations, by the controls' names."""
+    if kind == "json":
+        tasks = [{"data": {"file": "a"}, "annotations": [annotation(**each)]} for each in answers]
+        return json.dumps(tasks)
+    records = [{"file": "a", "annotation_id": 1, **each} for each in answers]
+    if kind == "min.json":
+        return json.dumps(records)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*dict.fromkeys(name for each in records for name in each)])
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["json", "min.json", "csv"])
+@pytest.mark.parametrize("other", ["flag", "note", "label", "class", "a_first"])
+def test_a_second_control_of_label_studio_says_nothing_of_the_class(tmp_path, kind, other):
+    both = {other: "blurry", "choice": "cat"}
+    text = exported(kind, both, {other: "dog"}, {"choice": "dog"}, {other: "cat"})
+    assert given(write(tmp_path / "export", text)) == [("a", "cat"), ("a", "dog")]
+
+
+@pytest.mark.parametrize("kind", ["json", "min.json", "csv"])
+@pytest.mark.parametrize("only", ["choice", "label", "class"])
+def test_an_own_interface_may_have_its_only_classes_by_another_name(tmp_path, kind, only):
+    text = exported(kind, {only: "cat"}, {"flag": "blurry"}, {"flag": "x", only: "dog"})
+    assert given(write(tmp_path / "export", text)) == [("a", "cat"), ("a", "dog")]
+    text = exported(kind, {"label": "cat"}, {"class": "dog"})
+    with pytest.raises(InputError, match="classes in class and in label"):
+        read_answers(write(tmp_path / "export", text))
+
+
+@pytest.mark.parametrize("kind", ["json", "min.json", "csv"])
+def test_an_export_without_any_class_has_no_answers_and_a_warning(tmp_path, caplog, kind):
+    path = write(tmp_path / "export", exported(kind, {"flag": "blurry"}, {"flag": "cat"}))
+    with caplog.at_level("WARNING", "tod"):
+        assert given(path) == []
+    (line,) = caplog.messages
+    assert line.startswith(f"{path}: ")
+    assert "only the control choice of label_config.xml counts" in line
+
+
+def test_an_annotation_that_was_skipped_is_a_skip_whatever_else_was_answered(tmp_path):
+    skipped = {**annotation(flag="blurry"), "was_cancelled": True}
+    tasks = [{"data": {"file": "a"}, "annotations": [skipped, annotation(choice="cat")]}]
+    path = write(tmp_path / "export.json", json.dumps(tasks))
+    assert given(path) == [("a", None), ("a", "cat")]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("unlabeled/sub/\u00fc.png", "unlabeled/sub/\u00fc.png"),
+        ("unlabeled/sub/u\u0308.png", "unlabeled/sub/\u00fc.png"),
+        ("./unlabeled/sub/\u00fc.png", "unlabeled/sub/\u00fc.png"),
+        ("unlabeled\\sub\\u\u0308.png", "unlabeled/sub/\u00fc.png"),
+        (".\\sub\\\u00fc.png", "unlabeled/sub/\u00fc.png"),
+        ("nfd/u\u0308.png", "unlabeled/nfd/u\u0308.png"),
+        ("nfd/\u00fc.png", "unlabeled/nfd/u\u0308.png"),
+        # What is there by its exact name is this one.
+        ("unlabeled/back\\slash.png", "unlabeled/back\\slash.png"),
+        ("back\\slash.png", "unlabeled/back\\slash.png"),
+        ("back/slash.png", "unlabeled/back/slash.png"),
+        ("./two\\forms.png", "unlabeled/two\\forms.png"),
+        # What may be two pictures is none of them.
+        ("./back/slash.png", "./back/slash.png"),
+        ("", ""),
+        (".", "."),
+        ("../photos/unlabeled/sub/\u00fc.png", "../photos/unlabeled/sub/\u00fc.png"),
+    ],
+)
+def test_a_file_is_found_by_its_name_as_other_systems_write_it(written, meant):
+    digests = {
+        "unlabeled/sub/\u00fc.png": "a",
+        "unlabeled/nfd/u\u0308.png": "b",
+        "unlabeled/back\\slash.png": "c",
+        "unlabeled/back/slash.png": "d",
+        "unlabeled/two\\forms.png": "e",
+        "unlabeled/two/forms.png": "e",
+        "train/cat/c.png": "f",
+    }
+    assert name_finder(digests)(written) == meant

@@ -1,6 +1,7 @@
 """All that people say: majorities, ties, skips, contradictions; everything taken, or nothing."""
 
 import itertools
+import time
 from pathlib import Path
 
 import pytest
@@ -254,6 +255,30 @@ def test_what_is_gone_may_be_labelled_if_it_was_asked_for():
     found = FOUND._replace(files={"bb": "unlabeled/b.png"}, digests={"unlabeled/b.png": "bb"})
     labels, problems = take(Labels(), answer("", "cat", "aa"), found=found)
     assert (list(labels.labels), problems) == (["aa"], [])
+
+
+def test_a_name_as_another_system_writes_it_is_the_same_file():
+    for name in ("./unlabeled/a.png", "unlabeled\\a.png", ".\\a.png"):
+        assert taken(answer(name, "cat")).labels == {"aa": CAT}
+    # So is the name by which it was asked for.
+    assert [*taken(answer(".\\unlabeled\\old name.png", "dog")).labels] == ["bb"]
+
+
+def test_a_name_in_another_encoding_is_refused_with_what_to_do():
+    _, (problem,) = take(Labels(), answer("unlabeled/\udcc4pfel.png", "cat"))
+    assert "is no image of photos: it is not UTF-8 but, as it seems, Windows-1252" in problem
+    assert "(unlabeled/Äpfel.png); save the file as UTF-8" in problem
+
+
+def test_a_wrong_file_of_many_rows_and_classes_is_refused_at_once():
+    names = [f"class of things {number}" for number in range(1000)]
+    found = FOUND._replace(class_names=names)
+    wrong = [answer("unlabeled/a.png", f"another label {number}") for number in range(2000)]
+    begun = time.process_time()
+    _, problems = take(Labels(), *wrong, found=found)
+    assert time.process_time() - begun < 5
+    assert len(problems) == len(wrong)
+    assert all("is no class; the nearest is class of things" in each for each in problems[:10])
 
 
 def test_names_that_look_the_same_are_one_class():

@@ -868,3 +868,24 @@ def test_a_disagreement_about_a_label_that_is_killed_loses_neither(people, monke
     assert [each["sha256"] for each in ties] == [row["sha256"]]
     people.round(*tie(people, [row]))
     assert row["sha256"] not in labels(people)
+
+
+def test_a_new_run_asks_neither_for_what_was_skipped_nor_for_what_people_have_said(
+    people, tmp_path
+):
+    people.round()
+    rows = people.batch(0)
+    skips = [(row["file"], row["sha256"], "", "yes") for row in rows[:3]]
+    given = write_table(people.place / "page.csv", skips, ("file", "sha256", "class", "skipped"))
+    people.round(
+        "--labels", given, people.answers(0, all_but(0, 1, 2, 3)), *tie(people, rows[3:4])[1:3]
+    )
+    before = [people.run / name for name in ("labels.csv", "set_aside.csv", "disagreements.csv")]
+    main_TOD.main([*people.command("--labels", *before), f"--output-dir={tmp_path / 'new'}"])
+    (run,) = (tmp_path / "new").iterdir()
+    aside = table(run / "set_aside.csv")
+    assert [row["sha256"] for row in aside] == [row["sha256"] for row in rows[:3]]
+    (row,) = table(run / "disagreements.csv")
+    assert row["votes"] == table(people.run / "disagreements.csv")[0]["votes"]
+    asked = {row["sha256"] for row in table(run / "batches" / "batch0" / "batch.csv")}
+    assert asked & {row["sha256"] for row in rows} == {row["sha256"]}

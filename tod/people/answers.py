@@ -1,17 +1,24 @@
 """What people's files say: the page's CSV, any CSV, Label Studio's exports."""
 
-import codecs
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import logging
+import posixpath
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tod.config import InputError
-from tod.files import NAMES, reason, rows_of_csv
+from tod.data.listing import class_name_of
+from tod.files import NAMES, decoded, reason, rows_of_csv
 from tod.settings import shortened
 
-CLASS_COLUMNS = ("class", "label", "choice")
+log = logging.getLogger("tod")
+
+CONTROL = "choice"
+"""Of Label Studio's interface: what gives the class."""
+CLASS_COLUMNS = ("class", "label", CONTROL)
 LABEL_COLUMNS = ["file", "sha256", "class", "batch", "source"]
 """Those of a run's own `labels.csv`, before `reason`."""
 UNDECIDED_COLUMNS = ["file", "sha256", "batch", "votes", "source"]
@@ -61,7 +68,7 @@ def read_answers(path: Path) -> list[Answer]:
     """
     try:
         content = path.read_bytes()
-        text, digest = _decoded(content), hashlib.sha256(content).hexdigest()[:16]
+        text, digest = decoded(content), hashlib.sha256(content).hexdigest()[:16]
         is_json = text.lstrip()[:1] in ("[", "{")
         found = (_in_json if is_json else _in_csv)(text, shortened(str(path), 300))
         return [answer._replace(source=path.name, content=digest) for answer in found]
@@ -70,36 +77,120 @@ def read_answers(path: Path) -> list[Answer]:
         raise InputError(f"{path}: cannot be read ({reason(error)}); {ADVICE}") from None
 
 
-def _decoded(content: bytes) -> str:
-    """The text of a file in UTF-8 or, as spreadsheets may write it, in UTF-16 with its mark."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16")
-    return content.decode("utf-8", NAMES).removeprefix("\ufeff")
-
-
 def _in_csv(text: str, place: str) -> Iterator[Answer]:
     columns, rows = rows_of_csv(text)
-    for needed in (("file", "sha256"), CLASS_COLUMNS):
-        if not {*needed} & {*columns}:
-            found = shortened(", ".join(columns), 100) or "none at all"
-            raise ValueError(f"it has no column {' or '.join(needed)}, but {found}")
-    of_a_run = columns[: len(LABEL_COLUMNS)] == LABEL_COLUMNS
-    for line, row in rows:
-        for answer in _of_row(row, f"{place}, line {line}"):
-            reason = row.get("reason", "") if of_a_run else ""
-            yield answer._replace(may_be_gone=of_a_run, reason=reason)
-
-
-def _of_row(row: dict[str, Any], place: str) -> Iterator[Answer]:
-    """The answer in a row of a CSV, or in a record of JSON_MIN."""
-    class_name = next((row[name] for name in CLASS_COLUMNS if row.get(name)), None)
-    is_skipped = str(row.get("skipped") or "").strip().lower() in ("yes", "true", "1")
-    if class_name is None and not is_skipped:
+    _refuse_without(("file", "sha256"), columns)
+    placed = [(f"{place}, line {line}", row) for line, row in rows]
+    if {*UNDECIDED_COLUMNS} <= {*columns}:
+        yield from _undecided(placed)
         return
-    if class_name is not None and not isinstance(class_name, str):
+    of_a_run = {*LABEL_COLUMNS} <= {*columns}
+    for answer in _of_rows(placed, columns, place):
+        yield answer._replace(may_be_gone=of_a_run)
+
+
+def _undecided(rows: list[tuple[str, dict[str, Any]]]) -> Iterator[Answer]:
+    """What people have said of images, in a run's own `set_aside.csv` or `disagreements.csv`."""
+    for here, row in rows:
+        said = json.loads(row.get("answers") or "[]")
+        if row.get("votes") and not said:  # an earlier version's
+            words = "people disagree there; give the files in which they say so"
+            raise ValueError(f"{here} has no answer of one person: {words}")
+        for number, (voter, name, _) in enumerate(said or [("", None, "")]):
+            annotator = voter and f"{voter}, {number}"  # several files may have one name
+            answer = Answer(*_image(row, here), name, here, annotator=annotator)
+            yield answer._replace(may_be_gone=True)
+
+
+def _in_json(text: str, place: str) -> Iterator[Answer]:
+    tasks = json.loads(text)
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+        raise ValueError("it is no list of tasks")
+    placed = [(f"{place}, task {number}", task) for number, task in enumerate(tasks, start=1)]
+    if any("annotations" in task or "data" in task for task in tasks):
+        yield from _of_tasks(placed, place)
+    elif tasks:
+        for here, task in placed:
+            _image(task, here)
+        yield from _of_rows(placed, [*dict.fromkeys(key for task in tasks for key in task)], place)
+
+
+def _of_rows(
+    rows: list[tuple[str, dict[str, Any]]], columns: Collection[str], place: str
+) -> Iterator[Answer]:
+    """The answers in the rows of a CSV, or in the records of JSON_MIN, each with its place."""
+    is_export = "annotation_id" in columns
+    if "probability" in columns and "predicted" not in columns and not is_export:
+        raise ValueError(
+            "its column probability tells that it holds a network's predictions, as predict.py "
+            "writes them, not people's labels; where people have checked every row, leave that "
+            "column out"
+        )
+    if not is_export:
+        _refuse_without(CLASS_COLUMNS, columns)
+    elif not {*CLASS_COLUMNS} & {*columns}:
+        _warn_of_other_controls(place)
+    filled = {name for name in CLASS_COLUMNS if any(row.get(name) for _, row in rows)}
+    column = CONTROL if is_export and CONTROL in columns else _where_classes_are(filled)
+    for here, row in rows:
+        name = row.get(column)
+        if name or str(row.get("skipped") or "").strip().lower() in ("yes", "true", "1"):
+            told_by = _told_by(row, "annotation_id", "annotator")
+            class_name = _class(name, here) if name else None
+            reason = str(row.get("reason") or "")
+            yield Answer(*_image(row, here), class_name, here, reason=reason, **told_by)
+
+
+def _of_tasks(tasks: list[tuple[str, dict[str, Any]]], place: str) -> Iterator[Answer]:
+    """The answers in Label Studio's JSON: one for each annotation that says a class or skips."""
+    for here, task in tasks:
+        if not isinstance(task.get("annotations"), list):
+            raise ValueError(f"{here} has no annotations: export the tasks once they are labelled")
+    controls = {
+        name for _, task in tasks for each in task["annotations"] for name in _choices(each)
+    }
+    control = CONTROL if CONTROL in controls else _where_classes_are(controls)
+    if controls and control not in controls:
+        _warn_of_other_controls(place)
+    for here, task in tasks:
+        data = task.get("data")
+        image = _image(data if isinstance(data, dict) else {}, here)
+        for annotation in task["annotations"]:
+            told_by = _told_by(annotation, "id", "completed_by")
+            choices = _choices(annotation).get(control, [])
+            if annotation.get("was_cancelled"):
+                yield Answer(*image, None, here, **told_by)
+            elif len(choices) > 1:
+                raise ValueError(f"{here} has {len(choices)} classes in one annotation")
+            elif choices:
+                yield Answer(*image, _class(choices[0], here), here, **told_by)
+
+
+def _refuse_without(needed: Collection[str], columns: Collection[str]) -> None:
+    if not {*needed} & {*columns}:
+        found = shortened(", ".join(columns), 100) or "none at all"
+        raise ValueError(f"it has no column {' or '.join(needed)}, but {found}")
+
+
+def _where_classes_are(names: Collection[str]) -> str:
+    """Which of these columns or controls, in each of which something stands, has the classes."""
+    found = [name for name in CLASS_COLUMNS if name in names]
+    if len(found) > 1:
+        raise ValueError(f"it has classes in {found[0]} and in {found[1]}; leave one of them out")
+    return found[0] if found else CONTROL
+
+
+def _warn_of_other_controls(place: str) -> None:
+    words = f"only the control {CONTROL} of label_config.xml counts, or one named class or label"
+    log.warning(f"{place}: has no class; {words}")
+
+
+def _class(name: Any, place: str) -> str:
+    if not isinstance(name, str):
         raise ValueError(f"{place} has more than one class for an image, or none that is a text")
-    answer = Answer(*_image(row, place), class_name, place)
-    yield answer._replace(**_told_by(row, "annotation_id", "annotator"))
+    if words := not_utf8(name):  # no class has such a name
+        raise ValueError(f"{place}: {words}")
+    return name
 
 
 def _image(row: dict[str, Any], place: str) -> tuple[str, str]:
@@ -108,35 +199,6 @@ def _image(row: dict[str, Any], place: str) -> tuple[str, str]:
     if not isinstance(file, str) or not isinstance(sha256, str) or not (file or sha256):
         raise ValueError(f"{place} says of no image what file or sha256 it has")
     return file, sha256.strip().lower()
-
-
-def _in_json(text: str, place: str) -> Iterator[Answer]:
-    tasks = json.loads(text)
-    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise ValueError("it is no list of tasks")
-    for number, task in enumerate(tasks, start=1):
-        here = f"{place}, task {number}"
-        if isinstance(task.get("annotations"), list):
-            yield from _of_task(task, here)
-        elif "data" in task:
-            raise ValueError(f"{here} has no annotations: export the tasks once they are labelled")
-        else:
-            _image(task, here)
-            yield from _of_row(task, here)
-
-
-def _of_task(task: dict[str, Any], place: str) -> Iterator[Answer]:
-    """The answers in a task of Label Studio's JSON: one for each annotation."""
-    data = task.get("data")
-    image = _image(data if isinstance(data, dict) else {}, place)
-    for annotation in task["annotations"]:
-        told_by = _told_by(annotation, "id", "completed_by")
-        if annotation.get("was_cancelled"):
-            yield Answer(*image, None, place, **told_by)
-        elif choices := _choices(annotation):
-            if len(choices) > 1:
-                raise ValueError(f"{place} has {len(choices)} classes in one annotation")
-            yield Answer(*image, choices[0], place, **told_by)
 
 
 def _told_by(record: dict[str, Any], annotation: str, annotator: str) -> dict[str, str]:
@@ -152,6 +214,55 @@ def _told_by(record: dict[str, Any], annotation: str, annotator: str) -> dict[st
     return told
 
 
-def _choices(annotation: dict[str, Any]) -> Sequence[str]:
-    values = (result.get("value", {}) for result in annotation.get("result", ()))
-    return [choice for value in values for choice in value.get("choices", ())]
+def _choices(annotation: dict[str, Any]) -> Mapping[str, list[Any]]:
+    """What is chosen in an annotation, by the name of the control."""
+    chosen: dict[str, list[Any]] = defaultdict(list)
+    for result in annotation.get("result", ()):
+        if choices := result.get("value", {}).get("choices"):
+            chosen[result.get("from_name", CONTROL)] += choices
+    return chosen
+
+
+def not_utf8(text: str) -> str:
+    """What to say of a text of a file whose bytes are not UTF-8; nothing, if they are."""
+    if not any("\udc80" <= c <= "\udcff" for c in text):
+        return ""
+    meant = text.encode("utf-8", NAMES).decode("cp1252", "replace")
+    return (
+        f"it is not UTF-8 but, as it seems, Windows-1252 ({shortened(meant)}); save the file as "
+        "UTF-8 (of a spreadsheet's formats: CSV UTF-8)"
+    )
+
+
+def name_finder(digests: Mapping[str, str]) -> Callable[[str], str]:
+    """Finds which file is meant by a name that another system or a person has written.
+
+    Names are the same in each Unicode form, with `/` or a backslash, with or without a leading
+    `./`, and relative to `unlabeled`.
+
+    Args:
+        digests: of the files that there are, by their names.
+
+    Returns:
+        A function of a name: the one of these that is meant; else, and where several that differ
+            may be, the given name.
+    """
+    names: dict[str, list[str]] = defaultdict(list)
+    for name in digests:
+        names[_normal(name)].append(name)
+
+    def find(name: str) -> str:
+        wanted = (name, f"unlabeled/{name}")
+        exact = next((each for each in wanted if each in digests), None)
+        if exact is not None:
+            return exact
+        for alike in (names.get(_normal(each), ()) for each in wanted):
+            if len({digests[each] for each in alike}) == 1:
+                return alike[0]
+        return name
+
+    return find
+
+
+def _normal(name: str) -> str:
+    return posixpath.normpath(class_name_of(name).replace("\\", "/"))

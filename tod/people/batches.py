@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from tod.config import InputError
 from tod.files import read_table
 from tod.people.labels import Asked, Labels
+from tod.settings import shortened
 
 FIRST, QUERY, AUDIT = "first", "query", "audit"
 """Why an image is asked for: drawn before there is a network, by its score, to be audited."""
@@ -69,7 +71,16 @@ def read_rows(path: Path) -> list[Asking]:
     Raises:
         InputError: the file is damaged.
     """
-    return [Asking(**row) for row in read_table(path, Asking._fields)]
+    rows = [Asking(**row) for row in read_table(path, Asking._fields)]
+    # Where people write 0,5, so does their spreadsheet.
+    rows = [row._replace(score=row.score.replace(",", ".")) for row in rows]
+    try:
+        for row in rows:
+            float(row.score or 0)
+    except ValueError:
+        words = f"cannot be read back (rank {row.rank} has the score {shortened(row.score)})"
+        raise InputError(f"{path}: {words}; bring back the file as it was") from None
+    return rows
 
 
 def asked_images(batches: Sequence[Batch]) -> dict[str, Asked]:

@@ -7,9 +7,10 @@ from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
+from tod.people.answers import CONTROL
 from tod.people.batches import Asking
 
-NAME, IMAGE = "choice", "image"
+NAME, IMAGE = CONTROL, "image"
 """Of the choice and of the image, in the interface and in each task."""
 
 

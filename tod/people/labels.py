@@ -10,10 +10,16 @@ from typing import NamedTuple, TypeVar
 import pandas as pd
 
 from tod.config import InputError
-from tod.data.listing import class_name_of
+from tod.data.listing import NAMED, class_name_of
 from tod.data.own_images import Found
 from tod.files import as_csv, read_table, reason, write_atomically
-from tod.people.answers import LABEL_COLUMNS, UNDECIDED_COLUMNS, Answer
+from tod.people.answers import (
+    LABEL_COLUMNS,
+    UNDECIDED_COLUMNS,
+    Answer,
+    name_finder,
+    not_utf8,
+)
 from tod.people.votes import (
     Vote,
     added,
@@ -181,16 +187,21 @@ class Labels:
         """The answers about each image, by its digest, with classes as the run has them."""
         by_image: dict[str, list[Answer]] = {}
         by_file = {image.file: digest for digest, image in asked.items()}
+        find = name_finder({**by_file, **found.digests})
+        class_names = dict.fromkeys(found.class_names)
         gone = 0
-        for answer in answers:
+        for given in answers:
+            answer = given._replace(file=find(given.file))
             try:
                 digest = self._digest(answer, found, asked, by_file)
-                name = answer.class_name and _known_class(answer.class_name, found.class_names)
+                name = answer.class_name and _known_class(answer.class_name, class_names)
             except ValueError as error:
                 if answer.may_be_gone and answer.sha256 and answer.file not in found.digests:
                     gone += 1
                 else:
-                    problems.append(f"{answer.place}: {error}")
+                    # To say it takes time, and few are shown.
+                    is_shown = len(problems) < NAMED
+                    problems.append(f"{answer.place}: {error}" if is_shown else answer.place)
             else:
                 by_image.setdefault(digest, []).append(answer._replace(class_name=name))
         if gone:
@@ -210,8 +221,8 @@ class Labels:
             ValueError: there is no such image, or it has changed since it was asked for.
         """
         file = answer.file
-        today = _digest_of(file, found)
-        then = by_file.get(file) or by_file.get(f"unlabeled/{file}") or today
+        today = found.digests.get(file, "")
+        then = by_file.get(file) or today
         if not answer.sha256 and today and then != today:
             raise ValueError(
                 f"{shortened(file, 300)} has changed since it was asked for; bring the old image "
@@ -225,7 +236,7 @@ class Labels:
             raise ValueError(f"{shortened(name, 300)} has changed since; bring the old image back")
         if digest in asked:
             return digest
-        words = "names are relative to it, or to unlabeled, with slashes"
+        words = not_utf8(name) or "names are relative to it, or to unlabeled"
         raise ValueError(f"{shortened(name or digest, 300)} is no image of {found.root}: {words}")
 
     def write(self, folder: Path, before: "Labels") -> None:
@@ -247,12 +258,16 @@ class Labels:
             write_atomically(folder / COPY, as_csv(_table("labels", self.labels)))
 
 
-def _digest_of(file: str, found: Found) -> str:
-    """The digest of a file by its name in the data folder, or in the pool; else empty."""
-    return found.digests.get(file) or found.digests.get(f"unlabeled/{file}") or ""
+class _UnknownClassError(ValueError):
+    """A name is no class. The nearest one is searched for when the message is asked for."""
+
+    def __str__(self) -> str:
+        name, class_names = self.args
+        (near,) = difflib.get_close_matches(name.strip()[:100], class_names, n=1, cutoff=0.0)
+        return f"{shortened(name)} is no class; the nearest is {shortened(near)}"
 
 
-def _known_class(name: str, class_names: list[str]) -> str:
+def _known_class(name: str, class_names: Mapping[str, None]) -> str:
     """The class of this name.
 
     Raises:
@@ -261,8 +276,7 @@ def _known_class(name: str, class_names: list[str]) -> str:
     for wanted in (class_name_of(name), class_name_of(name.strip())):
         if wanted in class_names:
             return wanted
-    (near,) = difflib.get_close_matches(wanted, class_names, n=1, cutoff=0.0)
-    raise ValueError(f"{shortened(name)} is no class; the nearest is {shortened(near)}")
+    raise _UnknownClassError(wanted, class_names)
 
 
 def _contradiction(

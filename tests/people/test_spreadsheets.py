@@ -1,0 +1,90 @@
+"""Tables that a spreadsheet has saved again: a run's own, and with people's answers in them."""
+
+import csv
+import io
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+
+from tests.support.people import People, table
+from tod.config import InputError
+from tod.files import as_csv, read_table
+from tod.people.batches import Asking, read_rows
+
+COLUMNS = ["file", "sha256", "class", "note"]
+CELLS = [["unlabeled/a;b.png", "aa", "=ten", ""], ["ü\t.png", "bb", 'a,"b"', ""]]
+OWN = as_csv(pd.DataFrame([*CELLS, ["c\nd.png", "cc", "", ""]], columns=COLUMNS))
+
+
+def saved(text: str, delimiter: str = ",", change: Callable = lambda cells: cells) -> str:
+    """A CSV text as a spreadsheet saves it: with another delimiter, CRLF, and changed rows."""
+    out = io.StringIO(newline="")
+    rows = csv.reader(io.StringIO(text, newline=""))
+    csv.writer(out, delimiter=delimiter).writerows(change(cells) for cells in rows)
+    return out.getvalue()
+
+
+def without_last_cells(cells: list[str]) -> list[str]:
+    while not cells[-1]:
+        cells = cells[:-1]
+    return cells
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + OWN.encode(),
+        saved(OWN).encode(),
+        saved(OWN, ";").encode("utf-8-sig"),
+        saved(OWN, "\t").encode("utf-16"),
+        b"sep=;\r\n" + saved(OWN, ";").encode(),
+        b'"sep=\t"\n' + saved(OWN, "\t").encode(),
+        saved(OWN, ";", without_last_cells).encode(),
+        saved(OWN).rstrip("\r\n").encode(),
+        (saved(OWN, ",", lambda cells: [*cells, "", ""]) + ",,,,,\r\n\r\n").encode(),
+        saved(OWN, ",", lambda cells: [*cells[::-1], "mine"]).encode(),
+    ],
+)
+def test_a_runs_own_table_is_read_as_a_spreadsheet_saves_it(tmp_path, content):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(content)
+    rows = read_table(path, COLUMNS)
+    assert [list(row) for row in rows] == [COLUMNS] * 3
+    assert [list(row.values()) for row in rows] == [*CELLS, ["c\nd.png", "cc", "", ""]]
+
+
+@pytest.mark.parametrize("cut", [2, 3, 5])
+def test_a_table_that_is_cut_short_is_not_read_back(tmp_path, cut):
+    path = tmp_path / "labels.csv"
+    path.write_text(OWN[:-cut])
+    with pytest.raises(InputError, match="cannot be read back"):
+        read_table(path, COLUMNS)
+
+
+@pytest.mark.parametrize("written", ["2,5", "2.5", "2,5E+00"])
+def test_a_score_may_have_a_decimal_comma(tmp_path, written):
+    path = tmp_path / "batch.csv"
+    path.write_text(f"{';'.join(Asking._fields)}\r\n1;a;aa;query;{written};cat;0,9\r\n")
+    (row,) = read_rows(path)
+    assert float(row.score) == 2.5
+    path.write_text(path.read_text().replace(written, "02. Mai"))
+    with pytest.raises(InputError, match=r"cannot be read back \(rank 1 has the score 02. Mai\)"):
+        read_rows(path)
+
+
+def test_a_run_goes_on_with_a_batch_that_was_filled_in_in_a_spreadsheet(tmp_path):
+    people = People(tmp_path)
+    people.round()
+    rows = people.batch(0)
+    path = people.run / "batches" / "batch0" / "batch.csv"
+    classes = iter(["class", *(people.truth[row["sha256"]] for row in rows)])
+    filled = saved(path.read_text(), ";", lambda cells: [*cells, next(classes)])
+    path.write_bytes(b"\xef\xbb\xbf" + filled.encode())
+    people.round("--labels", path)
+    labels = people.run / "labels.csv"
+    given = {row["sha256"]: row["class"] for row in table(labels)}
+    assert given == {row["sha256"]: people.truth[row["sha256"]] for row in rows}
+
+    labels.write_bytes(b"\xef\xbb\xbf" + saved(labels.read_text(), ";").encode())
+    people.round("--labels", labels)
