@@ -36,7 +36,7 @@ class Answer(NamedTuple):
         place: where the answer stands, for messages.
         source: the name of the file that it stands in.
         may_be_gone: whether it stands in a run's own labels, whose images may be gone by now.
-        annotation: Label Studio's id of it, of which its server has one; empty elsewhere.
+        annotation: Label Studio's id of it, unique on its server; empty elsewhere.
         annotator: who has given it, as Label Studio or a column `annotator` says: an e-mail
             address, or an id; else empty.
         updated_at: when it was changed last, in ISO 8601 as Label Studio writes it; else empty.
