@@ -147,6 +147,10 @@ def test_a_name_that_is_no_text_keeps_its_bytes(tmp_path):
         ('[{"file": "a", "class": {"choices": ["a", "b"]}}]', "task 1 has more than one class"),
         ('[{"data": {"file": "a"}, "annotations": [5]}]', "no attribute"),
         (
+            '[{"data": {"file": "a"}, "annotations": [{"result": [{"value": {"choices": [5]}}]}]}]',
+            "task 1 has more than one class for an image, or none that is a text",
+        ),
+        (
             json.dumps(
                 [
                     {
@@ -204,20 +208,6 @@ def test_predictions_as_json_are_nobodys_labels_either(tmp_path):
     rows = [{"file": "a.png", "class": "cat", "probability": 0.9}]
     with pytest.raises(InputError, match="a network's predictions"):
         read_answers(write(tmp_path / "predictions.json", json.dumps(rows)))
-
-
-BATCH = "rank,file,sha256,reason,score,predicted,probability"
-
-
-def test_a_batchs_table_has_the_answers_of_a_further_column_alone(tmp_path):
-    rows = ["1,a,aa,query,2.5,dog,0.9,cat", "2,b,bb,query,2.4,dog,0.9,", "3,c,cc,query,2.3,dog,0.9"]
-    path = write(tmp_path / "batch.csv", "\n".join([f"{BATCH},class", *rows]))
-    assert given(path) == [("a", "cat")]
-    with pytest.raises(InputError, match="no column class or label or choice, but rank"):
-        read_answers(write(path, f"{BATCH}\n{rows[2]}\n"))
-    # The network's class by another name is still the network's.
-    with pytest.raises(InputError, match="a network's predictions"):
-        read_answers(write(path, f"{BATCH.replace('predicted', 'class')}\n{rows[2]}\n"))
 
 
 def annotation(**chosen: str) -> dict:

@@ -10,6 +10,7 @@ import pytest
 from tests.support.people import People, table
 from tod.config import InputError
 from tod.files import as_csv, read_table
+from tod.people.answers import read_answers
 from tod.people.batches import Asking, read_rows
 
 COLUMNS = ["file", "sha256", "class", "note"]
@@ -71,6 +72,21 @@ def test_a_score_may_have_a_decimal_comma(tmp_path, written):
     path.write_text(path.read_text().replace(written, "02. Mai"))
     with pytest.raises(InputError, match=r"cannot be read back \(rank 1 has the score 02. Mai\)"):
         read_rows(path)
+
+
+def test_a_batchs_table_has_the_answers_of_a_further_column_alone(tmp_path):
+    rows = ["1,a,aa,query,2.5,dog,0.9,cat", "2,b,bb,query,2.4,dog,0.9,", "3,c,cc,query,2.3,dog,0.9"]
+    columns = ",".join(Asking._fields)
+    path = tmp_path / "batch.csv"
+    path.write_text("\n".join([f"{columns},class", *rows]))
+    assert [(answer.file, answer.class_name) for answer in read_answers(path)] == [("a", "cat")]
+    path.write_text(f"{columns}\n{rows[2]}\n")
+    with pytest.raises(InputError, match="no column class or label or choice, but rank"):
+        read_answers(path)
+    path.write_text(f"{columns.replace('predicted', 'class')}\n{rows[2]}\n")
+    # The network's class by another name is still the network's.
+    with pytest.raises(InputError, match="a network's predictions"):
+        read_answers(path)
 
 
 def test_a_run_goes_on_with_a_batch_that_was_filled_in_in_a_spreadsheet(tmp_path):
