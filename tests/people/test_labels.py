@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from tod.data.own_images import Found
-from tod.people import labels as labels_module
+from tod.people import label_files
 from tod.people.answers import Answer, read_answers
-from tod.people.labels import Asked, Label, Labels, Unlabeled, read_labels
+from tod.people.label_files import read_labels, write_labels
+from tod.people.labels import Asked, Label, Labels, Unlabeled
 from tod.people.votes import Vote, counts, one_answer_each
 
 EXPORTS = Path(__file__).parent / "exports"
@@ -296,7 +297,7 @@ def test_what_is_written_is_read_back_exactly(tmp_path):
         {"x": Unlabeled("two\nlines", "3", (Vote("a.csv", None, ""),))},
         {"y": Unlabeled("z", "", votes)},
     )
-    labels.write(tmp_path, Labels())
+    write_labels(labels, tmp_path, Labels())
     assert read_labels(tmp_path) == labels
     assert read_labels(tmp_path / "empty") == Labels()
     first = (tmp_path / "labels.csv").read_bytes().splitlines()[0]
@@ -330,15 +331,15 @@ TABLES = [
 def test_an_image_comes_to_its_new_table_before_it_leaves_the_old_one(
     tmp_path, monkeypatch, before, after
 ):
-    before.write(tmp_path, Labels())
-    write = labels_module.write_atomically
+    write_labels(before, tmp_path, Labels())
+    write = label_files.write_atomically
 
     def written(path: Path, content: str) -> None:
         write(path, content)
         assert read_labels(tmp_path).decided() in (before, after)
 
-    monkeypatch.setattr(labels_module, "write_atomically", written)
-    after.write(tmp_path, before)
+    monkeypatch.setattr(label_files, "write_atomically", written)
+    write_labels(after, tmp_path, before)
     assert read_labels(tmp_path) == after
 
 

@@ -1,41 +1,18 @@
-"""All that people have said of a run's images: taken whole or not at all, and kept as CSV files."""
+"""All that people have said of a run's images: taken whole or not at all."""
 
 import difflib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import pandas as pd
-
-from tod.config import InputError
 from tod.data.listing import NAMED, class_name_of
 from tod.data.own_images import Found
-from tod.files import as_csv, read_table, reason, write_atomically
-from tod.people.answers import (
-    LABEL_COLUMNS,
-    UNDECIDED_COLUMNS,
-    Answer,
-    name_finder,
-    not_utf8,
-)
-from tod.people.votes import (
-    Vote,
-    added,
-    are_skips,
-    as_cells,
-    counts,
-    majority,
-    votes_in,
-    votes_of,
-)
+from tod.people.answers import Answer, name_finder, not_utf8
+from tod.people.votes import Vote, added, are_skips, counts, majority, votes_of
 from tod.settings import counted, shortened
 
 log = logging.getLogger("tod")
-
-COPY = "labels.copy.csv"
-"""Beside `labels.csv`, and written after it: what a hand has lost there is here."""
 
 
 class Label(NamedTuple):
@@ -239,24 +216,6 @@ class Labels:
         words = not_utf8(name) or "names are relative to it, or to unlabeled"
         raise ValueError(f"{shortened(name or digest, 300)} is no image of {found.root}: {words}")
 
-    def write(self, folder: Path, before: "Labels") -> None:
-        """Writes into a run's folder what differs from before.
-
-        An image comes to its new table before it leaves the old one: a kill between loses nothing.
-
-        Raises:
-            InputError: a file cannot be written.
-        """
-        written = dict(before)
-        for is_leaving in (False, True):
-            for name, rows in self:
-                wanted = rows if is_leaving else {**written[name], **rows}
-                if [*wanted.items()] != [*written[name].items()]:
-                    write_atomically(folder / f"{name}.csv", as_csv(_table(name, wanted)))
-                    written[name] = wanted
-        if self.labels != before.labels or not (folder / COPY).exists():
-            write_atomically(folder / COPY, as_csv(_table("labels", self.labels)))
-
 
 class _UnknownClassError(ValueError):
     """A name is no class. The nearest one is searched for when the message is asked for."""
@@ -287,53 +246,3 @@ def _contradiction(
     if in_folder not in (None, *(vote.class_name for vote in votes)):
         return f"{words} lies in {shortened(in_folder)}'s folder; move it, or leave the line out"
     return f"{words} {shortened(old.class_name)} by {old.source} before; --relabel takes the new"
-
-
-def read_labels(folder: Path) -> Labels:
-    """What the folder of a run has of its labels.
-
-    Raises:
-        InputError: a file is damaged.
-    """
-    return Labels(
-        _labels(folder / "labels.csv"),
-        _undecided(folder / "set_aside.csv"),
-        _undecided(folder / "disagreements.csv"),
-    )
-
-
-def read_copy(folder: Path) -> dict[str, Label]:
-    """The labels as the run has written them last; none, where an earlier version has.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    return _labels(folder / COPY)
-
-
-def _labels(path: Path) -> dict[str, Label]:
-    rows = read_table(path, LABEL_COLUMNS, added=("reason",)) if path.exists() else []
-    fields = ("file", "class", "batch", "source", "reason")
-    return {row["sha256"]: Label(*(row[name] for name in fields)) for row in rows}
-
-
-def _undecided(path: Path) -> dict[str, Unlabeled]:
-    rows = read_table(path, UNDECIDED_COLUMNS, added=("answers",)) if path.exists() else []
-    try:
-        return {row["sha256"]: Unlabeled(row["file"], row["batch"], votes_in(row)) for row in rows}
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read back ({reason(error)}); bring back the file as it was"
-        ) from None
-
-
-def _table(name: str, rows: Mapping[str, Row]) -> pd.DataFrame:
-    if name == "labels":
-        columns = [*LABEL_COLUMNS, "reason"]
-        cells = [[label.file, digest, *label[1:]] for digest, label in rows.items()]
-    else:
-        columns = [*UNDECIDED_COLUMNS, "answers"]
-        cells = [
-            [row.file, digest, row.batch, *as_cells(row.votes)] for digest, row in rows.items()
-        ]
-    return pd.DataFrame(cells, columns=columns, dtype=object)

@@ -7,7 +7,8 @@ from typing import Any
 
 from tod.config import InputError
 from tod.people.batches import batch_folder
-from tod.people.labels import COPY, Labels, read_copy
+from tod.people.label_files import COPY, read_copy
+from tod.people.labels import Labels
 from tod.settings import counted
 
 

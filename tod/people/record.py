@@ -16,7 +16,7 @@ from tod.data.own_images import UNKNOWN, Found, Read, indices_of, with_labels
 from tod.files import as_csv, read_table, write_atomically
 from tod.people.answers import Answer, read_answers
 from tod.people.batches import AUDIT, Asking, asked_images, read_batches, with_reasons
-from tod.people.labels import read_labels
+from tod.people.label_files import read_labels, write_labels
 from tod.people.votes import counts, one_answer_each
 from tod.schema import Images
 from tod.settings import counted, shortened
@@ -95,7 +95,7 @@ class Record:
             InputError: a file cannot be written.
         """
         before, now = self._written, self.labels
-        now.write(self.run_folder, before)
+        write_labels(now, self.run_folder, before)
         self._written = now
         taken = sum(before.labels.get(digest) != label for digest, label in now.labels.items())
         aside = now.set_aside.keys() - before.set_aside.keys()
