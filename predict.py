@@ -3,7 +3,8 @@
 python predict.py RUN_FOLDER photos/unlabeled --output predictions.csv
 
 Writes a line for each image file below the folder, at any depth: its name relative to the folder,
-the class, and the network's probability for it. The pictures are read as the run's were.
+the class, and the network's probability for it; of a run that people label, also what they have
+said of it. The pictures are read as the run's were.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """What the weights of a run say of image files."""
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +15,11 @@ from tod.data import picture
 from tod.data.batches import ImageBatches
 from tod.data.decoding import decoded_once
 from tod.data.listing import image_files
-from tod.files import reason
+from tod.files import reason, sha256
+from tod.people.label_files import read_labels
+from tod.people.labels import Label
 from tod.runs.identity import cycle_files
-from tod.schema import Images
+from tod.schema import OWN_IMAGES, Images
 
 log = logging.getLogger("tod")
 
@@ -26,7 +29,10 @@ NOT_A_RUN = "name the folder of a run that has ended a cycle"
 
 
 class Classifier(NamedTuple):
-    """A run's network, and what it needs to know of pictures and classes."""
+    """A run's network, and what it needs to know of pictures and classes.
+
+    `labels` are what people have said of images, by their SHA-256; None where the dataset has them.
+    """
 
     network: nn.Module
     config: Config
@@ -34,6 +40,7 @@ class Classifier(NamedTuple):
     mean: Tensor
     std: Tensor
     device: torch.device
+    labels: dict[str, Label] | None
 
 
 def read_classifier(run_folder: Path, weights: Path | None, device: torch.device) -> Classifier:
@@ -59,7 +66,8 @@ def read_classifier(run_folder: Path, weights: Path | None, device: torch.device
         ) from None
     memory_format = models.fastest_memory_format(device, config.model.width)
     network = models.fold_batch_norm(network).to(device, memory_format=memory_format)
-    return Classifier(network, config, class_names, mean, std, device)
+    labels = read_labels(run_folder).labels if config.dataset == OWN_IMAGES else None
+    return Classifier(network, config, class_names, mean, std, device, labels)
 
 
 def _last_weights(run_folder: Path) -> Path:
@@ -80,7 +88,8 @@ def predictions(classifier: Classifier, folder: Path) -> pd.DataFrame:
 
     Returns:
         A row an image, in the order of the files: `file`, relative to the folder, `class`, and the
-        network's `probability` for it. Files that cannot be read have none, and a warning.
+        network's `probability` for it; of a run that people label, also `labelled`, the class that
+        they have given. Files that cannot be read have none, and a warning.
 
     Raises:
         InputError: there is no image.
@@ -107,7 +116,16 @@ def predictions(classifier: Classifier, folder: Path) -> pd.DataFrame:
         log.warning(f"{unreadable[0]}; there is no prediction for it ({len(unreadable)} such)")
     table = pd.DataFrame(rows, columns=["file", "class", "probability"], dtype=object)
     table["probability"] = [f"{probability:.6g}" for probability in table["probability"]]
+    if classifier.labels is not None:
+        table["labelled"] = [_said(classifier.labels, folder / file) for file in table["file"]]
     return table
+
+
+def _said(labels: dict[str, Label], path: Path) -> str:
+    with suppress(OSError):  # it has gone meanwhile
+        if label := labels.get(sha256(path)):
+            return label.class_name
+    return ""
 
 
 def _probabilities(classifier: Classifier, pixels: Tensor) -> Tensor:

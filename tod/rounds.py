@@ -71,8 +71,8 @@ def run_round(
         return
     path = options.output_dir / identity.folder_name
     advice = (
-        f"give the settings in {path / 'config.yaml'} again, or name another place with "
-        f"--output-dir, and give it what people have said by --labels {path / 'labels.csv'}"
+        "leave it out, or name another place with --output-dir, and give it what people have said, "
+        f"audits too, by --labels {path / 'labels.csv'}"
     )
     folder = RunFolder(path, identity, trials=[1], chosen=[1], advice=advice)
     with devices.out_of_memory_in_words(), RunLog(options.quiet, Ranks()) as run_log, folder:

@@ -698,7 +698,7 @@ def test_other_settings_in_a_later_round_are_refused_with_what_to_do(people):
     people.round()
     with pytest.raises(InputError) as refusal:
         people.round("--set=training.lr=0.01")
-    for words in ("another training.lr", "give the settings in", "config.yaml again", "--labels"):
+    for words in ("another training.lr", "leave it out, or name another place", "--labels"):
         assert words in str(refusal.value)
     assert "--overwrite" not in str(refusal.value)
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 from subprocess import CompletedProcess
 
-import pandas as pd
 import pytest
 
 from tests.support.browser import chromium
@@ -78,13 +77,16 @@ def test_what_was_said_stands_in_the_log(labelled):
     assert (people.run / "log.txt").read_text() == "".join(said)
 
 
-def test_what_is_left_is_classified(labelled, tmp_path):
+def test_a_folder_is_classified_beside_what_people_have_said(labelled, tmp_path):
     people, _ = labelled
     output = tmp_path / "predictions.csv"
     done = run_script("predict.py", people.run, people.data / "unlabeled", f"--output={output}")
     assert done.returncode == 0, done.stderr
-    assert list(pd.read_csv(output).columns) == ["file", "class", "probability"]
-    assert len(pd.read_csv(output)) == 60
+    rows = table(output)
+    assert [*rows[0]] == ["file", "class", "probability", "labelled"]
+    assert len(rows) == 60
+    given = {row["file"]: row["class"] for row in table(people.run / "labels.csv")}
+    assert {f"unlabeled/{row['file']}": row["labelled"] for row in rows if row["labelled"]} == given
 
 
 def test_the_report_shows_the_audits_and_the_batches(labelled, tmp_path):
