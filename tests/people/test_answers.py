@@ -177,6 +177,7 @@ def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path, content, says):
     assert message.startswith(f"{path}: cannot be read (")
     assert says in message
     assert "--labels takes" in message
+    assert message.count(str(path)) == 1
     assert "\n" not in message
 
 

@@ -66,15 +66,17 @@ def read_answers(path: Path) -> list[Answer]:
     Raises:
         InputError: the file cannot be read, or is of no kind that is known.
     """
+    place = shortened(str(path), 300)
     try:
         content = path.read_bytes()
         text, digest = decoded(content), hashlib.sha256(content).hexdigest()[:16]
         is_json = text.lstrip()[:1] in ("[", "{")
-        found = (_in_json if is_json else _in_csv)(text, shortened(str(path), 300))
+        found = (_in_json if is_json else _in_csv)(text, place)
         return [answer._replace(source=path.name, content=digest) for answer in found]
     # A file of another kind may be nested in any way.
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({reason(error)}); {ADVICE}") from None
+        why = reason(error).removeprefix(f"{place}, ")
+        raise InputError(f"{path}: cannot be read ({why}); {ADVICE}") from None
 
 
 def _in_csv(text: str, place: str) -> Iterator[Answer]:
