@@ -54,9 +54,10 @@ def test_a_task_has_what_knows_the_image_and_what_orders_it():
     }
 
 
-def test_the_networks_prediction_is_a_pre_annotation():
-    (task,) = json.loads(tasks(3, [row(score="2.5", predicted="=ten", probability="0.75")]))
-    assert task["data"]["score"] == 2.5
+def test_the_networks_prediction_is_a_pre_annotation_where_it_is_wanted():
+    judged = [row(score="2.5", predicted="=ten", probability="0.75")]
+    assert tasks(3, judged) == tasks(3, [row()])
+    (task,) = json.loads(tasks(3, judged, with_predictions=True))
     (prediction,) = task["predictions"]
     assert (prediction["model_version"], prediction["score"]) == ("batch3", 0.75)
     (result,) = prediction["result"]

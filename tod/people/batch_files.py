@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -14,7 +15,7 @@ from tod.data import picture
 from tod.data.decoding import decoding_as_we_like
 from tod.files import NAMES, as_csv, atomic_folder, reason
 from tod.people import label_studio
-from tod.people.batches import Asking, Batch, batch_folder
+from tod.people.batches import AUDIT, Asking, Batch, batch_folder
 from tod.people.page import LARGEST_SIDE, PageImage, page, thumbnail
 
 log = logging.getLogger("tod")
@@ -36,7 +37,8 @@ def write_batch(run_folder: Path, batch: Batch, root: Path, class_names: Sequenc
         InputError: an image cannot be read any more, or the folder cannot be written.
     """
     path = batch_folder(run_folder, batch.number)
-    files = [root / row.file for row in batch.rows]
+    rows = [_as_seen(row) for row in batch.rows]
+    files = [root / row.file for row in rows]
     with decoding_as_we_like(), ThreadPoolExecutor(os.cpu_count()) as threads:
         pictures = [*threads.map(_page_picture, files)]
     images = [
@@ -46,19 +48,23 @@ def write_batch(run_folder: Path, batch: Batch, root: Path, class_names: Sequenc
             content,
             row.predicted or None,
             float(row.probability) if row.predicted else None,
+            quote(os.fsencode(os.path.relpath(file, path))),
         )
-        for row, content in zip(batch.rows, pictures, strict=True)
+        for row, file, content in zip(rows, files, pictures, strict=True)
     ]
-    sheet = _contact_sheet(batch, pictures)
+    sheet = _contact_sheet(batch.number, rows, pictures)
     with atomic_folder(path) as folder:
         table = pd.DataFrame(batch.rows, columns=Asking._fields, dtype=object)
         contents: dict[str, bytes] = {
             "batch.csv": as_csv(table).encode("utf-8", NAMES),
-            "label_studio.json": label_studio.tasks(batch.number, batch.rows).encode(),
+            "label_studio.json": label_studio.tasks(batch.number, rows).encode(),
             "label_config.xml": label_studio.label_config(class_names).encode(),
             "label.html": page(batch.number, class_names, images).encode(),
             **sheet,
         }
+        if batch.is_of_a_network:
+            predicted = label_studio.tasks(batch.number, rows, with_predictions=True)
+            contents["label_studio_predicted.json"] = predicted.encode()
         for name, content in contents.items():
             (folder / name).write_bytes(content)
     return path
@@ -75,14 +81,24 @@ def _page_picture(path: Path) -> bytes:
         ) from None
 
 
-def _contact_sheet(batch: Batch, pictures: Sequence[bytes]) -> dict[str, bytes]:
+def _as_seen(row: Asking) -> Asking:
+    """What people see of a row: of an audit, which measures the network, nothing that it says."""
+    return row._replace(score="", predicted="", probability="") if row.reason == AUDIT else row
+
+
+def _contact_sheet(
+    number: int, rows: Sequence[Asking], pictures: Sequence[bytes]
+) -> dict[str, bytes]:
     """The sheet by its file's name; none, where it cannot be drawn."""
     captions = [
-        (row.predicted or f"rank {row.rank}", f"{float(row.score):.4g}" if row.score else "")
-        for row in batch.rows
+        (
+            row.predicted or f"rank {row.rank}",
+            f"{float(row.score):.4g}" if row.score else row.reason,
+        )
+        for row in rows
     ]
     try:
-        return {"contact_sheet.png": contact_sheet.of_batch(batch.number, pictures, captions)}
+        return {"contact_sheet.png": contact_sheet.of_batch(number, pictures, captions)}
     except Exception as error:
-        log.warning(f"batch {batch.number}: its contact sheet cannot be drawn ({reason(error)})")
+        log.warning(f"batch {number}: its contact sheet cannot be drawn ({reason(error)})")
         return {}

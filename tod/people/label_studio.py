@@ -25,23 +25,25 @@ def label_config(class_names: Sequence[str]) -> str:
     )
 
 
-def tasks(number: int, rows: Iterable[Asking]) -> str:
+def tasks(number: int, rows: Iterable[Asking], with_predictions: bool = False) -> str:
     """The tasks of a batch, one for each of its rows, as JSON.
 
-    The images lie below Label Studio's document root, which is the data folder.
+    The images lie below Label Studio's document root, which is the data folder. Label Studio shows
+    a prediction as already ticked.
     """
-    return json.dumps([_task(number, row) for row in rows], indent=1) + "\n"
+    tasks = [_task(number, row, with_predictions) for row in rows]
+    return json.dumps(tasks, indent=1) + "\n"
 
 
-def _task(number: int, row: Asking) -> dict[str, Any]:
-    data: dict[str, Any] = {
+def _task(number: int, row: Asking, with_predictions: bool) -> dict[str, Any]:
+    data = {
         IMAGE: f"/data/local-files/?d={quote(os.fsencode(row.file))}",
         # What is no text cannot be kept by a database; the digest knows the image.
         "file": row.file.encode("utf-8", "replace").decode(),
         "sha256": row.sha256,
         "rank": int(row.rank),
     }
-    if not row.predicted:
+    if not (with_predictions and row.predicted):
         return {"data": data}
     result = {
         "id": NAME,
@@ -55,4 +57,4 @@ def _task(number: int, row: Asking) -> dict[str, Any]:
         "score": float(row.probability),
         "result": [result],
     }
-    return {"data": {**data, "score": float(row.score)}, "predictions": [prediction]}
+    return {"data": data, "predictions": [prediction]}

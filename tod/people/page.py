@@ -28,8 +28,10 @@ class PageImage(NamedTuple):
     picture: bytes
     """A PNG or JPEG file: what the person sees."""
     predicted: str | None
-    """The class that the network predicts."""
+    """The class that the network predicts; None where nobody is to see it."""
     probability: float | None
+    original: str
+    """The address of the file, relative to the page's."""
 
 
 def page(number: int, class_names: Sequence[str], images: Sequence[PageImage]) -> str:
@@ -50,7 +52,12 @@ def page(number: int, class_names: Sequence[str], images: Sequence[PageImage]) -
             "key": storage_key(number, class_names, images),
             "classes": [{"name": name, "key": keys.get(name)} for name in class_names],
             "images": [
-                {"file": image.file, "sha256": image.sha256, "prediction": _prediction(image)}
+                {
+                    "file": image.file,
+                    "sha256": image.sha256,
+                    "original": image.original,
+                    "prediction": _prediction(image),
+                }
                 for image in images
             ],
         },
@@ -62,12 +69,12 @@ def page(number: int, class_names: Sequence[str], images: Sequence[PageImage]) -
 def shortcuts(class_names: Sequence[str]) -> dict[str, str]:
     """The key of each class that has one.
 
-    A class named by a digit has this digit, the others those from 1 to 9 that are left. A digit
-    that begins a longer name is nobody's: whoever types 12 must not have said 1.
+    A class named by a digit has this digit, the others those that are left, from 1 to 9 and then 0.
+    A digit that begins a longer name is nobody's: whoever types 12 must not have said 1.
     """
     begin_longer = {name[0] for name in class_names if len(name) > 1}
     named = {name: name for name in class_names if name in DIGITS - begin_longer}
-    free = [key for key in "123456789" if key not in begin_longer and key not in named]
+    free = [key for key in "1234567890" if key not in begin_longer and key not in named]
     others = (name for name in class_names if name not in DIGITS)
     return named | dict(zip(others, free, strict=False))
 

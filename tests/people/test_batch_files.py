@@ -1,0 +1,108 @@
+"""What people get of a batch, and what of it they must not see."""
+
+import json
+import re
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tod.analysis import contact_sheet
+from tod.people.batch_files import write_batch
+from tod.people.batches import Asking, Batch
+
+FILES = ("a b.png", "ü#?%20&.png", "caf\udce9: x.png")
+NETWORK = [
+    Asking("1", FILES[0], "aa", "query", "2.5", "cat", "0.75"),
+    Asking("2", FILES[1], "bb", "audit", "0.123456", "what it says", "0.654321"),
+    Asking("3", FILES[2], "cc", "query", "1.5", "dog", "0.5"),
+]
+DRAWN = [
+    Asking("1", FILES[0], "aa", "first"),
+    Asking("2", FILES[1], "bb", "audit"),
+    Asking("3", FILES[2], "cc", "first"),
+]
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes a batch of three images, and gives its folder."""
+    (tmp_path / "photos").mkdir()
+    for number, file in enumerate(FILES):
+        Image.fromarray(np.full((8, 8, 3), 50 * number, np.uint8)).save(tmp_path / "photos" / file)
+
+    def write(rows):
+        return write_batch(tmp_path / "run", Batch(0, rows), tmp_path / "photos", ("cat", "dog"))
+
+    return write
+
+
+def tasks(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+def images_of_page(folder):
+    (content,) = re.findall('id="batch">(.*?)</script>', (folder / "label.html").read_text())
+    return json.loads(content)["images"]
+
+
+def test_nobody_who_labels_an_audit_sees_what_the_network_says_of_it(written):
+    folder = written(NETWORK)
+    for path in {*folder.iterdir()} - {folder / "batch.csv"}:
+        for told in (b"what it says", b"0.123456", b"0.654321", b"65 %"):
+            assert told not in path.read_bytes()
+    assert [image["prediction"] for image in images_of_page(folder)] == [
+        *("cat, 75 %", None, "dog, 50 %")
+    ]
+
+
+def test_label_studio_ticks_nothing_unless_the_other_file_is_imported_and_then_no_audit(written):
+    folder = written(NETWORK)
+    plain, predicted = (
+        tasks(folder, name) for name in ("label_studio.json", "label_studio_predicted.json")
+    )
+    assert [task["data"] for task in plain] == [task["data"] for task in predicted]
+    for task in plain:
+        assert [*task] == ["data"]
+        assert [*task["data"]] == ["image", "file", "sha256", "rank"]
+    ticked = [
+        [
+            result["value"]["choices"]
+            for each in task.get("predictions", ())
+            for result in each["result"]
+        ]
+        for task in predicted
+    ]
+    assert ticked == [[["cat"]], [], [["dog"]]]
+
+
+def test_without_a_network_there_are_no_tasks_with_predictions(written):
+    assert not (written(DRAWN) / "label_studio_predicted.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (NETWORK, [("cat", "2.5"), ("rank 2", "audit"), ("dog", "1.5")]),
+        (DRAWN, [("rank 1", "first"), ("rank 2", "audit"), ("rank 3", "first")]),
+    ],
+)
+def test_the_contact_sheet_says_what_is_an_audit(written, monkeypatch, rows, expected):
+    drawn, of_batch = [], contact_sheet.of_batch
+
+    def noted(number, pictures, captions):
+        drawn.extend(captions)
+        return of_batch(number, pictures, captions)
+
+    monkeypatch.setattr(contact_sheet, "of_batch", noted)
+    assert (written(rows) / "contact_sheet.png").exists()
+    assert drawn == expected
+
+
+def test_the_page_knows_where_the_original_lies(written, tmp_path):
+    folder = written(NETWORK)
+    for image, file in zip(images_of_page(folder), FILES, strict=True):
+        assert image["original"].isascii() and not {*image["original"]} & {*" #?&:"}
+        path = unquote_to_bytes(image["original"]).decode("utf-8", "surrogateescape")
+        assert (folder / path).resolve() == tmp_path / "photos" / file
