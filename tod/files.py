@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import errno
 import hashlib
 import io
 import logging
@@ -46,6 +47,26 @@ def reason(error: Exception) -> str:
         return "it is not UTF-8 text"
     words = getattr(error, "strerror", None) or str(error)
     return shortened(" ".join(words.split()) or type(error).__name__, 300)
+
+
+def machine_lacks(error: Exception) -> bool:
+    """Whether an error says what the machine has too little of, and nothing of the file."""
+    few = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    return few or isinstance(error, MemoryError)
+
+
+def refuse_what_the_machine_lacks(path: Path, error: Exception) -> None:
+    """Refuses to take a file for damaged or missing where the machine could not read it.
+
+    Raises:
+        InputError: memory, or a file that may be open, was lacking.
+    """
+    if machine_lacks(error):
+        raise InputError(
+            f"{shortened(str(path), 300)}: cannot be read now ({reason(error)}), which says "
+            "nothing of the file; what was saved is intact: leave more memory or open files "
+            "(ulimit -n) to this, and run the same command again"
+        ) from None
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,7 +53,16 @@ def names(folder: Path) -> list[str]:
 
 
 def kept(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.glob(".decoded*"))
+    return sorted(p.name for p in folder.glob(".*decoded*"))
+
+
+def num_safe(path: Path, side: int) -> int:
+    """How many images a kept file has, of this side."""
+    image, entry = 3 * side**2, kept_images.ENTRY_SIZE
+    content = path.read_bytes()
+    count = len(content) // (image + entry)
+    entries = np.frombuffer(content[count * image :], np.uint8).reshape(count, entry)
+    return int(entries[:, : kept_images.KEY_SIZE].any(axis=1).sum())
 
 
 @pytest.fixture
@@ -109,7 +119,7 @@ def test_only_what_has_changed_is_decoded_again(folder, decoded, change):
     assert decoded == changed
     assert len(after) == len(names(folder))
     for found, name in zip(after, names(folder), strict=True):
-        content = picture.decode(folder / name, resize=12, size=8, read=picture.as_shown)
+        content, _ = picture.decode(folder / name, resize=12, size=8, read=picture.as_shown)
         assert found.permute(1, 2, 0).contiguous().numpy().tobytes() == content
     assert kept(folder) == [".decoded_12_8"]
 
@@ -168,10 +178,81 @@ def test_what_was_kept_and_is_damaged_is_decoded_again(folder, decoded, damage):
     assert len(decoded) == 12
 
 
-def test_what_an_earlier_version_kept_goes(folder):
+def test_what_an_earlier_version_kept_goes_and_is_not_believed(folder, decoded):
+    reader = (picture.VERSION, picture.as_shown.__name__)
+    keys = [decoding.file_key(folder, name, *reader) for name in names(folder)]
+    for state in ("partial", "before"):
+        (folder / f".decoded_12_8.{state}").write_bytes(bytes(6 * 192))
+        (folder / f".decoded_12_8.{state}.keys").write_bytes(b"".join(keys))
     (folder / ".decoded_12_8_0123456789abcdef.npy").write_bytes(b"pixels")
-    load(folder)
+    assert (load(folder).amax(dim=(1, 2, 3)) > 0).all()
+    assert sorted(decoded) == names(folder)
     assert kept(folder) == [".decoded_12_8"]
+
+
+FILE_OPERATIONS = {
+    *("open", "write", "flush", "truncate", "fsync", "rename", "replace", "unlink", "close"),
+}
+
+
+def is_killed_before(step: int, folder: Path, files: list[str]) -> bool:
+    """Whether a process that loads these files comes to its `step`-th operation; it dies there."""
+    process = os.fork()
+    if process == 0:
+        left = step
+
+        def watch(frame: object, event: str, function: object) -> None:
+            nonlocal left
+            if event == "c_call" and function.__name__ in FILE_OPERATIONS:
+                left -= 1
+                if left == 0:
+                    os._exit(9)  # what is not written yet is lost
+
+        sys.setprofile(watch)
+        try:
+            decode(folder, files, CONFIG)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
+
+
+@pytest.mark.parametrize("chunk", [1, 400])
+def test_at_whatever_file_operation_it_is_killed_each_image_keeps_its_own_pixels(
+    folder, monkeypatch, chunk
+):
+    monkeypatch.setattr(kept_images, "CHUNK", chunk)
+    files = names(folder)
+    lists = (files, files[:1:-1], files[:4])
+    expected = {n: picture.decode(folder / n, 12, 8, picture.as_shown).content for n in files}
+    decode_one = picture.decode
+
+    def interrupted(path: Path, **options: object) -> bytes:
+        if path.name == "4.png":
+            raise KeyboardInterrupt
+        return decode_one(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(picture, "decode", interrupted)
+        for chosen in (files, files[2:]):
+            with pytest.raises(KeyboardInterrupt):
+                decode(folder, chosen, CONFIG)
+    begun = {name: (folder / name).read_bytes() for name in kept(folder)}
+    for killed, then in ((files, files), (files[:1:-1], files), (files[:4], files[1:])):
+        step, is_killed = 0, True
+        while is_killed:
+            step += 1
+            for name in kept(folder):
+                (folder / name).unlink()
+            for name, content in begun.items():
+                (folder / name).write_bytes(content)
+            is_killed = is_killed_before(step, folder, killed)
+            for chosen in (then, then, *lists):
+                pixels, problems = decode(folder, chosen, CONFIG)
+                assert not problems
+                for image, name in zip(pixels, chosen, strict=True):
+                    content = image.permute(1, 2, 0).contiguous().numpy().tobytes()
+                    assert content == expected[name], (step, name)
+        assert step > 10
 
 
 @pytest.mark.parametrize("chunk", [1, 400, 10**6])
@@ -185,10 +266,9 @@ def test_an_interrupted_decoding_goes_on_where_it_stopped(
     def flush(file: BinaryIO) -> None:
         nonlocal safe
         file.flush()
-        if file.name.endswith(".keys"):
-            safe = (folder / ".decoded_12_8.partial.keys").stat().st_size // 16
-            if safe >= moment:
-                raise KeyboardInterrupt
+        safe = num_safe(folder / ".decoded_12_8", 8)
+        if safe >= moment:
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(kept_images, "_flush", flush)
@@ -280,6 +360,43 @@ def test_where_nothing_can_be_kept_images_are_decoded_each_time(
     assert not kept(folder)
 
 
+def test_without_any_place_for_temporary_files_one_line_names_tmpdir(folder, monkeypatch):
+    (folder / ".lock").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(folder / "nowhere")])
+    with pytest.raises(InputError) as caught:
+        load(folder)
+    assert "No usable temporary directory found" in str(caught.value)
+    assert str(caught.value).endswith("make room, or name another place by TMPDIR")
+    assert "\n" not in str(caught.value)
+
+
+def test_pictures_that_keep_few_grey_levels_are_told_once_a_run_also_when_they_are_kept(
+    tmp_path, caplog, monkeypatch
+):
+    dim = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    for name, values in {"a": 257 * dim, "b": dim, "c": 20 * dim, "d": 40 * dim}.items():
+        (tmp_path / name).mkdir()
+        Image.fromarray(values).save(tmp_path / name / "0.png")
+    listings = [(tmp_path / name, ["0.png"]) for name in "abcd"]
+    words = (
+        f"{tmp_path / 'b' / '0.png'}: fewer than 32 of its grey levels are left in 8 bits "
+        "(2 such in all); stretch them beforehand, all by one factor"
+    )
+    for _ in range(2):
+        caplog.clear()
+        decoding.load_images(listings, CONFIG)
+        assert caplog.messages == [words]
+    # A list of other files takes over what is kept.
+    shutil.copy(tmp_path / "a" / "0.png", tmp_path / "b" / "1.png")
+    caplog.clear()
+    decoding.load_images([(tmp_path / "b", ["0.png", "1.png"])], CONFIG)
+    assert caplog.messages == [words.replace("2 such", "1 such")]
+    caplog.clear()
+    list(decoding.decoded_once(tmp_path, [f"{name}/0.png" for name in "abcd"], CONFIG, 1))
+    assert caplog.messages == [words]
+
+
 def test_what_is_kept_needs_no_lock(folder, decoded, caplog):
     expected = load(folder).clone()
     (folder / ".lock").unlink()
@@ -325,6 +442,52 @@ def test_what_could_not_be_read_for_a_moment_is_read_the_next_time(folder, monke
     assert torch.equal(pixels[[0, 1, 3, 4, 5]], mapped[[0, 1, 3, 4, 5]])
     assert torch.equal(pixels, load(folder))
     assert pixels[2].float().std() > 0
+
+
+LACKS = [
+    MemoryError(),
+    OSError(errno.EMFILE, "Too many open files"),
+    OSError(errno.ENFILE, "Too many open files in system"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+]
+
+
+@pytest.mark.parametrize("lack", LACKS, ids=lambda error: str(error) or "memory")
+def test_what_the_machine_lacks_is_no_broken_picture_and_loses_nothing(
+    folder, decoded, monkeypatch, lack
+):
+    decode_one = picture.decode
+
+    def lacking(path: Path, **options: object) -> picture.Pixels:
+        if path.name == "3.png":
+            raise lack
+        return decode_one(path, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(InputError) as caught:
+        patch.setattr(picture, "decode", lacking)
+        load(folder)
+    assert str(caught.value).startswith(f"{folder / '3.png'}: cannot be read now (")
+    assert "run the same command again" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    decoded.clear()
+    load(folder)
+    assert sorted(decoded) == ["3.png", "4.png", "5.png"]
+
+
+def test_a_kept_file_that_cannot_be_opened_for_want_of_files_stays(folder, decoded, monkeypatch):
+    load(folder)
+    open_path = Path.open
+
+    def too_many(path: Path, *arguments: object, **options: object) -> object:
+        if path.name == ".decoded_12_8":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return open_path(path, *arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="Too many open files"):
+        patch.setattr(Path, "open", too_many)
+        load(folder)
+    load(folder)
+    assert len(decoded) == 6
 
 
 def test_no_file_is_no_image(tmp_path):
@@ -373,11 +536,10 @@ def test_two_processes_decode_a_folder_once_between_them(folder):
     code = (
         "import sys, time; from pathlib import Path\n"
         "from tod.schema import Images; from tod.data import decoding\n"
-        "from tod.data.kept import KeptImages\n"
-        "fill = KeptImages.fill\n"
-        "def slow(*arguments):\n"
-        "    print('decodes', flush=True); time.sleep(1); return fill(*arguments)\n"
-        "KeptImages.fill = slow\n"
+        "from tod.data import picture; decode = picture.decode\n"
+        "def slow(path, **options):\n"
+        "    print(path.name, flush=True); time.sleep(0.3); return decode(path, **options)\n"
+        "picture.decode = slow\n"
         "files = [f'{n}.png' for n in range(6)]\n"
         "found = decoding.load_images([(Path(sys.argv[1]), files)], Images(size=8))\n"
         "print(found[0][0].sum().item())\n"
@@ -389,7 +551,7 @@ def test_two_processes_decode_a_folder_once_between_them(folder):
     ]
     outputs = [process.communicate()[0].split() for process in both]
     assert all(process.returncode == 0 for process in both)
-    assert sorted(map(len, outputs)) == [1, 2]
+    assert sorted(map(len, outputs)) == [1, 7]
     assert outputs[0][-1] == outputs[1][-1]
 
 
@@ -422,13 +584,13 @@ def test_a_killed_decoding_goes_on_where_it_stopped(tmp_path, decoded):
         "folder = Path(sys.argv[1]); files = sorted(p.name for p in folder.glob('*.png'))\n"
         "decoding.load_images([(folder, files)], Images(size=32))\n"
     )
-    keys = tmp_path / ".decoded_32_32.partial.keys"
+    store = tmp_path / ".decoded_32_32"
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=PROJECT_DIR) as process:
-        while not (keys.exists() and keys.stat().st_size >= 8 * 16):
+        while not (store.exists() and num_safe(store, 32) >= 8):
             assert process.poll() is None
             time.sleep(0.01)
         process.kill()
-    safe = keys.stat().st_size // 16
+    safe = num_safe(store, 32)
     assert 8 <= safe < 40
     found = load(tmp_path, Images(size=32))
     np.testing.assert_array_equal(found, pixels.transpose(0, 3, 1, 2))
@@ -460,13 +622,14 @@ def test_files_of_little_are_safe_after_seconds_and_at_an_end(folder, decoded, m
 
 def test_what_took_seconds_is_saved_at_once(folder, monkeypatch):
     saved = []
-    save = kept_images._save
+    save = KeptImages._save
+
+    def noted(store: KeptImages, file: BinaryIO, count: int, entries: dict[int, bytes]) -> None:
+        saved.append(len(entries))
+        save(store, file, count, entries)
+
     monkeypatch.setattr(kept_images, "SECONDS", 0.0)
-    monkeypatch.setattr(
-        kept_images,
-        "_save",
-        lambda rows, row_keys, keys: saved.append(len(keys)) or save(rows, row_keys, keys),
-    )
+    monkeypatch.setattr(KeptImages, "_save", noted)
     load(folder)
     assert saved == [1] * 6 + [0]
 
@@ -474,7 +637,9 @@ def test_what_took_seconds_is_saved_at_once(folder, monkeypatch):
 def test_who_reads_while_others_decode_another_list_gets_his_own_images(folder):
     (folder / "2.png").write_bytes(b"no image")
     decode(folder, names(folder), CONFIG)
-    expected = [picture.decode(folder / n, 12, 8, picture.as_shown) for n in ("0.png", "5.png")]
+    expected = [
+        picture.decode(folder / n, 12, 8, picture.as_shown).content for n in ("0.png", "5.png")
+    ]
     find = KeptImages.find
     turns = []
 
@@ -517,7 +682,7 @@ def test_disks_are_asked_for_all_folders_before_the_first_is_decoded(
         Image.new("RGB", (8, 8)).save(tmp_path / name / "0.png")
     listings = [(tmp_path / name, ["0.png"]) for name in ("a", "b")]
     usage = shutil.disk_usage(tmp_path)._replace(free=300)  # for one of them
-    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"need 4.16e-07 GB there"):
+    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"need 4.18e-07 GB there"):
         patch.setattr(shutil, "disk_usage", lambda place: usage)
         decoding.load_images(listings, CONFIG)
     assert not decoded

@@ -1,5 +1,6 @@
 """People's own images, in a folder for each class: what is read, left out and refused."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -110,6 +111,30 @@ def test_a_missing_image_folder_is_named(tmp_path, missing):
     formats.write_image_folder(tmp_path)
     (tmp_path / missing).rename(tmp_path / "elsewhere")
     assert refusal("image_folder", tmp_path).startswith(f"{tmp_path / missing}: is missing")
+
+
+def test_photographs_of_a_format_that_is_not_read_are_named_with_what_to_do(tmp_path, warnings):
+    formats.write_image_folder(tmp_path)
+    for name in ("IMG_1.HEIC", "IMG_2.heif"):
+        (tmp_path / "train" / "Banane" / name).write_bytes(b"no picture")
+    load("image_folder", tmp_path)
+    words = "IMG_1.HEIC is left out (2 such in all): this format is not read; convert them to JPEG"
+    assert words in warnings.text
+
+
+def test_what_the_machine_lacks_leaves_no_picture_out(tmp_path, monkeypatch):
+    formats.write_image_folder(tmp_path)
+    decode = picture.decode
+
+    def too_many(path: Path, **options: object) -> picture.Pixels:
+        if path.name == "rgb.png":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return decode(path, **options)
+
+    monkeypatch.setattr(picture, "decode", too_many)
+    message = refusal("image_folder", tmp_path, "images.unreadable=skip")
+    assert message.startswith(f"{tmp_path / 'train' / 'Banane' / 'rgb.png'}: cannot be read now")
+    assert "remove" not in message
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
@@ -295,6 +320,17 @@ def test_folders_whose_names_look_the_same_are_one_class(tmp_path):
     assert dataset.test.labels.tolist() == whole.test.labels.tolist()
 
 
+def test_classes_that_look_alike_are_told(tmp_path, warnings):
+    names = ["apple", "apple ", "Apple", "pear", "ｐear", "plum"]
+    images = plain(2 * len(names))
+    write_classes(
+        tmp_path, {f"{split}/{n}/0.png": next(images) for split in ("train", "test") for n in names}
+    )
+    assert len(load("image_folder", tmp_path, *ONE_CYCLE).class_names) == len(names)
+    (message,) = warnings.messages
+    assert "'Apple' and 'apple' and 'apple ' look alike, but are 3 classes (2 such" in message
+
+
 def test_folders_of_the_system_are_no_classes(tmp_path, warnings):
     formats.write_image_folder(tmp_path)
     for name in ("__MACOSX", "@eaDir", "lost+found", "System Volume Information", ".cache"):
@@ -414,7 +450,7 @@ def test_a_share_of_each_class_is_held_out_by_seed(tmp_path, share):
         for name, pixels, label in zip(images.names, images.pixels, images.labels, strict=True):
             assert dataset.class_names[label] == Path(name).parent.name
             path = tmp_path / "train" / name
-            content = picture.decode(path, 32, 32, picture.as_shown)
+            content, _ = picture.decode(path, 32, 32, picture.as_shown)
             assert pixels.permute(1, 2, 0).contiguous().numpy().tobytes() == content
     again = load("image_folder", tmp_path, *ONE_CYCLE, override)
     other = load("image_folder", tmp_path, *ONE_CYCLE, override, seed=1)

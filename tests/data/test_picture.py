@@ -21,7 +21,7 @@ from tests.support.pictures import (
     png_chunk,
     unsigned_tiff,
 )
-from tod.data import picture
+from tod.data import colour, picture
 
 SIDE = 16
 COLOUR = (40, 180, 60)
@@ -29,8 +29,13 @@ COLOUR = (40, 180, 60)
 
 def shown(path: Path, side: int = SIDE) -> np.ndarray:
     """(side, side, 3), as the image folders load it."""
-    content = picture.decode(path, side, side, picture.as_shown)
+    content, _ = picture.decode(path, side, side, picture.as_shown)
     return np.frombuffer(content, np.uint8).reshape(side, side, 3)
+
+
+def has_memory(monkeypatch: pytest.MonkeyPatch, nbytes: int) -> None:
+    """As if the machine had so much."""
+    monkeypatch.setattr(picture, "_memory", lambda: nbytes)
 
 
 def written(path: Path, content: bytes | Image.Image, **options: object) -> Path:
@@ -191,12 +196,76 @@ def test_a_deep_single_channel_is_scaled_by_the_range_of_its_type(tmp_path, kind
     assert np.abs(found[0, ::4, 0].astype(int) - levels).max() <= (1 if kind == "i4.tif" else 0)
 
 
-def test_unsigned_integers_of_32_bits_are_scaled_too(tmp_path):
-    values = np.array([0, 2**32 // 255, 2**31, 2**32 - 1], dtype=np.uint32)
-    path = written(
-        tmp_path / "a.tif", unsigned_tiff(np.repeat(values, 4)[None].repeat(SIDE, axis=0))
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(
+    ("values", "levels"),
+    [
+        ([0, 0, 0, 0], [0, 0, 0, 0]),
+        ([0, 1, 128, 255], [0, 1, 128, 255]),
+        ([0, 256, 257, 514], [0, 1, 1, 2]),
+        ([0, 257, 40_092, 65_535], [0, 1, 156, 255]),
+        ([0, 2**24, 2**30, 2**31 - 1], [0, 1, 64, 127]),
+        ([0, 2**32 // 255, 2**31, 2**32 - 1], [0, 1, 128, 255]),
+    ],
+)
+def test_integers_of_32_bits_are_scaled_by_the_smallest_range_that_holds_them(
+    tmp_path, values, levels, signed
+):
+    pixels = np.repeat(np.array(values), 4)[None].repeat(SIDE, axis=0)
+    if not signed:
+        path = written(tmp_path / "a.tif", unsigned_tiff(pixels.astype(np.uint32)))
+    elif max(values) < 2**31:
+        path = written(tmp_path / "a.tif", Image.fromarray(pixels.astype(np.int32)))
+        levels = [2 * level for level in levels] if max(values) > 65_535 else levels
+    else:
+        return
+    assert np.abs(shown(path)[0, ::4, 0].astype(int) - levels).max() <= (
+        1 if max(values) > 65_535 else 0
     )
-    assert shown(path)[0, ::4, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_negative_integers_are_refused(tmp_path):
+    path = written(tmp_path / "a.tif", Image.fromarray(np.full((SIDE, SIDE), -1, np.int32)))
+    with pytest.raises(ValueError, match="values from -1 to -1, not from 0 to 255"):
+        shown(path)
+
+
+RAMP = np.arange(SIDE**2).reshape(SIDE, SIDE)
+
+
+@pytest.mark.parametrize(
+    ("values", "is_dim"),
+    [
+        (RAMP, True),  # one level of 16 bits
+        (29 * RAMP, True),  # 30 levels
+        (31 * RAMP, False),
+        (40_000 + RAMP, True),  # bright, without contrast
+        (257 * (RAMP // 32), False),  # eight levels, and all of them stay
+        (0 * RAMP, False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["u2", "i4"])
+def test_a_picture_that_keeps_few_levels_of_many_is_dim(tmp_path, values, is_dim, kind):
+    if kind == "i4":  # above 8 bits, so that the range is that of 16
+        values = np.where(np.eye(SIDE, dtype=bool), values.max() + 300, values)
+    path = written(tmp_path / "a.tif", Image.fromarray(values.astype(f"<{kind}")))
+    assert picture.decode(path, SIDE, SIDE, picture.as_shown).is_dim == is_dim
+
+
+@pytest.mark.parametrize(
+    ("brightest", "is_dim"), [(255, True), (256 * 31 - 1, True), (9000, False)]
+)
+def test_a_picture_of_three_channels_of_16_bits_without_light_is_dim(tmp_path, brightest, is_dim):
+    line = np.linspace(0, brightest, 3 * SIDE).astype(">u2")
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(
+        [
+            png_chunk(b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE, 16, 2, 0, 0, 0)),
+            png_chunk(b"IDAT", zlib.compress((b"\0" + line.tobytes()) * SIDE)),
+            png_chunk(b"IEND", b""),
+        ]
+    )
+    path = written(tmp_path / "a.png", content)
+    assert picture.decode(path, SIDE, SIDE, picture.as_shown).is_dim == is_dim
 
 
 @pytest.mark.parametrize("value", [-0.5, 1.5, 300.0, np.nan, np.inf])
@@ -314,10 +383,74 @@ def test_a_picture_of_200_megapixels_is_read(tmp_path):
 
 
 def test_a_picture_beyond_the_memory_is_refused_with_its_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(picture, "_memory", lambda: 2 * 10**6 * picture.BYTES_A_PIXEL)
+    has_memory(monkeypatch, 2 * 10**6 * picture.BYTES_A_PIXEL)
     path = written(tmp_path / "large.png", Image.new("RGB", (2000, 1000)))
     with pytest.raises(ValueError, match="its 2 megapixels do not fit into memory"):
         shown(path)
+
+
+def icon(inside: bytes) -> bytes:
+    """An icon that says of itself that it is 16 pixels wide and high."""
+    header = struct.pack("<HHH", 0, 1, 1)
+    return header + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inside), 22) + inside
+
+
+def large_inside(kind: str, side: int = 2000) -> bytes:
+    """A small file, which says that it has 16×16 pixels, and decodes to a square of this side."""
+    if kind == "png.ico":
+        return icon(png(Image.new("L", (side, side))))
+    if kind == "bmp.ico":  # compressed, and at its end already
+        header = struct.pack("<IiiHHIIiiII", 40, side, 2 * side, 1, 8, 1, 2, 0, 0, 256, 0)
+        return icon(header + bytes(1024) + b"\0\1" + bytes(side * side // 8))
+    data = zlib.compress(bytes(side * side))
+    tags = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side}
+    tags |= {324: 8 + 2 + 12 * 10 + 4, 325: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
+
+
+@pytest.mark.parametrize("kind", ["png.ico", "bmp.ico", "tile.tif"])
+def test_a_picture_asks_for_the_memory_of_what_is_decoded_not_of_what_it_says(
+    tmp_path, monkeypatch, kind
+):
+    path = written(tmp_path / f"a.{kind}", large_inside(kind))
+    has_memory(monkeypatch, 2 * 10**6 * picture.BYTES_A_PIXEL)
+    allocated = []
+    new = Image.core.new
+    monkeypatch.setattr(Image.core, "new", lambda *a: allocated.append(a) or new(*a))
+    with pytest.raises(ValueError, match="its 4 megapixels do not fit into memory"):
+        shown(path)
+    assert not allocated
+    has_memory(monkeypatch, 9 * 10**6 * picture.BYTES_A_PIXEL)
+    if kind != "bmp.ico":
+        assert shown(path).shape == (SIDE, SIDE, 3)
+    assert picture._budget.used == 0
+
+
+@pytest.mark.parametrize("words", ["out of memory when reading image file", "decoder error -9"])
+def test_a_decoder_without_memory_does_not_call_the_picture_broken(tmp_path, monkeypatch, words):
+    path = written(tmp_path / "a.png", flat())
+
+    def load(image: Image.Image) -> None:
+        raise OSError(words)
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(MemoryError, match=words):
+        shown(path)
+
+
+@pytest.mark.parametrize("place", ["PIL.Image.Image.getexif", "PIL.ImageCms.buildTransform"])
+def test_without_memory_a_picture_is_not_shown_in_another_way(tmp_path, monkeypatch, place):
+    path = written(tmp_path / "a.png", flat(), icc_profile=icc_profile("Adobe RGB"))
+
+    def without_memory(*arguments: object) -> None:
+        raise MemoryError
+
+    colour._to_srgb.cache_clear()
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(place, without_memory)
+        shown(path)
+    assert (shown(path) != COLOUR).any()
 
 
 def test_a_large_jpeg_is_nearly_what_its_full_decoding_gives(tmp_path):
@@ -396,7 +529,7 @@ def test_twelve_bits_are_scaled_by_their_own_range(tmp_path):
 
 
 def test_threads_wait_for_memory_that_others_have(monkeypatch):
-    monkeypatch.setattr(picture, "_memory", lambda: 200)
+    has_memory(monkeypatch, 200)
     budget = picture._Budget()
     most, running = [0], [0]
     lock = threading.Lock()

@@ -9,7 +9,7 @@ import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -19,14 +19,16 @@ from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from tod.config import InputError
-from tod.data import picture
-from tod.data.kept import KEY_SIZE, NO_KEY, Decoded, KeptImages, mapped, progress_bar
-from tod.files import locked, reason
+from tod.data import depth, picture
+from tod.data.kept import AHEAD, KEY_SIZE, NO_KEY, Decoded, Kept, KeptImages, mapped, progress_bar
+from tod.data.picture import Pixels
+from tod.files import locked, reason, refuse_what_the_machine_lacks
 from tod.schema import Images
+from tod.settings import shortened
 
 log = logging.getLogger("tod")
 
-Decode = Callable[[Path], bytes]
+Decode = Callable[[Path], Pixels]
 
 
 def load_images(
@@ -64,39 +66,41 @@ def load_images(
     ]
     _refuse_a_small_disk(stores, keys)
     with decoding_as_we_like():
-        return [
+        loaded = [
             _load(store, partial(_decoded, folder, files, decode), of_files)
             for store, (folder, files), of_files in zip(stores, listings, keys, strict=True)
         ]
+    dim = [
+        folder / files[index]
+        for (folder, files), (kept, _) in zip(listings, loaded, strict=True)
+        for index in np.flatnonzero(kept.is_dim)
+    ]
+    _warn_of_dim_pictures(dim)
+    return [(_as_tensor(kept.pixels), problems) for kept, problems in loaded]
 
 
 def _load(
     store: KeptImages, decoded: Decoded, keys: Sequence[bytes]
-) -> tuple[Tensor, dict[int, str]]:
-    found = store.find(keys)
-    if found is not None and not found[1]:
-        return _as_tensor(found[0]), {}
+) -> tuple[Kept, dict[int, str]]:
+    kept = store.find(keys)
+    if kept is not None and not kept.missing:
+        return kept, {}
     with folder_lock(store.path.parent) as problem:
-        problems: dict[int, str] = {}
-        found = store.find(keys)
-        if found is None and problem:
-            words = f"the decoded images cannot be kept ({problem})"
-            log.warning(f"{store.path.parent}: {words}; they are decoded each time")
-            return _decode_into_a_temporary_file(store, decoded, len(keys))
-        if found is None:
+        if problem is None:
             problems = _fill(store, keys, decoded)
-            found = store.find(keys)
-        pixels, unread = found
-        # What could not be read once may be readable now.
-        for index, content in decoded([i for i in unread if i not in problems], 1):
-            if isinstance(content, str):
-                problems[index] = content
-                continue
-            pixels[index] = np.frombuffer(content, np.uint8).reshape(store.shape)
-            if not problem:
-                with suppress(OSError):
-                    store.put(len(keys), index, content, keys[index])
-    return _as_tensor(pixels), problems
+            return store.find(keys), problems
+    if kept is None or len(kept.missing) > AHEAD:
+        words = f"the decoded images cannot be kept ({problem})"
+        log.warning(f"{store.path.parent}: {words}; they are decoded each time")
+        return _decode_into_a_temporary_file(store, decoded, len(keys))
+    problems = {}
+    for index, found in decoded(kept.missing, 1):
+        if isinstance(found, str):
+            problems[index] = found
+        else:
+            kept.pixels[index] = np.frombuffer(found.content, np.uint8).reshape(store.shape)
+            kept.is_dim[index] = found.is_dim
+    return kept, problems
 
 
 def _fill(store: KeptImages, keys: Sequence[bytes], decoded: Decoded) -> dict[int, str]:
@@ -104,31 +108,34 @@ def _fill(store: KeptImages, keys: Sequence[bytes], decoded: Decoded) -> dict[in
         return store.fill(keys, decoded)
     except OSError as error:
         raise InputError(
-            f"{store.partial}: cannot be written ({reason(error)}); what was decoded is kept: "
+            f"{store.path}: cannot be written ({reason(error)}); what was decoded is kept: "
             "mend this and run the same command again"
         ) from None
 
 
 def _decode_into_a_temporary_file(
     store: KeptImages, decoded: Decoded, count: int
-) -> tuple[Tensor, dict[int, str]]:
+) -> tuple[Kept, dict[int, str]]:
     problems: dict[int, str] = {}
+    is_dim = np.zeros(count, bool)
     try:
         with (
             tempfile.TemporaryFile() as file,
             progress_bar(f"decoding {store.path.parent}", count, 0) as bar,
             closing(decoded(range(count), 16)) as results,
         ):
-            for index, content in results:
-                if isinstance(content, str):
-                    problems[index], content = content, bytes(store.size)
-                file.write(content)
+            for index, found in results:
+                if isinstance(found, str):
+                    problems[index], found = found, Pixels(bytes(store.size), False)
+                file.write(found.content)
+                is_dim[index] = found.is_dim
                 bar.update()
             file.flush()
-            return _as_tensor(mapped(file, count, store.shape)), problems
+            no_keys = np.zeros((count, KEY_SIZE), np.uint8)
+            return Kept(mapped(file, count, store.shape), no_keys, is_dim), problems
     except OSError as error:
         raise InputError(
-            f"{tempfile.gettempdir()}: the decoded images cannot be written there either "
+            f"{tempfile.tempdir or 'TMPDIR'}: the decoded images cannot be written there either "
             f"({reason(error)}); make room, or name another place by TMPDIR"
         ) from None
 
@@ -158,16 +165,28 @@ def decoded_once(
     """What `load_images` gives of a folder, batch by batch; nothing is kept."""
     resize, size = _sides(config)
     decode = partial(picture.decode, resize=resize, size=size, read=read)
+    dim: list[Path] = []
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
         pixels, problems = np.zeros((len(batch), size, size, 3), np.uint8), {}
         with decoding_as_we_like():
-            for index, content in _decoded(folder, batch, decode, range(len(batch)), batch_size):
-                if isinstance(content, str):
-                    problems[index] = content
-                else:
-                    pixels[index] = np.frombuffer(content, np.uint8).reshape(pixels.shape[1:])
+            for index, found in _decoded(folder, batch, decode, range(len(batch)), batch_size):
+                if isinstance(found, str):
+                    problems[index] = found
+                    continue
+                pixels[index] = np.frombuffer(found.content, np.uint8).reshape(pixels.shape[1:])
+                if found.is_dim:
+                    dim.append(folder / batch[index])
         yield _as_tensor(pixels), problems
+    _warn_of_dim_pictures(dim)
+
+
+def _warn_of_dim_pictures(paths: Sequence[Path]) -> None:
+    if paths:
+        log.warning(
+            f"{shortened(str(paths[0]), 300)}: fewer than {depth.FEW} of its grey levels are left "
+            f"in 8 bits ({len(paths)} such in all); stretch them beforehand, all by one factor"
+        )
 
 
 def _sides(config: Images) -> tuple[int, int]:
@@ -219,17 +238,18 @@ def file_key(folder: Path, name: str, *reader: str) -> bytes:
 
 def _decoded(
     folder: Path, files: Sequence[str], decode: Decode, chosen: Sequence[int], ahead: int
-) -> Generator[tuple[int, bytes | str], None, None]:
+) -> Generator[tuple[int, Pixels | str], None, None]:
     """For each of the chosen files, in order, its pixels, or why it cannot be read.
 
     At most `ahead` of them wait for the one before.
     """
 
-    def result(index: int) -> tuple[int, bytes | str]:
+    def result(index: int) -> tuple[int, Pixels | str]:
         try:
             return index, decode(folder / files[index])
         # Pillow's decoders raise many kinds of errors on damaged files.
         except Exception as error:
+            refuse_what_the_machine_lacks(folder / files[index], error)
             unknown = isinstance(error, UnidentifiedImageError)  # whose words name the file again
             return index, "it is no picture of a known kind" if unknown else reason(error)
 

@@ -13,7 +13,7 @@ from tod.config import InputError
 from tod.data import picture
 from tod.data.dataset import Draw, ImageSet, Split
 from tod.data.decoding import load_images
-from tod.data.listing import Listing, listed, refuse, refuse_few_classes, shown
+from tod.data.listing import Listing, check_classes, listed, refuse, shown
 from tod.schema import Images
 from tod.settings import shortened
 from utils import random_generator
@@ -36,7 +36,7 @@ def load(root: Path, config: Images, seed: int) -> Split:
     problems: list[str] = []
     train_listing = listed(train_folder, problems)
     class_names = train_listing.class_names
-    refuse_few_classes(train_folder, class_names, problems)
+    check_classes(train_folder, class_names, problems)
     listings = [train_listing]
     if test_folder is not None:
         listings.append(listed(test_folder, problems, class_names))

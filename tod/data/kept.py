@@ -1,37 +1,60 @@
-"""Decoded images, kept in a file that is mapped into memory; it grows over interruptions."""
+"""Decoded images, kept in a file that is mapped into memory; it fills over interruptions."""
 
 import logging
 import os
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from tod.files import remove
+from tod.data.picture import Pixels
+from tod.files import atomic_file, refuse_what_the_machine_lacks, remove
 
 KEY_SIZE = 16
 NO_KEY = bytes(KEY_SIZE)
-"""Stands for an image that could not be read."""
+"""Stands for an image that has not been decoded, or could not be read."""
+ENTRY_SIZE = KEY_SIZE + 1
+"""A key, and whether the image is dim."""
 CHUNK = 2**24
 SECONDS = 5.0
 """The bytes of decoded images, and the time, after which they are safe on the disk."""
 AHEAD = 256
 """At most so many images wait, decoded, for the one before them."""
 
-Decoded = Callable[[Sequence[int], int], Generator[tuple[int, bytes | str], None, None]]
+Decoded = Callable[[Sequence[int], int], Generator[tuple[int, Pixels | str], None, None]]
 """Positions of images → their pixels in that order, or why there are none; so many wait at most."""
 
 
-class KeptImages:
-    """Decoded images in a file: the pixels of each, then the key of each.
+class Kept(NamedTuple):
+    """Decoded images.
 
-    While the file grows, it is called `.partial`, and the keys lie beside it; what was made of
-    another list of files is called `.before` meanwhile, so that what both have is copied. Whoever
-    writes holds the folder's lock.
+    Attributes:
+        pixels: (N, *shape) uint8, mapped: all processes share them, and the system can take their
+            memory back.
+        keys: (N, KEY_SIZE) uint8.
+        is_dim: (N,) bool.
+    """
+
+    pixels: np.ndarray
+    keys: np.ndarray
+    is_dim: np.ndarray
+
+    @property
+    def missing(self) -> list[int]:
+        """The positions of those that have not been decoded, or could not be read."""
+        return np.flatnonzero(~self.keys.any(axis=1)).tolist()
+
+
+class KeptImages:
+    """Decoded images in one file: the pixels of each, then the key of each and whether it is dim.
+
+    A key is written into the file that has its pixels, once they are on the disk: whenever the
+    process is killed or the power fails, none stands for other pixels. Whoever writes holds the
+    folder's lock.
 
     Args:
         path: the file.
@@ -42,41 +65,25 @@ class KeptImages:
         self.path = path
         self.shape = shape
         self.size = int(np.prod(shape))
-        self.partial, self.before = (
-            path.with_name(f"{path.name}.{state}") for state in ("partial", "before")
-        )
 
-    def find(self, keys: Sequence[bytes]) -> tuple[np.ndarray, list[int]] | None:
-        """The file's images, if it has just these.
-
-        Returns:
-            (N, *shape), mapped: all processes share it, and the system can take its memory back;
-            and the positions of those that could not be read. None: it has others, or is not whole.
-        """
-        rows, kept = self._finished()
-        if len(kept) != len(keys) or not _agree(kept, keys):
+    def find(self, keys: Sequence[bytes]) -> Kept | None:
+        """What the file has of these images; None: it is of others, or not whole."""
+        kept = self._read()
+        wanted = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_SIZE)
+        if len(kept.keys) != len(wanted):
             return None
-        return rows, [i for i, key in enumerate(kept) if key == NO_KEY]
-
-    def put(self, count: int, index: int, pixels: bytes, key: bytes) -> None:
-        """Writes one of the file's `count` images, which could not be read before."""
-        with self.path.open("r+b") as file:
-            file.seek(index * self.size)
-            file.write(pixels)
-            _flush(file)
-            file.seek(count * self.size + index * KEY_SIZE)
-            file.write(key)
+        is_missing = ~kept.keys.any(axis=1)
+        return kept if (is_missing | (kept.keys == wanted).all(axis=1)).all() else None
 
     def needed(self, keys: Sequence[bytes]) -> int:
         """The bytes that the disk must have free for `fill`."""
-        if self.find(keys) is not None:
-            return 0
-        begun = self._begun(self.partial)
-        done = len(begun) if _is_beginning(begun, keys) else 0
-        return (len(keys) - done) * (self.size + KEY_SIZE)
+        kept = self.find(keys)
+        if kept is None:
+            return len(keys) * (self.size + ENTRY_SIZE)
+        return len(kept.missing) * self.size
 
     def fill(self, keys: Sequence[bytes], decoded: Decoded) -> dict[int, str]:
-        """Makes the file hold these; what it, or a part of it, has already is not decoded again.
+        """Makes the file hold these; what it has of them already is not decoded again.
 
         Args:
             keys: of all images.
@@ -86,82 +93,85 @@ class KeptImages:
             Why which could not be read, by position.
 
         Raises:
-            OSError: the file cannot be written; what was decoded stays.
+            InputError, OSError: the file cannot be written; what was decoded stays.
         """
-        begun = self._begun(self.partial)
-        if not _is_beginning(begun, keys):
-            for end in ("", ".keys"):
-                Path(f"{self.partial}{end}").replace(f"{self.before}{end}")
-            begun = []
-        # Where the pixels of each key are: in all rows of a file, and which.
-        known = {}
-        for rows, kept in (self._finished(), self._rows(self.before)):
-            known |= {key: (rows, i) for i, key in enumerate(kept) if key != NO_KEY}
-
-        to_decode = [i for i in range(len(begun), len(keys)) if keys[i] not in known]
+        kept = self.find(keys)
+        if kept is None:
+            self._begin(keys)
+            kept = self.find(keys)
+        missing = kept.missing
         problems: dict[int, str] = {}
+        entries: dict[int, bytes] = {}
         with (
-            self.partial.open("ab") as rows,
-            _keys_of(self.partial).open("ab") as row_keys,
-            closing(decoded(to_decode, min(AHEAD, 1 + CHUNK // self.size))) as results,
-            progress_bar(f"decoding {self.path.parent}", len(keys), len(begun)) as bar,
+            self.path.open("r+b") as file,
+            closing(decoded(missing, min(AHEAD, 1 + CHUNK // self.size))) as results,
+            progress_bar(
+                f"decoding {self.path.parent}", len(keys), len(keys) - len(missing)
+            ) as bar,
         ):
-            rows.truncate(len(begun) * self.size)
-            row_keys.truncate(len(begun) * KEY_SIZE)
-            unsaved, saved_at = [], time.monotonic()
+            saved_at = time.monotonic()
             try:
-                for index in range(len(begun), len(keys)):
-                    key = keys[index]
-                    if key in known:
-                        kept, row = known[key]
-                        content = kept[row].tobytes()
-                    else:
-                        _, content = next(results)
-                    if isinstance(content, str):
-                        problems[index], content, key = content, bytes(self.size), NO_KEY
-                    rows.write(content)
-                    unsaved.append(key)
+                for index, found in results:
                     bar.update()
-                    if len(unsaved) * self.size >= CHUNK or time.monotonic() > saved_at + SECONDS:
-                        _save(rows, row_keys, unsaved)
+                    if isinstance(found, str):
+                        problems[index] = found
+                        continue
+                    file.seek(index * self.size)
+                    file.write(found.content)
+                    entries[index] = keys[index] + bytes([found.is_dim])
+                    if len(entries) * self.size >= CHUNK or time.monotonic() > saved_at + SECONDS:
+                        self._save(file, len(keys), entries)
                         saved_at = time.monotonic()
             finally:
-                _save(rows, row_keys, unsaved)
-        with self.partial.open("ab") as rows:
-            rows.write(_keys_of(self.partial).read_bytes())
-            _flush(rows)
-        self.partial.replace(self.path)
-        # An earlier version's are named after their content.
-        for stale in (
-            *(_keys_of(self.partial), self.before, _keys_of(self.before)),
-            *self.path.parent.glob(".decoded_*.npy"),
-        ):
-            remove(stale)
+                self._save(file, len(keys), entries)
+        # Earlier versions' files; what they say of each other is not to be believed.
+        for pattern in (f"{self.path.name}.*", ".decoded_*.npy"):
+            for stale in self.path.parent.glob(pattern):
+                remove(stale)
         return problems
 
-    def _finished(self) -> tuple[np.ndarray, list[bytes]]:
-        """The pixels and the keys of the finished file; none where it is not there or not whole."""
-        with suppress(OSError), self.path.open("rb") as file:
-            count, rest = divmod(os.fstat(file.fileno()).st_size, self.size + KEY_SIZE)
-            if rest == 0:
-                file.seek(count * self.size)
-                keys = _split(file.read(count * KEY_SIZE))
-                return mapped(file, count, self.shape), keys
-        return np.empty((0, *self.shape), np.uint8), []
+    def _begin(self, keys: Sequence[bytes]) -> None:
+        """Makes the file one of these images, with what it has had of them."""
+        before = self._read()
+        rows = {key.tobytes(): row for row, key in enumerate(before.keys)}
+        entries = np.zeros((len(keys), ENTRY_SIZE), np.uint8)
+        with atomic_file(self.path) as file:
+            for index, key in enumerate(keys):
+                if key != NO_KEY and key in rows:
+                    row = rows[key]
+                    file.seek(index * self.size)
+                    file.write(before.pixels[row].data)
+                    entries[index] = *key, before.is_dim[row]
+            file.seek(len(keys) * self.size)  # what is left out takes no room yet
+            file.write(entries.data)
 
-    def _rows(self, path: Path) -> tuple[np.ndarray, list[bytes]]:
-        """The pixels and the keys of a file that has not been finished."""
-        keys = self._begun(path)
-        if not keys:
-            return np.empty((0, *self.shape), np.uint8), []
-        with path.open("rb") as file:
-            return mapped(file, len(keys), self.shape), keys
+    def _read(self) -> Kept:
+        """What the file has; nothing where it is not there or not whole."""
+        pixels, entries = np.empty((0, *self.shape), np.uint8), np.empty((0, ENTRY_SIZE), np.uint8)
+        try:
+            with self.path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                count, rest = divmod(size, self.size + ENTRY_SIZE)
+                if rest == 0:
+                    file.seek(count * self.size)
+                    content = np.frombuffer(file.read(count * ENTRY_SIZE), np.uint8)
+                    entries = content.reshape(count, ENTRY_SIZE)
+                    pixels = mapped(file, count, self.shape)
+        except OSError as error:
+            refuse_what_the_machine_lacks(self.path, error)
+        return Kept(pixels, entries[:, :KEY_SIZE], entries[:, KEY_SIZE].astype(bool))
 
-    def _begun(self, path: Path) -> list[bytes]:
-        """The keys of those images that a file has which has not been finished."""
-        if not (path.exists() and _keys_of(path).exists()):
-            return []
-        return _split(_keys_of(path).read_bytes())[: path.stat().st_size // self.size]
+    def _save(self, file: BinaryIO, count: int, entries: dict[int, bytes]) -> None:
+        """Puts pixels on the disk, and then their entries: a key says that its pixels are there."""
+        if not entries:
+            return
+        content = list(entries.items())
+        entries.clear()  # also where they cannot be written: never without their pixels
+        _flush(file)
+        for index, entry in content:
+            file.seek(count * self.size + index * ENTRY_SIZE)
+            file.write(entry)
+        _flush(file)
 
 
 def mapped(file: BinaryIO, count: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -175,31 +185,6 @@ def progress_bar(what: str, total: int, done: int) -> tqdm:
     """A bar over files; none where there is no terminal, or with `--quiet`."""
     disable = None if logging.getLogger("tod.progress").isEnabledFor(logging.INFO) else True
     return tqdm(desc=what, total=total, initial=done, leave=False, disable=disable)
-
-
-def _keys_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.keys")
-
-
-def _split(keys: bytes) -> list[bytes]:
-    return [keys[i : i + KEY_SIZE] for i in range(0, len(keys) // KEY_SIZE * KEY_SIZE, KEY_SIZE)]
-
-
-def _agree(kept: Sequence[bytes], wanted: Sequence[bytes]) -> bool:
-    return all(key in (NO_KEY, other) for key, other in zip(kept, wanted, strict=False))
-
-
-def _is_beginning(kept: Sequence[bytes], wanted: Sequence[bytes]) -> bool:
-    return len(kept) <= len(wanted) and _agree(kept, wanted)
-
-
-def _save(rows: BinaryIO, row_keys: BinaryIO, keys: list[bytes]) -> None:
-    """Puts rows on the disk, and then their keys: a key says that its pixels are there."""
-    _flush(rows)
-    content = b"".join(keys)
-    keys.clear()  # also where they cannot be written: never twice
-    row_keys.write(content)
-    _flush(row_keys)
 
 
 def _flush(file: BinaryIO) -> None:

@@ -9,12 +9,17 @@ from typing import NamedTuple
 
 from tod.config import InputError
 from tod.data import picture
-from tod.files import reason
+from tod.files import reason, refuse_what_the_machine_lacks
 from tod.settings import shortened
 
 log = logging.getLogger("tod")
 
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "lost+found", "System Volume Information", "$RECYCLE.BIN")
+NOT_READ = {
+    *(".heic", ".heif", ".hif", ".avif", ".jxl", ".psd"),
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
+}
+"""Endings of photographs of other formats."""
 NAMED = 10
 """How many of many problems a message names."""
 
@@ -53,8 +58,10 @@ def refuse(problems: Sequence[str], ending: str | None = None) -> None:
         raise InputError("\n".join([*lines, *([ending] if ending else [])]))
 
 
-def refuse_few_classes(folder: Path, class_names: Sequence[str], problems: list[str]) -> None:
+def check_classes(folder: Path, class_names: Sequence[str], problems: list[str]) -> None:
     """Refuses what is no classification, with the problems that there are.
+
+    Warns of classes whose names differ in nothing but case, blanks or the form of letters.
 
     Raises:
         InputError: there are fewer than two classes.
@@ -63,6 +70,16 @@ def refuse_few_classes(folder: Path, class_names: Sequence[str], problems: list[
         count = len(class_names)
         few = f"{folder}: names {count} classes; there must be at least two"
         refuse([*problems, few])
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in class_names:
+        alike["".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
+    doubtful = [names for names in alike.values() if len(names) > 1]
+    if doubtful:
+        words = " and ".join(repr(shortened(name)) for name in doubtful[0])
+        log.warning(
+            f"{folder}: {words} look alike, but are {len(doubtful[0])} classes "
+            f"({len(doubtful)} such in all); if one is meant, give them one name"
+        )
 
 
 def listed(
@@ -122,8 +139,14 @@ def is_image_file(path: Path) -> bool:
 
 
 def _warn_of_others(folder: Path, others: Sequence[Path], words: str) -> None:
-    first = shown(others[0].relative_to(folder))
-    log.warning(f"{folder}: {first} is left out ({len(others)} such in all): {words}")
+    """Says what is left out of a folder, and why; of photographs, what to do."""
+    photographs = [path for path in others if path.suffix.lower() in NOT_READ]
+    rest = [path for path in others if path.suffix.lower() not in NOT_READ]
+    convert = "this format is not read; convert them to JPEG or PNG"
+    for paths, why in ((photographs, convert), (rest, words)):
+        if paths:
+            first = shown(paths[0].relative_to(folder))
+            log.warning(f"{folder}: {first} is left out ({len(paths)} such in all): {why}")
 
 
 def shown(path: Path) -> str:
@@ -142,6 +165,7 @@ def _entries(folder: Path, problems: list[str]) -> list[Path]:
                 path.is_dir()  # raises where the folder's files may be named, but not looked at
                 found.append(path)
     except OSError as error:
+        refuse_what_the_machine_lacks(folder, error)
         problems.append(f"{shown(folder)}: cannot be entered ({reason(error)}); mend or remove it")
     return found
 

@@ -1,6 +1,7 @@
 """People's own images, most of them without a label; each is known by its content."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,19 +15,21 @@ import torch
 from tod.config import InputError
 from tod.data.dataset import ImageSet
 from tod.data.decoding import file_key
-from tod.data.image_folder import load_all
+from tod.data.image_folder import load_all, same_pixels
 from tod.data.kept import KEY_SIZE, progress_bar
 from tod.data.listing import (
     Listing,
     below,
+    check_classes,
     class_name_of,
     listed,
     refuse,
-    refuse_few_classes,
     shown,
 )
-from tod.files import reason, sha256, write_atomically
+from tod.files import reason, refuse_what_the_machine_lacks, sha256, write_atomically
 from tod.schema import Images
+
+log = logging.getLogger("tod")
 
 UNKNOWN = -1
 """The label of an image that has none yet."""
@@ -64,12 +67,14 @@ class Read(NamedTuple):
         digests: in hex, ascending.
         test: the test images, with labels; None: there is no such folder.
         unreadable: files that were left out, and why each.
+        tested: the digests of images that were left out, since a test image has their pixels.
     """
 
     images: ImageSet
     digests: list[str]
     test: ImageSet | None
     unreadable: list[tuple[str, str]]
+    tested: set[str]
 
 
 def find(root: Path) -> Found:
@@ -132,7 +137,7 @@ def _labelled(root: Path, problems: list[str]) -> Listing:
         if not CONTROLS.isdisjoint(name) or any("\ud800" <= c <= "\udfff" for c in name):
             problems.append(f"class {name!r}: has characters that no page can show; rename it")
     refuse(problems)
-    refuse_few_classes(train if train.is_dir() else file, listing.class_names, problems)
+    check_classes(train if train.is_dir() else file, listing.class_names, problems)
     return listing
 
 
@@ -183,6 +188,7 @@ def _digests(root: Path, names: Sequence[str], problems: list[str]) -> list[str]
     ):
         for index, found in zip(new, threads.map(digest, new), strict=True):
             if isinstance(found, OSError):
+                refuse_what_the_machine_lacks(root / names[index], found)
                 words = f"cannot be read ({reason(found)}); mend or remove it"
                 problems.append(f"{shown(root / names[index])}: {words}")
                 found = bytes(DIGEST_SIZE)
@@ -224,8 +230,33 @@ def read(found: Found, config: Images) -> Read:
     digests = [digest for digest, file in found.files.items() if file in place]
     images = _subset(everything, place, (found.files[digest] for digest in digests))
     test = _subset(everything, place, test_files) if found.test else None
+    copies = _copies_of(test, images) if test else set()
+    rest = [index for index in range(len(images)) if index not in copies]
     prefix = f"{found.root.name}/"
-    return Read(images, digests, test, [(f.removeprefix(prefix), why) for f, why in unreadable])
+    return Read(
+        images.subset(rest),
+        [digests[index] for index in rest],
+        test,
+        [(file.removeprefix(prefix), why) for file, why in unreadable],
+        {digests[index] for index in copies},
+    )
+
+
+def _copies_of(test: ImageSet, images: ImageSet) -> set[int]:
+    """Which images have all pixels of a test image: the same picture with other metadata, mostly.
+
+    They are told of.
+    """
+    groups = [g for g in same_pixels((test, images)) if {place for place, _ in g} == {0, 1}]
+    if not groups:
+        return set()
+    copies = {index for group in groups for place, index in group if place == 1}
+    original, copy = test.names[groups[0][0][1]], images.names[groups[0][-1][1]]
+    log.warning(
+        f"{shown(Path(copy))} shows what {shown(Path(original))} shows, pixel for pixel: such "
+        f"images are neither asked for nor trained on ({len(copies)} in all)"
+    )
+    return copies
 
 
 def _subset(images: ImageSet, place: dict[str, int], files: Iterable[str]) -> ImageSet:
@@ -239,14 +270,12 @@ def fingerprint(found: Found) -> str:
 
 
 def fingerprint_of_rows(found: Found, read: Read) -> str:
-    """Differs where a row of the pixels may be another image's: by names and contents, all files'.
-
-    The rows are in the order of the names.
-    """
-    names = sorted([*read.images.names, *(read.test.names if read.test else ())])
+    """Differs where a row of the pixels may be another image's: by names, contents and rows."""
     digest = hashlib.blake2b(digest_size=16)
-    for name in names:
-        digest.update(f"{name}\0{found.digests[name]}\0".encode(errors="surrogateescape"))
+    for images in (read.images, *([read.test] if read.test else [])):
+        for name, row in zip(images.names, images.rows.tolist(), strict=True):
+            content = f"{row}\0{name}\0{found.digests[name]}\0"
+            digest.update(content.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

@@ -4,17 +4,23 @@ import io
 import os
 import re
 import threading
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import PIL
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image
+from PIL.BmpImagePlugin import DibImageFile
+from PIL.IcoImagePlugin import IcoFile
+from PIL.PngImagePlugin import PngImageFile
 
-VERSION = f"2, Pillow {PIL.__version__}"
+from tod.data import colour, depth, png
+from tod.files import machine_lacks
+
+VERSION = f"3, Pillow {PIL.__version__}"
 """Differs where the same file may give other pixels."""
 
 Image.init()
@@ -39,6 +45,8 @@ TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What turns a picture of each EXIF orientation upright."""
+OUT_OF_MEMORY = re.compile("out of memory|decoder error -9")
+"""How Pillow's decoders say so."""
 BYTES_A_PIXEL = 24
 """At most, while a picture is decoded."""
 FINER = 4
@@ -46,12 +54,24 @@ FINER = 4
 pixels differ from a full decoding's by 0.3 of 255 levels on average, by 2 in 99 of 100, by 9 at an
 edge at most (45 photographs of Caltech-101 at quality 90)."""
 
-PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and one of its values
+TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of TIFF
 
 Read = Callable[[Image.Image, int], Image.Image]
 
 
-def decode(path: Path, resize: int, size: int, read: Read) -> bytes:
+class Pixels(NamedTuple):
+    """A decoded picture.
+
+    Attributes:
+        content: (size, size, 3) uint8.
+        is_dim: it keeps few of the grey levels that its file has.
+    """
+
+    content: bytes
+    is_dim: bool
+
+
+def decode(path: Path, resize: int, size: int, read: Read) -> Pixels:
     """An image file, squashed to a square of side `resize`, of which the middle is kept.
 
     Args:
@@ -60,18 +80,16 @@ def decode(path: Path, resize: int, size: int, read: Read) -> bytes:
         size: the side of the middle.
         read: an open picture and `resize` → its RGB pixels: `as_shown`, or `as_published`.
 
-    Returns:
-        (size, size, 3) uint8.
-
     Raises:
         Exception: the file holds no picture; Pillow's decoders raise many kinds.
     """
     border = (resize - size) // 2
     box = (border, border, border + size, border + size)
     pixels = rgb(path, resize, read)
+    is_dim = pixels.info.get(depth.IS_DIM, False)
     if pixels.size != (size, size) or resize != size:
         pixels = pixels.resize((resize, resize), Image.Resampling.BILINEAR).crop(box)
-    return pixels.tobytes()
+    return Pixels(pixels.tobytes(), is_dim)
 
 
 def rgb(path: Path, side: int, read: Read) -> Image.Image:
@@ -83,16 +101,56 @@ def rgb(path: Path, side: int, read: Read) -> Image.Image:
     # Pillow would map some files by their name, and mix up the lines of those that lie on a side.
     with path.open("rb") as file:
         try:
-            with Image.open(file, formats=FORMATS) as image:
-                return _read_within_memory(image, read, side)
-        except Exception:
+            return _read(file, FORMATS, side, read)
+        except Exception as error:
+            if OUT_OF_MEMORY.match(str(error)):
+                raise MemoryError(str(error)) from None
             file.seek(0)
-            if file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
+            if machine_lacks(error) or file.read(len(png.SIGNATURE)) != png.SIGNATURE:
                 raise
-            content, profile = _png_without_metadata(file.read())
-            with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-                image.info["icc_profile"] = profile
-                return _read_within_memory(image, read, side)
+            content, profile = png.without_metadata(file.read())
+            return _read(io.BytesIO(content), ["PNG"], side, read, profile)
+
+
+def _read(
+    file: BinaryIO,
+    formats: Sequence[str],
+    side: int,
+    read: Read,
+    profile: bytes | None = None,
+) -> Image.Image:
+    icon = _pixels_of_an_icon(file)
+    with (
+        _memory_for(icon),  # Pillow decodes it as it opens it
+        Image.open(file, formats=formats) as image,
+        _memory_for(0 if icon else _pixels_to_decode(image)),
+    ):
+        if profile:
+            image.info["icc_profile"] = profile
+        return read(image, side)
+
+
+def _pixels_of_an_icon(file: BinaryIO) -> int:
+    """How many pixels the picture in an icon has, whatever its directory says; 0: it is none."""
+    num_pixels = 0
+    if file.read(4) == b"\0\0\1\0":
+        file.seek(0)
+        with suppress(Exception):  # opening a damaged one tells more
+            place = IcoFile(file).entry[0].offset
+            file.seek(place)
+            is_png = file.read(len(png.SIGNATURE)) == png.SIGNATURE
+            file.seek(place)
+            width, height = (PngImageFile if is_png else DibImageFile)(file).size
+            num_pixels = width * height if is_png else width * height // 2  # with its mask
+    file.seek(0)
+    return num_pixels
+
+
+def _pixels_to_decode(image: Image.Image) -> int:
+    """At most so many lie in memory at once: a tile of a TIFF file may exceed its picture."""
+    tags = getattr(image, "tag_v2", {})
+    tile = int(tags.get(TILE_WIDTH, 0)) * int(tags.get(TILE_LENGTH, 0))
+    return image.width * image.height + tile
 
 
 class _Budget:
@@ -118,13 +176,13 @@ class _Budget:
 _budget = _Budget()
 
 
-def _read_within_memory(image: Image.Image, read: Read, side: int) -> Image.Image:
-    num_pixels = image.width * image.height
+@contextmanager
+def _memory_for(num_pixels: int) -> Iterator[None]:
     nbytes = num_pixels * BYTES_A_PIXEL
     if nbytes > _memory() / 2:
         raise ValueError(f"its {num_pixels / 1e6:,.0f} megapixels do not fit into memory")
     with _budget.spent(nbytes):
-        return read(image, side)
+        yield
 
 
 @cache
@@ -158,7 +216,7 @@ def as_shown(image: Image.Image, side: int) -> Image.Image:
     """RGB as a viewer shows the picture, to be squashed to a square of this side.
 
     Its colour profile is converted to sRGB, what is transparent shows white, its EXIF orientation
-    is undone; a single channel of more than 8 bits is scaled by the range of its type.
+    is undone; a single channel of more than 8 bits is scaled by its range.
     """
     _shrink(image, FINER * side)
     # Decoding forgets how the pixels lay in the file.
@@ -166,11 +224,14 @@ def as_shown(image: Image.Image, side: int) -> Image.Image:
     layout = layout if isinstance(layout, str) else str(layout[0]) if layout else ""
     image.load()
     alpha = _alpha(image, layout)
-    colours = _in_srgb(_of_8_bits(image, layout), image.info.get("icc_profile"))
+    of_8_bits, is_dim = depth.of_8_bits(image, layout)
+    colours = colour.in_srgb(of_8_bits, image.info.get("icc_profile"))
     if alpha is not None:
         colours = Image.composite(colours, Image.new("RGB", image.size, "white"), alpha)
     turn = TRANSPOSITIONS.get(_orientation(image))
-    return colours if turn is None else colours.transpose(turn)
+    upright = colours if turn is None else colours.transpose(turn)
+    upright.info[depth.IS_DIM] = is_dim
+    return upright
 
 
 def _shrink(image: Image.Image, side: int) -> None:
@@ -189,7 +250,9 @@ def _orientation(image: Image.Image) -> object:
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
     # Damaged metadata does not concern the pixels.
-    except Exception:
+    except Exception as error:
+        if machine_lacks(error):
+            raise
         return None
 
 
@@ -210,100 +273,3 @@ def _alpha(image: Image.Image, layout: str) -> Image.Image | None:
     if image.mode == "L" and layout in ("L;2", "L;4"):  # the key of channels of fewer bits
         keyed.info["transparency"] = transparent * (255 // (2 ** int(layout[-1]) - 1))
     return keyed.convert("RGBA").getchannel("A")
-
-
-def _of_8_bits(image: Image.Image, layout: str) -> Image.Image:
-    """The picture itself, or a single channel of 16 or 32 bits as one of mode L."""
-    if not image.mode.startswith(("I", "F")):
-        return image
-    values = np.asarray(image)
-    if image.mode == "F":
-        highest = 1.0
-    elif bits := re.search("1[26]", layout) or re.search("16", image.mode):
-        highest = 2 ** int(bits[0]) - 1 if not layout.endswith("S") else 2**15 - 1
-    elif image.format in ("PNG", "PPM"):
-        highest = 2**16 - 1
-    elif layout.endswith("S"):
-        highest = 2**31 - 1
-    else:
-        values, highest = values.view(np.uint32), 2**32 - 1
-    # NaN lies nowhere.
-    if not (values.min() >= 0 and values.max() <= highest):
-        raise ValueError(
-            f"values from {values.min():g} to {values.max():g}, not from 0 to {highest:g}: "
-            "convert it to 8 bits a channel"
-        )
-    levels = values.astype(np.float32) * np.float32(255 / highest)
-    if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
-        levels = 255 - levels
-    return Image.fromarray(np.rint(levels).astype(np.uint8))
-
-
-def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """RGB of a picture of any mode; alpha goes."""
-    if profile:
-        mode, transform = _to_srgb(profile)
-        is_of_its_kind = {
-            "RGB": image.mode != "CMYK",
-            "L": image.mode in ("1", "L", "LA"),
-            "CMYK": image.mode == "CMYK",
-        }
-        if transform is not None and is_of_its_kind[mode]:
-            return ImageCms.applyTransform(image.convert(mode), transform)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-@lru_cache(maxsize=16)
-def _to_srgb(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
-    """For an embedded ICC profile, the mode that it describes and what converts that to sRGB.
-
-    None where nothing must be converted: it is sRGB's own, or unreadable.
-    """
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        space = source.profile.xcolor_space.strip()
-        mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[space]
-        srgb = ImageCms.createProfile("sRGB")
-        transform = ImageCms.buildTransform(source, srgb, mode, "RGB")
-    # ImageCms raises errors of its own, OSError and others; a profile may be of any other space.
-    except Exception:
-        return "RGB", None
-    if mode == "RGB":
-        levels = np.arange(0, 256, 15, dtype=np.uint8)
-        grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
-        moved = np.asarray(ImageCms.applyTransform(Image.fromarray(grid), transform))
-        if np.abs(moved.astype(int) - grid).max() <= 1:
-            return mode, None
-    return mode, transform
-
-
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-LARGEST_PROFILE = 2**26
-
-
-def _png_without_metadata(content: bytes) -> tuple[bytes, bytes | None]:
-    """A PNG file with its pixels and its orientation alone, and the profile that it had.
-
-    Pillow refuses a picture for large or damaged texts and profiles.
-
-    Args:
-        content: what follows the file's signature.
-    """
-    kept, profile, place = [PNG_SIGNATURE], None, 0
-    while place < len(content):
-        length, kind = (
-            int.from_bytes(content[place : place + 4], "big"),
-            content[place + 4 : place + 8],
-        )
-        end = place + 12 + length
-        checked, checksum = content[place + 4 : end - 4], content[end - 4 : end]
-        is_sound = zlib.crc32(checked) == int.from_bytes(checksum, "big")
-        if kind in PNG_PIXELS or (kind == b"eXIf" and is_sound):
-            kept.append(content[place:end])
-        elif kind == b"iCCP" and is_sound:
-            _, _, compressed = checked[4:].partition(b"\0")
-            with suppress(zlib.error):
-                profile = zlib.decompressobj().decompress(compressed[1:], LARGEST_PROFILE)
-        place = end
-    return b"".join(kept), profile

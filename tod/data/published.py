@@ -103,7 +103,7 @@ def caltech101(folder: Path, config: Images, seed: int) -> Split:
     problems: list[str] = []
     found = listing.listed(folder, problems).without("BACKGROUND_Google")
     class_names = found.class_names
-    listing.refuse_few_classes(folder, class_names, problems)
+    listing.check_classes(folder, class_names, problems)
     if len(class_names) > 101:
         raise InputError(
             f"{folder}: holds {len(class_names)} classes, Caltech-101 has 101; remove what does "

@@ -13,7 +13,7 @@ from tod.analysis import contact_sheet
 from tod.config import InputError
 from tod.data import picture
 from tod.data.decoding import decoding_as_we_like
-from tod.files import NAMES, as_csv, atomic_folder, reason
+from tod.files import NAMES, as_csv, atomic_folder, reason, refuse_what_the_machine_lacks
 from tod.people import label_studio
 from tod.people.batches import AUDIT, Asking, Batch, batch_folder
 from tod.people.page import LARGEST_SIDE, PageImage, page, thumbnail
@@ -75,6 +75,7 @@ def _page_picture(path: Path) -> bytes:
         return thumbnail(picture.rgb(path, LARGEST_SIDE, picture.as_shown))
     # Pillow's decoders raise many kinds of errors on damaged files.
     except Exception as error:
+        refuse_what_the_machine_lacks(path, error)
         raise InputError(
             f"{path}: cannot be read any more ({reason(error)}); bring it back, or remove it, and "
             "run the same command again"

@@ -171,7 +171,7 @@ class Record:
         class_names, digests = self.found.class_names, read.digests
         if not digests:
             raise InputError(f"{self.found.root}: holds no image that can be read; add some")
-        unreadable = self.found.files.keys() - {*digests}
+        unreadable = self.found.files.keys() - {*digests} - read.tested
         unread = [
             label.file for digest, label in self.labels.labels.items() if digest in unreadable
         ]
