@@ -14,7 +14,7 @@ from tod.data import Dataset, statistics
 from tod.data.listing import refuse
 from tod.data.own_images import UNKNOWN, Found, Read, indices_of, with_labels
 from tod.files import as_csv, read_table, write_atomically
-from tod.people.answers import Answer, read_answers
+from tod.people.answers import Answer, not_utf8, read_answers
 from tod.people.batches import AUDIT, Asking, asked_images, read_batches, with_reasons
 from tod.people.label_files import read_labels, write_labels
 from tod.people.votes import counts, one_answer_each
@@ -47,11 +47,11 @@ class Record:
         self.labels = self._written = labels
         for digest, label in self.labels.labels.items():
             if label.class_name not in found.class_names:
-                name = shortened(label.class_name)
-                raise InputError(
-                    f"{run_folder / 'labels.csv'}: {digest} is {name}, which is no class; bring "
-                    "back the file as it was"
+                words = not_utf8(label.class_name) or (
+                    f"{digest} is {shortened(label.class_name)}, which is no class; bring back the "
+                    "file as it was"
                 )
+                raise InputError(f"{run_folder / 'labels.csv'}: {words}")
 
     def take(self, paths: Sequence[Path], relabel: bool) -> None:
         """Takes the labels of the class folders and of people's files: all, or none.
