@@ -31,8 +31,7 @@ def tasks(number: int, rows: Iterable[Asking], with_predictions: bool = False) -
     The images lie below Label Studio's document root, which is the data folder. Label Studio shows
     a prediction as already ticked.
     """
-    tasks = [_task(number, row, with_predictions) for row in rows]
-    return json.dumps(tasks, indent=1) + "\n"
+    return json.dumps([_task(number, row, with_predictions) for row in rows], indent=1) + "\n"
 
 
 def _task(number: int, row: Asking, with_predictions: bool) -> dict[str, Any]:
