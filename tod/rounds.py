@@ -68,6 +68,8 @@ def run_round(
     config, ranks = identity.config, ranks_from_environment()
     if not ranks.is_main_process:
         return
+    # They may not be had: people are not to be asked in vain.
+    weights = imagenet_weights() if config.model.pretrained else None
     path = options.output_dir / identity.folder_name
     advice = (
         f"give the settings in {path / 'config.yaml'} again, or name another place with "
@@ -122,7 +124,7 @@ def run_round(
             on,
             precision,
             interruption,
-            imagenet_weights() if config.model.pretrained else None,
+            weights,
             cuda_graphs=options.cuda_graphs,
             ranks=group,
         )
