@@ -110,12 +110,13 @@ def with_noise(network: nn.Module, norm: float, generator: torch.Generator) -> n
 
 
 def imagenet_weights(folder: Path = config.PROJECT_DIR) -> dict[str, Tensor]:
-    """The state dict of torchvision's ResNet-18, from a file in `folder` or else downloaded.
+    """The state dict of torchvision's ResNet-18, from `folder`, torch.hub's cache or a download.
 
     Raises:
         InputError: the file is damaged, or there is none and the download failed.
     """
-    for path in (folder / name for name in IMAGENET_FILES):
+    cache = Path(torch.hub.get_dir(), "checkpoints")
+    for path in (place / name for place in (folder, cache) for name in IMAGENET_FILES):
         if path.exists():
             try:
                 return dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -132,10 +133,10 @@ def imagenet_weights(folder: Path = config.PROJECT_DIR) -> dict[str, Tensor]:
             progress=True, check_hash=True, map_location="cpu", weights_only=True
         )
         return dict(weights)
-    # A failed download and a damaged file in torch.hub's cache can raise anything at all.
+    # A failed download can raise anything at all.
     except Exception as error:
         raise config.InputError(
             f"{folder / IMAGENET_FILES[1]}: is missing, and {published.url} could not be had "
-            f"through {torch.hub.get_dir()}/checkpoints ({reason(error)}); put it there, "
+            f"through {cache} ({reason(error)}); put it there, "
             "or start from random weights with --set model.pretrained=false"
         ) from None

@@ -65,6 +65,7 @@ def exit_status() -> Iterator[None]:
 
     What a terminal's encoding lacks is shown as a question mark; where nobody reads on, nothing is.
     """
+    _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -77,3 +78,16 @@ def exit_status() -> Iterator[None]:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _open_closed_streams() -> None:
+    """Standard streams that the shell has closed, as by `>&-`, lead nowhere from now on.
+
+    Else the next files that are opened would get their numbers, and what is written to these.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123

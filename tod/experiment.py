@@ -55,7 +55,7 @@ def run_experiment(
 
     Raises:
         InputError: something that the user must mend; what was saved before stays good.
-        SystemExit: with status 130 or 143, when interrupted by SIGINT or SIGTERM.
+        SystemExit: with status 130, 143 or 129, when interrupted by a signal.
     """
     config, ranks = identity.config, ranks_from_environment()
     local_rank = ranks.local_rank

@@ -9,8 +9,9 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -26,6 +27,8 @@ log = logging.getLogger("tod")
 
 NAMES = "surrogateescape"
 """How bytes that are no text stand in the names of files, so that they can be turned back."""
+SECONDS_BETWEEN_TRIES = (0.1, 0.2, 0.4, 0.6, 0.7)
+"""Between the renames to a file that another program holds."""
 
 
 def sha256(path: Path) -> str:
@@ -76,7 +79,8 @@ def atomic_file(path: Path, spare: Path | None = None) -> Iterator[BinaryIO]:
     Its folder is made where there is none; `spare` is where the old file goes, if it is kept.
 
     Raises:
-        InputError: the disk is full, or the folder cannot be written to.
+        InputError: the disk is full, the folder cannot be written to, or another program holds
+            the file; the OSError is its cause.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -87,15 +91,15 @@ def atomic_file(path: Path, spare: Path | None = None) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
             if spare is not None and path.exists():
-                path.replace(spare)
-            partial.replace(path)
+                _replace(path, spare)
+            _replace(partial, path)
             if os.name == "posix":  # elsewhere a folder cannot be opened
                 _sync_folder(path.parent)
         except BaseException:
             remove(partial)
             raise
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise _unwritable(path, error) from error
 
 
 @contextmanager
@@ -113,11 +117,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         for file in partial.iterdir():
             with file.open("rb") as content:
                 os.fsync(content.fileno())
-        partial.replace(path)
+        _replace(partial, path)
         if os.name == "posix":
             _sync_folder(path.parent)
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise _unwritable(path, error) from error
 
 
 def _unwritable(path: Path, error: OSError) -> InputError:
@@ -125,6 +129,20 @@ def _unwritable(path: Path, error: OSError) -> InputError:
         f"{path}: cannot be written ({reason(error)}); what was saved before is intact: "
         "mend this and run the same command again"
     )
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Renames; for two seconds it waits for a program that holds either, as on Windows they do.
+
+    Raises:
+        OSError: it cannot.
+    """
+    for seconds in SECONDS_BETWEEN_TRIES:
+        with suppress(PermissionError):
+            source.replace(target)
+            return
+        time.sleep(seconds)
+    source.replace(target)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -68,7 +68,7 @@ def follow(
 
     Raises:
         InputError: something that the user must mend.
-        SystemExit: with status 130 or 143, when interrupted.
+        SystemExit: with status 130, 143 or 129, when interrupted by a signal.
     """
     interruption = _Noted("")
     with devices.out_of_memory_in_words(), RunLog(quiet, ranks), interruption:

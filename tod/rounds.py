@@ -64,11 +64,13 @@ def run_round(
 
     Raises:
         InputError: something that the user must mend; what was saved before stays good.
-        SystemExit: with status 130 or 143, when interrupted by SIGINT or SIGTERM.
+        SystemExit: with status 130, 143 or 129, when interrupted by a signal.
     """
     config, ranks = identity.config, ranks_from_environment()
     if not ranks.is_main_process:
         return
+    # They may not be had: people are not to be asked in vain.
+    weights = imagenet_weights() if config.model.pretrained else None
     path = options.output_dir / identity.folder_name
     advice = (
         "leave it out, or name another place with --output-dir, and give it what people have said, "
@@ -126,7 +128,7 @@ def run_round(
             on,
             precision,
             interruption,
-            imagenet_weights() if config.model.pretrained else None,
+            weights,
             cuda_graphs=options.cuda_graphs,
             ranks=group,
         )

@@ -1,11 +1,12 @@
 """The pictures that a run draws as it goes on, none of which can stop it."""
 
-import pytest
 from PIL import Image
 
-from tests.support.harness import write_run
+from losses import CODLoss
+from samplers import query_by_tod
+from tests.support.harness import tiny_run, write_run
 from tod.analysis import figures, records
-from tod.config import InputError
+from tod.analysis.results import read_rows
 
 TWO_TRIALS = [[80, 90, 94], [82, 90, 98]]
 
@@ -28,8 +29,14 @@ def test_a_picture_that_cannot_be_drawn_stops_no_run(tmp_path, monkeypatch, capl
     assert not (folder / "learning_curve.png").exists()
 
 
-def test_a_picture_that_cannot_be_written_is_reported_as_results_are(tmp_path):
-    folder = write_run(tmp_path, TWO_TRIALS)
-    (folder / "learning_curve.png").mkdir()
-    with pytest.raises(InputError, match=r"learning_curve\.png: cannot be written \(Is a direc"):
-        records.write_learning_curve(folder)
+def test_a_picture_that_cannot_be_written_stops_no_run(tmp_path, capsys):
+    pictures = ("learning_curve.png", "queries/trial1_cycle1.png")
+    run = tiny_run(tmp_path)
+    for name in pictures:
+        (run.folder / name / "in the way").mkdir(parents=True)
+    run.start(query_by_tod, CODLoss)
+    said = capsys.readouterr().out
+    for name in pictures:
+        assert f"{name}: cannot be written (Is a directory); the run goes on without it" in said
+    assert len(read_rows(run.folder / "results.csv")) == 2
+    assert not list(run.folder.rglob("*.partial"))

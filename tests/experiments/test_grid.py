@@ -134,7 +134,7 @@ def test_a_run_ended_by_a_signal_has_failed():
     assert statuses_of("import os; os.kill(os.getpid(), 9)") == [137]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_signal_goes_to_all_that_run_and_none_begins_after_it(tmp_path, number, processes):
     before = signal.getsignal(number)

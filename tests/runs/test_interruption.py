@@ -10,11 +10,12 @@ import pytest
 from losses import CODLoss
 from samplers import query_by_tod
 from tests.support.harness import PROJECT_DIR, tiny_run
-from tests.support.processes import go_on, interrupted
+from tests.support.processes import go_on, hung_up, interrupted
 from tests.support.soak import SCRIPTS, differences, results, run_folder, soak
 from tod import loop
 from tod.loop import Loop
 from tod.runs.folder import RunFolder
+from tod.runs.signals import Interruption
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -33,6 +34,29 @@ def test_interrupted_run_saves_says_how_to_go_on_and_goes_on(tmp_path, finished,
     assert again.returncode == 0
     assert "continuing with trial 1, cycle " in again.stdout
     assert not differences(results(finished), results(run_folder("main_TOD.py", tmp_path)))
+
+
+def test_a_run_whose_terminal_is_closed_saves_and_goes_on(tmp_path, finished):
+    process = hung_up(tmp_path)
+    assert process.wait() == 129
+    log = run_folder("main_TOD.py", tmp_path) / "log.txt"
+    assert log.read_text().endswith(
+        "interrupted; the same command again continues where it stopped\n"
+    )
+    assert go_on(tmp_path).returncode == 0
+    assert not differences(results(finished), results(run_folder("main_TOD.py", tmp_path)))
+
+
+@pytest.mark.parametrize(("handler", "requested"), [("SIG_IGN", None), ("SIG_DFL", signal.SIGHUP)])
+def test_a_closed_terminal_is_no_request_under_nohup(handler, requested):
+    before = signal.signal(signal.SIGHUP, getattr(signal, handler))
+    try:
+        with Interruption("") as interruption:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert interruption.requested == requested
+        assert signal.getsignal(signal.SIGHUP) == getattr(signal, handler)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_second_sigint_leaves_at_once():

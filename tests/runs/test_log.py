@@ -1,6 +1,7 @@
 """What a run says: in log.txt also where nobody listens, and without a trace in the loggers."""
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,40 @@ def test_output_that_nobody_reads_does_not_stop_a_run(tmp_path):
         )
     assert process.returncode == 0, process.stderr
     assert "Test acc" in (run_folder("main_TOD.py", tmp_path) / "log.txt").read_text()
+
+
+def run_closed(*command: object) -> int:
+    """The exit status of a command that has no standard streams at all."""
+    return subprocess.run(
+        ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "-", *map(str, command)],
+        cwd=PROJECT_DIR,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    ).returncode
+
+
+def test_closed_standard_streams_do_not_stop_a_run_nor_its_processes(tmp_path):
+    run = [*TINY_DIGITS, "--set=active_learning.trials=2", f"--output-dir={tmp_path}"]
+    assert run_closed(sys.executable, "main_TOD.py", *run, "--processes=2") == 0
+    lines = (run_folder("main_TOD.py", tmp_path) / "log.txt").read_text().splitlines()
+    assert sum("Test acc" in line for line in lines) == 2 * 2
+    assert "± " in lines[-1]
+
+
+def test_what_is_written_to_closed_streams_reaches_no_file(tmp_path):
+    code = (
+        "import os, pathlib, sys\n"
+        "from tod.cli import exit_status\n"
+        "with exit_status():\n"
+        f"    file = pathlib.Path({str(tmp_path)!r}, 'results.csv').open('w')\n"
+        "    print('lost', flush=True)\n"
+        "    print('lost', file=sys.stderr)\n"
+        "    os.write(1, b'lost')\n"
+        "    os.write(2, b'lost')\n"
+        "    file.write('kept')\n"
+    )
+    assert run_closed(sys.executable, "-c", code) == 0
+    assert (tmp_path / "results.csv").read_text() == "kept"
 
 
 def test_a_run_leaves_the_loggers_as_it_found_them_also_when_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Processes: the soak's run gone on with, waited for, interrupted, out of room; in a terminal."""
+"""Processes: a run gone on with, waited for, interrupted, hung up, out of room; in a terminal."""
 
 import fcntl
 import os
@@ -39,6 +39,30 @@ def interrupted(output_dir: Path, signal_number: int) -> subprocess.Popen:
     process = start("main_TOD.py", output_dir)
     wait_for(run_folder("main_TOD.py", output_dir) / "progress" / "trial1.before.pt", process)
     process.send_signal(signal_number)
+    return process
+
+
+def hung_up(output_dir: Path) -> subprocess.Popen:
+    """A run whose terminal, of 24 × 80, was closed once it had saved its second state."""
+    ours, theirs = pty.openpty()
+
+    def lead_the_session() -> None:
+        os.setsid()
+        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        [sys.executable, PROJECT_DIR / "main_TOD.py", *RUN, f"--output-dir={output_dir}"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        preexec_fn=lead_the_session,
+    )
+    os.close(theirs)
+    second_state = run_folder("main_TOD.py", output_dir) / "progress" / "trial1.before.pt"
+    while not second_state.exists():
+        os.read(ours, 65536)  # its bar; fails where the process has ended
+    os.close(ours)
     return process
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves of its cycles for people; a picture that cannot be drawn does not stop it."""
+"""What a run leaves of its cycles for people; a picture that cannot be made does not stop it."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import pandas as pd
 from torch import Tensor
 
 from tod.analysis import confusion, contact_sheet, figures, results
-from tod.files import as_csv, atomic_file, remove, write_atomically
+from tod.files import as_csv, atomic_file, reason, remove, write_atomically
 
 if TYPE_CHECKING:
     from tod.data import Dataset
@@ -113,9 +113,11 @@ def write_learning_curve(folder: Path) -> None:
 
 
 def _write_picture(path: Path, draw: Callable[[], bytes]) -> None:
+    step = "drawn"
     try:
         content = draw()
+        step = "written"
+        write_atomically(path, content)
     except Exception as error:
-        log.warning("%s: cannot be drawn (%s)", path, error)
-        return
-    write_atomically(path, content)
+        why = reason(error.__cause__ or error)
+        log.warning(f"{path}: cannot be {step} ({why}); the run goes on without it")

@@ -41,13 +41,23 @@ class PeopleTrial(Trial):
     def state_dict(self) -> dict[str, Any]:
         """All that this or a later round needs."""
         labeled = [self.digests[index] for index in self.labeled.tolist()]
-        names = ("trained", "num_batches", "num_written")
+        names = ("trained", "num_batches", "num_written", "draws_from_pool")
         own = {name: getattr(self, name) for name in names}
         return {**super().state_dict(), "labeled": labeled, **own}
+
+    @property
+    def draws_from_pool(self) -> bool:
+        """Whether a step has unlabelled images too."""
+        return self.learner.draws_from(self.unlabeled)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave; images that have lost their label since, or have gone
         themselves, are left out.
+
+        The epoch that was under way begins anew where its other steps would be of another kind:
+        in other batches of labelled images, or with unlabelled ones where it had none, or the
+        other way round. Otherwise it goes on; each step draws its unlabelled images by itself,
+        from the pool as it is now.
 
         Raises:
             KeyError: another version has saved it.
@@ -57,8 +67,10 @@ class PeopleTrial(Trial):
         super().load_state_dict({**state, "labeled": torch.from_numpy(labeled)})
         self.trained, self.num_batches = state["trained"], state["num_batches"]
         self.num_written = state.get("num_written", self.num_batches)
-        if len(labeled) < len(state["labeled"]):
-            self.learner.restart_epoch()  # which has other batches now
+        # Earlier versions have not saved whether there was a pool.
+        has_same_losses = state.get("draws_from_pool") == self.draws_from_pool
+        if len(labeled) < len(state["labeled"]) or not has_same_losses:
+            self.learner.restart_epoch()
 
     def end_cycle(self) -> None:
         """Waits for labels, with this cycle's network as the next one's beginning."""

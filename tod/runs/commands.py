@@ -12,6 +12,8 @@ from typing import IO, NamedTuple, TypeVar
 
 import torch
 
+from tod.runs.signals import answered
+
 Key = TypeVar("Key", bound=Hashable)
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -126,8 +128,7 @@ class Commands:
         self._pass_on(signal.SIGTERM, None)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        # A terminal that is closed ends the commands as a job's end does: with their state saved.
-        self.signal = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
+        self.signal = number
         self.told_at = time.monotonic()
         for child, *_ in list(self._running.values()):
             self._tell(child)
@@ -145,11 +146,7 @@ class Commands:
             child.send_signal(self.signal)
 
     def __enter__(self) -> "Commands":
-        signals = [signal.SIGINT, signal.SIGTERM]
-        hangup = getattr(signal, "SIGHUP", None)  # there is none on Windows
-        if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
-            signals.append(hangup)  # it is ignored under nohup
-        self._previous = {number: signal.signal(number, self._pass_on) for number in signals}
+        self._previous = {number: signal.signal(number, self._pass_on) for number in answered()}
         return self
 
     def __exit__(self, *exception: object) -> None:

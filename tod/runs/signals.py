@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as requests."""
+"""Signals as requests: which are answered, and when."""
 
 import logging
 import os
@@ -11,8 +11,15 @@ log = logging.getLogger("tod")
 Item = TypeVar("Item")
 
 
+def answered() -> list[signal.Signals]:
+    """SIGINT, SIGTERM, and the SIGHUP of a closed terminal unless it is ignored, as under nohup."""
+    hangup = getattr(signal, "SIGHUP", None)  # there is none on Windows
+    heard = hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([hangup] if heard else [])]
+
+
 class Interruption:
-    """Turns SIGINT and SIGTERM into a request, which the loop answers once its progress is saved.
+    """Turns a signal into a request, which the loop answers once its progress is saved.
 
     A second SIGINT leaves at once. `advice` says how to go on.
     """
@@ -23,7 +30,7 @@ class Interruption:
         """The signal that has come."""
 
     def stop_if_requested(self) -> None:
-        """Leaves with the shell's exit status for the signal: 130 or 143.
+        """Leaves with the shell's exit status for the signal: 130, 143 or 129.
 
         Raises:
             SystemExit: where a signal has come.
@@ -44,8 +51,7 @@ class Interruption:
         self.requested = number
 
     def __enter__(self) -> "Interruption":
-        signals = (signal.SIGINT, signal.SIGTERM)
-        self._before = {number: signal.signal(number, self._request) for number in signals}
+        self._before = {number: signal.signal(number, self._request) for number in answered()}
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -144,6 +144,11 @@ class Learner:
                     self._end_epoch()
                 after_step()
 
+    def draws_from(self, unlabeled: np.ndarray) -> bool:
+        """Whether each step has a batch of these unlabelled images, and so a loss more."""
+        # Batch norm needs more than one image.
+        return self.auxiliary.uses_unlabeled_images and len(unlabeled) >= 2
+
     def _batches(
         self, images: ImageBatches, labeled: np.ndarray, unlabeled: np.ndarray
     ) -> list[tuple[Tensor, int]]:
@@ -158,8 +163,7 @@ class Learner:
         views = images.random_views(random.permutation(labeled), random)
         batches = split_into_batches(views, config.training.batch_size)
         sizes = [len(batch) for batch in batches]
-        # Batch norm needs more than one image.
-        if self.auxiliary.uses_unlabeled_images and len(unlabeled) >= 2:
+        if self.draws_from(unlabeled):
             batch_size = min(config.training.batch_size, len(unlabeled))
             random = random_generator(seed, "unlabeled batches", *place)
             if self.cycle == 1 and config.cod.fixed_batch_in_first_cycle:

@@ -1,0 +1,64 @@
+"""A round that was interrupted within an epoch, and whose images have come or gone since."""
+
+import os
+import signal
+
+import pytest
+
+from tests.support.people import People, table
+from tod.loop import Loop
+from tod.training.learner import Learner
+
+COD = {"sampling": "RANDOM", "auxiliary": "TOD"}
+STEPS = 2 * 3
+"""Two epochs of 18 labelled images in batches of 8: two of the 20 asked for are audits."""
+
+
+def unlabeled_file_that_goes(people: People) -> None:
+    asked = {row["file"] for number in (0, 1) for row in people.batch(number)}
+    files = {str(path.relative_to(people.data)) for path in people.data.glob("unlabeled/*.png")}
+    (people.data / min(files - asked)).unlink()
+
+
+@pytest.mark.parametrize(
+    ("count", "change", "is_restarted"),
+    [
+        (20, lambda people: people.add("unlabeled/new1.png", "unlabeled/new2.png"), True),
+        (22, unlabeled_file_that_goes, True),  # one is left, on which batch norm cannot train
+        (20, lambda people: people.add("unlabeled/new1.png"), False),
+        (24, unlabeled_file_that_goes, False),
+    ],
+    ids=["pool appears", "pool vanishes", "pool stays empty", "pool shrinks"],
+)
+def test_an_interrupted_epoch_begins_anew_where_its_steps_get_other_losses(
+    tmp_path, monkeypatch, count, change, is_restarted
+):
+    people = People(tmp_path, count)
+    people.round(**COD)
+    people.round("--labels", people.answers(0), **COD)
+    steps = []
+    after_step, train_cycle = Loop._after_step, Learner.train_cycle
+
+    def interrupt_the_second_step(loop: Loop) -> None:
+        steps.append(loop)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        after_step(loop)
+
+    monkeypatch.setattr(Loop, "_after_step", interrupt_the_second_step)
+    with pytest.raises(SystemExit):
+        people.round("--labels", people.answers(1), **COD)
+    change(people)
+    began = []
+    monkeypatch.setattr(
+        Learner,
+        "train_cycle",
+        lambda learner, *arguments: (
+            began.append((learner.epoch, learner.step)),
+            train_cycle(learner, *arguments),
+        ),
+    )
+    people.round(**COD)
+    assert began == [(0, 0 if is_restarted else 2)]
+    assert len(steps) == STEPS + (2 if is_restarted else 0)
+    assert float(table(people.run / "results.csv")[-1]["train_loss"]) > 0

@@ -1,0 +1,57 @@
+"""People's runs that start from ImageNet weights, which they may not have."""
+
+from urllib.error import URLError
+
+import pytest
+import torch
+
+import models
+from tests.support.formats import write_imagenet_weights
+from tests.support.people import People
+from tod.config import InputError
+
+PRETRAINED = [
+    "--set=model.name=imagenet_resnet",
+    "--set=model.pretrained=true",
+    "--set=model.width=64",
+]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Where torch.hub keeps weights, empty; nothing can be downloaded."""
+
+    def offline(*_: object, **__: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    return tmp_path / "torch" / "hub" / "checkpoints"
+
+
+def test_weights_that_cannot_be_had_are_refused_before_anybody_is_asked(tmp_path, cache):
+    people = People(tmp_path / "place")
+    before = sorted(people.place.rglob("*"))
+    with pytest.raises(InputError, match=r"could not be had .*no network.* model.pretrained=false"):
+        people.round(*PRETRAINED)
+    assert sorted(people.place.rglob("*")) == before
+
+
+def test_damaged_weights_are_refused_before_anybody_is_asked(tmp_path, cache):
+    people = People(tmp_path / "place")
+    path = cache / models.IMAGENET_FILES[1]
+    write_imagenet_weights(path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(InputError, match="is no readable checkpoint; remove it"):
+        people.round(*PRETRAINED)
+    assert not list(people.place.glob("own_images_*"))
+
+
+def test_weights_in_the_cache_are_read_once(tmp_path, cache, monkeypatch):
+    people = People(tmp_path / "place")
+    write_imagenet_weights(cache / models.IMAGENET_FILES[1])
+    loads, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **b: (loads.append(a), load(*a, **b))[1])
+    people.round(*PRETRAINED)
+    assert len(people.batch(0)) == 10
+    assert len(loads) == 1
