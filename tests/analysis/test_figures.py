@@ -144,8 +144,8 @@ def test_diagnostics_of_runs_that_have_none_are_refused(tmp_path):
 
 def test_all_labels_at_once_are_a_line_and_no_method_of_the_matrix(tmp_path):
     folders = [
-        write_run(tmp_path, [[80, 90, 94], [82, 90, 95], [81, 90, 94]], sampling="RANDOM"),
-        write_run(tmp_path, [[80, 92, 96], [82, 93, 96], [81, 92, 96]]),
+        write_run(tmp_path, [[80, 90, 94], [82, 90, 95]] * 3, sampling="RANDOM"),
+        write_run(tmp_path, [[80, 92, 96], [82, 93, 96]] * 3),
         write_run(tmp_path, [[98], [99]], sampling="FULL", cycles=1),
     ]
     path = folders[2] / "config.yaml"
