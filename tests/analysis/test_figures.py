@@ -175,3 +175,18 @@ def test_a_confusion_matrix_shows_any_class_name():
     many = figures.confusion(np.eye(100, dtype=int)[None], [str(c) for c in range(100)])
     assert not many.axes[0].texts
     figures.rendered(many)
+
+
+def test_of_a_thousand_classes_as_many_are_named_as_can_be_read():
+    count = 1100
+    figure = figures.confusion(np.eye(count)[None], [f"class {number}" for number in range(count)])
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    for side, labels in ((0, axes.get_xticklabels()), (1, axes.get_yticklabels())):
+        ends = np.sort(
+            [label.get_window_extent().get_points()[:, side] for label in labels], axis=0
+        )
+        assert len(ends) > 100
+        assert (ends[:-1, 1] <= ends[1:, 0]).all()
+    # The name stands at its own row.
+    assert axes.get_yticklabels()[10].get_text() == f"class {axes.get_yticks()[10]}"
