@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from packaging.requirements import Requirement
 from torch import nn
 
 from models import (
@@ -16,7 +17,7 @@ from models import (
     resnet,
 )
 from models.lossnet import LossNet
-from tod.config import InputError
+from tod.config import PROJECT_DIR, InputError
 from tod.schema import Model
 
 NETWORKS = [resnet.ResNet18, imagenet_resnet.ResNet18]
@@ -195,6 +196,15 @@ def test_code_in_imagenet_weights_is_not_executed(tmp_path, monkeypatch, place):
     assert not (tmp_path / "executed").exists()
     torch.load(path, weights_only=False)
     assert (tmp_path / "executed").exists()
+
+
+def test_no_pytorch_will_do_whose_weights_only_is_known_to_execute_code():
+    lines = (PROJECT_DIR / "requirements.txt").read_text().splitlines()
+    asked = {each.name: each.specifier for each in map(Requirement, lines)}
+    # Those with CVE-2025-32434 and CVE-2026-24747, and the torchvision of PyTorch 2.9.
+    assert not [*asked["torch"].filter(["2.4.0", "2.5.1", "2.6.0", "2.9.1"])]
+    assert not [*asked["torchvision"].filter(["0.24.1"])]
+    assert torch.__version__.partition("+")[0] in asked["torch"]
 
 
 @pytest.mark.parametrize("architecture, size", [(resnet, 32), (imagenet_resnet, 64)])

@@ -16,6 +16,7 @@ from samplers import (
     NOISE_NORM,
     mutual_information,
     query_by_bald,
+    query_by_core_set,
     query_by_noise_stability,
     query_by_probcover,
     query_by_typiclust,
@@ -27,7 +28,7 @@ from tod import config as configuration
 from tod import coverage, typicality
 from tod.config import InputError
 from tod.coverage import pick_covering, purity_radius
-from tod.diversity import squared_distances
+from tod.diversity import common_offset, squared_distances
 from tod.pool import refuse_unsuitable
 from tod.training.device import allow_tf32
 from tod.typicality import pick_typical
@@ -306,6 +307,30 @@ def test_probcover_covers_the_heap_that_has_no_label():
     heaps = torch.cat([0.1 * torch.randn(20, 2, generator=random) + 9 * i for i in range(2)])
     pool = pool_of(torch.randn(40, 3), features=heaps, labeled_features=heaps[:4], query_size=1)
     assert positions(query_by_probcover(pool))[0] >= 20
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [query_by_core_set, query_by_probcover, query_by_typiclust],
+    ids=lambda s: s.__name__,
+)
+def test_what_all_features_have_in_common_changes_no_pick(strategy):
+    # Sixteenths, to which 2¹⁴ is added without rounding.
+    random = torch.Generator().manual_seed(3)
+    features = (torch.randn(300, 32, generator=random) * 16).round() / 16
+    labeled = features[:20] + 0.5
+    near, far = (
+        strategy(pool_of(features=features + o, labeled_features=labeled + o, query_size=60))
+        for o in (0, 2**14)
+    )
+    assert positions(far) == positions(near)
+    np.testing.assert_allclose(far.scores, near.scores, rtol=1e-5)
+
+
+def test_features_around_0_stay_as_they_are_to_the_last_bit():
+    features = torch.rand(300, 32, generator=torch.Generator().manual_seed(3))
+    assert not common_offset(features).any()
+    assert common_offset(features + 100).any()
 
 
 def test_features_that_are_not_finite_are_no_scores():

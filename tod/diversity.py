@@ -15,10 +15,30 @@ and a product of the two fits into 64 bits."""
 ROWS = 1024
 """So many distances to all images at a time: 1,024 × 42,500 are 174 MB."""
 
+ROUNDING = 1e-5
+"""So large an error of a squared distance, beside a usual one, changes no pick to speak of."""
+
+
+def common_offset(features: Tensor) -> Tensor:
+    """What to take off features before their distances, (F,): their mean, where it is large, or 0.
+
+    `‖h − c‖² = ‖h‖² + ‖c‖² − 2 h·c` is as inexact as ‖h‖². Features that lie around 0, as a
+    network's do, stay as they are to the last bit.
+
+    Args:
+        features: h, (N, F).
+    """
+    mean = features.mean(dim=0)
+    spread = (features - mean).square().sum(dim=1).mean()
+    error = torch.finfo(features.dtype).eps * mean.square().sum()
+    return torch.where(error > ROUNDING * spread, mean, torch.zeros_like(mean))
+
 
 @torch.inference_mode()
 def squared_distances(centers: Tensor, features: Tensor) -> Iterator[Tensor]:
     """‖c − h‖² between centres (M, F) and features (N, F), in blocks of rows (m, N)."""
+    offset = common_offset(features)
+    features, centers = features - offset, centers - offset
     norms = features.square().sum(dim=1)
     for block in centers.split(ROWS):
         own = block.square().sum(dim=1, keepdim=True)
@@ -36,6 +56,8 @@ def nearest_squared_distances(features: Tensor, centers: Tensor) -> Tensor:
     Returns:
         `min_c ‖h − c‖²` of each image, (M,).
     """
+    offset = common_offset(features)
+    features, centers = features - offset, centers - offset
     nearest = torch.full_like(features[:, 0], torch.inf)
     for chunk in centers.split(CENTERS_AT_ONCE):
         # ‖h − c‖² = ‖h‖² + ‖c‖² − 2 h·c, of which ‖h‖² is the same for all centres.
@@ -60,6 +82,7 @@ def k_center_greedy(features: Tensor, nearest: Tensor, query_size: int) -> Tenso
         Positions among the M images in the order picked, (query_size,) int64; of equally far
         images, the first is picked.
     """
+    features = features - common_offset(features)
     norms = features.square().sum(dim=1)
     picked = []
     for _ in range(query_size):

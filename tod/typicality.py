@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tod.diversity import squared_distances
+from tod.diversity import common_offset, squared_distances
 
 MOST_CLUSTERS = 500
 FEW_CLUSTERS = 50
@@ -23,6 +23,8 @@ def clusters(features: np.ndarray, count: int, random: np.random.Generator) -> n
     from sklearn.cluster import KMeans, MiniBatchKMeans, kmeans_plusplus
     from threadpoolctl import threadpool_limits
 
+    rows = torch.from_numpy(features)
+    features = (rows - common_offset(rows)).numpy()
     seed = int(random.integers(2**31))
     if count <= FEW_CLUSTERS:
         # Several threads add up in any order, and would give other bytes each time.

@@ -144,8 +144,8 @@ def test_diagnostics_of_runs_that_have_none_are_refused(tmp_path):
 
 def test_all_labels_at_once_are_a_line_and_no_method_of_the_matrix(tmp_path):
     folders = [
-        write_run(tmp_path, [[80, 90, 94], [82, 90, 95], [81, 90, 94]], sampling="RANDOM"),
-        write_run(tmp_path, [[80, 92, 96], [82, 93, 96], [81, 92, 96]]),
+        write_run(tmp_path, [[80, 90, 94], [82, 90, 95]] * 3, sampling="RANDOM"),
+        write_run(tmp_path, [[80, 92, 96], [82, 93, 96]] * 3),
         write_run(tmp_path, [[98], [99]], sampling="FULL", cycles=1),
     ]
     path = folders[2] / "config.yaml"
@@ -175,3 +175,18 @@ def test_a_confusion_matrix_shows_any_class_name():
     many = figures.confusion(np.eye(100, dtype=int)[None], [str(c) for c in range(100)])
     assert not many.axes[0].texts
     figures.rendered(many)
+
+
+def test_of_a_thousand_classes_as_many_are_named_as_can_be_read():
+    count = 1100
+    figure = figures.confusion(np.eye(count)[None], [f"class {number}" for number in range(count)])
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    for side, labels in ((0, axes.get_xticklabels()), (1, axes.get_yticklabels())):
+        ends = np.sort(
+            [label.get_window_extent().get_points()[:, side] for label in labels], axis=0
+        )
+        assert len(ends) > 100
+        assert (ends[:-1, 1] <= ends[1:, 0]).all()
+    # The name stands at its own row.
+    assert axes.get_yticklabels()[10].get_text() == f"class {axes.get_yticks()[10]}"

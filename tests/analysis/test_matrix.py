@@ -1,6 +1,8 @@
 """The pairwise penalty matrix, against values by hand and scipy's t-test."""
 
 import csv
+import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +13,14 @@ import plot
 import report
 from tests.support.harness import write_run
 from tod.analysis.matrix import holm, matrix_table, paired_p, penalty_matrix
-from tod.analysis.results import read_runs
+from tod.analysis.results import read_run, read_runs
 
-LOW = [[80, 80, 80], [81, 81, 81], [79, 79, 79]]
-BETTER = [[80, 89, 90], [81, 90, 91.1], [79, 88, 88.9]]
-"""Above LOW by 0; by 9, always; and by 10, 10.1 and 9.9."""
+LOW = [[80, 80, 80], [81, 81, 81], [79, 79, 79], [82, 82, 82], [78, 78, 78]]
+STEPS = [0, 0.1, -0.1, 0.1, -0.1]
+BETTER = [[low, low + 9 + s, low + 10 + s] for (low, *_), s in zip(LOW, STEPS, strict=True)]
+"""Above LOW by 0; by 9, more or less; and by 10, more or less."""
+WORSE = [[80, 70, 90], [81, 71.1, 80], [79, 68.9, 70], [82, 72, 95], [78, 68, 65]]
+"""Below LOW by 10, more or less, and then by nothing sure."""
 
 
 def matrix_of(folders):
@@ -26,7 +31,7 @@ def three_methods(tmp_path):
     return [
         write_run(tmp_path, LOW, sampling="RANDOM"),
         write_run(tmp_path, BETTER),
-        write_run(tmp_path, [[80, 70, 90], [81, 71, 80], [79, 69, 70]], sampling="BADGE"),
+        write_run(tmp_path, WORSE, sampling="BADGE"),
     ]
 
 
@@ -37,7 +42,7 @@ def test_an_entry_is_the_share_of_label_sizes_at_which_the_row_beats_the_column(
     # At 100 labels nothing differs: there is nothing to test.
     assert shares.loc[tod, random] == 1
     assert shares.loc[random, tod] == 0
-    # By 19 at 150 labels; at 200 the differences 0, 11.1 and 18.9 are nothing sure.
+    # By 19 at 150 labels; at 200 the differences are nothing sure.
     assert shares.loc[tod, badge] == 1 / 2
     assert shares.loc[random, badge] == 1 / 2
     assert np.isnan(np.diag(shares)).all()
@@ -47,8 +52,6 @@ def test_p_is_that_of_the_paired_t_test():
     random = np.random.default_rng(0)
     a, b = random.normal(90, 1, 6), random.normal(89.5, 1, 6)
     assert paired_p(a - b) == pytest.approx(stats.ttest_rel(a, b).pvalue)
-    assert paired_p(np.array([2.0, 2.0])) == 0
-    assert paired_p(np.array([0.0, 0.0])) == 1
 
 
 def test_holms_correction_worked_by_hand():
@@ -66,7 +69,7 @@ def test_corrected_shares_are_never_larger(tmp_path):
 
 def test_each_setting_counts_the_same(tmp_path):
     folders = [
-        write_run(tmp_path, [[80, 70, 90], [81, 71, 80], [79, 69, 70]], sampling="RANDOM"),
+        write_run(tmp_path, WORSE, sampling="RANDOM"),
         write_run(tmp_path, BETTER),
         write_run(tmp_path, [t[:1] for t in LOW], config="svhn", sampling="RANDOM", cycles=1),
         write_run(tmp_path, [t[1:2] for t in BETTER], config="svhn", cycles=1),
@@ -87,7 +90,7 @@ def test_methods_without_common_seeds_are_not_compared_with_a_word(tmp_path):
     assert matrix.shares.isna().all(axis=None)
     words = " ".join(matrix.notes)
     assert "not compared (no trial of the same seed and number)" in words
-    assert "not compared (fewer than three pairs" in words
+    assert "not compared (fewer than 5 pairs" in words
 
 
 def test_the_table_ends_with_how_often_each_method_is_beaten(tmp_path):
@@ -98,11 +101,76 @@ def test_the_table_ends_with_how_often_each_method_is_beaten(tmp_path):
     assert [cell.split()[0] for cell in beaten[1:]] == ["0.50", "0.00", "0.50"]
 
 
-def test_two_equal_differences_are_no_proof(tmp_path):
-    folders = [write_run(tmp_path, LOW[:2], sampling="RANDOM"), write_run(tmp_path, BETTER[:2])]
+def test_fewer_than_five_pairs_are_no_proof(tmp_path):
+    folders = [write_run(tmp_path, LOW[:4], sampling="RANDOM"), write_run(tmp_path, BETTER[:4])]
     matrix = matrix_of(folders)
     assert matrix.shares.isna().all(axis=None)
-    assert "fewer than three pairs" in matrix.notes[0]
+    assert "fewer than 5 pairs" in matrix.notes[0]
+
+
+@pytest.mark.parametrize("image", [2.0, 100 / 360])
+def test_equal_differences_are_no_proof(tmp_path, image):
+    # A test image more in each trial; of 360, it is written as 0.2777 or as 0.2778.
+    accuracies = [[round(count * image, 4) for count in (30, 31)] for _ in LOW]
+    better = [[round(count * image, 4) for count in (30, 32)] for _ in LOW]
+    differences = np.array([b[1] - a[1] for a, b in zip(accuracies, better, strict=True)])
+    assert paired_p(differences) == 1
+    assert paired_p(differences + np.array([0, 1e-4, 0, 1e-4, 0])) == 1
+    folders = [write_run(tmp_path, accuracies, sampling="RANDOM"), write_run(tmp_path, better)]
+    assert (matrix_of(folders).shares.fillna(0) == 0).all(axis=None)
+
+
+@pytest.mark.parametrize("pairs", [3, 4, 5, 10])
+@pytest.mark.parametrize(("images", "accuracy"), [(50, 0.98), (360, 0.99), (10_000, 0.9)])
+def test_equal_methods_hardly_ever_beat_each_other_after_holms_correction(pairs, images, accuracy):
+    random, experiments = np.random.default_rng(0), 150
+    errors = 0
+    for _ in range(experiments):
+        # Four methods at seven label sizes.
+        found = random.binomial(images, accuracy, (7, 4, pairs)) / images
+        percents = np.round(100 * found, 4)
+        differences = [
+            a - b for size in percents for a, b in itertools.combinations(size, 2) if (a != b).any()
+        ]
+        errors += (holm(np.array([*map(paired_p, differences)])) < 0.05).any()
+    # 5 %, and three standard deviations of as many draws.
+    assert errors / experiments <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / experiments)
+
+
+def test_the_order_of_the_runs_changes_nothing(tmp_path):
+    plain = read_run(write_run(tmp_path, LOW, sampling="RANDOM"))
+    light = read_run(write_run(tmp_path, BETTER, auxiliary="TOD"))
+    heavy = read_run(write_run(tmp_path, WORSE, sampling="ENTROPY", auxiliary="TOD"))
+    heavy = replace(heavy, config={**heavy.config, "cod": {**heavy.config["cod"], "weight": 2}})
+    bf16 = read_run(write_run(tmp_path / "bf16", WORSE, auxiliary="TOD", precision="bf16"))
+    methods = sorted({curve.method for curve in (plain, light, heavy)})
+    found = [penalty_matrix(order) for order in itertools.permutations([plain, light, heavy, bf16])]
+    for matrix in found:
+        # Those with a loss are compared with the one without, and not with each other.
+        pairs = {frozenset(pair) for pair in matrix.tests[["method", "other"]].to_numpy()}
+        assert pairs == {frozenset((plain.method, c.method)) for c in (light, heavy)}
+        assert any("another cod.weight" in note for note in matrix.notes)
+        assert any("2 settings" in note for note in matrix.notes)
+        for name in ("shares", "corrected"):
+            ours, first = (getattr(m, name).loc[methods, methods] for m in (matrix, found[0]))
+            np.testing.assert_allclose(ours, first)
+
+
+def test_no_method_beats_itself(tmp_path):
+    runs = [
+        write_run(tmp_path / precision, values, sampling=sampling, precision=precision)
+        for sampling, precision, values in [
+            ("TOD", "fp32", LOW),
+            ("TOD", "bf16", BETTER),
+            ("RANDOM", "fp32", WORSE),
+        ]
+    ]
+    again = write_run(tmp_path / "again", BETTER, sampling="TOD", precision="fp32")
+    matrix = matrix_of([*runs, again])
+    assert np.isnan(np.diag(matrix.shares)).all()
+    assert any("of one method" in note for note in matrix.notes)
+    # Both of its runs beat random queries at 150 labels, and one of them perhaps at 200.
+    assert matrix.shares.loc["TOD sampling", "RANDOM sampling"] >= 1 / 2
 
 
 def test_plot_draws_the_matrix_and_writes_every_test(tmp_path, capsys):
@@ -112,13 +180,14 @@ def test_plot_draws_the_matrix_and_writes_every_test(tmp_path, capsys):
         assert image.width > image.height
     rows = list(csv.DictReader((tmp_path / "m.csv").open()))
     assert len(rows) == 6
-    assert {row["pairs"] for row in rows} == {"3"}
+    assert {row["pairs"] for row in rows} == {"5"}
     assert "| is beaten, on average |" in capsys.readouterr().out
 
 
 def test_the_report_has_the_matrix_where_there_are_two_methods(tmp_path):
     folders = three_methods(tmp_path)
-    for chosen, expected in ((folders, True), (folders[:1], False)):
+    few = [write_run(tmp_path / "few", LOW[:3], sampling=s) for s in ("RANDOM", "TOD")]
+    for chosen, expected in ((folders, True), (folders[:1], False), (few, False)):
         report.main([*map(str, chosen), f"--output={tmp_path / 'report.html'}"])
         page = (tmp_path / "report.html").read_text(encoding="utf-8")
         assert ("Pairwise penalty matrix" in page) == expected

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -157,6 +158,19 @@ def test_kept_predictions_name_the_files_that_they_are_of(tmp_path):
     logits = torch.randn(len(dataset.test), len(dataset.class_names))
     records.write_predictions(tmp_path / "kept.npz", logits, dataset)
     assert np.load(tmp_path / "kept.npz")["files"].tolist() == list(dataset.test.names)
+
+
+def test_a_thousand_classes_are_read_without_a_warning(tmp_path):
+    names = [f"class {number}" for number in range(1100)]
+    folder = write_run(tmp_path, [[80]], cycles=1, class_names=names)
+    (folder / "confusion").mkdir()
+    classes = np.arange(len(names))
+    text = confusion.as_text(classes, classes, names)
+    (folder / "confusion/trial1_cycle1.csv").write_text(text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (matrix,) = confusion.read(*read_runs([folder]))
+    assert (matrix == np.eye(len(names))).all()
 
 
 def test_a_damaged_confusion_is_one_line(tmp_path):

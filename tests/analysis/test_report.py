@@ -108,7 +108,7 @@ def test_several_runs_are_compared(tmp_path, browser):
         "Trial 1, after cycle 10",
     ] * 2
     assert opened.page.locator("table").count() == 3
-    assert opened.texts("table >> nth=1 >> tbody td")[0] == "+0.00 [+0.00, +0.00] (2)"
+    assert opened.texts("table >> nth=1 >> tbody td")[0] == "+0.00 (2)"
     assert opened.texts("h2")[2:] == [
         "digits, RANDOM sampling, seed 0",
         "digits, TOD sampling, seed 0",

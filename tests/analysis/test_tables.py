@@ -69,6 +69,22 @@ def test_one_pair_has_no_interval_and_no_pair_no_difference():
     assert tables.paired_differences(by_trial({(0, 1): 3.0}), by_trial({(1, 1): 1.0})).empty
 
 
+@pytest.mark.parametrize("differences", [(2, 2, 2), (0, 0, 0), (0.2777, 0.2778, 0.2778)])
+def test_equal_differences_have_no_interval(tmp_path, differences):
+    # A test image of 360 is 0.2777… points, which are written with four digits.
+    reference = by_trial({(0, 1): 50.0, (0, 2): 60.0, (0, 3): 70.1})
+    values = reference + np.array(differences)[:, None]
+    found = tables.paired_differences(values, reference)
+    assert found["difference"].item() == pytest.approx(np.mean(differences))
+    assert found[["difference_low", "difference_high"]].isna().all(axis=None)
+    runs = [
+        write_run(tmp_path, [[80 + d] for d in shifts], sampling=sampling)
+        for sampling, shifts in (("RANDOM", (0, 0, 0)), ("TOD", differences))
+    ]
+    _, (_, (_, cell, *_)) = tables.accuracy_tables(results.read_runs(runs))
+    assert cell == f"{np.mean(differences):+.2f} (3)"
+
+
 # ----------------------------------------------------------------- tables
 
 

@@ -46,7 +46,7 @@ def read(curve: Curve) -> np.ndarray:
     for path in paths:
         try:
             text = path.read_text(encoding="utf-8", errors="replace")  # of the names alone
-            table = pd.read_csv(io.StringIO(text), header=None)
+            table = pd.read_csv(io.StringIO(text), header=None, dtype=str)
             found.append(table.iloc[1:, 1:].to_numpy().astype(np.int64).reshape(size, size))
         except (OSError, ValueError) as error:
             raise InputError(

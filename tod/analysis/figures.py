@@ -29,6 +29,8 @@ CURVES_BESIDE_A_LEGEND = 6
 """More, and a legend within the axes would hide them."""
 CELLS_WITH_NUMBERS = 30
 """In a row of a matrix; the numbers of more would be too small to read."""
+NAMES_ON_AN_AXIS = 150
+"""The smallest letters of more would lie upon each other."""
 PANELS = (
     ("Spearman ρ of score and true loss", ("score_loss_spearman",), 0.0),
     ("AUROC for misclassified images", ("score_error_auroc",), 0.5),
@@ -178,17 +180,22 @@ def confusion(matrices: np.ndarray, class_names: Sequence[str]) -> "Figure":
 def _draw_shares(
     axes: "Axes", shares: np.ndarray, names: Sequence[str], row_names: Sequence[str]
 ) -> None:
-    """Shares (N, N) as shades of a square each, with their numbers where there is room for them."""
+    """Shares (N, N) as shades of a square each, with their numbers where there is room for them.
+
+    Of very many names, each k-th is shown.
+    """
     axes.grid(visible=False)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     has_room = len(names) <= CELLS_WITH_NUMBERS
-    for (row, column), share in np.ndenumerate(shares):
-        if has_room and not math.isnan(share):
+    for (row, column), share in np.ndenumerate(shares) if has_room else ():
+        if not math.isnan(share):
             colour = "white" if share > 0.6 else "black"
             axes.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour)
     letters = {"family": fonts.families(names), "fontsize": "small" if has_room else 5}
-    axes.set_xticks(range(len(names)), map(_plain, names), rotation=90, **letters)
-    axes.set_yticks(range(len(row_names)), map(_plain, row_names), **letters)
+    step = math.ceil(len(names) / NAMES_ON_AN_AXIS)
+    columns, rows = (range(0, len(each), step) for each in (names, row_names))
+    axes.set_xticks(columns, map(_plain, names[::step]), rotation=90, **letters)
+    axes.set_yticks(rows, map(_plain, row_names[::step]), **letters)
 
 
 def _plain(text: str) -> str:

@@ -13,11 +13,13 @@ import pandas as pd
 from scipy.special import stdtr
 
 from tod.analysis.results import ACCURACY, Curve
-from tod.analysis.tables import Table
+from tod.analysis.tables import SAME, Table
 from tod.files import as_csv
 
 LEVEL = 0.05
-FEWEST_PAIRS = 3
+FEWEST_PAIRS = 5
+"""Accuracies come in steps of a test image: the differences of fewer pairs are easily the same, or
+nearly, also where methods are equal."""
 TITLE = "share of label sizes at which the row beats the column (after Holm's correction)"
 
 
@@ -40,7 +42,9 @@ class PenaltyMatrix(NamedTuple):
 
 
 def penalty_matrix(curves: Sequence[Curve]) -> PenaltyMatrix:
-    """The matrix of these runs; those that differ in the method alone are of one setting.
+    """The matrix of these runs, whatever their order.
+
+    Those that differ in the method alone, which includes its loss's settings, are of one setting.
 
     Runs that label everything at once query nothing, and are left out.
 
@@ -49,19 +53,19 @@ def penalty_matrix(curves: Sequence[Curve]) -> PenaltyMatrix:
     """
     curves = [curve for curve in curves if not curve.labels_everything]
     methods = list(dict.fromkeys(curve.method for curve in curves))
-    rows, notes = [], []
+    rows, notes, uncompared = [], [], {}
     settings = _settings(curves)
     for number, setting in enumerate(settings):
         for a, b in itertools.combinations(setting, 2):
-            found = [] if b.why_not_paired(a) else _tests(a, b)
-            if found:
-                rows += [{"setting": number, **test} for test in found]
-            else:
-                why = (
-                    b.why_not_paired(a)
-                    or "fewer than three pairs, or no difference, at every number of labels"
-                )
-                notes.append(f"{a.name} and {b.name}: not compared ({why})")
+            why = "of one method" if a.method == b.method else b.why_not_paired(a)
+            found = [] if why else _tests(a, b)
+            rows += [{"setting": number, **test} for test in found]
+            if not found:
+                why = why or f"fewer than {FEWEST_PAIRS} pairs, or none that differs, at any size"
+                uncompared.setdefault(why, []).append(f"{a.name} and {b.name}")
+    for why, (first, *others) in uncompared.items():
+        more = f", and {len(others)} more" if others else ""
+        notes.append(f"{first}{more}: not compared ({why})")
     if len(settings) > 1:
         notes.append(f"{len(settings)} settings: runs of different ones are not compared")
     columns = ["setting", "method", "other", "num_labeled", "pairs", "difference", "p"]
@@ -76,7 +80,7 @@ def _settings(curves: Sequence[Curve]) -> list[list[Curve]]:
     settings: list[list[Curve]] = []
     for curve in curves:
         for setting in settings:
-            if not curve.differing_keys(setting[0]):
+            if curve.setting == setting[0].setting:
                 setting.append(curve)
                 break
         else:
@@ -85,10 +89,9 @@ def _settings(curves: Sequence[Curve]) -> list[list[Curve]]:
 
 
 def _tests(a: Curve, b: Curve) -> list[dict[str, object]]:
-    """A test at each number of labels at which the two have three pairs of trials or more.
+    """A test at each number of labels at which the two have five pairs of trials or more.
 
-    Accuracies come in steps: two differences are easily the same, which would pass for certain.
-    Where all are 0, as before the first query, there is nothing to test.
+    Where all differences are 0, as before the first query, there is nothing to test.
     """
     found = []
     differences = (a.values(ACCURACY) - b.values(ACCURACY)).dropna(how="all")
@@ -102,10 +105,14 @@ def _tests(a: Curve, b: Curve) -> list[dict[str, object]]:
 
 
 def paired_p(differences: np.ndarray) -> float:
-    """The two-sided p of Student's paired t-test, of n ≥ 2 differences, (n,)."""
+    """The two-sided p of Student's paired t-test, of n ≥ 2 differences in %, (n,).
+
+    Where all are the same it is 1: they come in steps of a test image, and do not tell how far
+    further trials would lie from them.
+    """
     mean, deviation = differences.mean(), differences.std(ddof=1)
-    if deviation == 0:
-        return 0.0 if mean else 1.0
+    if deviation <= SAME:
+        return 1.0
     t = mean / (deviation / np.sqrt(len(differences)))
     return float(2 * stdtr(len(differences) - 1, -abs(t)))
 

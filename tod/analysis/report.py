@@ -35,7 +35,9 @@ def page(curves: Sequence[Curve]) -> str:
     shown, notes = tables.accuracy_tables(curves), tables.unpaired_notes(curves)
     if len({curve.method for curve in curves if not curve.labels_everything}) > 1:
         matrix = penalty_matrix(curves)
-        shown, notes = [*shown, matrix_table(matrix)], [*notes, *matrix.notes]
+        notes += matrix.notes
+        if len(matrix.tests):
+            shown.append(matrix_table(matrix))
     shown += [*tables.metrics_tables(curves), *confusion.class_tables(curves)]
     judged = [curve for curve in curves if figures.has_diagnostics(curve)]
     return environment.get_template("report.html").render(
@@ -82,7 +84,7 @@ def _caption(table: Table, curves: Sequence[Curve]) -> str:
         "deviation (number of trials).",
         "share of label sizes": "Pairwise penalty matrix: the share of label sizes at which the "
         "method of the row is better than that of the column, by a paired two-sided t-test at 5 % "
-        "(after Holm's correction); a dash: not compared.",
+        "of five pairs or more (after Holm's correction); a dash: not compared.",
     }
     return next(words for start, words in captions.items() if table[0][0].startswith(start))
 

@@ -34,6 +34,9 @@ AUDIT = ("audited", "accuracy_low", "accuracy_high")
 """Further ones, where people label and there is no test set: on how many images the accuracy was
 measured, and its 95 % interval."""
 
+NO_DIFFERENCE = {"data_dir", "active_learning.trials"}
+"""Settings in which runs that are compared may differ."""
+
 
 def read_rows(path: Path) -> pd.DataFrame:
     """The rows of a `results.csv`, a cycle of a trial each, as the text that stands there.
@@ -101,6 +104,28 @@ class Curve:
         return _method(self.run)
 
     @property
+    def losses(self) -> dict[str, bool]:
+        """By section of the configuration that is for a loss alone, whether the run has that."""
+        return {
+            "cod": self.run["auxiliary"] == "TOD",
+            "ll4al": "LL4AL" in (self.run["sampling"], self.run["auxiliary"]),
+        }
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """All that methods must share to be compared: equal ones form a class.
+
+        Settings of a loss are the method's, and the number of trials is how often it was tried.
+        """
+        of_all = {
+            key: value
+            for key, value in flat(self.config).items()
+            if key not in NO_DIFFERENCE and key.split(".")[0] not in self.losses
+        }
+        images = None if self.is_split_by_seed else {*self.images.values()}
+        return {**of_all, "precision": self.run.get("precision"), "images": images}
+
+    @property
     def is_audited(self) -> bool:
         """Whether the accuracies were measured on images that people have audited."""
         return {*AUDIT} <= {*self.rows}
@@ -162,16 +187,12 @@ class Curve:
         of a loss that one of the two does without.
         """
         a, b = flat(self.config), flat(other.config)
-        runs = (self.run, other.run)
-        both_have = {
-            "cod": all(run["auxiliary"] == "TOD" for run in runs),
-            "ll4al": all("LL4AL" in (run["sampling"], run["auxiliary"]) for run in runs),
-        }
-        ignored = {"data_dir", "active_learning.trials"}
+        mine, others = self.losses, other.losses
+        not_shared = {loss for loss in mine if not (mine[loss] and others[loss])}
         return [
             k
             for k in {**a, **b}
-            if k not in ignored and both_have.get(k.split(".")[0], True) and a.get(k) != b.get(k)
+            if k not in NO_DIFFERENCE and k.split(".")[0] not in not_shared and a.get(k) != b.get(k)
         ]
 
 

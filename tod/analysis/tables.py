@@ -18,6 +18,8 @@ from tod.files import as_csv
 AREA = "area_under_budget_curve"
 ACCURACIES = (ACCURACY, AREA)
 Table = list[list[str]]
+SAME = 1e-4
+"""Accuracies are written with four digits: if differences deviate less, they are the same."""
 
 
 # ------------------------------------------------------------- statistics
@@ -32,11 +34,13 @@ def paired_differences(values: pd.DataFrame, reference: pd.DataFrame) -> pd.Data
     """How far, in each column, the trials lie above those of the same seed and number.
 
     The interval, of 95 %, is Student's t with n − 1 degrees of freedom for the mean of n
-    differences, and NaN for a single one. A column without pairs is left out.
+    differences. It is NaN for a single one, and where all are the same, which tells nothing of how
+    far further ones would lie from them. A column without pairs is left out.
     """
     found = summarized((values - reference).dropna(axis="columns", how="all"))
     found.columns = ["pairs", "difference", "std"]
-    half = stdtrit(found["pairs"] - 1, 0.975) * found.pop("std") / np.sqrt(found["pairs"])
+    deviation = found.pop("std").where(lambda std: std > SAME)
+    half = stdtrit(found["pairs"] - 1, 0.975) * deviation / np.sqrt(found["pairs"])
     return found.assign(
         difference_low=found["difference"] - half, difference_high=found["difference"] + half
     )
@@ -220,5 +224,5 @@ def _shown_difference(row: dict[str, Any]) -> str:
         f"{round(row[column], 2) + 0.0:+.2f}"
         for column in ("difference", "difference_low", "difference_high")
     )
-    interval = f" [{low}, {high}]" if row["pairs"] > 1 else ""
+    interval = "" if math.isnan(row["difference_low"]) else f" [{low}, {high}]"
     return f"{mean}{interval} ({row['pairs']:.0f})"

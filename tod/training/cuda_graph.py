@@ -137,10 +137,8 @@ class GraphedGradients:
         Where CUDA invalidates a capture, PyTorch's end of it raises before that. Then the allocator
         never takes memory back that two streams have used, such as images' from the host.
         """
-        names = ("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool")
-        with suppress(RuntimeError, StopIteration):  # it has ended; there is no CUDA
-            end = next(getattr(torch._C, name) for name in names if hasattr(torch._C, name))
-            end(torch.cuda.current_device(), self._pool)
+        with suppress(RuntimeError, AttributeError):  # it has ended; there is no CUDA
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
 
     def _gradient_norms(self) -> Tensor:
         """The norm of each parameter's gradient, (P,); −1 where there is none."""
