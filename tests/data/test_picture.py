@@ -314,7 +314,7 @@ def test_a_picture_of_200_megapixels_is_read(tmp_path):
 
 
 def test_a_picture_beyond_the_memory_is_refused_with_its_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(picture, "_memory", lambda: 2 * 10**6 * picture.BYTES_A_PIXEL)
+    monkeypatch.setattr(picture, "memory", lambda: 2 * 10**6 * picture.BYTES_A_PIXEL)
     path = written(tmp_path / "large.png", Image.new("RGB", (2000, 1000)))
     with pytest.raises(ValueError, match="its 2 megapixels do not fit into memory"):
         shown(path)
@@ -396,7 +396,7 @@ def test_twelve_bits_are_scaled_by_their_own_range(tmp_path):
 
 
 def test_threads_wait_for_memory_that_others_have(monkeypatch):
-    monkeypatch.setattr(picture, "_memory", lambda: 200)
+    monkeypatch.setattr(picture, "memory", lambda: 200)
     budget = picture._Budget()
     most, running = [0], [0]
     lock = threading.Lock()

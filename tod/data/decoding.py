@@ -22,6 +22,7 @@ from tod.config import InputError
 from tod.data import picture
 from tod.data.kept import KEY_SIZE, NO_KEY, Decoded, KeptImages, mapped, progress_bar
 from tod.files import locked, reason
+from tod.machine import cores
 from tod.schema import Images
 
 log = logging.getLogger("tod")
@@ -234,7 +235,7 @@ def _decoded(
             return index, "it is no picture of a known kind" if unknown else reason(error)
 
     waiting: deque[Future] = deque()
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(cores())
     try:
         for index in chosen:
             waiting.append(pool.submit(result, index))

@@ -1,7 +1,6 @@
 """People's own images, most of them without a label; each is known by its content."""
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,6 +25,7 @@ from tod.data.listing import (
     shown,
 )
 from tod.files import reason, sha256, write_atomically
+from tod.machine import cores
 from tod.schema import Images
 
 UNKNOWN = -1
@@ -178,7 +178,7 @@ def _digests(root: Path, names: Sequence[str], problems: list[str]) -> list[str]
             return error
 
     with (
-        ThreadPoolExecutor(os.cpu_count()) as threads,
+        ThreadPoolExecutor(cores()) as threads,
         progress_bar(f"reading {root}", len(names), len(names) - len(new)) as bar,
     ):
         for index, found in zip(new, threads.map(digest, new), strict=True):

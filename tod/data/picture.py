@@ -1,18 +1,19 @@
 """One image file as a viewer shows it: upright, in sRGB, on white; nothing in it can execute."""
 
 import io
-import os
 import re
 import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import PIL
 from PIL import ExifTags, Image, ImageCms
+
+from tod.machine import memory
 
 VERSION = f"2, Pillow {PIL.__version__}"
 """Differs where the same file may give other pixels."""
@@ -105,7 +106,7 @@ class _Budget:
     @contextmanager
     def spent(self, nbytes: int) -> Iterator[None]:
         with self.changed:
-            self.changed.wait_for(lambda: self.used == 0 or self.used + nbytes <= _memory() / 2)
+            self.changed.wait_for(lambda: self.used == 0 or self.used + nbytes <= memory() / 2)
             self.used += nbytes
         try:
             yield
@@ -121,21 +122,10 @@ _budget = _Budget()
 def _read_within_memory(image: Image.Image, read: Read, side: int) -> Image.Image:
     num_pixels = image.width * image.height
     nbytes = num_pixels * BYTES_A_PIXEL
-    if nbytes > _memory() / 2:
+    if nbytes > memory() / 2:
         raise ValueError(f"its {num_pixels / 1e6:,.0f} megapixels do not fit into memory")
     with _budget.spent(nbytes):
         return read(image, side)
-
-
-@cache
-def _memory() -> int:
-    """What this process may have, in bytes; where the system does not say, 16 GB."""
-    sizes = [16 * 10**9]
-    with suppress(AttributeError, OSError, ValueError):
-        sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    with suppress(OSError, ValueError):  # a container's, if it has a limit
-        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(sizes)
 
 
 @contextmanager

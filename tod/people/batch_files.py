@@ -1,7 +1,6 @@
 """What people need to label a batch, in a folder that is there whole or not at all."""
 
 import logging
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ from tod.config import InputError
 from tod.data import picture
 from tod.data.decoding import decoding_as_we_like
 from tod.files import NAMES, as_csv, atomic_folder, reason
+from tod.machine import cores
 from tod.people import label_studio
 from tod.people.batches import Asking, Batch, batch_folder
 from tod.people.page import LARGEST_SIDE, PageImage, page, thumbnail
@@ -37,7 +37,7 @@ def write_batch(run_folder: Path, batch: Batch, root: Path, class_names: Sequenc
     """
     path = batch_folder(run_folder, batch.number)
     files = [root / row.file for row in batch.rows]
-    with decoding_as_we_like(), ThreadPoolExecutor(os.cpu_count()) as threads:
+    with decoding_as_we_like(), ThreadPoolExecutor(cores()) as threads:
         pictures = [*threads.map(_page_picture, files)]
     images = [
         PageImage(

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from torch import distributed
 
 from tod.config import InputError
-from tod.runs.commands import CORES, Commands
+from tod.machine import cores
+from tod.runs.commands import Commands
 
 PROCESSES = "processes"
 """Instead of a name that `torchrun` gives: the ranks of `run_as_ranks`."""
@@ -66,7 +67,7 @@ def run_as_ranks(command: Sequence[str], processes: int) -> int:
         "MASTER_PORT": str(store.port),
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, CORES // processes))),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores() // processes))),
     }
     failures = []
 
