@@ -77,7 +77,7 @@ def run_round(
     with devices.out_of_memory_in_words(), RunLog(options.quiet, Ranks()) as run_log, folder:
         folder.claim()
         record = Record(folder.path, own_images.find(Path(config.data_dir)))
-        recorded = _recorded(folder)
+        recorded = folder.begun()
         _refuse_other_classes(folder.path, recorded, record.found.class_names)
         record.take(labels, relabel)
         if recorded and record.has_news():
@@ -92,8 +92,11 @@ def run_round(
 
         on = devices.select_device(options.device, ranks.local_rank)
         asked = folder.precision(options.precision)
-        precision = devices.select_precision(asked, on)
-        devices.prepare(on, precision, identity.deterministic)
+        work = devices.work_of_a_step(config)
+        precision = devices.select_precision(asked, on, work)
+        own_work = work // (group.world_size if group is not None else 1)
+        threads = devices.select_threads(on, own_work, recorded)
+        devices.prepare(on, precision, identity.deterministic, threads)
         read = own_images.read(record.found, config.images)
         dataset = record.dataset(read, config.images, recorded)
         this_round = Round(config, identity.seed, folder, record, read.digests, dataset)
@@ -109,7 +112,7 @@ def run_round(
         if not has_begun and this_round.has_too_few_labels():
             this_round.ask_at_random()
             return
-        devices.say_why(asked, precision, on)
+        devices.say_why(asked, precision, on, work)
         interruption = Interruption("the same command again continues where it stopped")
         if group is not None:
             rows = own_images.fingerprint_of_rows(record.found, read)
@@ -143,11 +146,6 @@ def run_round(
                 elif batch_was_there:
                     this_round.begin(loop)
                     this_round.train_and_ask(loop)
-
-
-def _recorded(folder: RunFolder) -> dict[str, Any]:
-    """What the run has written of itself; nothing, before its first round."""
-    return folder.recorded()["run"] if (folder.path / "config.yaml").exists() else {}
 
 
 def _has_begun(state: Mapping[str, Any] | None, record: Record) -> bool:
