@@ -36,7 +36,7 @@ from tod.analysis.tables import markdown
 from tod.config import Config, load
 from tod.runs.checkpoints import Progress
 from tod.runs.signals import Interruption
-from tod.training.device import prepare, select_device, select_precision
+from tod.training.device import prepare, select_device, select_precision, work_of_a_step
 from tod.trial import Experiment, Trial
 
 FOLDER = "image_folder"
@@ -136,7 +136,7 @@ def write_image_folder(root: Path, count: int) -> None:
 
 def trial_that_went_on(config: Config, device: torch.device) -> Trial:
     """A trial of TOD with the COD loss, as it is after its state was saved and read back."""
-    precision, seed = select_precision("auto", device), 0
+    precision, seed = select_precision("auto", device, work_of_a_step(config)), 0
     prepare(device, precision, deterministic=False)
     dataset = data.load(config, seed)
     experiment = Experiment(config, seed, CODLoss, dataset, device, precision, Interruption(""))

@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = select_device(arguments.device)
     if device.type == "cuda" and arguments.ranks > torch.cuda.device_count():
         parser.error(f"argument --ranks: there are {torch.cuda.device_count()} GPUs")
-    select_precision(arguments.precision, device)
+    select_precision(arguments.precision, device, work=0)
     if device.type == "cpu":
         os.environ["OMP_NUM_THREADS"] = "1"
     print(machine.describe(device))

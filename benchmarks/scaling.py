@@ -31,7 +31,13 @@ from tod.config import PROJECT_DIR, load
 from tod.coverage import pick_covering, purity_radius
 from tod.diversity import DRAWS, k_center_greedy, k_means_plus_plus, nearest_squared_distances
 from tod.schema import ActiveLearning
-from tod.training.device import allow_tf32, keep_freed_memory, select_device, select_precision
+from tod.training.device import (
+    allow_tf32,
+    keep_freed_memory,
+    select_device,
+    select_precision,
+    work_of_a_step,
+)
 from tod.typicality import pick_typical
 
 SIZES = (
@@ -82,8 +88,9 @@ def images_per_second(
 ) -> tuple[float, float]:
     """Training, in labelled images, and scoring."""
     pixels, labels = random_images(num_labeled + num_scored)
-    precision = select_precision("auto", device)
-    ours = Ours(one_epoch(width, batch_size), "COD", precision, pixels, labels, num_labeled, device)
+    config = one_epoch(width, batch_size)
+    precision = select_precision("auto", device, work_of_a_step(config))
+    ours = Ours(config, "COD", precision, pixels, labels, num_labeled, device)
     works = {"train": ours.train_epoch, "score": ours.score}
     times = machine.interleaved(works, 3, device)
     return num_labeled / times["train"], len(pixels) / times["score"]

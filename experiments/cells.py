@@ -13,8 +13,9 @@ import main_TOD
 from tod import entry_script
 from tod.analysis.results import Curve, read_runs
 from tod.config import PROJECT_DIR, load
+from tod.machine import cores
 from tod.pool import refuse_unsuitable, why_unsuitable
-from tod.runs.commands import CORES, Commands, share_of_machine
+from tod.runs.commands import Commands, share_of_machine
 from tod.runs.folder import RunFolder
 from tod.runs.identity import Identity
 
@@ -140,7 +141,7 @@ def run_all(
         cell: [sys.executable, str(PROJECT_DIR / cell.script.name), *arguments, "--quiet"]
         for cell, arguments in to_run.items()
     }
-    processes = min(processes or torch.cuda.device_count() or CORES, max(len(cells), 1))
+    processes = min(processes or torch.cuda.device_count() or cores(), max(len(cells), 1))
     progress = _Progress(cycles, output_dir)
     with progress.bar, Commands(processes) as several:
         return several.run(

@@ -39,6 +39,16 @@ def build_lossnet(model: Model) -> lossnet.LossNet:
     return lossnet.LossNet([model.width * factor for factor in (1, 2, 4, 8)])
 
 
+def multiply_adds(model: Model, side: int) -> int:
+    """Of the convolutions in a forward pass of one image of this side.
+
+    Those of the four stages do 132 · width² for each pixel of the first stage's maps: most of them
+    9 · width² each, since a later stage has twice the channels on a quarter of the pixels.
+    """
+    kernel, stem, maps = (3, side, side) if model.name == "resnet" else (7, side / 2, side / 4)
+    return round(3 * kernel**2 * model.width * stem**2 + 132 * model.width**2 * maps**2)
+
+
 @dataclass(frozen=True)
 class NetworkFactory:
     """Makes the networks of one trial, with random weights.

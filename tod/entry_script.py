@@ -227,8 +227,9 @@ def _parser(script: EntryScript) -> Parser:
         "--precision",
         choices=("auto", "fp32", "tf32", "bf16"),
         default="auto",
-        help="of training; auto is bf16 where the GPU or the CPU has units for it, else fp32. "
-        "Images are scored and accuracies measured in fp32, with tf32 in tf32 (default: auto)",
+        help="of training; auto is bf16 where the GPU or the CPU has units for it and a step has 2 "
+        "billion multiply-adds or more, else fp32. Images are scored and accuracies measured in "
+        "fp32, with tf32 in tf32 (default: auto)",
     )
     add(
         "--processes",

@@ -78,8 +78,11 @@ def run_experiment(
             if unfinished:
                 on = devices.select_device(options.device, local_rank)
                 asked = folder.precision(options.precision)
-                precision = devices.select_precision(asked, on)
-                devices.prepare(on, precision, identity.deterministic)
+                work = devices.work_of_a_step(config)
+                precision = devices.select_precision(asked, on, work)
+                own_work = work // (group.world_size if group is not None else 1)
+                threads = devices.select_threads(on, own_work, folder.begun())
+                devices.prepare(on, precision, identity.deterministic, threads)
                 dataset = data.load(config, identity.seed)
                 fingerprint = dataset.fingerprint()
                 if group is not None:
@@ -104,7 +107,7 @@ def run_experiment(
                     log.warning(f"--features {features}: {identity.sampling} has no use for it")
                 run_log.write_to(folder.path / "log.txt")
                 if ranks.is_main_process:
-                    devices.say_why(asked, precision, on)
+                    devices.say_why(asked, precision, on, work)
             elif folder.trials and folder.recorded().get("data_dir") != config.data_dir:
                 folder.refuse_other_images(data.load(config, identity.seed).fingerprint())
         for number in set(folder.trials) - set(unfinished):
@@ -150,6 +153,7 @@ def environment(
         "training_images": len(dataset.train),
         "device": devices.device_name(device),
         "precision": precision,
+        **({"threads": torch.get_num_threads()} if device.type == "cpu" else {}),
         "ranks": group.world_size if group is not None else 1,
         "python": platform.python_version(),
         "torch": str(torch.__version__),

@@ -31,12 +31,14 @@ class Begin(NamedTuple):
         dataset: the leader's, without its pixels.
         device: of which type.
         precision: of training.
+        threads: of the leader.
     """
 
     fingerprint: str
     dataset: Dataset
     device: str
     precision: str
+    threads: int
 
 
 def begin(dataset: Dataset, fingerprint: str, device: torch.device, precision: str) -> Begin:
@@ -45,7 +47,7 @@ def begin(dataset: Dataset, fingerprint: str, device: torch.device, precision: s
     parts = (dataset.train, dataset.test)
     train, test = (ImageSet(nothing, images.labels, rows=images.rows) for images in parts)
     without_pixels = Dataset(train, test, dataset.class_names, dataset.mean, dataset.std)
-    return Begin(fingerprint, without_pixels, device.type, precision)
+    return Begin(fingerprint, without_pixels, device.type, precision, torch.get_num_threads())
 
 
 def follow(
@@ -81,7 +83,7 @@ def follow(
                         f"--device {device}: is {on.type} on this machine, and {order.device} on "
                         "rank 0's; name one that all have"
                     )
-                devices.prepare(on, order.precision, identity.deterministic)
+                devices.prepare(on, order.precision, identity.deterministic, order.threads)
                 group.use(on)
                 dataset = _same_dataset(identity.config, identity.seed, order)
                 experiment = Experiment(

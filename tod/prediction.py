@@ -23,8 +23,6 @@ from tod.schema import OWN_IMAGES, Images
 
 log = logging.getLogger("tod")
 
-PIXELS = {"digits": 8}
-"""The side of images that are no files; of the others, 32."""
 NOT_A_RUN = "name the folder of a run that has ended a cycle"
 
 
@@ -99,7 +97,7 @@ def predictions(classifier: Classifier, folder: Path) -> pd.DataFrame:
     if config.dataset == "caltech101":
         read = picture.as_published
     elif not (images.size or images.resize):
-        images = Images(size=PIXELS.get(config.dataset, 32))
+        images = Images(size=config.side)
     files = image_files(folder)
     rows, unreadable = [], []
     batch_size = 2 * config.training.batch_size

@@ -83,7 +83,7 @@ def run_round(
         state = Progress(folder.path, 1).load()
         record = Record(folder.path, found)
         refuse_missing(folder.path, record.labels, state)
-        recorded = _recorded(folder)
+        recorded = folder.begun()
         _refuse_other_classes(folder.path, recorded, record.found.class_names)
         record.take(labels, relabel)
         if recorded and record.has_news():
@@ -97,8 +97,11 @@ def run_round(
 
         on = devices.select_device(options.device, ranks.local_rank)
         asked = folder.precision(options.precision)
-        precision = devices.select_precision(asked, on)
-        devices.prepare(on, precision, identity.deterministic)
+        work = devices.work_of_a_step(config)
+        precision = devices.select_precision(asked, on, work)
+        own_work = work // (group.world_size if group is not None else 1)
+        threads = devices.select_threads(on, own_work, recorded)
+        devices.prepare(on, precision, identity.deterministic, threads)
         read = own_images.read(record.found, config.images)
         dataset = record.dataset(read, config.images, recorded)
         this_round = Round(config, identity.seed, folder, record, read.digests, dataset)
@@ -115,7 +118,7 @@ def run_round(
         if not has_begun and this_round.has_too_few_labels():
             this_round.ask_at_random()
             return
-        devices.say_why(asked, precision, on)
+        devices.say_why(asked, precision, on, work)
         interruption = Interruption("the same command again continues where it stopped")
         if group is not None:
             rows = own_images.fingerprint_of_rows(record.found, read)
@@ -149,11 +152,6 @@ def run_round(
                 elif batch_was_there:
                     this_round.begin(loop)
                     this_round.train_and_ask(loop)
-
-
-def _recorded(folder: RunFolder) -> dict[str, Any]:
-    """What the run has written of itself; nothing, before its first round."""
-    return folder.recorded()["run"] if (folder.path / "config.yaml").exists() else {}
 
 
 def _has_begun(state: Mapping[str, Any] | None, record: Record) -> bool:

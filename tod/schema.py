@@ -16,6 +16,8 @@ TRAINING_SET_SIZES = {
     "caltech101": 7_766,
     "digits": 1_437,
 }
+SIDES = {"digits": 8}
+"""Of the images, in pixels, where they are no files; of the other datasets', 32."""
 OWN_IMAGES = "own_images"
 DATASETS = (*TRAINING_SET_SIZES, "image_folder", OWN_IMAGES)
 FILE_DATASETS = ("caltech101", "image_folder", OWN_IMAGES)
@@ -156,6 +158,11 @@ class Config(Section):
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def side(self) -> int:
+        """Of the images that the network sees, in pixels."""
+        return self.images.size or self.images.resize or SIDES.get(self.dataset, 32)
 
     def as_dict(self) -> dict[str, Any]:
         """The configuration as plain lists, dicts and values, without its name."""

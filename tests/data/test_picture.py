@@ -35,7 +35,7 @@ def shown(path: Path, side: int = SIDE) -> np.ndarray:
 
 def has_memory(monkeypatch: pytest.MonkeyPatch, nbytes: int) -> None:
     """As if the machine had so much."""
-    monkeypatch.setattr(picture, "_memory", lambda: nbytes)
+    monkeypatch.setattr(picture, "memory", lambda: nbytes)
 
 
 def written(path: Path, content: bytes | Image.Image, **options: object) -> Path:

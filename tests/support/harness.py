@@ -25,7 +25,7 @@ from tod.runs.folder import RunFolder
 from tod.runs.identity import Identity, Options
 from tod.runs.monitor import Monitor
 from tod.runs.signals import Interruption
-from tod.training.device import prepare, select_device, select_precision
+from tod.training.device import prepare, select_device, select_precision, work_of_a_step
 from tod.trial import Experiment, Trial
 
 DEVICE = os.environ.get("TEST_DEVICE", "cpu")
@@ -34,6 +34,7 @@ DEVICE = os.environ.get("TEST_DEVICE", "cpu")
 TINY_DIGITS = [
     "--config=digits",
     f"--device={DEVICE}",
+    "--precision=fp32",
     "--deterministic",
     "--set=model.width=4",
     "--set=active_learning.trials=1",
@@ -120,7 +121,7 @@ class Run(NamedTuple):
         """The loop over one of its trials, before the first cycle, in an open folder."""
         config, trials = self.config, self.further["trials"]
         device = select_device(self.options.device)
-        precision = select_precision(self.options.precision, device)
+        precision = select_precision(self.options.precision, device, work_of_a_step(config))
         prepare(device, precision, self.identity.deterministic)
         dataset = data.load(config, self.identity.seed)
         folder = RunFolder(self.folder, self.identity, trials, trials)

@@ -16,6 +16,7 @@ CLASSES = ("cat", "dog")
 SETTINGS = [
     "--config=own_images",
     f"--device={DEVICE}",
+    "--precision=fp32",
     "--deterministic",
     "--quiet",
     *(

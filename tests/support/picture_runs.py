@@ -10,6 +10,7 @@ ODD = os.fsdecode(b"caf\xe9")
 SETTINGS = [
     "--config=image_folder",
     f"--device={DEVICE}",
+    "--precision=fp32",
     "--auxiliary=NONE",
     *(
         f"--set={setting}"

@@ -23,6 +23,7 @@ from tod.data import depth, picture
 from tod.data.kept import AHEAD, KEY_SIZE, NO_KEY, Decoded, Kept, KeptImages, mapped, progress_bar
 from tod.data.picture import Pixels
 from tod.files import locked, reason, refuse_what_the_machine_lacks
+from tod.machine import cores
 from tod.schema import Images
 from tod.settings import shortened
 
@@ -254,7 +255,7 @@ def _decoded(
             return index, "it is no picture of a known kind" if unknown else reason(error)
 
     waiting: deque[Future] = deque()
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(cores())
     try:
         for index in chosen:
             waiting.append(pool.submit(result, index))

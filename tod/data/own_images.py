@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -27,6 +26,7 @@ from tod.data.listing import (
     shown,
 )
 from tod.files import reason, refuse_what_the_machine_lacks, sha256, write_atomically
+from tod.machine import cores
 from tod.schema import Images
 
 log = logging.getLogger("tod")
@@ -183,7 +183,7 @@ def _digests(root: Path, names: Sequence[str], problems: list[str]) -> list[str]
             return error
 
     with (
-        ThreadPoolExecutor(os.cpu_count()) as threads,
+        ThreadPoolExecutor(cores()) as threads,
         progress_bar(f"reading {root}", len(names), len(names) - len(new)) as bar,
     ):
         for index, found in zip(new, threads.map(digest, new), strict=True):

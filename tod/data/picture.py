@@ -1,12 +1,10 @@
 """One image file as a viewer shows it: upright, in sRGB, on white; nothing in it can execute."""
 
 import io
-import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -19,6 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from tod.data import colour, depth, png
 from tod.files import machine_lacks
+from tod.machine import memory
 
 VERSION = f"3, Pillow {PIL.__version__}"
 """Differs where the same file may give other pixels."""
@@ -163,7 +162,7 @@ class _Budget:
     @contextmanager
     def spent(self, nbytes: int) -> Iterator[None]:
         with self.changed:
-            self.changed.wait_for(lambda: self.used == 0 or self.used + nbytes <= _memory() / 2)
+            self.changed.wait_for(lambda: self.used == 0 or self.used + nbytes <= memory() / 2)
             self.used += nbytes
         try:
             yield
@@ -179,21 +178,10 @@ _budget = _Budget()
 @contextmanager
 def _memory_for(num_pixels: int) -> Iterator[None]:
     nbytes = num_pixels * BYTES_A_PIXEL
-    if nbytes > _memory() / 2:
+    if nbytes > memory() / 2:
         raise ValueError(f"its {num_pixels / 1e6:,.0f} megapixels do not fit into memory")
     with _budget.spent(nbytes):
         yield
-
-
-@cache
-def _memory() -> int:
-    """What this process may have, in bytes; where the system does not say, 16 GB."""
-    sizes = [16 * 10**9]
-    with suppress(AttributeError, OSError, ValueError):
-        sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    with suppress(OSError, ValueError):  # a container's, if it has a limit
-        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(sizes)
 
 
 @contextmanager

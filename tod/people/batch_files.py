@@ -14,6 +14,7 @@ from tod.config import InputError
 from tod.data import picture
 from tod.data.decoding import decoding_as_we_like
 from tod.files import NAMES, as_csv, atomic_folder, reason, refuse_what_the_machine_lacks
+from tod.machine import cores
 from tod.people import label_studio
 from tod.people.batches import AUDIT, Asking, Batch, batch_folder
 from tod.people.page import LARGEST_SIDE, PageImage, page, thumbnail
@@ -39,7 +40,7 @@ def write_batch(run_folder: Path, batch: Batch, root: Path, class_names: Sequenc
     path = batch_folder(run_folder, batch.number)
     rows = [_as_seen(row) for row in batch.rows]
     files = [root / row.file for row in rows]
-    with decoding_as_we_like(), ThreadPoolExecutor(os.cpu_count()) as threads:
+    with decoding_as_we_like(), ThreadPoolExecutor(cores()) as threads:
         pictures = [*threads.map(_page_picture, files)]
     images = [
         PageImage(

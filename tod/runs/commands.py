@@ -12,20 +12,17 @@ from typing import IO, NamedTuple, TypeVar
 
 import torch
 
+from tod.machine import share_of_cores
 from tod.runs.signals import answered
 
 Key = TypeVar("Key", bound=Hashable)
 
 SECONDS_BETWEEN_LOOKS = 0.5
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-"""Of this machine, those that the process may use."""
 
 
 def share_of_machine(slot: int, processes: int) -> dict[str, str]:
     """The variables of a run beside others: its share of the cores, and its GPU."""
-    variables = dict(os.environ)
-    if processes > 1:
-        variables.setdefault("OMP_NUM_THREADS", str(max(1, CORES // processes)))
+    variables = {**os.environ, **share_of_cores(processes)}
     if (gpus := torch.cuda.device_count()) > 1:
         visible = variables.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
         variables["CUDA_VISIBLE_DEVICES"] = visible.split(",")[slot % gpus]

@@ -242,9 +242,17 @@ class RunFolder:
         Raises:
             InputError: `config.yaml` cannot be read back.
         """
-        if asked != "auto" or self.overwrite or not (self.path / "config.yaml").exists():
-            return asked
-        return self.recorded()["run"].get("precision", asked)
+        return asked if asked != "auto" else self.begun().get("precision", asked)
+
+    def begun(self) -> dict[str, Any]:
+        """What the run has recorded of itself; nothing, where it is to start.
+
+        Raises:
+            InputError: `config.yaml` cannot be read back.
+        """
+        if self.overwrite or not (self.path / "config.yaml").exists():
+            return {}
+        return self.recorded()["run"]
 
     def rows(self) -> pd.DataFrame:
         """The rows of `results.csv`, as text; none where there is no such file yet.

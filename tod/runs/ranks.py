@@ -9,7 +9,8 @@ from typing import NamedTuple
 from torch import distributed
 
 from tod.config import InputError
-from tod.runs.commands import CORES, Commands
+from tod.machine import share_of_cores
+from tod.runs.commands import Commands
 
 PROCESSES = "processes"
 """Instead of a name that `torchrun` gives: the ranks of `run_as_ranks`."""
@@ -49,7 +50,7 @@ def run_as_ranks(command: Sequence[str], processes: int) -> int:
 
     Where one fails, the others save their states and end, as under `torchrun`; what has not ended
     five minutes after a signal is killed, since it may wait for one that has failed. Each has its
-    share of the cores, unless OMP_NUM_THREADS is set.
+    share of the cores.
 
     Returns:
         The exit status: of the first that was found to have failed, or 0.
@@ -66,7 +67,7 @@ def run_as_ranks(command: Sequence[str], processes: int) -> int:
         "MASTER_PORT": str(store.port),
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, CORES // processes))),
+        **share_of_cores(processes),
     }
     failures = []
 

@@ -4,15 +4,26 @@ import ctypes
 import logging
 import os
 import platform
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from tod.config import InputError
+from models import multiply_adds
+from tod.config import Config, InputError
+from tod.machine import cores
+from tod.settings import counted
 
 log = logging.getLogger("tod")
+
+WORK_OF_A_THREAD = 10**9
+"""So many multiply-adds of a step pay for a thread. Threads that have less to do wait for each
+other longer than they compute, above all beside other processes, and bf16 saves little of that."""
+THREADS = torch.get_num_threads()
+"""As many as PyTorch would take: one for each physical core, or as OMP_NUM_THREADS says."""
 
 
 def select_device(name: str, local_rank: int = 0) -> torch.device:
@@ -82,15 +93,56 @@ def bf16_unit(device: torch.device) -> str | None:
     return next((unit for unit, f in asked.items() if getattr(torch.cpu, f, bool)()), None)
 
 
-def select_precision(name: str, device: torch.device) -> str:
-    """The precision of this name; `auto` is bf16 where a unit computes in it, else fp32.
+def work_of_a_step(config: Config) -> int:
+    """The multiply-adds of a batch's forward pass, about: what threads and bf16 have to gain by."""
+    return config.training.batch_size * multiply_adds(config.model, config.side)
+
+
+def _is_small(work: int) -> bool:
+    return work < 2 * WORK_OF_A_THREAD
+
+
+def select_threads(device: torch.device, work: int, begun: Mapping[str, Any]) -> int:
+    """How many threads a process takes: on a CPU as many as a step's work pays for.
+
+    They are at most the cores that it may have; but a run that has begun keeps its number, since
+    another one rounds differently.
+
+    Args:
+        device: where it trains.
+        work: multiply-adds of this process's part of a step.
+        begun: what the run has recorded of itself.
+    """
+    # Earlier versions have recorded them with the device alone.
+    recorded = f"threads: {begun.get('threads')}, {begun.get('device')}"
+    if not (before := re.search(r"threads: ([1-9]\d{0,3})\b", recorded)):
+        most = min(THREADS, cores())
+        return max(1, min(most, work // WORK_OF_A_THREAD)) if device.type == "cpu" else most
+    threads = int(before[1])
+    if device.type == "cpu" and threads > cores() and not os.environ.get("OMP_NUM_THREADS"):
+        log.warning(
+            f"goes on with the {threads} threads that it began with, for the same numbers, on "
+            f"{counted(cores(), 'core')}; OMP_NUM_THREADS={cores()} is faster"
+        )
+    return threads
+
+
+def select_precision(name: str, device: torch.device, work: int) -> str:
+    """The precision of this name; `auto` is bf16 for large work where a unit computes in it.
+
+    Small work is in fp32 everywhere, so that it is the same experiment on every machine.
+
+    Args:
+        name: one of `precisions`, or `auto`.
+        device: where it is to be computed.
+        work: multiply-adds of a step.
 
     Raises:
         InputError: the device does not compute in it.
     """
     there = precisions(device)
     if name == "auto":
-        return "bf16" if bf16_unit(device) else "fp32"
+        return "bf16" if bf16_unit(device) and not _is_small(work) else "fp32"
     if name not in there:
         raise InputError(
             f"--precision {name}: {device_name(device)} does not compute in it; "
@@ -99,18 +151,27 @@ def select_precision(name: str, device: torch.device) -> str:
     return name
 
 
-def say_why(asked: str, precision: str, device: torch.device) -> None:
+def say_why(asked: str, precision: str, device: torch.device, work: int) -> None:
     """Says in what `auto` trains, and why; and where bf16 is slower than fp32."""
     unit = bf16_unit(device)
     why = f"computes in bf16 ({unit})" if unit else "has no unit for bf16 that PyTorch knows of"
     if asked == "auto":
+        if _is_small(work):
+            why = f"has {work / 1e9:.2g} billion multiply-adds a step to do; bf16 pays from 2 on"
         log.info(f"trains in {precision}: {device_name(device)} {why}")
     elif precision == "bf16" and not unit:
         log.warning(f"trains in bf16, more slowly than in fp32: {device_name(device)} {why}")
 
 
-def prepare(device: torch.device, precision: str, deterministic: bool) -> None:
-    """Sets up PyTorch for training in this process."""
+def prepare(
+    device: torch.device, precision: str, deterministic: bool, threads: int | None = None
+) -> None:
+    """Sets up PyTorch for training in this process, before anything computes.
+
+    OMP_NUM_THREADS, where it is set, decides instead of `threads`.
+    """
+    if threads and not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(threads)
     allow_tf32(precision == "tf32")
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:

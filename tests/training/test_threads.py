@@ -1,0 +1,101 @@
+"""How many threads a run takes on a CPU: what a step's work pays for, and what it began with."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from losses import NoAuxiliary
+from samplers import query_at_random
+from tests.support.harness import Run, tiny_run
+from tests.support.soak import differences, results
+from tod import machine
+from tod.config import load
+from tod.runs.commands import share_of_machine
+from tod.training import device as devices
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def eight_cores(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(devices, "THREADS", 8)
+    monkeypatch.setattr(devices, "cores", lambda: 8)
+    yield
+    torch.set_num_threads(before)
+
+
+def selected(config: str, ranks: int = 1, **begun: object) -> int:
+    return devices.select_threads(CPU, devices.work_of_a_step(load(config)) // ranks, begun)
+
+
+@pytest.mark.parametrize(
+    ("config", "ranks", "threads"),
+    [
+        ("digits", 1, 1),
+        ("cifar10_small_network", 1, 4),
+        ("cifar10_small_network", 4, 1),
+        ("cifar10", 1, 8),
+        ("cifar10", 4, 8),
+    ],
+)
+def test_a_cpu_takes_the_threads_that_a_step_pays_for(config, ranks, threads):
+    assert selected(config, ranks) == threads
+
+
+def test_a_run_keeps_the_threads_that_it_began_with(caplog):
+    assert selected("cifar10", threads=3) == 3
+    assert selected("digits", device="cpu (AMD EPYC, threads: 2)") == 2  # an earlier version's
+    assert selected("digits", device="cuda (NVIDIA H100)") == 1
+    assert selected("digits", threads="many", device=None) == 1
+    assert not caplog.messages
+    assert selected("digits", threads=16) == 16
+    assert "goes on with the 16 threads that it began with" in caplog.messages[0]
+    assert "OMP_NUM_THREADS=8 is faster" in caplog.messages[0]
+
+
+def test_omp_num_threads_decides(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", str(before))
+    devices.prepare(CPU, "fp32", deterministic=True, threads=before + 1)
+    assert torch.get_num_threads() == before
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    devices.prepare(CPU, "fp32", deterministic=True, threads=before + 1)
+    assert torch.get_num_threads() == before + 1
+
+
+def recorded(run: Run) -> dict:
+    return yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))["run"]
+
+
+def started(place: Path, stopped_after: int | None = None) -> Run:
+    run = tiny_run(place, "main_TOD.py", "RANDOM", "NONE", "--device=cpu")
+    if stopped_after is None:
+        run.start(query_at_random, NoAuxiliary)
+    else:
+        run.stop_after(stopped_after, query_at_random, NoAuxiliary)
+    return run
+
+
+def test_a_small_run_goes_on_with_its_one_thread_to_the_same_bytes(tmp_path, monkeypatch):
+    whole = started(tmp_path / "whole")
+    assert torch.get_num_threads() == recorded(whole)["threads"] == 1
+    run = started(tmp_path / "stopped", stopped_after=3)
+    monkeypatch.setattr(devices, "WORK_OF_A_THREAD", 1)
+    torch.set_num_threads(2)
+    started(tmp_path / "stopped")
+    assert torch.get_num_threads() == 1
+    assert not differences(results(whole.folder), results(run.folder))
+
+
+def test_runs_at_once_share_the_cores(monkeypatch):
+    shares = [int(share_of_machine(0, processes)[machine.SHARE]) for processes in (1, 2, 1000)]
+    assert shares == [machine.cores(), max(1, machine.cores() // 2), 1]
+    monkeypatch.setenv(machine.SHARE, "1")
+    assert machine.cores() == 1
+    assert share_of_machine(0, 2)[machine.SHARE] == "1"
+    monkeypatch.setenv(machine.SHARE, "nonsense")
+    assert machine.cores() >= 1

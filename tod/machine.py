@@ -1,0 +1,91 @@
+"""What this process may have of the machine: a batch system gives a job less than all of it."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path, PurePosixPath
+
+SHARE = "TOD_CORES"
+"""The variable that tells a process its share of the cores, where several run at once."""
+
+
+def share_of_cores(processes: int) -> dict[str, str]:
+    """The variable of one of so many processes, which share this one's cores."""
+    return {SHARE: str(max(1, cores() // processes))}
+
+
+def cores(root: Path = Path("/")) -> int:
+    """How many cores this process may keep busy.
+
+    They are limited by its affinity, by the quota of its cgroups, and by its share.
+
+    Args:
+        root: where `/proc` lies, and the control groups.
+    """
+    allowed = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()]
+    share = os.environ.get(SHARE, "")
+    allowed += [int(share)] if share.isdecimal() else []
+    for group in _groups("cpu", root):
+        for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+            with suppress(ValueError, ZeroDivisionError):  # "max": no limit
+                quota, period = (
+                    int(word) for name in names for word in _read(group / name).split()
+                )
+                allowed += [max(1, quota // period)] if quota > 0 else []
+    return min(count or 1 for count in allowed)
+
+
+@cache
+def memory(root: Path = Path("/")) -> int:
+    """How much this process may have, in bytes; where the system does not say, 16 GB.
+
+    Args:
+        root: where `/proc` lies, and the control groups.
+    """
+    allowed = [16 * 10**9]
+    with suppress(AttributeError, OSError, ValueError):
+        allowed = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for group in _groups("memory", root):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with suppress(ValueError):  # "max": no limit
+                allowed.append(int(_read(group / name)))
+    return min(nbytes for nbytes in allowed if nbytes > 0)
+
+
+def _groups(controller: str, root: Path) -> Iterator[Path]:
+    """The folders of this process's control groups and of all above them: each may limit it.
+
+    A group of version 1 is found by its controller; one of version 2 may have them all. Of a group
+    that lies outside what a container sees of the tree, that part's top is looked at.
+    """
+    mounts = re.findall(
+        r"^\S+ \S+ \S+ (\S+) (\S+) .* - (cgroup2?) .*?(\S+)$",
+        _read(root / "proc/self/mountinfo"),
+        re.MULTILINE,
+    )
+    groups = re.findall(r"^\d+:(.*?):(.*)$", _read(root / "proc/self/cgroup"), re.MULTILINE)
+    for controllers, group in groups:
+        if controllers and controller not in controllers.split(","):
+            continue
+        kind = "cgroup" if controllers else "cgroup2"
+        for top, place, kind_there, options in mounts:
+            if kind_there != kind or (controllers and controller not in options.split(",")):
+                continue
+            path, top = PurePosixPath(group), PurePosixPath(_unescaped(top))
+            inside = path.relative_to(top).parts if path.is_relative_to(top) else ("..",)
+            for depth in range(len(inside) + 1 if ".." not in inside else 1):
+                yield root.joinpath(_unescaped(place).lstrip("/"), *inside[:depth])
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return ""
+
+
+def _unescaped(path: str) -> str:
+    """A path of `/proc/self/mountinfo`, where a blank is `\\040`."""
+    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), path)
