@@ -190,3 +190,13 @@ def test_of_a_thousand_classes_as_many_are_named_as_can_be_read():
         assert (ends[:-1, 1] <= ends[1:, 0]).all()
     # The name stands at its own row.
     assert axes.get_yticklabels()[10].get_text() == f"class {axes.get_yticks()[10]}"
+
+
+def test_the_curve_of_an_audited_run_says_so(tmp_path):
+    run = write_run(tmp_path, [[80, 90]], cycles=2)
+    rows = (run / "results.csv").read_text().splitlines()
+    further = ["audited,accuracy_low,accuracy_high", *["40,70,95"] * 2]
+    lines = [f"{row},{more}" for row, more in zip(rows, further, strict=True)]
+    (run / "results.csv").write_text("\n".join(lines) + "\n")
+    (axes,) = figures.learning_curves(results.read_runs([run])).axes
+    assert axes.get_ylabel() == "accuracy on audited images (%)"

@@ -46,7 +46,9 @@ def learning_curves(curves: Sequence[Curve]) -> "Figure":
     (axes,) = figure.axes
     for number, curve in enumerate(curves):
         _draw_mean(axes, curve, ACCURACY, number)
-    axes.set(xlabel="labelled images", ylabel="test accuracy (%)")
+    is_audited = all(curve.is_audited for curve in curves)
+    measured = "accuracy on audited images (%)" if is_audited else "test accuracy (%)"
+    axes.set(xlabel="labelled images", ylabel=measured)
     size = shared_training_images(curves)
     if size:
         share = axes.secondary_xaxis(
