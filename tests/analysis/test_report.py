@@ -107,7 +107,7 @@ def test_several_runs_are_compared(tmp_path, browser):
         "Trial 1, after cycle 2",
         "Trial 1, after cycle 10",
     ] * 2
-    assert opened.page.locator("table").count() == 3
+    assert opened.page.locator("table").count() == 2  # two trials are too few for the matrix
     assert opened.texts("table >> nth=1 >> tbody td")[0] == "+0.00 (2)"
     assert opened.texts("h2")[2:] == [
         "digits, RANDOM sampling, seed 0",
