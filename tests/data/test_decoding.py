@@ -185,6 +185,7 @@ def test_what_an_earlier_version_kept_goes_and_is_not_believed(folder, decoded):
         (folder / f".decoded_12_8.{state}").write_bytes(bytes(6 * 192))
         (folder / f".decoded_12_8.{state}.keys").write_bytes(b"".join(keys))
     (folder / ".decoded_12_8_0123456789abcdef.npy").write_bytes(b"pixels")
+    (folder / ".decoded_12_8").write_bytes(bytes(6 * 192) + b"".join(keys))
     assert (load(folder).amax(dim=(1, 2, 3)) > 0).all()
     assert sorted(decoded) == names(folder)
     assert kept(folder) == [".decoded_12_8"]
@@ -250,6 +251,7 @@ def test_at_whatever_file_operation_it_is_killed_each_image_keeps_its_own_pixels
                 for image, name in zip(pixels, chosen, strict=True):
                     content = image.permute(1, 2, 0).contiguous().numpy().tobytes()
                     assert content == expected[name], (step, name)
+            assert kept(folder) == [".decoded_12_8"]
         assert step > 10
 
 
