@@ -153,14 +153,14 @@ class Loop:
         before = rows.loc[is_before, ACCURACY].astype(float).dropna().tolist()
         labels = trial.experiment.dataset.test.labels
         if why := why_nothing_seems_learnt([*before, accuracy], labels):
-            of_files = ""
+            settings = ["more training.epochs", "another training.lr"]
             if self.config.dataset in FILE_DATASETS:
-                of_files = (
-                    ", a larger images.size, model.name=imagenet_resnet with model.pretrained"
-                )
+                settings.append("a larger images.size")
+                if not self.config.model.pretrained:
+                    settings.append("model.name=imagenet_resnet with model.pretrained=true")
             log.warning(
                 f"trial {trial.number}, cycle {trial.cycle}: {why}. Try more labels or, in another "
-                f"--output-dir, more training.epochs, another training.lr{of_files}"
+                f"--output-dir, {', '.join(settings)}"
             )
 
     def _record(self, pool: Pool, query: Query, row: dict[str, str]) -> None:
