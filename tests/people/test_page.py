@@ -83,12 +83,14 @@ class Labelling:
         return button.get_attribute("aria-pressed") == "true"
 
     def saved(self, save=None):
-        """The lines of the file that the page downloads."""
+        """The lines of the file that the page downloads, but for who has said so, and when."""
         with self.page.expect_download() as download:
             (save or (lambda: self.keys("Control+s")))()
         self.file_name = download.value.suggested_filename
         text = download.value.path().read_bytes().decode()
-        return list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        self.told = [row[4:] for row in rows]
+        return [row[:4] for row in rows]
 
 
 @pytest.fixture
@@ -606,3 +608,18 @@ def test_a_thumbnail_is_made_of_any_mode(mode):
     for side in (20, 200):
         with Image.open(io.BytesIO(thumbnail(noise(side, side).convert(mode)))) as shown:
             assert shown.mode == "RGB"
+
+
+def test_the_files_of_one_browser_are_one_persons_and_say_when(labelling):
+    opened, other = labelling(), labelling()
+    for each in (opened, other):
+        each.keys("1", "2")
+        each.saved()
+    header, (person, first), (same, second) = opened.told
+    assert header == ["annotator", "updated_at"]
+    assert person == same and first <= second
+    assert other.told[1][0] != person
+    opened.keys("ArrowLeft", "ArrowLeft", "3")
+    opened.saved()
+    assert opened.told[2] == [person, second]
+    assert opened.told[1][0] == person and opened.told[1][1] > second
