@@ -14,6 +14,7 @@ from experiments import grid
 from experiments.cells import shortened_training
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, write_run
 from tests.support.processes import shown_in_a_terminal, wait_for
+from tod import machine
 from tod.runs.commands import Commands, share_of_machine
 
 GRID = ["--config", "digits", "--strategy", "RANDOM/NONE", "LL4AL/LL4AL", "--seed", "0"]
@@ -270,6 +271,8 @@ def test_the_script_and_the_module_refuse_with_status_2(how):
 def test_runs_that_share_a_gpu_are_told_how_many_they_are(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(machine, "cores", lambda: 9)
     shown = [share_of_machine(slot, processes=5) for slot in range(5)]
     assert [variables["CUDA_VISIBLE_DEVICES"] for variables in shown] == ["0", "1", "0", "1", "0"]
+    assert {variables[machine.SHARE] for variables in shown} == {"1"}
     assert {variables["LOCAL_WORLD_SIZE"] for variables in shown} == {"3"}
