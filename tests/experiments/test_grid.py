@@ -63,7 +63,9 @@ def test_all_strategies_run_several_at_once_but_for_those_that_cannot(tmp_path):
 
 def test_a_terminal_gets_one_bar_over_all_runs(tmp_path):
     script = PROJECT_DIR / "experiments/grid.py"
-    command = [sys.executable, script, *GRID, "--output-dir", tmp_path, "--processes=2", *REST]
+    # Runs that learn, and have nothing to say under --quiet.
+    learning = [*REST, "--set=training.epochs=12", "--set=training.milestones=[]"]
+    command = [sys.executable, script, *GRID, "--output-dir", tmp_path, "--processes=2", *learning]
     text = shown_in_a_terminal(command)
     bars = re.findall(r"(\d) of 2 runs: +\d+%\|[^|]*\| (\d)/4", text)
     assert bars and bars == sorted(bars)
@@ -137,6 +139,7 @@ def test_a_run_ended_by_a_signal_has_failed():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.usefixtures("closing_terminal")
 def test_a_signal_goes_to_all_that_run_and_none_begins_after_it(tmp_path, number, processes):
     before = signal.getsignal(number)
     waits = (
