@@ -157,7 +157,8 @@ def say_why(asked: str, precision: str, device: torch.device, work: int) -> None
     why = f"computes in bf16 ({unit})" if unit else "has no unit for bf16 that PyTorch knows of"
     if asked == "auto":
         if _is_small(work):
-            why = f"has {work / 1e9:.2g} billion multiply-adds a step to do; bf16 pays from 2 on"
+            billions = f"{work / 1e9:.2g} billion multiply-adds"
+            why = f"has {billions} a step to do; bf16 pays from 2 billion on"
         log.info(f"trains in {precision}: {device_name(device)} {why}")
     elif precision == "bf16" and not unit:
         log.warning(f"trains in bf16, more slowly than in fp32: {device_name(device)} {why}")
