@@ -154,7 +154,11 @@ def _recorded_settings(
     folder = arguments["output_dir"] / _identity(config, script, arguments).folder_name
     if not (folder / "config.yaml").exists():
         return []
-    return read_run(folder, "bring back the file as it was")["run"].get("settings", [])
+    advice = "bring back the file as it was"
+    settings = read_run(folder, advice)["run"].get("settings", [])
+    if not isinstance(settings, list) or not all(isinstance(each, str) for each in settings):
+        raise InputError(f"{folder / 'config.yaml'}: run.settings is no list of texts; {advice}")
+    return settings
 
 
 def _digest_of_features(

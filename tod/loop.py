@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from tod.analysis import records
 from tod.analysis.diagnostics import query_diagnostics
-from tod.analysis.metrics import metrics_of_test_set, why_nothing_seems_learnt
+from tod.analysis.metrics import FEW_IMAGES, metrics_of_test_set, why_nothing_seems_learnt
 from tod.analysis.results import ACCURACY
 from tod.config import InputError
 from tod.pool import Pool, Query
@@ -150,6 +151,8 @@ class Loop:
     def _warn_if_nothing_seems_learnt(self, accuracy: float) -> None:
         trial, rows = self.trial, self.folder.rows()
         is_before = (rows["trial"] == str(trial.number)) & (rows["cycle"].astype(int) < trial.cycle)
+        if "audited" in rows:  # of few, an accuracy means little
+            is_before &= pd.to_numeric(rows["audited"]).fillna(FEW_IMAGES) >= FEW_IMAGES
         before = rows.loc[is_before, ACCURACY].astype(float).dropna().tolist()
         labels = trial.experiment.dataset.test.labels
         if why := why_nothing_seems_learnt([*before, accuracy], labels):

@@ -73,18 +73,18 @@ def run_round(
     weights = imagenet_weights() if config.model.pretrained else None
     path = options.output_dir / identity.folder_name
     advice = (
-        "leave it out, or name another place with --output-dir, and give it what people have said, "
-        f"audits too, by --labels {path / 'labels.csv'}"
+        "have it as there, or name another place with --output-dir, and give it what people have "
+        f"said, audits too, by --labels {path / 'labels.csv'}"
     )
     folder = RunFolder(path, identity, trials=[1], chosen=[1], advice=advice)
     with devices.out_of_memory_in_words(), RunLog(options.quiet, Ranks()) as run_log, folder:
         found = own_images.find(Path(config.data_dir))
         folder.claim(makes_it=True)  # two first commands would each find nothing there
         state = Progress(folder.path, 1).load()
-        record = Record(folder.path, found)
-        refuse_missing(folder.path, record.labels, state)
         recorded = folder.begun()
-        _refuse_other_classes(folder.path, recorded, record.found.class_names)
+        _refuse_other_classes(folder.path, recorded, found.class_names)
+        record = Record(folder.path, found)
+        refuse_missing(folder.path, record.labels, state, folder.rows())
         record.take(labels, relabel)
         if recorded and record.has_news():
             run_log.write_to(folder.path / "log.txt")

@@ -109,8 +109,8 @@ def test_an_answer_says_where_it_stands_and_in_which_file(tmp_path):
     path = write(tmp_path / "mine.csv", 'file,class\na,"x\ny"\n\nb,z\n')
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     assert read_answers(path) == [
-        Answer("a", "", "x\ny", f"{path}, line 3", "mine.csv", digest),
-        Answer("b", "", "z", f"{path}, line 5", "mine.csv", digest),
+        Answer("a", "", "x\ny", f"{path}, line 3", "mine.csv", str(path), digest),
+        Answer("b", "", "z", f"{path}, line 5", "mine.csv", str(path), digest),
     ]
 
 
@@ -303,3 +303,15 @@ def test_a_file_is_found_by_its_name_as_other_systems_write_it(written, meant):
         "train/cat/c.png": "f",
     }
     assert name_finder(digests)(written) == meant
+
+
+def test_a_column_reason_of_ones_own_is_no_runs(tmp_path):
+    path = write(tmp_path / "mine.csv", "file,class,reason\na,cat,audit\n")
+    (answer,) = read_answers(path)
+    assert (answer.reason, answer.may_be_gone) == ("", False)
+
+
+def test_predictions_are_told_by_either_of_their_columns(tmp_path):
+    path = write(tmp_path / "predictions.csv", "file,class,labelled\na,cat,\n")
+    with pytest.raises(InputError, match="its column labelled tells"):
+        read_answers(path)

@@ -698,7 +698,7 @@ def test_other_settings_in_a_later_round_are_refused_with_what_to_do(people):
     people.round()
     with pytest.raises(InputError) as refusal:
         people.round("--set=training.lr=0.01")
-    for words in ("another training.lr", "leave it out, or name another place", "--labels"):
+    for words in ("another training.lr", "have it as there, or name another place", "--labels"):
         assert words in str(refusal.value)
     assert "--overwrite" not in str(refusal.value)
 
@@ -724,7 +724,7 @@ def lose(path: Path) -> None:
         ("batches/batch0", r"batch0/batch.csv: is missing, and says what was asked"),
         ("batches/batch2", r"batch2/batch.csv: is missing, and says what was asked"),
         ("batches/batch3", r"batch3/batch.csv: is missing, and says what was asked"),
-        ("labels.csv", r"labels.csv: 30 labels of those in labels.copy.csv are missing; copy that"),
+        ("labels.csv", r"labels.csv: 30 rows of those in labels.copy.csv are missing; copy that"),
     ],
 )
 def test_what_the_run_had_and_has_not_any_more_is_named(people, name, says):
@@ -752,14 +752,12 @@ def test_some_lost_labels_are_named_and_an_earlier_versions_too(people):
     people.round("--labels", people.answers(0))
     path = people.run / "labels.csv"
     rows = [[*row.values()] for row in table(path)]
-    columns = ("file", "sha256", "class", "batch", "source", "reason")
-    write_table(path, rows[:-2], columns)
-    with pytest.raises(InputError, match=r"2 labels of those in labels.copy.csv are missing"):
+    write_table(path, rows[:-2], [*table(path)[0]])
+    with pytest.raises(InputError, match=r"2 rows of those in labels.copy.csv are missing"):
         people.round()
-    (people.run / "labels.copy.csv").unlink()
-    people.round()
-    path.unlink()
-    with pytest.raises(InputError, match=r"labels.csv: is missing, and the run has trained"):
+    for copy in people.run.glob("*.copy.csv"):
+        copy.unlink()
+    with pytest.raises(InputError, match=r"has 8 labels, and the last cycle had 10; bring"):
         people.round()
 
 
@@ -889,3 +887,69 @@ def test_a_new_run_asks_neither_for_what_was_skipped_nor_for_what_people_have_sa
     assert row["votes"] == table(people.run / "disagreements.csv")[0]["votes"]
     asked = {row["sha256"] for row in table(run / "batches" / "batch0" / "batch.csv")}
     assert asked & {row["sha256"] for row in rows} == {row["sha256"]}
+
+
+def new_run(people: People, *labels: Path, name: str = "new") -> Path:
+    """The folder of another run, which begins with these labels."""
+    output = people.place / name
+    main_TOD.main([*people.command("--labels", *labels), f"--output-dir={output}"])
+    (run,) = output.iterdir()
+    return run
+
+
+@pytest.fixture
+def two_rounds(people) -> People:
+    people.round()
+    people.round("--labels", people.answers(0))
+    people.round("--labels", people.answers(1))
+    return people
+
+
+@pytest.mark.parametrize("way", ["page files too", "page files first", "moved into train"])
+def test_another_runs_audits_are_never_trained_on(two_rounds, way):
+    people = two_rounds
+    (audit,) = [row for row in people.batch(0) if row["reason"] == "audit"]
+    given = [people.run / "labels.csv"]
+    if way == "page files too":
+        given += [people.place / f"labels_batch{number}.csv" for number in (0, 1)]
+    elif way == "page files first":
+        given = [*(people.place / f"labels_batch{number}.csv" for number in (0, 1)), *given]
+    else:
+        target = people.data / "train" / people.truth[audit["sha256"]] / "moved.png"
+        (people.data / audit["file"]).rename(target)
+    (row,) = table(new_run(people, *given) / "results.csv")
+    assert (row["num_labeled"], row["audited"]) == ("18", "2")
+
+
+def test_what_was_trained_on_here_is_no_audit_any_more_and_told(two_rounds, capsys):
+    people = two_rounds
+    pages = [people.place / f"labels_batch{number}.csv" for number in (0, 1)]
+    run = new_run(people, *pages)
+    again = [*people.command("--labels", people.run / "labels.csv"), f"--output-dir={run.parent}"]
+    main_TOD.main(again)
+    assert "2 audits of another run had a label here before" in capsys.readouterr().out
+    assert {row["reason"] for row in table(run / "labels.csv")} == {""}
+
+
+def test_an_earlier_versions_labels_without_their_batches_are_refused(two_rounds):
+    people = two_rounds
+    path = people.run / "labels.csv"
+    rows = [[*row.values()][:5] for row in table(path)]
+    write_table(path, rows, ("file", "sha256", "class", "batch", "source"))
+    shutil.rmtree(people.run / "batches" / "batch0")
+    with pytest.raises(InputError, match=r"batch0/batch.csv, which says whether it was an audit"):
+        new_run(people, path)
+    assert not list((people.place / "new").iterdir())
+
+
+def test_a_link_that_leads_to_itself_is_refused_in_one_line(people):
+    link = people.place / "link.csv"
+    link.symlink_to(link)
+    with pytest.raises(InputError, match=r"link.csv: cannot be read"):
+        people.round("--labels", link)
+
+
+def test_a_class_folder_that_was_renamed_is_named_and_not_the_labels(two_rounds):
+    (two_rounds.data / "train" / "dog").rename(two_rounds.data / "train" / "hound")
+    with pytest.raises(InputError, match=r"other classes \(hound is new\)"):
+        two_rounds.round()

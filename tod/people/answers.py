@@ -38,9 +38,11 @@ class Answer(NamedTuple):
         class_name: None: the person has skipped it.
         place: where the answer stands, for messages.
         source: the name of the file that it stands in.
+        path: the file, wherever it is called from.
         content: tells the file's content from another's.
         may_be_gone: whether it stands in a run's own files, whose images may be gone by now.
-        reason: in a run's own labels, why it was asked for.
+        reason: in a run's own labels, why it was asked for; empty in an earlier version's.
+        batch: there, the number of the batch that asked for it.
         annotation: Label Studio's id of it, and when it was made; empty elsewhere.
         annotator: who has given it, as Label Studio or a column `annotator` says: an e-mail
             address, or an id; else empty.
@@ -52,9 +54,11 @@ class Answer(NamedTuple):
     class_name: str | None
     place: str
     source: str = ""
+    path: str = ""
     content: str = ""
     may_be_gone: bool = False
     reason: str = ""
+    batch: str = ""
     annotation: str = ""
     annotator: str = ""
     updated_at: str = ""
@@ -72,9 +76,10 @@ def read_answers(path: Path) -> list[Answer]:
         text, digest = decoded(content), hashlib.sha256(content).hexdigest()[:16]
         is_json = text.lstrip()[:1] in ("[", "{")
         found = (_in_json if is_json else _in_csv)(text, place)
-        return [answer._replace(source=path.name, content=digest) for answer in found]
-    # A file of another kind may be nested in any way.
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        named = {"source": path.name, "path": str(path.resolve()), "content": digest}
+        return [answer._replace(**named) for answer in found]
+    # A file of another kind may be nested in any way, and a link lead to itself.
+    except (OSError, ValueError, AttributeError, TypeError, RuntimeError) as error:
         why = reason(error).removeprefix(f"{place}, ")
         raise InputError(f"{path}: cannot be read ({why}); {ADVICE}") from None
 
@@ -84,24 +89,24 @@ def _in_csv(text: str, place: str) -> Iterator[Answer]:
     _refuse_without(("file", "sha256"), columns)
     placed = [(f"{place}, line {line}", row) for line, row in rows]
     if {*UNDECIDED_COLUMNS} <= {*columns}:
-        yield from _undecided(placed)
+        yield from _counted(placed)
         return
     of_a_run = {*LABEL_COLUMNS} <= {*columns}
-    for answer in _of_rows(placed, columns, place):
-        yield answer._replace(may_be_gone=of_a_run)
+    yield from _of_rows(placed, columns, place, of_a_run)
 
 
-def _undecided(rows: list[tuple[str, dict[str, Any]]]) -> Iterator[Answer]:
+def _counted(rows: list[tuple[str, dict[str, Any]]]) -> Iterator[Answer]:
     """What people have said of images, in a run's own `set_aside.csv` or `disagreements.csv`."""
     for here, row in rows:
         said = json.loads(row.get("answers") or "[]")
         if row.get("votes") and not said:  # an earlier version's
             words = "people disagree there; give the files in which they say so"
             raise ValueError(f"{here} has no answer of one person: {words}")
-        for number, (voter, name, _) in enumerate(said or [("", None, "")]):
-            annotator = voter and f"{voter}, {number}"  # several files may have one name
-            answer = Answer(*_image(row, here), name, here, annotator=annotator)
-            yield answer._replace(may_be_gone=True)
+        for voter, name, answer, at in said or [("", None, "", "")]:
+            found = Answer(*_image(row, here), name, here, may_be_gone=True)
+            yield found._replace(
+                annotator=voter, annotation=answer, updated_at=at, reason=row.get("reason", "")
+            )
 
 
 def _in_json(text: str, place: str) -> Iterator[Answer]:
@@ -118,13 +123,17 @@ def _in_json(text: str, place: str) -> Iterator[Answer]:
 
 
 def _of_rows(
-    rows: list[tuple[str, dict[str, Any]]], columns: Collection[str], place: str
+    rows: list[tuple[str, dict[str, Any]]],
+    columns: Collection[str],
+    place: str,
+    of_a_run: bool = False,
 ) -> Iterator[Answer]:
     """The answers in the rows of a CSV, or in the records of JSON_MIN, each with its place."""
     is_export = "annotation_id" in columns
-    if "probability" in columns and "predicted" not in columns and not is_export:
+    predicts = [name for name in ("probability", "labelled") if name in columns]
+    if predicts and "predicted" not in columns and not is_export:
         raise ValueError(
-            "its column probability tells that it holds a network's predictions, as predict.py "
+            f"its column {predicts[0]} tells that it holds a network's predictions, as predict.py "
             "writes them, not people's labels; where people have checked every row, leave that "
             "column out"
         )
@@ -139,8 +148,10 @@ def _of_rows(
         if name or str(row.get("skipped") or "").strip().lower() in ("yes", "true", "1"):
             told_by = _told_by(row, "annotation_id", "annotator")
             class_name = _class(name, here) if name else None
-            reason = str(row.get("reason") or "")
-            yield Answer(*_image(row, here), class_name, here, reason=reason, **told_by)
+            if of_a_run:
+                asked = {key: row.get(key, "") for key in ("reason", "batch")}
+                told_by |= {"may_be_gone": True, **asked}
+            yield Answer(*_image(row, here), class_name, here, **told_by)
 
 
 def _of_tasks(tasks: list[tuple[str, dict[str, Any]]], place: str) -> Iterator[Answer]:

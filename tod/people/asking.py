@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tod.data.own_images import Found
-from tod.people.batches import AUDIT, FIRST, QUERY, Asking
+from tod.people.batches import Asking
+from tod.people.labels import AUDIT, FIRST, QUERY
 from tod.pool import Pool, Query
 from tod.trial import Trial
 

@@ -16,7 +16,8 @@ from tod.data.decoding import decoding_as_we_like
 from tod.files import NAMES, as_csv, atomic_folder, reason, refuse_what_the_machine_lacks
 from tod.machine import cores
 from tod.people import label_studio
-from tod.people.batches import AUDIT, Asking, Batch, batch_folder
+from tod.people.batches import Asking, Batch, batch_folder
+from tod.people.labels import AUDIT
 from tod.people.page import LARGEST_SIDE, PageImage, page, thumbnail
 
 log = logging.getLogger("tod")

@@ -10,9 +10,6 @@ from tod.files import read_table
 from tod.people.labels import Asked, Labels
 from tod.settings import shortened
 
-FIRST, QUERY, AUDIT = "first", "query", "audit"
-"""Why an image is asked for: drawn before there is a network, by its score, to be audited."""
-
 
 class Asking(NamedTuple):
     """An image of a batch; named as the columns of `batch.csv`, and as text as there.
@@ -48,7 +45,7 @@ class Batch(NamedTuple):
         return any(row.predicted for row in self.rows)
 
 
-def batch_folder(run_folder: Path, number: int) -> Path:
+def batch_folder(run_folder: Path, number: int | str) -> Path:
     """Where a batch lies."""
     return run_folder / "batches" / f"batch{number}"
 

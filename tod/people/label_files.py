@@ -1,7 +1,8 @@
 """What people have said, as CSV files in a run's folder: people read them, and give them on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -11,8 +12,8 @@ from tod.people.answers import LABEL_COLUMNS, UNDECIDED_COLUMNS
 from tod.people.labels import Label, Labels, Row, Unlabeled
 from tod.people.votes import as_cells, votes_in
 
-COPY = "labels.copy.csv"
-"""Beside `labels.csv`, and written after it: what a hand has lost there is here."""
+COPY = ".copy"
+"""In the name of each table's copy, which is written last: what a hand has lost is there."""
 
 
 def write_labels(labels: Labels, folder: Path, before: Labels) -> None:
@@ -30,55 +31,61 @@ def write_labels(labels: Labels, folder: Path, before: Labels) -> None:
             if [*wanted.items()] != [*written[name].items()]:
                 write_atomically(folder / f"{name}.csv", as_csv(_table(name, wanted)))
                 written[name] = wanted
-    if labels.labels != before.labels or not (folder / COPY).exists():
-        write_atomically(folder / COPY, as_csv(_table("labels", labels.labels)))
+    for name, rows in labels:
+        copy = folder / f"{name}{COPY}.csv"
+        if rows != vars(before)[name] or (rows and not copy.exists()):
+            write_atomically(copy, as_csv(_table(name, rows)))
 
 
-def read_labels(folder: Path) -> Labels:
-    """What the folder of a run has of its labels.
+def read_labels(folder: Path, copy: str = "") -> Labels:
+    """What the folder of a run has of its labels; or the copies of these, which may be missing.
 
     Raises:
         InputError: a file is damaged.
     """
     return Labels(
-        _labels(folder / "labels.csv"),
-        _undecided(folder / "set_aside.csv"),
-        _undecided(folder / "disagreements.csv"),
+        {d: _label(row) for d, row in _rows(folder / f"labels{copy}.csv", LABEL_COLUMNS)},
+        *(
+            {
+                d: _undecided(row)
+                for d, row in _rows(folder / f"{name}{copy}.csv", UNDECIDED_COLUMNS)
+            }
+            for name in ("set_aside", "disagreements")
+        ),
     )
 
 
-def read_copy(folder: Path) -> dict[str, Label]:
-    """The labels as the run has written them last; none, where an earlier version has.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    return _labels(folder / COPY)
-
-
-def _labels(path: Path) -> dict[str, Label]:
-    rows = read_table(path, LABEL_COLUMNS, added=("reason",)) if path.exists() else []
-    fields = ("file", "class", "batch", "source", "reason")
-    return {row["sha256"]: Label(*(row[name] for name in fields)) for row in rows}
+def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a table by the images' digests, with their votes instead of the cell."""
+    for row in read_table(path, columns, added=("reason", "answers")) if path.exists() else []:
+        try:
+            yield row["sha256"], {**row, "answers": votes_in(row)}
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: cannot be read back ({reason(error)}); bring back the file as it was"
+            ) from None
 
 
-def _undecided(path: Path) -> dict[str, Unlabeled]:
-    rows = read_table(path, UNDECIDED_COLUMNS, added=("answers",)) if path.exists() else []
-    try:
-        return {row["sha256"]: Unlabeled(row["file"], row["batch"], votes_in(row)) for row in rows}
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read back ({reason(error)}); bring back the file as it was"
-        ) from None
+def _label(row: Mapping[str, Any]) -> Label:
+    names = ("file", "class", "batch", "source", "reason", "answers")
+    return Label(*(row[name] for name in names))
+
+
+def _undecided(row: Mapping[str, Any]) -> Unlabeled:
+    return Unlabeled(*(row[name] for name in ("file", "batch", "answers", "reason")))
 
 
 def _table(name: str, rows: Mapping[str, Row]) -> pd.DataFrame:
     if name == "labels":
-        columns = [*LABEL_COLUMNS, "reason"]
-        cells = [[label.file, digest, *label[1:]] for digest, label in rows.items()]
-    else:
-        columns = [*UNDECIDED_COLUMNS, "answers"]
+        columns = [*LABEL_COLUMNS, "reason", "answers"]
         cells = [
-            [row.file, digest, row.batch, *as_cells(row.votes)] for digest, row in rows.items()
+            [label.file, digest, *label[1:-1], as_cells(label.votes)[-1] if label.votes else ""]
+            for digest, label in rows.items()
+        ]
+    else:
+        columns = [*UNDECIDED_COLUMNS, "answers", "reason"]
+        cells = [
+            [row.file, digest, row.batch, *as_cells(row.votes), row.reason]
+            for digest, row in rows.items()
         ]
     return pd.DataFrame(cells, columns=columns, dtype=object)

@@ -14,6 +14,9 @@ from tod.settings import counted, shortened
 
 log = logging.getLogger("tod")
 
+FIRST, QUERY, AUDIT = "first", "query", "audit"
+"""Why an image is asked for: drawn before there is a network, by its score, to be audited."""
+
 
 class Label(NamedTuple):
     """What an image shows; named as the columns of `labels.csv`.
@@ -24,6 +27,7 @@ class Label(NamedTuple):
         batch: the number of the batch that asked for it; empty where none did.
         source: the name of the file that says so, or `train`.
         reason: why the batch asked for it; `audit` also where another run has.
+        votes: of several people, among whom the majority has decided; else none.
     """
 
     file: str
@@ -31,6 +35,7 @@ class Label(NamedTuple):
     batch: str
     source: str
     reason: str = ""
+    votes: tuple[Vote, ...] = ()
 
 
 class Unlabeled(NamedTuple):
@@ -40,11 +45,13 @@ class Unlabeled(NamedTuple):
         file: its name.
         batch: the number of the last batch that asked for it and has got an answer, if any did.
         votes: of each who has seen it.
+        reason: why it was asked for.
     """
 
     file: str
     batch: str
     votes: tuple[Vote, ...]
+    reason: str = ""
 
 
 class Asked(NamedTuple):
@@ -102,7 +109,7 @@ class Labels:
         """These labels and the answers; where several are about one image, the majority counts.
 
         Args:
-            by_image: the answers, as the function of this name gives them.
+            by_image: the answers about each image, by its digest.
             found: the images that there are.
             asked: the images that batches have asked for, by their digests.
             relabel: whether they may change what was taken before.
@@ -112,29 +119,36 @@ class Labels:
         for digest, answers in by_image.items():
             first = answers[0]
             file = found.files.get(digest) or first.file
-            request = asked.get(digest, Asked(file, -1, first.reason))
+            request = asked.get(digest, Asked(file, -1))
             batch = str(request.batch) if digest in asked else ""
-            old, before = self.labels.get(digest), self._undecided(digest)
+            old = self.labels.get(digest)
+            before = old or self._undecided(digest)
+            reasons = {request.reason, *(answer.reason for answer in answers)}
             votes = votes_of(answers)
+            if before is not None and not relabel:
+                if {*votes} <= {*before.votes}:
+                    continue  # the same answers again, whatever has been asked since
+                votes = added(before.votes, votes)
+            said = majority(votes)
+            if before is not None:
+                reasons.add(before.reason)
             if old is not None:
-                said = majority(votes)
                 if said == old.class_name or not counts(votes):
                     continue  # a skip takes no label away
                 in_folder = found.labels.get(digest)
                 if in_folder not in (None, said) or not relabel:
-                    problems.append(_contradiction(first, file, votes, old, in_folder))
+                    problems.append(_contradiction(first, file, votes, old, in_folder, relabel))
                     continue
-                batch, request = old.batch, request._replace(reason=old.reason)
-            elif before is not None and not relabel:
-                if {*votes} <= {*before.votes}:
-                    continue  # the same answers again, whatever has been asked since
-                votes = added(before.votes, votes)
-            if (said := majority(votes)) is not None:
+                batch = old.batch
+            # What is to measure the accuracy is never trained on, whoever has asked for it.
+            why = AUDIT if AUDIT in reasons else request.reason
+            several = tuple(votes) if len(votes) > 1 else ()
+            if said is not None:
                 source = next((a.source for a in answers if a.class_name == said), first.source)
-                taken._put("labels", digest, Label(file, said, batch, source, request.reason))
+                taken._put("labels", digest, Label(file, said, batch, source, why, several))
             else:
                 table = "set_aside" if are_skips(votes) else "disagreements"
-                taken._put(table, digest, Unlabeled(file, batch, tuple(votes)))
+                taken._put(table, digest, Unlabeled(file, batch, tuple(votes), why))
         return taken
 
     def _undecided(self, digest: str) -> Unlabeled | None:
@@ -166,7 +180,7 @@ class Labels:
         by_file = {image.file: digest for digest, image in asked.items()}
         find = name_finder({**by_file, **found.digests})
         class_names = dict.fromkeys(found.class_names)
-        gone = 0
+        gone, padded = 0, []
         for given in answers:
             answer = given._replace(file=find(given.file))
             try:
@@ -180,7 +194,12 @@ class Labels:
                     is_shown = len(problems) < NAMED
                     problems.append(f"{answer.place}: {error}" if is_shown else answer.place)
             else:
+                if name is not None and name != class_name_of(given.class_name):
+                    padded.append(given)
                 by_image.setdefault(digest, []).append(answer._replace(class_name=name))
+        if padded:
+            words = f"{padded[0].class_name!r} is taken without the blanks around it"
+            log.warning(f"{padded[0].place}: {words} ({len(padded)} such in all)")
         if gone:
             log.info(f"{counted(gone, 'label')} left out: their images are gone")
         return by_image
@@ -239,10 +258,16 @@ def _known_class(name: str, class_names: Mapping[str, None]) -> str:
 
 
 def _contradiction(
-    first: Answer, file: str, votes: Sequence[Vote], old: Label, in_folder: str | None
+    first: Answer,
+    file: str,
+    votes: Sequence[Vote],
+    old: Label,
+    in_folder: str | None,
+    relabel: bool,
 ) -> str:
     """What to say of answers that are not what was taken before."""
     words = f"{first.place}: {shortened(file)} is {shortened(counts(votes))} here, but"
-    if in_folder not in (None, *(vote.class_name for vote in votes)):
+    named = {vote.class_name for vote in votes}
+    if in_folder is not None and (relabel or in_folder not in named):
         return f"{words} lies in {shortened(in_folder)}'s folder; move it, or leave the line out"
     return f"{words} {shortened(old.class_name)} by {old.source} before; --relabel takes the new"

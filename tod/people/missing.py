@@ -5,41 +5,50 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from tod.config import InputError
 from tod.people.batches import batch_folder
-from tod.people.label_files import COPY, read_copy
+from tod.people.label_files import COPY, read_labels
 from tod.people.labels import Labels
 from tod.settings import counted
 
 
-def refuse_missing(run_folder: Path, labels: Labels, state: Mapping[str, Any] | None) -> None:
+def refuse_missing(
+    run_folder: Path, labels: Labels, state: Mapping[str, Any] | None, rows: pd.DataFrame
+) -> None:
     """Refuses to go on without labels or batches that the run had.
 
     Args:
         run_folder: the run's.
         labels: what it holds now.
         state: the one saved last.
+        rows: of its `results.csv`.
 
     Raises:
         InputError: something is missing; the message says how to get it back.
     """
-    _refuse_missing_labels(run_folder, labels)
+    _refuse_missing_labels(run_folder, labels, rows)
     _refuse_missing_batches(run_folder, labels, state)
 
 
-def _refuse_missing_labels(run_folder: Path, labels: Labels) -> None:
-    path, copy = run_folder / "labels.csv", run_folder / COPY
-    known = labels.labels.keys() | labels.disagreements.keys() | labels.set_aside.keys()
-    if lost := read_copy(run_folder).keys() - known:
-        raise InputError(
-            f"{path}: {counted(len(lost), 'label')} of those in {copy.name} are missing; copy that "
-            f"file over it, or remove {copy.name} if they are to go"
-        )
-    if not path.exists() and (run_folder / "results.csv").exists():
-        raise InputError(
-            f"{path}: is missing, and the run has trained on labels; bring it back, or begin "
-            "another run in another --output-dir"
-        )
+def _refuse_missing_labels(run_folder: Path, labels: Labels, rows: pd.DataFrame) -> None:
+    known = {digest for _, table in labels for digest in table}
+    for name, table in read_labels(run_folder, COPY):
+        path, copy = run_folder / f"{name}.csv", f"{name}{COPY}.csv"
+        if lost := table.keys() - known:
+            raise InputError(
+                f"{path}: {counted(len(lost), 'row')} of those in {copy} are missing; copy that "
+                f"file over it, or remove {copy} if they are to go"
+            )
+    if not rows.empty and not (run_folder / f"labels{COPY}.csv").exists():
+        last = rows.iloc[-1]
+        trained = int(last["num_labeled"]) + int(last.get("audited") or 0)
+        if trained > len(known):
+            raise InputError(
+                f"{run_folder / 'labels.csv'}: has {counted(len(known), 'label')}, and the last "
+                f"cycle had {trained:,}; bring the file back"
+            )
 
 
 def _refuse_missing_batches(
@@ -54,6 +63,7 @@ def _refuse_missing_batches(
         path = batch_folder(run_folder, number) / "batch.csv"
         if not path.exists():
             raise InputError(
-                f"{path}: is missing, and says what was asked and which images were audits; bring "
-                "it back (the other files beside it may go)"
+                f"{path}: is missing, and says what was asked; bring it back (the other files "
+                "beside it may go), or begin another run in another --output-dir with --labels "
+                f"{run_folder / 'labels.csv'}"
             )

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,15 @@ from tod.data.listing import refuse
 from tod.data.own_images import UNKNOWN, Found, Read, indices_of, with_labels
 from tod.files import as_csv, read_table, write_atomically
 from tod.people.answers import Answer, not_utf8, read_answers
-from tod.people.batches import AUDIT, Asking, asked_images, read_batches, with_reasons
+from tod.people.batches import (
+    Asking,
+    asked_images,
+    batch_folder,
+    read_batches,
+    with_reasons,
+)
 from tod.people.label_files import read_labels, write_labels
+from tod.people.labels import AUDIT, Labels
 from tod.people.votes import counts, one_answer_each
 from tod.schema import Images
 from tod.settings import counted, shortened
@@ -63,15 +71,18 @@ class Record:
         files: dict[Path, list[Answer]] = {}
         for path in paths:
             try:
-                files.setdefault(path.resolve(), _answers_in(path))
+                answers = _answers_in(path)
+                files.setdefault(path.resolve(), answers)
             except InputError as error:
                 problems.append(str(error))
         asked, labels = asked_images(self.batches), self.labels
+        by_image: Mapping[str, Sequence[Answer]] = {}
         # The folders' first: of a file that was moved and is in a list too, the list is newer.
         for source in (self._answers_of_folders(), one_answer_each([*files.values()])):
             by_image = labels.by_image(source, self.found, asked, problems)
             labels = labels.with_answers(by_image, self.found, asked, relabel, problems)
         refuse(problems, "no label was taken")
+        labels = self._with_audits(labels, by_image)
         news = {
             (answer.source, answer.content)
             for digest, answers in by_image.items()
@@ -82,6 +93,22 @@ class Record:
             if news.isdisjoint((answer.source, answer.content) for answer in answers):
                 log.info(f"{path}: nothing new in it")
         self.labels = labels
+
+    def _with_audits(self, labels: Labels, by_image: Mapping[str, Sequence[Answer]]) -> Labels:
+        """Another run's audits, as such also where a class folder gives their labels.
+
+        What this run has trained on can measure nothing any more.
+        """
+        audits = [d for d, answers in by_image.items() if AUDIT in {a.reason for a in answers}]
+        trained = [d for d in audits if d in self.labels.labels and not self._is_audit(d)]
+        if trained:
+            log.warning(f"{counted(len(trained), 'audit')} of another run had a label here before")
+        new = {d: labels.labels[d] for d in audits if d in labels.labels and d not in trained}
+        of_audits = {digest: label._replace(reason=AUDIT) for digest, label in new.items()}
+        return replace(labels, labels={**labels.labels, **of_audits})
+
+    def _is_audit(self, digest: str) -> bool:
+        return self.labels.labels[digest].reason == AUDIT
 
     def _answers_of_folders(self) -> Iterator[Answer]:
         for digest, name in self.found.labels.items():
@@ -155,7 +182,10 @@ class Record:
     def to_ask_again(self) -> dict[str, bool]:
         """The images to be asked for again, by their digests, and whether that is for an audit."""
         last = {row.sha256: row.reason for batch in self.batches for row in batch.rows}
-        return {digest: last.get(digest) == AUDIT for digest in self.labels.disagreements}
+        return {
+            digest: AUDIT in (tie.reason, last.get(digest))
+            for digest, tie in self.labels.disagreements.items()
+        }
 
     def dataset(self, read: Read, config: Images, recorded: Mapping[str, Any]) -> Dataset:
         """The images with the labels that there are; without a test set, audits stand in for it.
@@ -220,16 +250,26 @@ def _answers_in(path: Path) -> list[Answer]:
     """The answers in a file; for an earlier version's labels, the batches beside it know why.
 
     Raises:
-        InputError: the file cannot be read, or a batch is damaged.
+        InputError: the file cannot be read, or a batch is missing or damaged.
     """
     answers = read_answers(path)
-    if not all(answer.may_be_gone and not answer.reason for answer in answers):
+    if not any(answer.batch and not answer.reason for answer in answers):
         return answers
-    asked = asked_images(read_batches(path.parent))
-    return [
-        answer._replace(reason=asked[answer.sha256].reason) if answer.sha256 in asked else answer
-        for answer in answers
-    ]
+    reasons = {
+        (row.sha256, str(batch.number)): row.reason
+        for batch in read_batches(path.parent)
+        for row in batch.rows
+    }
+    filled = []
+    for answer in answers:
+        reason = answer.reason or reasons.get((answer.sha256, answer.batch), "")
+        if answer.batch and not reason:
+            raise InputError(
+                f"{answer.place}: {batch_folder(path.parent, answer.batch) / 'batch.csv'}, which "
+                "says whether it was an audit, is missing or has no such image; bring it back"
+            )
+        filled.append(answer._replace(reason=reason))
+    return filled
 
 
 def _read_pool(path: Path) -> dict[str, str] | None:

@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import NamedTuple
 
 from tod.people.answers import Answer
@@ -13,14 +14,16 @@ class Vote(NamedTuple):
     """What one person says of an image.
 
     Attributes:
-        voter: the annotator, or the name of the file where it names none.
+        voter: the annotator, or the file where it names none.
         class_name: None: the person has skipped the image.
-        answer: tells this answer from a later one of the same voter.
+        answer: tells this answer from another one of the same voter.
+        at: when it was given, in ISO 8601; empty where nobody knows.
     """
 
     voter: str
     class_name: str | None
-    answer: str
+    answer: str = ""
+    at: str = ""
 
 
 def one_answer_each(files: Sequence[Sequence[Answer]]) -> list[Answer]:
@@ -28,14 +31,15 @@ def one_answer_each(files: Sequence[Sequence[Answer]]) -> list[Answer]:
 
     An annotator has one identity in all files that share an annotation: they are exports of one
     project. Elsewhere the same number may be somebody else's, on another server. An answer without
-    an annotator is a person's own.
+    an annotator is a person's own, and what a run has counted stays as it is.
     """
     projects = _projects(files)
     newest: dict[tuple, Answer] = {}
     for number, answers in enumerate(files):
         for position, answer in enumerate(answers):
             key: tuple = (number, position)
-            if person := answer.annotator or answer.annotation:
+            person = answer.annotator or answer.annotation
+            if person and not answer.may_be_gone:
                 project = next((i for i, p in enumerate(projects) if answer.annotation in p), None)
                 key = (person, project, answer.sha256 or answer.file)
             newest[key] = max(newest.get(key, answer), answer, key=_age)
@@ -53,16 +57,16 @@ def _projects(files: Sequence[Sequence[Answer]]) -> list[set[str]]:
     return projects
 
 
-def _age(answer: Answer) -> tuple[bool, str, str, str]:
-    """A skip takes no class away, however new it is."""
-    named = answer.class_name is not None
-    return named, answer.updated_at, answer.annotation, answer.class_name or ""
+def _age(answer: Answer) -> tuple[str, str, str]:
+    return answer.updated_at, answer.annotation, answer.class_name or ""
 
 
 def votes_of(answers: Iterable[Answer]) -> list[Vote]:
     """The votes of answers about one image."""
     return [
-        Vote(a.annotator or a.source, a.class_name, f"{a.annotation or a.content} {a.updated_at}")
+        Vote(
+            a.annotator or a.path or a.source, a.class_name, a.annotation or a.content, a.updated_at
+        )
         for a in answers
     ]
 
@@ -70,11 +74,16 @@ def votes_of(answers: Iterable[Answer]) -> list[Vote]:
 def added(before: Sequence[Vote], now: Sequence[Vote]) -> tuple[Vote, ...]:
     """The votes before, and those that come now: who votes again replaces the own vote.
 
-    Of voters who share a name, as two files may, fewer answers than before replace as many.
+    Of what a voter has said at known times, the newest counts. Where several share a name, as two
+    rows of a file do, fewer answers than before replace as many.
     """
     found: list[Vote] = []
     for voter in dict.fromkeys(vote.voter for vote in (*before, *now)):
         old, new = ([v for v in votes if v.voter == voter] for votes in (before, now))
+        if old and new and all(vote.at for vote in (*old, *new)):
+            newest = max(vote.at for vote in (*old, *new))
+            found += dict.fromkeys(vote for vote in (*old, *new) if vote.at == newest)
+            continue
         skips = dict.fromkeys(vote for vote in (*old, *new) if vote.class_name is None)
         old, new = ([v for v in votes if v.class_name is not None] for votes in (old, new))
         if len(new) < len(old):
@@ -99,22 +108,22 @@ def are_skips(votes: Sequence[Vote]) -> bool:
 
 def as_cells(votes: Sequence[Vote]) -> list[str]:
     """The cells `votes`, `source` and `answers` of a table; the first two are for people."""
-    voters = ", ".join(dict.fromkeys(vote.voter for vote in votes))
+    voters = ", ".join(dict.fromkeys(PurePath(vote.voter).name for vote in votes))
     return [counts(votes), voters, json.dumps(votes, ensure_ascii=False)]
 
 
 def votes_in(row: Mapping[str, str]) -> tuple[Vote, ...]:
-    """The votes of a table's row.
+    """The votes of a table's row; of a label that is one person's, none.
 
     An earlier version has no `answers`: there, nobody knows who has given which.
 
     Raises:
         ValueError: the row is damaged.
     """
-    if row["answers"]:
-        return tuple(Vote(*vote) for vote in json.loads(row["answers"]))
+    if row["answers"] or "votes" not in row:
+        return tuple(Vote(*vote) for vote in json.loads(row["answers"] or "[]"))
     named = re.findall(r"(.+?) \((\d+)\)(?:, |$)", row["votes"], re.DOTALL) or [(None, 1)]
-    return tuple(Vote(row["source"], name, "") for name, count in named for _ in range(int(count)))
+    return tuple(Vote(row["source"], name) for name, count in named for _ in range(int(count)))
 
 
 def counts(votes: Sequence[Vote]) -> str:
