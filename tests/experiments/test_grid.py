@@ -12,6 +12,7 @@ import torch
 import main_TOD
 from experiments import grid
 from experiments.cells import shortened_training
+from tests.support.forks import Process, one_thread
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, write_run
 from tests.support.processes import shown_in_a_terminal, wait_for
 from tod.runs.commands import Commands, share_of_machine
@@ -75,8 +76,12 @@ def test_a_terminal_gets_one_bar_over_all_runs(tmp_path):
 def test_a_killed_grid_goes_on_where_it_stopped(tmp_path):
     command = [sys.executable, "experiments/grid.py", *GRID, f"--output-dir={tmp_path}"]
     slow = [*REST, "--set=training.epochs=300"]
-    process = subprocess.Popen(
-        [*command, "--processes=2", *slow], cwd=PROJECT_DIR, stderr=subprocess.PIPE, text=True
+    process = Process(
+        [*command, "--processes=2", *slow],
+        cwd=PROJECT_DIR,
+        env=one_thread(),
+        stderr=subprocess.PIPE,
+        text=True,
     )
     for sampling in ("LL4AL_sampling_LL4AL", "NONE_sampling_RANDOM"):
         wait_for(tmp_path / f"digits_auxiliary_{sampling}_seed0/progress/trial1.pt", process)

@@ -14,6 +14,7 @@ import pytest
 from losses import CODLoss
 from samplers import query_by_tod
 from tests.support.faults import KINDS, failing
+from tests.support.forks import Process, one_thread
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, tiny_run
 from tests.support.processes import go_on, wait_for
 from tests.support.soak import differences, results, run_folder, start
@@ -92,9 +93,10 @@ def test_what_trials_share_is_waited_for_and_a_trial_is_not(tmp_path):
         "    print('held', flush=True)\n"
         "    sys.stdin.read()\n"
     )
-    with subprocess.Popen(
+    with Process(
         [sys.executable, "-c", script],
         cwd=PROJECT_DIR,
+        env=one_thread(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
