@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
@@ -32,10 +32,12 @@ IMPORTED = (
     *("scipy.io", "scipy.stats", "sklearn.cluster", "sklearn.datasets", "sklearn.metrics"),
     *("sklearn.model_selection", "torch.utils.tensorboard", "torchvision.datasets"),
     *("tod.analysis.report", "tod.experiment", "tod.follower", "tod.prediction", "tod.rounds"),
-    *("tod.training.data_parallel", "tests.support.people", "tests.support.processes"),
+    *("tod.training.data_parallel", "tests.support.people", "tests.support.saves"),
 )
 READ_AT_START = re.compile("PYTHON|OMP_|MKL_|OPENBLAS_|ONEDNN_|LD_")
 """The variables that Python and the libraries read when they begin, and not again."""
+FIRST = "TEST_FIRST"
+"""The variable with the function, as `module:name`, that forked processes call first."""
 FORK_SERVER = "fork server"
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -102,9 +104,10 @@ def run(command: Sequence[object], **settings: Any) -> subprocess.CompletedProce
     return subprocess.CompletedProcess(command, process.returncode, *output)
 
 
-def one_thread(**more: str) -> dict[str, str]:
-    """The variables of a process on one thread."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+def one_thread(first: Callable[[], None] | None = None, **more: str) -> dict[str, str]:
+    """The variables of a process on one thread, which calls a function first if it is forked."""
+    named = {} if first is None else {FIRST: f"{first.__module__}:{first.__name__}"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", **named, **more}
 
 
 def _is_forkable(args: Any, variables: Mapping[str, str]) -> bool:
@@ -251,6 +254,9 @@ def _run(request: Request) -> None:
     os.environ.update(request.variables)
     np.random.seed()  # at random, as in a cold process
     torch.default_generator.seed()
+    if FIRST in os.environ:
+        module, _, name = os.environ[FIRST].partition(":")
+        getattr(importlib.import_module(module), name)()
     arguments = request.arguments
     is_unbuffered = arguments[0] == "-u"
     _reopen_standard_streams(is_unbuffered or bool(os.environ.get("PYTHONUNBUFFERED")))

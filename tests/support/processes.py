@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import resource
+import select
 import struct
 import sys
 import termios
@@ -16,6 +17,7 @@ from subprocess import DEVNULL, CompletedProcess, Popen
 from tests.support import forks
 from tests.support.forks import Process
 from tests.support.harness import PROJECT_DIR, run_script
+from tests.support.saves import wait_after_two_saves
 from tests.support.soak import RUN, run_folder, start
 
 
@@ -39,7 +41,7 @@ def wait_for(path: Path, process: Popen, seconds: float = 120.0) -> None:
 
 def interrupted(output_dir: Path, signal_number: int) -> Popen:
     """A run that was sent a signal once it had saved its second state."""
-    process = start("main_TOD.py", output_dir)
+    process = start("main_TOD.py", output_dir, first=wait_after_two_saves)
     wait_for(run_folder("main_TOD.py", output_dir) / "progress" / "trial1.before.pt", process)
     process.send_signal(signal_number)
     return process
@@ -56,7 +58,7 @@ def hung_up(output_dir: Path) -> Popen:
 
     process = Process(
         [sys.executable, PROJECT_DIR / "main_TOD.py", *RUN, f"--output-dir={output_dir}"],
-        env=forks.one_thread(),
+        env=forks.one_thread(wait_after_two_saves),
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -65,7 +67,8 @@ def hung_up(output_dir: Path) -> Popen:
     os.close(theirs)
     second_state = run_folder("main_TOD.py", output_dir) / "progress" / "trial1.before.pt"
     while not second_state.exists():
-        os.read(ours, 65536)  # its bar; fails where the process has ended
+        if select.select([ours], [], [], 0.02)[0]:
+            os.read(ours, 65536)  # its bar; fails where the process has ended
     os.close(ours)
     return process
 

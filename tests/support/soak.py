@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT, Popen, TimeoutExpired
 
@@ -17,24 +18,34 @@ import torch
 
 from tests.support.forks import Process, one_thread
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS
+from tests.support.saves import save_after_each_epoch
 
 RUN = [
     *TINY_DIGITS,
     "--set=active_learning.trials=2",
     "--set=active_learning.initial_labels=20",
     "--set=active_learning.query_size=12",
-    "--set=training.epochs=22",
-    "--set=training.milestones=[15]",
+    "--set=training.epochs=3",
+    "--set=training.milestones=[2]",
 ]
 SCRIPTS = {"main_TOD.py": "TOD", "main_LL4AL.py": "LL4AL"}
 TIMINGS = {"train_seconds"}
 
 
-def start(script: str, output_dir: Path, *arguments: str, how: type[Popen] = Process) -> Popen:
-    """Starts an entry script on the soak's run; its output goes to a pipe."""
+def start(
+    script: str,
+    output_dir: Path,
+    *arguments: str,
+    how: type[Popen] = Process,
+    first: Callable[[], None] = save_after_each_epoch,
+) -> Popen:
+    """Starts an entry script on the soak's run; its output goes to a pipe.
+
+    A cold one, with `how=Popen`, calls nothing first.
+    """
     return how(
         [sys.executable, PROJECT_DIR / script, *RUN, f"--output-dir={output_dir}", *arguments],
-        env=one_thread(),
+        env=one_thread(first),
         stdin=DEVNULL,
         stdout=PIPE,
         stderr=STDOUT,
