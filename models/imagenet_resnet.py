@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
+from models.convolution import StridedConv2d
 from tod.config import InputError
 
 FRESH_PARTS = ("layer4", "fc")
@@ -26,7 +27,7 @@ class ResNet18(nn.Module):
 
     def __init__(self, num_classes: int, width: int = 64, dropout: float = 0.0) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.conv1 = StridedConv2d(3, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.layer1 = self._stage(width, width, stride=1)
@@ -48,9 +49,12 @@ class ResNet18(nn.Module):
                 nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False),
                 nn.BatchNorm2d(channels),
             )
-        return nn.Sequential(
-            BasicBlock(in_channels, channels, stride, downsample), BasicBlock(channels, channels)
+        first = BasicBlock(in_channels, channels, stride, downsample)
+        # Without random numbers: the weights are drawn when all layers are there.
+        first.conv1 = nn.utils.skip_init(
+            StridedConv2d, in_channels, channels, 3, stride, padding=1, bias=False
         )
+        return nn.Sequential(first, BasicBlock(channels, channels))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """Images (N, 3, H, W) → logits (N, C), consistency logits (N, C), features (N, 8·width),

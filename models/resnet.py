@@ -6,13 +6,15 @@ The attribute names are those of the published TOD checkpoints, so that these lo
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.convolution import StridedConv2d
+
 
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions beside a shortcut that is a 1×1 convolution where the shape changes."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.conv1 = StridedConv2d(in_channels, channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)

@@ -1,4 +1,7 @@
-"""Options of the test run."""
+"""Options of the test run, and what it must not inherit."""
+
+import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,3 +16,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=3,
         help="at how many moments of a run each kind of file operation fails",
     )
+
+
+@pytest.fixture
+def closing_terminal() -> Iterator[None]:
+    """A closed terminal counts, for processes begun here too, also where tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

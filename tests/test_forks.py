@@ -1,6 +1,7 @@
 """What tests start by a fork is what people start: `tests.support.forks` against `subprocess`."""
 
 import resource
+import signal
 import sys
 from functools import partial
 from subprocess import DEVNULL, PIPE, Popen
@@ -66,6 +67,17 @@ def test_a_session_and_limits_are_set_in_a_fork_too(settings, tmp_path):
         assert answer(Process, CODES[name], tmp_path, **settings) == answer(
             Popen, CODES[name], tmp_path, **settings
         )
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL, lambda *_: None])
+def test_a_fork_ignores_what_its_parent_ignores(handler, tmp_path):
+    before = {number: signal.signal(number, handler) for number in (signal.SIGHUP, signal.SIGINT)}
+    try:
+        found = [answer(how, CODES["signals"], tmp_path) for how in (Process, Popen)]
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+    assert found[0] == found[1]
 
 
 def test_what_a_forked_process_starts_is_its_child_and_is_forked(tmp_path):

@@ -1,5 +1,6 @@
 """The networks: shapes, names, initialisation and the weights they start from."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -225,3 +226,27 @@ def test_folding_batch_norm_changes_no_output_and_not_the_network_itself(archite
         *found, found_maps = folded(images)
     for a, b in zip([*found, *found_maps], [*expected, *expected_maps], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * b.abs().max().item())
+
+
+def weight_gradient(layer: nn.Conv2d, maps: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    layer = copy.deepcopy(layer).to(dtype)
+    outputs = layer(maps.to(dtype))
+    for size in range(8, 20):  # what is computed from memory that was not written shows
+        torch.full((2**size,), torch.nan)
+    outputs.backward(torch.linspace(-1, 1, outputs.numel()).reshape(outputs.shape).to(dtype))
+    return layer.weight.grad.float()
+
+
+@pytest.mark.parametrize("name", ["resnet", "imagenet_resnet"])
+def test_on_maps_of_one_pixel_gradients_in_bf16_are_those_in_fp32(name):
+    torch.manual_seed(0)
+    network = build_backbone(Model(name=name, width=16), 10).to(memory_format=torch.channels_last)
+    strided = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
+    assert len(strided) == (6 if name == "resnet" else 7)
+    for layer in strided:
+        for count in (2, 16):
+            maps = torch.randn(count, layer.in_channels, 1, 1)
+            expected = weight_gradient(layer, maps, torch.float32)
+            for _ in range(5):
+                found = weight_gradient(layer, maps, torch.bfloat16)
+                assert (found - expected).norm() < 0.02 * expected.norm()

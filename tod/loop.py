@@ -10,7 +10,7 @@ import numpy as np
 
 from tod.analysis import records
 from tod.analysis.diagnostics import query_diagnostics
-from tod.analysis.metrics import metrics_of_test_set
+from tod.analysis.metrics import metrics_of_test_set, why_nothing_seems_learnt
 from tod.analysis.results import ACCURACY
 from tod.config import InputError
 from tod.pool import Pool, Query
@@ -18,6 +18,7 @@ from tod.runs.checkpoints import Progress, write_weights
 from tod.runs.folder import RunFolder
 from tod.runs.identity import Options, cycle_name
 from tod.runs.monitor import Monitor
+from tod.schema import FILE_DATASETS
 from tod.training.learner import learning_rate
 from tod.trial import Trial
 
@@ -128,6 +129,7 @@ class Loop:
             f"Cycle:{settings.among_cycles(trial.cycle)} || Label set size:{num_labeled} ||  "
             f"Test acc:{accuracy:.2f}"
         )
+        self._warn_if_nothing_seems_learnt(accuracy)
         self.monitor.evaluated(num_labeled, accuracy)
         if len(dataset.test):
             name = cycle_name(trial.number, trial.cycle)
@@ -144,6 +146,22 @@ class Loop:
             "train_loss": f"{trial.learner.epoch_losses['loss']:.6g}",
             "train_seconds": f"{self.train_seconds:.1f}",
         }
+
+    def _warn_if_nothing_seems_learnt(self, accuracy: float) -> None:
+        trial, rows = self.trial, self.folder.rows()
+        is_before = (rows["trial"] == str(trial.number)) & (rows["cycle"].astype(int) < trial.cycle)
+        before = rows.loc[is_before, ACCURACY].astype(float).dropna().tolist()
+        labels = trial.experiment.dataset.test.labels
+        if why := why_nothing_seems_learnt([*before, accuracy], labels):
+            settings = ["more training.epochs", "another training.lr"]
+            if self.config.dataset in FILE_DATASETS:
+                settings.append("a larger images.size")
+                if not self.config.model.pretrained:
+                    settings.append("model.name=imagenet_resnet with model.pretrained=true")
+            log.warning(
+                f"trial {trial.number}, cycle {trial.cycle}: {why}. Try more labels or, in another "
+                f"--output-dir, {', '.join(settings)}"
+            )
 
     def _record(self, pool: Pool, query: Query, row: dict[str, str]) -> None:
         """Writes what was queried, and the cycle's row with a judgement of the query."""

@@ -13,20 +13,22 @@ SHARE = "TOD_CORES"
 
 def share_of_cores(processes: int) -> dict[str, str]:
     """The variable of one of so many processes, which share this one's cores."""
-    return {SHARE: str(max(1, cores() // processes))}
+    return {SHARE: str(max(1, own_cores() // processes))}
+
+
+def own_cores() -> int:
+    """How many cores this process may keep busy: its share of the job's."""
+    share = os.environ.get(SHARE, "")
+    return min(cores(), max(1, int(share))) if share.isdecimal() else cores()
 
 
 def cores(root: Path = Path("/")) -> int:
-    """How many cores this process may keep busy.
-
-    They are limited by its affinity, by the quota of its cgroups, and by its share.
+    """How many cores the job may keep busy: by its affinity, and by the quota of its cgroups.
 
     Args:
         root: where `/proc` lies, and the control groups.
     """
     allowed = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()]
-    share = os.environ.get(SHARE, "")
-    allowed += [int(share)] if share.isdecimal() else []
     for group in _groups("cpu", root):
         for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
             with suppress(ValueError, ZeroDivisionError):  # "max": no limit

@@ -182,3 +182,47 @@ def test_a_damaged_confusion_is_one_line(tmp_path):
         (folder / "confusion/trial1_cycle1.csv").write_text(text)
         with pytest.raises(InputError, match=r"trial1_cycle1\.csv: cannot be read"):
             confusion.read(*read_runs([folder]))
+
+
+TEN_CLASSES = torch.arange(360) % 10
+TWO_CLASSES = torch.tensor([0] * 60 + [1] * 40)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "labels", "says"),
+    [
+        ([11.0], TEN_CLASSES, "is not shown to be better than chance, 10.0 %"),
+        ([5.0], TEN_CLASSES, "is not shown to be better than chance, 10.0 %"),
+        (
+            [66.0],
+            TWO_CLASSES,
+            "(95 % interval: 56.3 to 74.5 %) is not shown to be better than chan",
+        ),
+        ([70.0], TWO_CLASSES, ""),
+        ([30.0, 30.0, 30.0], TEN_CLASSES, ""),
+        (
+            [30.0, 28.0, 30.0, 29.0],
+            TEN_CLASSES,
+            "not risen for 3 cycles: 30.0 % before, 30.0 % at m",
+        ),
+        ([40.0, 30.0, 28.0, 30.0, 29.0], TEN_CLASSES, "40.0 % before, 30.0 % at most since then"),
+        ([30.0, 28.0, 31.0, 29.0], TEN_CLASSES, ""),
+        ([99.0, 98.9, 99.0, 99.0], TEN_CLASSES, ""),
+        ([93.0, 92.0, 93.0, 93.0], TEN_CLASSES, ""),  # which may well be 95 %
+        ([50.0], TWO_CLASSES[:29], ""),  # too few to tell
+        ([float("nan")], TWO_CLASSES[:0], ""),
+    ],
+)
+def test_a_cycle_says_when_nothing_seems_learnt(accuracies, labels, says):
+    found = metrics.why_nothing_seems_learnt(accuracies, labels)
+    assert says in found
+    assert bool(found) == bool(says)
+
+
+def test_the_interval_of_an_accuracy_is_wilsons():
+    # Brown, Cai and DasGupta (2001), equation 4.
+    count, share, z = 360, 0.25, 1.959964
+    middle = (share * count + z**2 / 2) / (count + z**2)
+    half = z * (count * share * (1 - share) + z**2 / 4) ** 0.5 / (count + z**2)
+    expected = (100 * (middle - half), 100 * (middle + half))
+    assert metrics.accuracy_interval(25.0, count) == pytest.approx(expected)

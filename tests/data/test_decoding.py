@@ -185,6 +185,7 @@ def test_what_an_earlier_version_kept_goes_and_is_not_believed(folder, decoded):
         (folder / f".decoded_12_8.{state}").write_bytes(bytes(6 * 192))
         (folder / f".decoded_12_8.{state}.keys").write_bytes(b"".join(keys))
     (folder / ".decoded_12_8_0123456789abcdef.npy").write_bytes(b"pixels")
+    (folder / ".decoded_12_8").write_bytes(bytes(6 * 192) + b"".join(keys))
     assert (load(folder).amax(dim=(1, 2, 3)) > 0).all()
     assert sorted(decoded) == names(folder)
     assert kept(folder) == [".decoded_12_8"]
@@ -216,13 +217,11 @@ def is_killed_before(step: int, folder: Path, files: list[str]) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 9
 
 
-@pytest.mark.parametrize("chunk", [1, 400])
 def test_at_whatever_file_operation_it_is_killed_each_image_keeps_its_own_pixels(
-    folder, monkeypatch, chunk
+    folder, monkeypatch
 ):
-    monkeypatch.setattr(kept_images, "CHUNK", chunk)
+    monkeypatch.setattr(kept_images, "CHUNK", 400)  # two images and a bit
     files = names(folder)
-    lists = (files, files[:1:-1], files[:4])
     expected = {n: picture.decode(folder / n, 12, 8, picture.as_shown).content for n in files}
     decode_one = picture.decode
 
@@ -246,12 +245,13 @@ def test_at_whatever_file_operation_it_is_killed_each_image_keeps_its_own_pixels
             for name, content in begun.items():
                 (folder / name).write_bytes(content)
             is_killed = is_killed_before(step, folder, killed)
-            for chosen in (then, then, *lists):
+            for chosen in (then, files[2:]):
                 pixels, problems = decode(folder, chosen, CONFIG)
                 assert not problems
                 for image, name in zip(pixels, chosen, strict=True):
                     content = image.permute(1, 2, 0).contiguous().numpy().tobytes()
                     assert content == expected[name], (step, name)
+            assert kept(folder) == [".decoded_12_8"]
         assert step > 10
 
 
@@ -672,6 +672,22 @@ def test_what_a_read_only_folder_lacks_is_read_each_time(folder, decoded, monkey
     for _ in range(2):
         assert torch.equal(load(folder), whole)
     assert decoded == ["2.png", "2.png"]
+
+
+def test_an_unfinished_file_of_a_read_only_folder_is_decoded_anew_outside_of_it(
+    folder, decoded, monkeypatch
+):
+    whole = load(folder).clone()
+    os.utime(folder / "2.png", ns=(1, 1))
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="No space"):
+        patch.setattr(kept_images, "_flush", full_after(1))
+        load(folder)
+    monkeypatch.setattr(decoding, "AHEAD", 0)  # what is missing is more than memory should hold
+    (folder / ".lock").unlink()
+    (folder / ".lock").mkdir()
+    decoded.clear()
+    assert torch.equal(load(folder), whole)
+    assert sorted(decoded) == names(folder)
 
 
 def test_disks_are_asked_for_all_folders_before_the_first_is_decoded(

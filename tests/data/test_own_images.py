@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, PngImagePlugin
 
+from tests.support.people import People
 from tests.support.pictures import plain, write_classes
 from tod.config import InputError
 from tod.data import own_images
@@ -92,3 +93,16 @@ def test_too_many_open_files_are_no_fault_of_the_folders(root, monkeypatch, plac
     assert "cannot be read now (Too many open files)" in str(caught.value)
     assert "remove" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_people_are_not_asked_for_a_copy_of_a_test_picture(tmp_path, capsys):
+    people = People(tmp_path, count=9)
+    people.add("test/cat/0.png", "test/dog/1.png")
+    with_a_comment(people.data / "test" / "cat" / "0.png", people.data / "unlabeled" / "a.png")
+    with_a_comment(people.data / "test" / "dog" / "1.png", people.data / "train" / "dog" / "b.png")
+    people.round()
+    asked = {row["file"] for row in people.batch(0)}
+    assert asked == {f"unlabeled/{number:03d}.png" for number in range(9)}
+    said = capsys.readouterr().out
+    assert "neither asked for nor trained on (2 in all)" in said
+    assert "cannot be read" not in said

@@ -16,6 +16,7 @@ from tests.support.forks import Process, one_thread
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, write_run
 from tests.support.processes import shown_in_a_terminal, wait_for
 from tests.support.saves import wait_after_two_saves
+from tod import machine
 from tod.runs.commands import Commands, share_of_machine
 
 GRID = ["--config", "digits", "--strategy", "RANDOM/NONE", "LL4AL/LL4AL", "--seed", "0"]
@@ -64,7 +65,9 @@ def test_all_strategies_run_several_at_once_but_for_those_that_cannot(tmp_path):
 
 def test_a_terminal_gets_one_bar_over_all_runs(tmp_path):
     script = PROJECT_DIR / "experiments/grid.py"
-    command = [sys.executable, script, *GRID, "--output-dir", tmp_path, "--processes=2", *REST]
+    # Runs that learn, and have nothing to say under --quiet.
+    learning = [*REST, "--set=training.epochs=12", "--set=training.milestones=[]"]
+    command = [sys.executable, script, *GRID, "--output-dir", tmp_path, "--processes=2", *learning]
     text = shown_in_a_terminal(command)
     bars = re.findall(r"(\d) of 2 runs: +\d+%\|[^|]*\| (\d)/4", text)
     assert bars and bars == sorted(bars)
@@ -142,6 +145,7 @@ def test_a_run_ended_by_a_signal_has_failed():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.usefixtures("closing_terminal")
 def test_a_signal_goes_to_all_that_run_and_none_begins_after_it(tmp_path, number, processes):
     before = signal.getsignal(number)
     waits = (
@@ -276,6 +280,8 @@ def test_the_script_and_the_module_refuse_with_status_2(how):
 def test_runs_that_share_a_gpu_are_told_how_many_they_are(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(machine, "cores", lambda: 9)
     shown = [share_of_machine(slot, processes=5) for slot in range(5)]
     assert [variables["CUDA_VISIBLE_DEVICES"] for variables in shown] == ["0", "1", "0", "1", "0"]
+    assert {variables[machine.SHARE] for variables in shown} == {"1"}
     assert {variables["LOCAL_WORLD_SIZE"] for variables in shown} == {"3"}

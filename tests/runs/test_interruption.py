@@ -37,6 +37,7 @@ def test_interrupted_run_saves_says_how_to_go_on_and_goes_on(tmp_path, finished,
     assert not differences(results(finished), results(run_folder("main_TOD.py", tmp_path)))
 
 
+@pytest.mark.usefixtures("closing_terminal")
 def test_a_run_whose_terminal_is_closed_saves_and_goes_on(tmp_path, finished):
     process = hung_up(tmp_path)
     assert process.wait() == 129

@@ -42,7 +42,9 @@ def test_tensorboard_shows_losses_rate_accuracy_and_scores(tmp_path, script, aux
     plain = run_script(script, *run, tmp_path / "plain", "--quiet", start=Popen)
     assert (shown.returncode, plain.returncode) == (0, 0), shown.stderr + plain.stderr
     assert "Test acc" in shown.stdout
-    assert plain.stdout == plain.stderr == ""
+    assert plain.stderr == ""
+    # So short a training hardly beats chance, which is the only warning.
+    assert all("is not shown to be better than chance" in x for x in plain.stdout.splitlines())
     (folder,), (other,) = (list((tmp_path / name).iterdir()) for name in ("shown", "plain"))
     assert not (other / "tensorboard").exists()
     assert "Test acc" in (other / "log.txt").read_text(encoding="utf-8")

@@ -40,6 +40,8 @@ FIRST = "TEST_FIRST"
 """The variable with the function, as `module:name`, that forked processes call first."""
 FORK_SERVER = "fork server"
 PR_SET_CHILD_SUBREAPER = 36
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+"""Those that a process ignores where the one that starts it does."""
 
 
 class Server(NamedTuple):
@@ -74,9 +76,10 @@ class Process(subprocess.Popen):
             _start_cold(self, args, executable, preexec_fn, *settings, *pipes, *rest)
             return
         starts_session = rest[5]
-        request = Request(
-            [*map(os.fsdecode, args[1:])], variables, cwd or Path.cwd(), starts_session, preexec_fn
-        )
+        arguments = [*map(os.fsdecode, args[1:])]
+        ignored = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
+        place = (cwd or Path.cwd(), starts_session, ignored, preexec_fn)
+        request = Request(arguments, variables, *place)
         streams = [
             number if pipe == -1 else pipe
             for number, pipe in enumerate((p2cread, c2pwrite, errwrite))
@@ -93,6 +96,7 @@ class Request(NamedTuple):
     variables: dict[str, str]
     cwd: Path
     starts_session: bool
+    ignored: list[int]
     before: Any
 
 
@@ -159,13 +163,13 @@ def serve() -> None:
     atexit.register(ending.leave)  # as the first, it is called last
     variables = dict(os.environ)
     requests = socket.socket(fileno=os.dup(0))
-    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for module in IMPORTED:
         importlib.import_module(module)
     gc.freeze()  # pages that the forks share
     assert len(list(Path("/proc/self/task").iterdir())) == 1, "threads do not survive a fork"
     while True:
-        _call_this_process(FORK_SERVER)
+        Path("/proc/self/comm").write_text(FORK_SERVER)
         nothing = os.open(os.devnull, os.O_RDWR)
         for number in range(3):
             os.dup2(nothing, number)
@@ -188,7 +192,9 @@ def serve() -> None:
         ours.close()
     _server = Server(ours, variables)
     subprocess.Popen._execute_child = Process._execute_child
-    signal.signal(signal.SIGINT, on_interrupt)
+    for number in SIGNALS:
+        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN if number in request.ignored else default)
     with ending:
         _run(request)
 
@@ -249,7 +255,7 @@ def _run(request: Request) -> None:
     import numpy as np
     import torch
 
-    _call_this_process("python")
+    Path("/proc/self/comm").write_text("python")
     os.environ.clear()
     os.environ.update(request.variables)
     np.random.seed()  # at random, as in a cold process
@@ -290,7 +296,3 @@ def _reopen_standard_streams(is_unbuffered: bool) -> None:
         )
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-
-
-def _call_this_process(name: str) -> None:
-    Path("/proc/self/comm").write_text(name)

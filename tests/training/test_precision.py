@@ -85,7 +85,7 @@ def test_a_small_step_is_in_fp32_everywhere_and_it_is_said_why(monkeypatch, capl
         assert list(chosen.values()) == ["fp32", "fp32", "bf16", "bf16"]
     say_why("auto", "fp32", torch.device("cpu"), work_of_a_step(load("digits")))
     assert caplog.messages[-1].endswith(
-        "has 0.11 billion multiply-adds a step to do; bf16 pays from 2 on"
+        "has 0.11 billion multiply-adds a step to do; bf16 pays from 2 billion on"
     )
 
 

@@ -1,6 +1,7 @@
-"""How good a network is on the test set, beyond its accuracy."""
+"""How good a network is on the test set, beyond its accuracy, and whether it has learnt at all."""
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor
@@ -9,6 +10,12 @@ from torch.nn.functional import cross_entropy
 from tod.analysis.results import ACCURACY, METRICS
 
 BINS = 15
+FEW_IMAGES = 30
+"""With fewer images, an accuracy means little."""
+PATIENCE = 3
+"""After so many cycles without a higher accuracy, it is called a standstill."""
+NEARLY_SOLVED = 95.0
+"""What may reach this accuracy in % has no standstill, but little left to learn."""
 
 
 def metrics_of_test_set(logits: Tensor, labels: Tensor) -> dict[str, str]:
@@ -64,3 +71,40 @@ def calibration_error(confidences: np.ndarray, correct: np.ndarray) -> float:
     bins = np.ceil(confidences * BINS).astype(np.int64)  # ((b − 1)/15, b/15] is bin b
     gaps = np.bincount(bins, weights=correct - confidences)
     return float(np.abs(gaps).sum() / len(confidences))
+
+
+def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:
+    """Wilson's interval of 95 % (JASA 1927) about an accuracy on `count` images; all in %."""
+    from scipy.stats import binomtest  # takes a second to import
+
+    interval = binomtest(round(accuracy * count / 100), count).proportion_ci(0.95, "wilson")
+    return 100 * interval.low, 100 * interval.high
+
+
+def why_nothing_seems_learnt(accuracies: Sequence[float], labels: Tensor) -> str:
+    """What the accuracies give reason to doubt; nothing where they give none, or mean little.
+
+    Chance is to name the largest class of the test set always.
+
+    Args:
+        accuracies: of a trial's cycles, in %, the last one's at the end.
+        labels: the classes of the test images, (N,).
+    """
+    count = len(labels)
+    if count < FEW_IMAGES:
+        return ""
+    low, high = accuracy_interval(accuracies[-1], count)
+    chance = 100 * labels.bincount().max().item() / count
+    if low <= chance:
+        return (
+            f"an accuracy of {accuracies[-1]:.1f} % on {count:,} images (95 % interval: {low:.1f} "
+            f"to {high:.1f} %) is not shown to be better than chance, {chance:.1f} %: the share of "
+            "the largest class"
+        )
+    before, recent = accuracies[:-PATIENCE], accuracies[-PATIENCE:]
+    if before and high < NEARLY_SOLVED and max(recent) <= max(before):
+        return (
+            f"the accuracy has not risen for {PATIENCE} cycles: {max(before):.1f} % before, "
+            f"{max(recent):.1f} % at most since then"
+        )
+    return ""

@@ -49,11 +49,11 @@ def of_8_bits(image: Image.Image, layout: str) -> tuple[Image.Image, bool]:
             "convert it to 8 bits a channel"
         )
     levels = np.rint(values.astype(np.float32) * np.float32(255 / highest)).astype(np.uint8)
-    num_levels = int(np.count_nonzero(np.bincount(levels.ravel())))
-    is_dim = num_levels < FEW and num_levels < len(np.unique(values))
     if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
         levels = 255 - levels
-    return Image.fromarray(levels), is_dim
+    of_8_bits = Image.fromarray(levels)
+    num_levels = sum(count > 0 for count in of_8_bits.histogram())
+    return of_8_bits, num_levels < FEW and num_levels < len(np.unique(values))
 
 
 def _brightest(image: Image.Image) -> int:

@@ -124,8 +124,8 @@ class KeptImages:
                         saved_at = time.monotonic()
             finally:
                 self._save(file, len(keys), entries)
-        # Earlier versions' files; what they say of each other is not to be believed.
-        for pattern in (f"{self.path.name}.*", ".decoded_*.npy"):
+        # What a kill has left, and earlier versions' files, which are never read.
+        for pattern in (f".{self.path.name}.partial", f"{self.path.name}.*", ".decoded_*.npy"):
             for stale in self.path.parent.glob(pattern):
                 remove(stale)
         return problems

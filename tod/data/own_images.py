@@ -176,10 +176,10 @@ def _digests(root: Path, names: Sequence[str], problems: list[str]) -> list[str]
     keys = [file_key(root, name, "sha256") for name in names]
     new = [i for i, key in enumerate(keys) if key not in known]
 
-    def digest(index: int) -> bytes | OSError:
+    def digest(index: int) -> bytes | Exception:
         try:
             return bytes.fromhex(sha256(root / names[index]))
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             return error
 
     with (
@@ -187,7 +187,7 @@ def _digests(root: Path, names: Sequence[str], problems: list[str]) -> list[str]
         progress_bar(f"reading {root}", len(names), len(names) - len(new)) as bar,
     ):
         for index, found in zip(new, threads.map(digest, new), strict=True):
-            if isinstance(found, OSError):
+            if isinstance(found, Exception):
                 refuse_what_the_machine_lacks(root / names[index], found)
                 words = f"cannot be read ({reason(found)}); mend or remove it"
                 problems.append(f"{shown(root / names[index])}: {words}")

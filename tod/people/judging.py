@@ -6,6 +6,7 @@ import numpy as np
 
 from losses import task_losses
 from tod.analysis.diagnostics import query_diagnostics
+from tod.analysis.metrics import accuracy_interval
 from tod.analysis.results import AUDIT as AUDIT_COLUMNS
 from tod.data.own_images import indices_of
 from tod.people.batches import AUDIT, Batch
@@ -14,16 +15,10 @@ from tod.trial import Trial
 
 
 def audit_columns(accuracy: float, count: int) -> dict[str, str]:
-    """The columns of `results.csv` on an accuracy in %, measured on `count` audited images.
-
-    The interval, of 95 %, is Wilson's (JASA 1927).
-    """
+    """The columns of `results.csv` on an accuracy in %, measured on `count` audited images."""
     cells = (str(count), "", "")
     if count:
-        from scipy.stats import binomtest  # takes a second to import
-
-        interval = binomtest(round(accuracy * count / 100), count).proportion_ci(0.95, "wilson")
-        cells = (str(count), f"{100 * interval.low:.4f}", f"{100 * interval.high:.4f}")
+        cells = (str(count), *(f"{end:.4f}" for end in accuracy_interval(accuracy, count)))
     return dict(zip(AUDIT_COLUMNS, cells, strict=True))
 
 

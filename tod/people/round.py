@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tod.analysis.metrics import FEW_IMAGES
 from tod.analysis.results import ACCURACY
 from tod.config import Config, InputError
 from tod.data import Dataset
@@ -22,9 +23,6 @@ from tod.settings import counted
 from utils import random_generator
 
 log = logging.getLogger("tod")
-
-FEW_AUDITS = 30
-"""With fewer images, an accuracy means little."""
 
 
 class Round:
@@ -182,7 +180,7 @@ class Round:
             log.info("no image is audited yet: the accuracy is unknown")
             return columns
         low, high = (float(columns[name]) for name in ("accuracy_low", "accuracy_high"))
-        few = f"; under {FEW_AUDITS} images it means little" if count < FEW_AUDITS else ""
+        few = f"; under {FEW_IMAGES} images it means little" if count < FEW_IMAGES else ""
         log.info(
             f"accuracy on {counted(count, 'audited image')}: {float(accuracy):.1f} % "
             f"(95 % interval: {low:.1f} to {high:.1f} %){few}"

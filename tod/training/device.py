@@ -14,7 +14,7 @@ import torch
 
 from models import multiply_adds
 from tod.config import Config, InputError
-from tod.machine import cores
+from tod.machine import own_cores
 from tod.settings import counted
 
 log = logging.getLogger("tod")
@@ -116,13 +116,13 @@ def select_threads(device: torch.device, work: int, begun: Mapping[str, Any]) ->
     # Earlier versions have recorded them with the device alone.
     recorded = f"threads: {begun.get('threads')}, {begun.get('device')}"
     if not (before := re.search(r"threads: ([1-9]\d{0,3})\b", recorded)):
-        most = min(THREADS, cores())
+        most = min(THREADS, own_cores())
         return max(1, min(most, work // WORK_OF_A_THREAD)) if device.type == "cpu" else most
     threads = int(before[1])
-    if device.type == "cpu" and threads > cores() and not os.environ.get("OMP_NUM_THREADS"):
+    if device.type == "cpu" and threads > own_cores() and not os.environ.get("OMP_NUM_THREADS"):
         log.warning(
             f"goes on with the {threads} threads that it began with, for the same numbers, on "
-            f"{counted(cores(), 'core')}; OMP_NUM_THREADS={cores()} is faster"
+            f"{counted(own_cores(), 'core')}; OMP_NUM_THREADS={own_cores()} is faster"
         )
     return threads
 
@@ -157,7 +157,8 @@ def say_why(asked: str, precision: str, device: torch.device, work: int) -> None
     why = f"computes in bf16 ({unit})" if unit else "has no unit for bf16 that PyTorch knows of"
     if asked == "auto":
         if _is_small(work):
-            why = f"has {work / 1e9:.2g} billion multiply-adds a step to do; bf16 pays from 2 on"
+            billions = f"{work / 1e9:.2g} billion multiply-adds"
+            why = f"has {billions} a step to do; bf16 pays from 2 billion on"
         log.info(f"trains in {precision}: {device_name(device)} {why}")
     elif precision == "bf16" and not unit:
         log.warning(f"trains in bf16, more slowly than in fp32: {device_name(device)} {why}")
