@@ -1,6 +1,7 @@
 """The benchmarks run, at sizes too small to measure anything."""
 
 import re
+from subprocess import Popen
 
 import pytest
 import torch
@@ -46,7 +47,8 @@ def test_data_shows_both_speeds():
 
 
 def test_memory_of_an_image_folder_is_what_is_held_beside_the_images():
-    done = run_script("benchmarks/memory.py", CPU, "image_folder", "--files", "10", "20")
+    image_folder = (CPU, "image_folder", "--files", "10", "20")
+    done = run_script("benchmarks/memory.py", *image_folder, start=Popen)
     assert done.returncode == 0, done.stderr
     few, many = cells(done.stdout)[2:]
     assert [few[0], many[0]] == ["image_folder, 10 images", "image_folder, 20 images"]
@@ -54,7 +56,7 @@ def test_memory_of_an_image_folder_is_what_is_held_beside_the_images():
 
 
 def test_memory_shows_what_is_needed_and_what_is_held():
-    done = run_script("benchmarks/memory.py", CPU, "digits")
+    done = run_script("benchmarks/memory.py", CPU, "digits", start=Popen)
     assert done.returncode == 0, done.stderr
     (row,) = cells(done.stdout)[2:]
     assert row[0] == "digits"

@@ -466,7 +466,7 @@ def test_help_and_refusals_take_little_more_than_pytorchs_own_import(script, arg
     def seconds(name: object, *arguments: str) -> float:
         """Of work: other processes may make it wait, here and there."""
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        run_script(name, *arguments, cwd=tmp_path)
+        run_script(name, *arguments, cwd=tmp_path, start=subprocess.Popen)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

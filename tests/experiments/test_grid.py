@@ -12,8 +12,10 @@ import torch
 import main_TOD
 from experiments import grid
 from experiments.cells import shortened_training
+from tests.support.forks import Process, one_thread
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, write_run
 from tests.support.processes import shown_in_a_terminal, wait_for
+from tests.support.saves import wait_after_two_saves
 from tod import machine
 from tod.runs.commands import Commands, share_of_machine
 
@@ -77,19 +79,23 @@ def test_a_terminal_gets_one_bar_over_all_runs(tmp_path):
 
 def test_a_killed_grid_goes_on_where_it_stopped(tmp_path):
     command = [sys.executable, "experiments/grid.py", *GRID, f"--output-dir={tmp_path}"]
-    slow = [*REST, "--set=training.epochs=300"]
-    process = subprocess.Popen(
-        [*command, "--processes=2", *slow], cwd=PROJECT_DIR, stderr=subprocess.PIPE, text=True
+    longer = [*REST, "--set=training.epochs=3", "--set=training.milestones=[2]"]
+    process = Process(
+        [*command, "--processes=2", *longer],
+        cwd=PROJECT_DIR,
+        env=one_thread(wait_after_two_saves),
+        stderr=subprocess.PIPE,
+        text=True,
     )
     for sampling in ("LL4AL_sampling_LL4AL", "NONE_sampling_RANDOM"):
-        wait_for(tmp_path / f"digits_auxiliary_{sampling}_seed0/progress/trial1.pt", process)
+        wait_for(tmp_path / f"digits_auxiliary_{sampling}_seed0/progress/trial1.before.pt", process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
     assert process.returncode == 143
     assert errors.count("has stopped with status 143") == 2
     assert "no run has ended a cycle yet" not in errors
     # What was saved is gone on from, not begun again.
-    again = run_script(*command[1:], *slow)
+    again = run_script(*command[1:], *longer)
     assert again.returncode == 0, again.stderr
     for folder in (path for path in tmp_path.iterdir() if path.is_dir()):
         assert "continuing with trial 1, cycle" in (folder / "log.txt").read_text()

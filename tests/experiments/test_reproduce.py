@@ -13,6 +13,7 @@ from PIL import Image
 
 from experiments import reproduce
 from experiments.reproduce import paper_rows, replace_section
+from tests.support.forks import Process, one_thread
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, write_run
 from tod.analysis.results import read_runs
 
@@ -95,9 +96,10 @@ def test_what_there_is_can_be_written_down_without_running_anything(tmp_path, re
 
 
 def test_what_has_not_ended_is_not_published(tmp_path):
-    process = subprocess.Popen(
+    process = Process(
         [sys.executable, PROJECT_DIR / "experiments" / "reproduce.py", "--config=digits", *REST],
         cwd=tmp_path,
+        env=one_thread(),
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -4,16 +4,15 @@
 becomes visible.
 """
 
-import os
 import random
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.support import forks
 from tests.support.faults import KINDS, failing
 from tests.support.harness import PROJECT_DIR
 from tests.support.people import People, table, write_table
@@ -51,13 +50,9 @@ def run_and_kill(
     With a `name`, renames to others do not count.
     """
     killed = [sys.executable, "-c", KILLED, str(moment), when, name]
-    process = subprocess.run(
+    process = forks.run(
         [*killed, *people.command(*arguments, **METHOD)],
         cwd=PROJECT_DIR,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     if process.returncode == -9:
         return None

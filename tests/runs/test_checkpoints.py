@@ -11,7 +11,8 @@ import torch
 from losses import CODLoss, LossPrediction
 from samplers import query_by_predicted_loss, query_by_tod
 from tests.support.harness import TINY_DIGITS, run_script, tiny_run
-from tests.support.processes import go_on, interrupted
+from tests.support.processes import go_on, interrupted, wait_for
+from tests.support.saves import wait_after_two_saves
 from tests.support.soak import differences, results, run_folder, start
 from tod.config import InputError
 from tod.runs.checkpoints import Progress
@@ -44,8 +45,9 @@ def test_damaged_state_never_becomes_the_spare(tmp_path):
     newest, before = progress / "trial1.pt", progress / "trial1.before.pt"
     spare = before.read_bytes()
     newest.write_bytes(b"damaged")
-    process = start("main_TOD.py", tmp_path)
+    process = start("main_TOD.py", tmp_path, first=wait_after_two_saves)
     assert any("continuing" in line for line in process.stdout)
+    wait_for(newest, process)
     process.kill()
     process.communicate()
     assert before.read_bytes() in (spare, newest.read_bytes() if newest.exists() else spare)

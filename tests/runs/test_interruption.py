@@ -2,14 +2,15 @@
 
 import os
 import signal
-import subprocess
 import sys
+from subprocess import PIPE
 
 import pytest
 
 from losses import CODLoss
 from samplers import query_by_tod
-from tests.support.harness import PROJECT_DIR, tiny_run
+from tests.support.forks import Process, one_thread
+from tests.support.harness import tiny_run
 from tests.support.processes import go_on, hung_up, interrupted
 from tests.support.soak import SCRIPTS, differences, results, run_folder, soak
 from tod import loop
@@ -72,9 +73,8 @@ def test_second_sigint_leaves_at_once():
         "            print('requested', flush=True)\n"
         "            time.sleep(60)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", endless_step], cwd=PROJECT_DIR, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", endless_step]
+    process = Process(command, env=one_thread(), stdout=PIPE, text=True)
     for word in ("ready\n", "requested\n"):
         assert process.stdout.readline() == word
         process.send_signal(signal.SIGINT)

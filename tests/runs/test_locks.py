@@ -14,8 +14,10 @@ import pytest
 from losses import CODLoss
 from samplers import query_by_tod
 from tests.support.faults import KINDS, failing
+from tests.support.forks import Process, one_thread
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, tiny_run
 from tests.support.processes import go_on, wait_for
+from tests.support.saves import wait_after_two_saves
 from tests.support.soak import differences, results, run_folder, start
 from tod.config import InputError
 from tod.files import InUseError, locked
@@ -23,7 +25,7 @@ from tod.runs.folder import RunFolder
 
 
 def test_second_process_on_a_run_folder_is_refused(tmp_path):
-    first = start("main_TOD.py", tmp_path)
+    first = start("main_TOD.py", tmp_path, first=wait_after_two_saves)
     wait_for(run_folder("main_TOD.py", tmp_path) / "config.yaml", first)
     first.send_signal(signal.SIGSTOP)  # or it might end before the second one looks
     second = go_on(tmp_path)
@@ -35,7 +37,7 @@ def test_second_process_on_a_run_folder_is_refused(tmp_path):
 
 
 def test_processes_with_different_trials_share_a_folder_and_others_are_refused(tmp_path, finished):
-    first = start("main_TOD.py", tmp_path, "--trials=1")
+    first = start("main_TOD.py", tmp_path, "--trials=1", first=wait_after_two_saves)
     wait_for(run_folder("main_TOD.py", tmp_path) / "config.yaml", first)
     first.send_signal(signal.SIGSTOP)
     refused = go_on(tmp_path)
@@ -56,7 +58,7 @@ def test_processes_with_different_trials_share_a_folder_and_others_are_refused(t
 
 def test_a_killed_processes_lock_is_not_in_the_way(tmp_path, finished):
     folder = run_folder("main_TOD.py", tmp_path)
-    first = start("main_TOD.py", tmp_path)
+    first = start("main_TOD.py", tmp_path, first=wait_after_two_saves)
     wait_for(folder / "progress" / "trial1.pt", first)
     first.send_signal(signal.SIGSTOP)
     assert go_on(tmp_path).returncode == 2
@@ -70,7 +72,7 @@ def test_a_killed_processes_lock_is_not_in_the_way(tmp_path, finished):
 
 def test_a_refused_overwrite_changes_nothing(tmp_path):
     folder = run_folder("main_TOD.py", tmp_path)
-    first = start("main_TOD.py", tmp_path, "--trials=2")
+    first = start("main_TOD.py", tmp_path, "--trials=2", first=wait_after_two_saves)
     wait_for(folder / "progress" / "trial2.pt", first)
     first.send_signal(signal.SIGSTOP)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -92,9 +94,10 @@ def test_what_trials_share_is_waited_for_and_a_trial_is_not(tmp_path):
         "    print('held', flush=True)\n"
         "    sys.stdin.read()\n"
     )
-    with subprocess.Popen(
+    with Process(
         [sys.executable, "-c", script],
         cwd=PROJECT_DIR,
+        env=one_thread(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

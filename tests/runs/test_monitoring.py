@@ -2,13 +2,14 @@
 
 import io
 import re
-import subprocess
 import sys
+from subprocess import Popen
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.support import forks
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, tiny_run
 from tests.support.processes import shown_in_a_terminal
 from tod.analysis.results import read_rows
@@ -38,7 +39,7 @@ def steps(accumulator: EventAccumulator, tag: str) -> list[int]:
 def test_tensorboard_shows_losses_rate_accuracy_and_scores(tmp_path, script, auxiliary):
     run = [*TINY_DIGITS, f"--auxiliary={auxiliary}", "--output-dir"]
     shown = run_script(script, *run, tmp_path / "shown", "--tensorboard")
-    plain = run_script(script, *run, tmp_path / "plain", "--quiet")
+    plain = run_script(script, *run, tmp_path / "plain", "--quiet", start=Popen)
     assert (shown.returncode, plain.returncode) == (0, 0), shown.stderr + plain.stderr
     assert "Test acc" in shown.stdout
     assert plain.stderr == ""
@@ -58,7 +59,7 @@ def test_tensorboard_shows_losses_rate_accuracy_and_scores(tmp_path, script, aux
     (histogram,) = found.Histograms("scores")
     assert histogram.histogram_value.num == 100
 
-    # It is shown, and changes nothing.
+    # It is shown, and changes nothing; nor does a fork instead of a cold start.
     rows, others = (
         read_rows(place / "results.csv").drop(columns="train_seconds") for place in (folder, other)
     )
@@ -155,6 +156,7 @@ def test_what_is_saved_is_also_shown_after_kill_9(tmp_path):
     script = f"""
 import os
 from pathlib import Path
+from tests.support import forks
 from tests.support.harness import tiny_run
 from tod.runs.monitor import Monitor
 place = Path({str(tmp_path)!r})
@@ -165,7 +167,7 @@ with Monitor(tiny_run(place).config, 1, [40, 60], tensorboard=place / "tensorboa
     monitor.flush()
     os.kill(os.getpid(), 9)
 """
-    killed = subprocess.run([sys.executable, "-c", script], cwd=PROJECT_DIR, check=False)
+    killed = forks.run([sys.executable, "-c", script])
     assert killed.returncode == -9
     assert steps(events(tmp_path), "loss/loss") == [1, 2]
 

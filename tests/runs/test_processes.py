@@ -4,45 +4,59 @@ import csv
 import os
 import re
 import signal
-import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, Popen
 
 import pytest
 
-from tests.runs.test_ranks import ONE_THREAD, SHORT_RUN, assert_same, rank_of_trial, torchrun
+from tests.runs.test_ranks import SHORT_RUN, assert_same, rank_of_trial, second_save, torchrun
+from tests.support.forks import FORK_SERVER, Process, one_thread
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script
 from tests.support.people import People
 from tests.support.processes import wait_for
+from tests.support.saves import wait_after_two_saves
 from tests.support.several_ranks import RUN, free_port
 from tests.support.soak import run_folder
 
 ON_CPU = [*TINY_DIGITS, "--device=cpu"]
 """Ranks that share a trial cannot share a GPU, and a machine may have but one."""
 SHORT_DATA = [*ON_CPU, "--parallel=data"]
-DATA = [*ON_CPU, "--set=training.epochs=22", "--set=training.milestones=[15]", "--parallel=data"]
+DATA = [*ON_CPU, "--set=training.epochs=3", "--set=training.milestones=[2]", "--parallel=data"]
 
 
-def start(output_dir: Path, *arguments: str, script: str = "main_TOD.py") -> subprocess.Popen:
+def start(
+    output_dir: Path,
+    *arguments: str,
+    script: str = "main_TOD.py",
+    first: Callable[[], None] | None = None,
+) -> Popen:
     """Starts an entry script, whose processes print to one pipe."""
-    return subprocess.Popen(
+    return Process(
         [sys.executable, PROJECT_DIR / script, *arguments, f"--output-dir={output_dir}"],
-        env=ONE_THREAD,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        env=one_thread(first),
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=STDOUT,
         text=True,
     )
 
 
-def children_of(process: subprocess.Popen) -> list[int]:
-    """The processes that it has started, in their order."""
-    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    return sorted(map(int, path.read_text().split()))
+def children_of(process: Popen) -> list[int]:
+    """The processes that it has started, in their order, but for the one that forks them."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    names = {int(child): Path(f"/proc/{child}/comm").read_text() for child in children}
+    return sorted(child for child, name in names.items() if name != f"{FORK_SERVER}\n")
 
 
-def first_save(output_dir: Path) -> Path:
-    return run_folder("main_TOD.py", output_dir) / "progress" / "trial1.before.pt"
+def wait_until_it_has_ended(process: int, seconds: float = 60.0) -> None:
+    """Waits for a process of another's."""
+    deadline = time.monotonic() + seconds
+    while Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline, f"{process} goes on"
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +80,9 @@ def test_processes_share_out_the_trials(tmp_path, alone):
 
 
 def test_where_one_process_dies_the_others_save_and_the_same_command_goes_on(tmp_path, alone):
-    process = start(tmp_path, *RUN, "--processes=2")
-    wait_for(first_save(tmp_path), process)
+    process = start(tmp_path, *RUN, "--processes=2", first=wait_after_two_saves)
+    for trial in (1, 2):
+        wait_for(second_save(tmp_path, trial), process)
     os.kill(rank_of_trial(2, tmp_path), signal.SIGKILL)
     output, _ = process.communicate()
     assert process.returncode == 128 + signal.SIGKILL
@@ -85,8 +100,8 @@ def test_where_one_process_dies_the_others_save_and_the_same_command_goes_on(tmp
 def test_a_signal_reaches_all_processes_which_end_with_its_status(
     tmp_path, alone, shared, arguments, number
 ):
-    process = start(tmp_path, *arguments, "--processes=2")
-    wait_for(first_save(tmp_path), process)
+    process = start(tmp_path, *arguments, "--processes=2", first=wait_after_two_saves)
+    wait_for(second_save(tmp_path), process)
     process.send_signal(number)
     output, _ = process.communicate()
     assert process.returncode == 128 + number, output
@@ -140,7 +155,7 @@ def test_a_shared_trial_leaves_what_one_process_leaves(tmp_path, shared):
 
 
 def test_torchrun_shares_a_trial_as_processes_do(tmp_path, shared):
-    process = torchrun(2, tmp_path, *DATA)
+    process = torchrun(2, tmp_path, *DATA, how=Popen)
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert_same(tmp_path, shared)
@@ -171,9 +186,14 @@ def test_another_number_of_ranks_goes_on_with_a_warning(tmp_path):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_stops_all_and_the_same_command_goes_on(tmp_path, shared, rank):
-    process = start(tmp_path, *DATA, "--processes=2")
-    wait_for(first_save(tmp_path), process)
-    os.kill(children_of(process)[rank], signal.SIGKILL)
+    process = start(tmp_path, *DATA, "--processes=2", first=wait_after_two_saves)
+    wait_for(second_save(tmp_path), process)
+    ranks = children_of(process)
+    process.send_signal(signal.SIGSTOP)  # or it might stop the other before that has noticed
+    os.kill(ranks[rank], signal.SIGKILL)
+    os.kill(ranks[1 - rank], signal.SIGCONT)
+    wait_until_it_has_ended(ranks[1 - rank])
+    process.send_signal(signal.SIGCONT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode in (2, 128 + signal.SIGKILL)
     assert f"[rank {1 - rank}] another rank has failed, and says why" in output

@@ -3,17 +3,18 @@
 import os
 import re
 import signal
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, Popen
 
+from tests.support.forks import Process, one_thread
 from tests.support.harness import PROJECT_DIR
 from tests.support.processes import wait_for
+from tests.support.saves import wait_after_two_saves
 from tests.support.several_ranks import RUN, free_port
 from tests.support.soak import differences, results, run_folder
 
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 SHORT_RUN = [*RUN, "--set=training.epochs=2", "--set=training.milestones=[1]"]
 
 
@@ -22,10 +23,12 @@ def torchrun(
     output_dir: Path,
     *arguments: str,
     rendezvous: Sequence[str] = ("--standalone",),
-) -> subprocess.Popen:
+    how: type[Popen] = Process,
+    first: Callable[[], None] | None = None,
+) -> Popen:
     """Starts main_TOD.py as so many ranks of one node; what they print goes to one pipe."""
     command = [sys.executable, "-m", "torch.distributed.run", *rendezvous]
-    return subprocess.Popen(
+    return how(
         [
             *command,
             f"--nproc_per_node={processes}",
@@ -33,10 +36,10 @@ def torchrun(
             *arguments,
             f"--output-dir={output_dir}",
         ],
-        env=ONE_THREAD,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        env=one_thread(first),
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=STDOUT,
         text=True,
     )
 
@@ -44,6 +47,11 @@ def torchrun(
 def assert_same(output_dir: Path, expected: Path) -> None:
     a, b = (results(run_folder("main_TOD.py", folder)) for folder in (output_dir, expected))
     assert not differences(a, b)
+
+
+def second_save(output_dir: Path, trial: int = 1) -> Path:
+    """The file that a trial has once it has saved a second state."""
+    return run_folder("main_TOD.py", output_dir) / "progress" / f"trial{trial}.before.pt"
 
 
 def rank_of_trial(trial: int, output_dir: Path) -> int:
@@ -58,7 +66,7 @@ def rank_of_trial(trial: int, output_dir: Path) -> int:
 
 
 def test_ranks_give_the_bytes_of_one_process_and_one_log_that_names_them(tmp_path, alone):
-    process = torchrun(2, tmp_path, *RUN)
+    process = torchrun(2, tmp_path, *RUN, how=Popen)
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert_same(tmp_path, alone)
@@ -85,8 +93,9 @@ def test_nodes_share_out_the_trials_of_one_run(tmp_path, alone):
 
 
 def test_a_rank_that_dies_takes_no_other_trial_with_it(tmp_path, alone):
-    process = torchrun(2, tmp_path, *RUN)
-    wait_for(run_folder("main_TOD.py", tmp_path) / "progress" / "trial1.before.pt", process)
+    process = torchrun(2, tmp_path, *RUN, first=wait_after_two_saves)
+    for trial in (1, 2):
+        wait_for(second_save(tmp_path, trial), process)
     os.kill(rank_of_trial(2, tmp_path), signal.SIGKILL)
     output, _ = process.communicate()
     assert process.returncode != 0

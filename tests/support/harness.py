@@ -4,17 +4,18 @@ import importlib
 import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, CompletedProcess, Popen
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import yaml
 
 from losses import AuxiliaryLoss
+from tests.support.forks import Process, one_thread
 from tod import config as configuration
 from tod import data, entry_script
 from tod.config import PROJECT_DIR, Config
@@ -51,18 +52,21 @@ TINY_DIGITS = [
 
 
 def run_script(
-    script: str, *arguments: object, cwd: Path | None = None, **environment: str
-) -> subprocess.CompletedProcess:
-    """Runs an entry script to its end, on one thread, and returns its status and output as text."""
-    return subprocess.run(
-        [sys.executable, PROJECT_DIR / script, *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    script: str,
+    *arguments: object,
+    cwd: Path | None = None,
+    start: type[Popen] = Process,
+    **environment: str,
+) -> CompletedProcess:
+    """Runs an entry script to its end, on one thread, and returns its status and output as text.
+
+    With `start=Popen`, it starts cold.
+    """
+    command = [sys.executable, PROJECT_DIR / script, *map(str, arguments)]
+    pipes = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE, "text": True}
+    with start(command, cwd=cwd, env=one_thread(**environment), **pipes) as process:
+        output = process.communicate()
+    return CompletedProcess(command, process.returncode, *output)
 
 
 class Run(NamedTuple):

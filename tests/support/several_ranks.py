@@ -1,23 +1,23 @@
 """Functions that several processes run together, as torchrun's ranks do."""
 
-import multiprocessing
 import os
 import pickle
-import queue
 import socket
-import traceback
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
-from tests.support.harness import TINY_DIGITS
+from tests.support.forks import Process, one_thread
+from tests.support.harness import PROJECT_DIR, TINY_DIGITS
 
 RUN = [
     *TINY_DIGITS,
     "--set=active_learning.trials=3",
-    "--set=training.epochs=22",
-    "--set=training.milestones=[15]",
+    "--set=training.epochs=3",
+    "--set=training.milestones=[2]",
 ]
 """Three trials, which several processes may share out."""
 
@@ -34,51 +34,44 @@ def on_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> 
     Raises:
         AssertionError: one has failed, or takes too long.
     """
-    spawning = multiprocessing.get_context("spawn")
-    answers = spawning.Queue()
-    port = free_port()
-    processes = [
-        spawning.Process(
-            target=_answer, args=(answers, port, rank, world_size, function, arguments)
-        )
-        for rank in range(world_size)
-    ]
-    for process in processes:
-        process.start()
-    found = {}
-    try:
-        while len(found) < world_size:
-            rank, answer, problem = answers.get(timeout=300)
-            assert problem is None, problem
-            found[rank] = pickle.loads(answer)
-    except queue.Empty:
-        raise AssertionError("the ranks take too long") from None
-    finally:
-        for process in processes:
-            process.join(10 if len(found) == world_size else 0)
-            process.kill()
-    return [found[rank] for rank in range(world_size)]
-
-
-def _answer(
-    answers: Any,
-    port: int,
-    rank: int,
-    world_size: int,
-    function: Callable[..., Any],
-    arguments: tuple[Any, ...],
-) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {
+    shared = {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
+        "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(world_size),
         "LOCAL_WORLD_SIZE": str(world_size),
     }
-    try:
-        # As bytes: tensors would go through memory that ends with this process.
-        answers.put((rank, pickle.dumps(function(rank, world_size, *arguments)), None))
-    except BaseException:
-        answers.put((rank, None, traceback.format_exc()))
+    code = "from tests.support.several_ranks import answer; answer()"
+    deadline = time.monotonic() + 300
+    with TemporaryDirectory() as folder:
+        Path(folder, "question").write_bytes(pickle.dumps((function, arguments)))
+        answers = [Path(folder, str(rank)) for rank in range(world_size)]
+        processes = [
+            Process(
+                [sys.executable, "-c", code, path],
+                cwd=PROJECT_DIR,
+                env=one_thread(**shared, RANK=path.name, LOCAL_RANK=path.name),
+            )
+            for path in answers
+        ]
+        try:
+            while not all(path.exists() for path in answers):
+                for path, process in zip(answers, processes, strict=True):
+                    status = process.poll()
+                    assert status is None or path.exists(), f"rank {path.name} ended with {status}"
+                assert time.monotonic() < deadline, "the ranks take too long"
+                time.sleep(0.01)
+            return [pickle.loads(path.read_bytes()) for path in answers]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+
+
+def answer() -> None:
+    """Answers as one of the ranks."""
+    path = Path(sys.argv[1])
+    function, arguments = pickle.loads(path.with_name("question").read_bytes())
+    given = function(int(path.name), int(os.environ["WORLD_SIZE"]), *arguments)
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(pickle.dumps(given))
+    partial.rename(path)

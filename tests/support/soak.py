@@ -5,39 +5,50 @@ python -m tests.support.soak --kills 100
 
 import argparse
 import csv
-import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, Popen, TimeoutExpired
 
 import torch
 
+from tests.support.forks import Process, one_thread
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS
+from tests.support.saves import save_after_each_epoch
 
 RUN = [
     *TINY_DIGITS,
     "--set=active_learning.trials=2",
     "--set=active_learning.initial_labels=20",
     "--set=active_learning.query_size=12",
-    "--set=training.epochs=22",
-    "--set=training.milestones=[15]",
+    "--set=training.epochs=3",
+    "--set=training.milestones=[2]",
 ]
 SCRIPTS = {"main_TOD.py": "TOD", "main_LL4AL.py": "LL4AL"}
 TIMINGS = {"train_seconds"}
 
 
-def start(script: str, output_dir: Path, *arguments: str) -> subprocess.Popen:
-    """Starts an entry script on the soak's run; its output goes to a pipe."""
-    return subprocess.Popen(
+def start(
+    script: str,
+    output_dir: Path,
+    *arguments: str,
+    how: type[Popen] = Process,
+    first: Callable[[], None] = save_after_each_epoch,
+) -> Popen:
+    """Starts an entry script on the soak's run; its output goes to a pipe.
+
+    A cold one, with `how=Popen`, calls nothing first.
+    """
+    return how(
         [sys.executable, PROJECT_DIR / script, *RUN, f"--output-dir={output_dir}", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        env=one_thread(first),
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=STDOUT,
         text=True,
     )
 
@@ -77,8 +88,8 @@ def soak(script: str, kills: int, output_dir: Path, seed: int = 0) -> int:
         AssertionError: a run failed, or ended otherwise.
     """
     moments = random.Random(f"{script} {seed}")
-    began = time.monotonic()
     reference = start(script, output_dir / "reference")
+    began = time.monotonic()
     output, _ = reference.communicate()
     assert reference.returncode == 0, output
     seconds = time.monotonic() - began
@@ -90,7 +101,7 @@ def soak(script: str, kills: int, output_dir: Path, seed: int = 0) -> int:
         try:
             patience = moments.uniform(0.3, 1.0) * seconds if killed < kills else None
             output, _ = process.communicate(timeout=patience)
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             process.kill()
             process.communicate()
             killed += 1

@@ -1,0 +1,298 @@
+"""Python processes forked from one that has everything imported: a cold start takes seconds.
+
+That one imports and never computes, since OpenMP's threads would not survive the fork. All else is
+as in a cold process, a child of whoever starts it: status, signals, locks, streams, variables,
+directory, limits, terminal. What such a process starts in turn is forked, too.
+"""
+
+import atexit
+import ctypes
+import gc
+import importlib
+import io
+import os
+import pickle
+import re
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from threading import Lock
+from types import ModuleType
+from typing import Any, NamedTuple
+
+PROJECT_DIR = Path(__file__).parents[2]
+IMPORTED = (
+    *("main_TOD", "main_LL4AL", "plot", "report", "predict", "pytest", "torch.distributed.run"),
+    *("experiments.grid", "experiments.reproduce", "matplotlib.backends.backend_agg"),
+    *("scipy.io", "scipy.stats", "sklearn.cluster", "sklearn.datasets", "sklearn.metrics"),
+    *("sklearn.model_selection", "torch.utils.tensorboard", "torchvision.datasets"),
+    *("tod.analysis.report", "tod.experiment", "tod.follower", "tod.prediction", "tod.rounds"),
+    *("tod.training.data_parallel", "tests.support.people", "tests.support.saves"),
+)
+READ_AT_START = re.compile("PYTHON|OMP_|MKL_|OPENBLAS_|ONEDNN_|LD_")
+"""The variables that Python and the libraries read when they begin, and not again."""
+FIRST = "TEST_FIRST"
+"""The variable with the function, as `module:name`, that forked processes call first."""
+FORK_SERVER = "fork server"
+PR_SET_CHILD_SUBREAPER = 36
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+"""Those that a process ignores where the one that starts it does."""
+
+
+class Server(NamedTuple):
+    """Where a process asks for others, and the variables with which these have begun."""
+
+    requests: socket.socket
+    variables: Mapping[str, str]
+
+
+_server: Server | None = None
+_one_at_a_time = Lock()
+_start_cold = subprocess.Popen._execute_child
+
+
+class Process(subprocess.Popen):
+    """`subprocess.Popen`, but Python on one thread is forked: a script, `-c code` or `-m module`.
+
+    `preexec_fn` must be picklable. What needs other options of Python, or other variables that are
+    read at its start, starts cold.
+    """
+
+    def _execute_child(
+        self, args: Any, executable: Any, preexec_fn: Any, close_fds: bool, pass_fds: Any,
+        cwd: Any, env: Any, startupinfo: Any, creationflags: int, shell: bool,
+        p2cread: int, p2cwrite: int, c2pread: int, c2pwrite: int, errread: int, errwrite: int,
+        *rest: Any,
+    ) -> None:  # fmt: skip
+        pipes = (p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
+        variables = dict(os.environ if env is None else env)
+        if shell or not _is_forkable(args, variables):
+            settings = (close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell)
+            _start_cold(self, args, executable, preexec_fn, *settings, *pipes, *rest)
+            return
+        starts_session = rest[5]
+        arguments = [*map(os.fsdecode, args[1:])]
+        ignored = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
+        place = (cwd or Path.cwd(), starts_session, ignored, preexec_fn)
+        request = Request(arguments, variables, *place)
+        streams = [
+            number if pipe == -1 else pipe
+            for number, pipe in enumerate((p2cread, c2pwrite, errwrite))
+        ]
+        self.pid = _fork(request, streams)
+        self._child_created = True
+        self._close_pipe_fds(*pipes)
+
+
+class Request(NamedTuple):
+    """What a forked process is to be."""
+
+    arguments: list[str]
+    variables: dict[str, str]
+    cwd: Path
+    starts_session: bool
+    ignored: list[int]
+    before: Any
+
+
+def run(command: Sequence[object], **settings: Any) -> subprocess.CompletedProcess:
+    """As `subprocess.run`, on one thread, with both outputs as text."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with Process(command, env=one_thread(), **pipes, **settings) as process:
+        output = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, *output)
+
+
+def one_thread(first: Callable[[], None] | None = None, **more: str) -> dict[str, str]:
+    """The variables of a process on one thread, which calls a function first if it is forked."""
+    named = {} if first is None else {FIRST: f"{first.__module__}:{first.__name__}"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", **named, **more}
+
+
+def _is_forkable(args: Any, variables: Mapping[str, str]) -> bool:
+    if sys.platform != "linux" or isinstance(args, str | bytes) or args[0] != sys.executable:
+        return False
+    first = next(argument for argument in map(os.fsdecode, args[1:3]) if argument != "-u")
+    ours, theirs = (
+        {name: each[name] for name in each if READ_AT_START.match(name)}
+        for each in (variables, _started().variables)
+    )
+    return ours == theirs and (first in ("-c", "-m") or not first.startswith("-"))
+
+
+def _started() -> Server:
+    """The server of this process, which ends with it."""
+    global _server
+    if _server is None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        variables = one_thread()
+        command = [sys.executable, "-c", "from tests.support import forks; forks.serve()"]
+        process = subprocess.Popen(command, stdin=theirs, cwd=PROJECT_DIR, env=variables)
+        theirs.close()
+        atexit.register(lambda: (ours.close(), process.wait()))
+        _server = Server(ours, variables)
+    return _server
+
+
+def _fork(request: Request, streams: Sequence[int]) -> int:
+    """The process id of a new child of this process."""
+    requests = _started().requests
+    prctl = ctypes.CDLL(None).prctl
+    with _one_at_a_time:
+        # Whose parent ends is ours now: the server has the child by way of one that ends at once.
+        prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        socket.send_fds(requests, [pickle.dumps(request)], streams)
+        answer = requests.recv(32)
+        prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+    assert answer, "the fork server has ended"
+    return int(answer)
+
+
+# --------------------------------------------------------------- in the other processes
+
+
+def serve() -> None:
+    """Forks for whoever asks by standard input; in the fork, does what it is asked for."""
+    global _server
+    ending = Ending()
+    atexit.register(ending.leave)  # as the first, it is called last
+    variables = dict(os.environ)
+    requests = socket.socket(fileno=os.dup(0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for module in IMPORTED:
+        importlib.import_module(module)
+    gc.freeze()  # pages that the forks share
+    assert len(list(Path("/proc/self/task").iterdir())) == 1, "threads do not survive a fork"
+    while True:
+        Path("/proc/self/comm").write_text(FORK_SERVER)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for number in range(3):
+            os.dup2(nothing, number)
+        os.close(nothing)
+        request, streams = _asked_for(requests)
+        requests.close()
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        os.chdir(request.cwd)
+        if request.starts_session:
+            os.setsid()
+        if request.before is not None:
+            request.before()
+        # A server of its own, as it will have computed when it asks.
+        ours, requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if os.fork():
+            requests.close()
+            break
+        ours.close()
+    _server = Server(ours, variables)
+    subprocess.Popen._execute_child = Process._execute_child
+    for number in SIGNALS:
+        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN if number in request.ignored else default)
+    with ending:
+        _run(request)
+
+
+class Ending:
+    """The end of a process, as Python would end it, but that it does not take its modules apart.
+
+    That would take longer than the fork.
+    """
+
+    status: int | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: Any, traceback: Any) -> None:
+        if kind is None or issubclass(kind, SystemExit):
+            code = None if error is None else error.code
+            self.status = code if isinstance(code, int) else int(code is not None)
+        elif not issubclass(kind, KeyboardInterrupt):  # which ends Python by the signal
+            self.status = 1
+
+    def leave(self) -> None:
+        if self.status is not None:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(self.status)
+
+
+def _asked_for(requests: socket.socket) -> tuple[Request, list[int]]:
+    """Forks until nobody can ask any more; returns in the fork, with its streams."""
+    while True:
+        content, streams, _, _ = socket.recv_fds(requests, 2**20, 3)
+        if not content:
+            os._exit(0)
+        reading, writing = os.pipe()
+        between = os.fork()
+        if between == 0:
+            between = os.getpid()
+            child = os.fork()
+            if child == 0:
+                os.close(reading)
+                os.close(writing)
+                while os.getppid() == between:
+                    time.sleep(0.001)
+                return pickle.loads(content), streams
+            os.write(writing, str(child).encode())
+            os._exit(0)
+        answer = os.read(reading, 32)
+        for descriptor in (reading, writing, *streams):
+            os.close(descriptor)
+        os.waitpid(between, 0)
+        requests.send(answer)
+
+
+def _run(request: Request) -> None:
+    """Does what Python does with such arguments."""
+    import numpy as np
+    import torch
+
+    Path("/proc/self/comm").write_text("python")
+    os.environ.clear()
+    os.environ.update(request.variables)
+    np.random.seed()  # at random, as in a cold process
+    torch.default_generator.seed()
+    if FIRST in os.environ:
+        module, _, name = os.environ[FIRST].partition(":")
+        getattr(importlib.import_module(module), name)()
+    arguments = request.arguments
+    is_unbuffered = arguments[0] == "-u"
+    _reopen_standard_streams(is_unbuffered or bool(os.environ.get("PYTHONUNBUFFERED")))
+    kind, *sys.argv = arguments[is_unbuffered:]
+    if kind == "-m":
+        sys.path[0] = str(request.cwd)
+        sys.modules.pop(sys.argv[0], None)
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    elif kind == "-c":
+        sys.path[0] = ""
+        code, sys.argv[0] = sys.argv[0], "-c"
+        module = sys.modules["__main__"] = ModuleType("__main__")
+        exec(compile(code, "<string>", "exec"), vars(module))
+    else:
+        sys.path[0] = str(Path(kind).resolve().parent)
+        sys.argv.insert(0, kind)
+        runpy.run_path(kind, run_name="__main__")
+
+
+def _reopen_standard_streams(is_unbuffered: bool) -> None:
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        former = getattr(sys, name)
+        buffering = 0 if is_unbuffered and number else -1
+        binary = open(number, "wb" if number else "rb", buffering, closefd=False)  # noqa: SIM115
+        stream = io.TextIOWrapper(
+            binary,
+            former.encoding,
+            former.errors,
+            line_buffering=not is_unbuffered and (number == 2 or binary.isatty()),
+            write_through=is_unbuffered,
+        )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
