@@ -66,7 +66,8 @@ def test_all_strategies_run_several_at_once_but_for_those_that_cannot(tmp_path):
 def test_a_terminal_gets_one_bar_over_all_runs(tmp_path):
     script = PROJECT_DIR / "experiments/grid.py"
     # Runs that learn, and have nothing to say under --quiet.
-    learning = [*REST, "--set=training.epochs=12", "--set=training.milestones=[]"]
+    settings = ("training.epochs=30", "training.milestones=[]", "training.lr=0.02")
+    learning = [*REST, *(f"--set={setting}" for setting in settings)]
     command = [sys.executable, script, *GRID, "--output-dir", tmp_path, "--processes=2", *learning]
     text = shown_in_a_terminal(command)
     bars = re.findall(r"(\d) of 2 runs: +\d+%\|[^|]*\| (\d)/4", text)
