@@ -109,8 +109,8 @@ def test_an_answer_says_where_it_stands_and_in_which_file(tmp_path):
     path = write(tmp_path / "mine.csv", 'file,class\na,"x\ny"\n\nb,z\n')
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     assert read_answers(path) == [
-        Answer("a", "", "x\ny", f"{path}, line 3", "mine.csv", str(path), digest),
-        Answer("b", "", "z", f"{path}, line 5", "mine.csv", str(path), digest),
+        Answer("a", "", "x\ny", f"{path}, line 3", "mine.csv", digest),
+        Answer("b", "", "z", f"{path}, line 5", "mine.csv", digest),
     ]
 
 

@@ -38,7 +38,6 @@ class Answer(NamedTuple):
         class_name: None: the person has skipped it.
         place: where the answer stands, for messages.
         source: the name of the file that it stands in.
-        path: the file, wherever it is called from.
         content: tells the file's content from another's.
         may_be_gone: whether it stands in a run's own files, whose images may be gone by now.
         reason: in a run's own labels, why it was asked for; empty in an earlier version's.
@@ -54,7 +53,6 @@ class Answer(NamedTuple):
     class_name: str | None
     place: str
     source: str = ""
-    path: str = ""
     content: str = ""
     may_be_gone: bool = False
     reason: str = ""
@@ -76,10 +74,9 @@ def read_answers(path: Path) -> list[Answer]:
         text, digest = decoded(content), hashlib.sha256(content).hexdigest()[:16]
         is_json = text.lstrip()[:1] in ("[", "{")
         found = (_in_json if is_json else _in_csv)(text, place)
-        named = {"source": path.name, "path": str(path.resolve()), "content": digest}
-        return [answer._replace(**named) for answer in found]
-    # A file of another kind may be nested in any way, and a link lead to itself.
-    except (OSError, ValueError, AttributeError, TypeError, RuntimeError) as error:
+        return [answer._replace(source=path.name, content=digest) for answer in found]
+    # A file of another kind may be nested in any way.
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         why = reason(error).removeprefix(f"{place}, ")
         raise InputError(f"{path}: cannot be read ({why}); {ADVICE}") from None
 

@@ -4,7 +4,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath
 from typing import NamedTuple
 
 from tod.people.answers import Answer
@@ -14,7 +13,7 @@ class Vote(NamedTuple):
     """What one person says of an image.
 
     Attributes:
-        voter: the annotator, or the file where it names none.
+        voter: the annotator, or the file's name where it names none.
         class_name: None: the person has skipped the image.
         answer: tells this answer from another one of the same voter.
         at: when it was given, in ISO 8601; empty where nobody knows.
@@ -64,9 +63,7 @@ def _age(answer: Answer) -> tuple[str, str, str]:
 def votes_of(answers: Iterable[Answer]) -> list[Vote]:
     """The votes of answers about one image."""
     return [
-        Vote(
-            a.annotator or a.path or a.source, a.class_name, a.annotation or a.content, a.updated_at
-        )
+        Vote(a.annotator or a.source, a.class_name, a.annotation or a.content, a.updated_at)
         for a in answers
     ]
 
@@ -108,7 +105,7 @@ def are_skips(votes: Sequence[Vote]) -> bool:
 
 def as_cells(votes: Sequence[Vote]) -> list[str]:
     """The cells `votes`, `source` and `answers` of a table; the first two are for people."""
-    voters = ", ".join(dict.fromkeys(PurePath(vote.voter).name for vote in votes))
+    voters = ", ".join(dict.fromkeys(vote.voter for vote in votes))
     return [counts(votes), voters, json.dumps(votes, ensure_ascii=False)]
 
 
