@@ -224,6 +224,11 @@ def rows_of_csv(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
     return columns, rows
 
 
+def damaged(path: Path, why: str) -> InputError:
+    """The error for a file of the run's own that is not as it was written."""
+    return InputError(f"{path}: cannot be read back ({why}); bring back the file as it was")
+
+
 def read_table(
     path: Path, columns: Sequence[str], added: Sequence[str] = ()
 ) -> list[dict[str, str]]:
@@ -249,9 +254,7 @@ def read_table(
         if rows and found[-1] not in rows[-1][1] and not text.endswith(("\n", "\r")):
             raise ValueError("its last line is not whole")
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read back ({reason(error)}); bring back the file as it was"
-        ) from None
+        raise damaged(path, reason(error)) from None
     return [{name: row.get(name, "") for name in (*columns, *added)} for _, row in rows]
 
 

@@ -5,8 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from tod.config import InputError
-from tod.files import read_table
+from tod.files import damaged, read_table
 from tod.people.labels import Asked, Labels
 from tod.settings import shortened
 
@@ -75,8 +74,7 @@ def read_rows(path: Path) -> list[Asking]:
         for row in rows:
             float(row.score or 0)
     except ValueError:
-        words = f"cannot be read back (rank {row.rank} has the score {shortened(row.score)})"
-        raise InputError(f"{path}: {words}; bring back the file as it was") from None
+        raise damaged(path, f"rank {row.rank} has the score {shortened(row.score)}") from None
     return rows
 
 

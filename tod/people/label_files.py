@@ -6,8 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from tod.config import InputError
-from tod.files import as_csv, read_table, reason, write_atomically
+from tod.files import as_csv, damaged, read_table, reason, write_atomically
 from tod.people.answers import LABEL_COLUMNS, UNDECIDED_COLUMNS
 from tod.people.labels import Label, Labels, Row, Unlabeled
 from tod.people.votes import as_cells, votes_in
@@ -61,9 +60,7 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, A
         try:
             yield row["sha256"], {**row, "answers": votes_in(row)}
         except (TypeError, ValueError) as error:
-            raise InputError(
-                f"{path}: cannot be read back ({reason(error)}); bring back the file as it was"
-            ) from None
+            raise damaged(path, reason(error)) from None
 
 
 def _label(row: Mapping[str, Any]) -> Label:
