@@ -15,7 +15,9 @@ CODES = {
     "words": "raise SystemExit('words')",
     "nothing": "raise SystemExit",
     "killed": "import os; os.kill(os.getpid(), 9)",
-    "interrupted": "import os, signal; os.kill(os.getpid(), signal.SIGINT)",
+    "interrupted": "import os, signal\n"
+    # In the background, a shell has it ignored.
+    "signal.signal(signal.SIGINT, signal.default_int_handler); os.kill(os.getpid(), signal.SIGINT)",
     "uncaught": "print('shown', flush=True); 1 / 0",
     "unflushed": "import atexit; atexit.register(print, 'last'); print('first', end='')",
     "threads": "import threading, time\n"
