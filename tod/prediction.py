@@ -65,6 +65,8 @@ def read_classifier(run_folder: Path, weights: Path | None, device: torch.device
     memory_format = models.fastest_memory_format(device, config.model.width)
     network = models.fold_batch_norm(network).to(device, memory_format=memory_format)
     labels = read_labels(run_folder).labels if config.dataset == OWN_IMAGES else None
+    if labels is not None and not (run_folder / "labels.csv").exists():
+        log.warning(f"{run_folder / 'labels.csv'}: is missing: `labelled` stays empty")
     return Classifier(network, config, class_names, mean, std, device, labels)
 
 

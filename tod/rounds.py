@@ -74,7 +74,7 @@ def run_round(
     path = options.output_dir / identity.folder_name
     advice = (
         "have it as there, or name another place with --output-dir, and give it what people have "
-        f"said, audits too, by --labels {path / 'labels.csv'}"
+        f"said, audits too, by --labels {path / 'labels.csv'} and the tables beside it"
     )
     folder = RunFolder(path, identity, trials=[1], chosen=[1], advice=advice)
     with devices.out_of_memory_in_words(), RunLog(options.quiet, Ranks()) as run_log, folder:

@@ -724,7 +724,7 @@ def lose(path: Path) -> None:
         ("batches/batch0", r"batch0/batch.csv: is missing, and says what was asked"),
         ("batches/batch2", r"batch2/batch.csv: is missing, and says what was asked"),
         ("batches/batch3", r"batch3/batch.csv: is missing, and says what was asked"),
-        ("labels.csv", r"labels.csv: 30 rows of those in labels.copy.csv are missing; copy that"),
+        ("labels.csv", r"labels.csv: lacks 30 rows of those in labels.copy.csv; copy that"),
     ],
 )
 def test_what_the_run_had_and_has_not_any_more_is_named(people, name, says):
@@ -753,7 +753,7 @@ def test_some_lost_labels_are_named_and_an_earlier_versions_too(people):
     path = people.run / "labels.csv"
     rows = [[*row.values()] for row in table(path)]
     write_table(path, rows[:-2], [*table(path)[0]])
-    with pytest.raises(InputError, match=r"2 rows of those in labels.copy.csv are missing"):
+    with pytest.raises(InputError, match=r"lacks 2 rows of those in labels.copy.csv"):
         people.round()
     for copy in people.run.glob("*.copy.csv"):
         copy.unlink()

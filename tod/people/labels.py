@@ -270,4 +270,7 @@ def _contradiction(
     named = {vote.class_name for vote in votes}
     if in_folder is not None and (relabel or in_folder not in named):
         return f"{words} lies in {shortened(in_folder)}'s folder; move it, or leave the line out"
-    return f"{words} {shortened(old.class_name)} by {old.source} before; --relabel takes the new"
+    return (
+        f"{words} {shortened(old.class_name)} by {old.source} before; --relabel takes the new (of "
+        "the files of all who have answered, the majority)"
+    )

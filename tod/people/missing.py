@@ -38,16 +38,16 @@ def _refuse_missing_labels(run_folder: Path, labels: Labels, rows: pd.DataFrame)
         path, copy = run_folder / f"{name}.csv", f"{name}{COPY}.csv"
         if lost := table.keys() - known:
             raise InputError(
-                f"{path}: {counted(len(lost), 'row')} of those in {copy} are missing; copy that "
-                f"file over it, or remove {copy} if they are to go"
+                f"{path}: lacks {counted(len(lost), 'row')} of those in {copy}; copy that file "
+                "over it"
             )
     if not rows.empty and not (run_folder / f"labels{COPY}.csv").exists():
         last = rows.iloc[-1]
         trained = int(last["num_labeled"]) + int(last.get("audited") or 0)
         if trained > len(known):
             raise InputError(
-                f"{run_folder / 'labels.csv'}: has {counted(len(known), 'label')}, and the last "
-                f"cycle had {trained:,}; bring the file back"
+                f"{run_folder / 'labels.csv'}: has {counted(len(labels.labels), 'label')}, and "
+                f"the last cycle had {trained:,}; bring the file back as it was"
             )
 
 
@@ -64,6 +64,7 @@ def _refuse_missing_batches(
         if not path.exists():
             raise InputError(
                 f"{path}: is missing, and says what was asked; bring it back (the other files "
-                "beside it may go), or begin another run in another --output-dir with --labels "
-                f"{run_folder / 'labels.csv'}"
+                "beside it may go), or begin another run in another --output-dir, with the "
+                f"settings of this one and --labels {run_folder / 'labels.csv'}, and set_aside.csv "
+                "and disagreements.csv beside it"
             )
