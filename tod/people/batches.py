@@ -87,11 +87,14 @@ def asked_images(batches: Sequence[Batch]) -> dict[str, Asked]:
     }
 
 
+def reasons_of(batches: Sequence[Batch]) -> dict[tuple[str, str], str]:
+    """Why batches have asked for images, by their digest and the batch's number, as in tables."""
+    return {(row.sha256, str(batch.number)): row.reason for batch in batches for row in batch.rows}
+
+
 def with_reasons(labels: Labels, batches: Sequence[Batch]) -> Labels:
     """Labels, each with the reason why a batch asked for it: an earlier version wrote none."""
-    reasons = {
-        (row.sha256, str(batch.number)): row.reason for batch in batches for row in batch.rows
-    }
+    reasons = reasons_of(batches)
     filled = {
         digest: label._replace(reason=label.reason or reasons.get((digest, label.batch), ""))
         for digest, label in labels.labels.items()

@@ -21,6 +21,7 @@ from tod.people.batches import (
     asked_images,
     batch_folder,
     read_batches,
+    reasons_of,
     with_reasons,
 )
 from tod.people.label_files import read_labels, write_labels
@@ -100,15 +101,13 @@ class Record:
         What this run has trained on can measure nothing any more.
         """
         audits = [d for d, answers in by_image.items() if AUDIT in {a.reason for a in answers}]
-        trained = [d for d in audits if d in self.labels.labels and not self._is_audit(d)]
+        known = self.labels.labels
+        trained = {d for d in audits if d in known and known[d].reason != AUDIT}
         if trained:
             log.warning(f"{counted(len(trained), 'audit')} of another run had a label here before")
         new = {d: labels.labels[d] for d in audits if d in labels.labels and d not in trained}
         of_audits = {digest: label._replace(reason=AUDIT) for digest, label in new.items()}
         return replace(labels, labels={**labels.labels, **of_audits})
-
-    def _is_audit(self, digest: str) -> bool:
-        return self.labels.labels[digest].reason == AUDIT
 
     def _answers_of_folders(self) -> Iterator[Answer]:
         for digest, name in self.found.labels.items():
@@ -255,12 +254,7 @@ def _answers_in(path: Path) -> list[Answer]:
     answers = read_answers(path)
     if not any(answer.batch and not answer.reason for answer in answers):
         return answers
-    reasons = {
-        (row.sha256, str(batch.number)): row.reason
-        for batch in read_batches(path.parent)
-        for row in batch.rows
-    }
-    filled = []
+    reasons, filled = reasons_of(read_batches(path.parent)), []
     for answer in answers:
         reason = answer.reason or reasons.get((answer.sha256, answer.batch), "")
         if answer.batch and not reason:
