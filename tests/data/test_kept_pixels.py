@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from tests.support.decoding import (
+    CONFIG,
     STORE,
     decode,
     forbid_locks,
@@ -146,7 +147,7 @@ def is_killed_before(step, folder, files):
                     os.kill(os.getpid(), signal.SIGKILL)  # what is not written yet is lost
 
         sys.setprofile(watch)
-        load(folder, files)
+        decoding.load_images([(folder, files)], CONFIG)
         return 0
 
     status = status_of(forked(work))
@@ -314,7 +315,7 @@ def test_disks_are_asked_for_all_folders_before_the_first_is_decoded(
 
     def load_with(free):
         monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=free))
-        decoding.load_images(listings, Images(size=8, resize=12))
+        decoding.load_images(listings, CONFIG)
 
     words = "the decoded images need 6.27e-07 GB there, and 5e-07 GB are free"
     with pytest.raises(InputError, match=words):

@@ -4,7 +4,9 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 from tod.data import decoding, picture
 from tod.schema import Images
@@ -59,6 +61,29 @@ def load(folder: Path, files: Sequence[str] | None = None, config: Images = CONF
     pixels, problems = decode(folder, files, config)
     assert not problems
     return pixels
+
+
+SAVED = {
+    ".jpg": {"quality": 100, "subsampling": 0},
+    ".webp": {"lossless": True},
+    ".ico": {"sizes": [(16, 16)]},
+}
+"""How formats keep what they are given."""
+
+
+def written(path: Path, content: bytes | Image.Image, **options: object) -> Path:
+    """A file of this content, or of an image without loss."""
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        content.save(path, **{**SAVED.get(path.suffix, {}), **options})
+    return path
+
+
+def shown(path: Path, side: int = 16) -> np.ndarray:
+    """(side, side, 3), as the image folders load it."""
+    content, _ = picture.decode(path, side, side, picture.as_shown)
+    return np.frombuffer(content, np.uint8).reshape(side, side, 3)
 
 
 def forbid_locks(folder: Path) -> None:

@@ -82,19 +82,23 @@ def png(image: Image.Image, *before_pixels: bytes) -> bytes:
     return whole[:place] + b"".join(before_pixels) + whole[place:]
 
 
-def grey_png(pixels: np.ndarray, bits: int, transparent: int | None = None) -> bytes:
-    """Grey pixels (H, W) of 1, 2, 4, 8 or 16 bits as a PNG file, with a transparent value."""
-    height, width = pixels.shape
-    if bits == 16:
-        rows = pixels.astype(">u2").tobytes()
-        lines = [rows[i : i + 2 * width] for i in range(0, len(rows), 2 * width)]
+def raw_png(pixels: np.ndarray, bits: int, transparent: Sequence[int] = ()) -> bytes:
+    """Pixels of 1, 2, 4, 8 or 16 bits a channel as a PNG file, with a transparent value or colour.
+
+    Grey ones are (H, W), coloured ones (H, W, 3), of no fewer than 8 bits.
+    """
+    height, width = pixels.shape[:2]
+    if bits >= 8:
+        lines = [line.astype(f">u{bits // 8}").tobytes() for line in pixels]
     else:
         of_a_pixel = (pixels[..., None] >> np.arange(bits - 1, -1, -1)) & 1
         lines = [line.tobytes() for line in np.packbits(of_a_pixel.reshape(height, -1), axis=1)]
-    key = [] if transparent is None else [png_chunk(b"tRNS", struct.pack(">H", transparent))]
-    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0))
-    data = png_chunk(b"IDAT", zlib.compress(b"".join(b"\0" + line for line in lines)))
-    return b"".join([b"\x89PNG\r\n\x1a\n", header, *key, data, png_chunk(b"IEND", b"")])
+    key = png_chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent))
+    header = struct.pack(">IIBBBBB", width, height, bits, 0 if pixels.ndim == 2 else 2, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + line for line in lines))
+    chunks = [png_chunk(b"IHDR", header), *([key] if len(transparent) else [])]
+    chunks += [png_chunk(b"IDAT", data), png_chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def unsigned_tiff(pixels: np.ndarray) -> bytes:
