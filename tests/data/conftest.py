@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.decoding import Decoded
+from tests.support.formats import write_small_folder
 from tests.support.pictures import plain, write_classes
 from tod.data import picture
 
@@ -14,6 +15,13 @@ from tod.data import picture
 def warnings(caplog) -> pytest.LogCaptureFixture:
     caplog.set_level(logging.WARNING, "tod")
     return caplog
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """Three classes of four training images and a test image each."""
+    write_small_folder(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.published import write_python2_pickle
+from tests.support.pictures import plain, write_classes
 
 CIFAR10_CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -184,6 +185,13 @@ def write_image_folder(root: Path, test_kinds: int = 4) -> None:
                 height, width = random.integers(20, 61, size=2)
                 image = Image.fromarray(pixels[:height, :width]).convert(IMAGE_KINDS[kind])
                 image.save(root / split / name / kind)
+
+
+def write_small_folder(root: Path) -> None:
+    """`{train,test}/CLASS/N.png`: of each class, four training images and a test image."""
+    images = plain(5 * len(FOLDER_CLASSES))
+    places = [*(f"train/{{}}/{number}.png" for number in range(4)), "test/{}/4.png"]
+    write_classes(root, {p.format(name): next(images) for name in FOLDER_CLASSES for p in places})
 
 
 def write_imagenet_weights(path: Path, legacy: bool = False) -> dict[str, torch.Tensor]:

@@ -1,0 +1,155 @@
+"""Folders of people's images that are refused: all that is wrong is named, in as few words."""
+
+import errno
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.formats import write_small_folder
+from tests.support.loading import load, refusal
+from tests.support.pictures import write_classes
+from tod.config import InputError
+from tod.data import picture
+
+SKIP = "images.unreadable=skip"
+
+
+def test_what_the_machine_lacks_leaves_no_picture_out(root, monkeypatch):
+    decode = picture.decode
+
+    def too_many(path: Path, **options: object) -> picture.Pixels:
+        if path.name == "1.png":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return decode(path, **options)
+
+    monkeypatch.setattr(picture, "decode", too_many)
+    message = refusal("image_folder", root, SKIP)
+    assert message.startswith(f"{root / 'train' / 'Banane' / '1.png'}: cannot be read now")
+    assert "remove" not in message
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", ""),
+        (b"no image", "it is no picture"),
+        (b"\x89PNG\r\n\x1a\n", ""),
+        (POSTSCRIPT, "it is no picture"),
+    ],
+)
+def test_an_unreadable_image_is_named(root, content, why):
+    write_classes(root, {"test/Banane/broken.png": content})
+    message = refusal("image_folder", root)
+    place = root / "test" / "Banane" / "broken.png"
+    assert message.startswith(f"{place}: cannot be read as an image ({why}")
+    assert message.endswith("; mend or remove it, or go on without it by images.unreadable=skip")
+
+
+def test_all_unreadable_images_of_both_sets_are_told_at_once_and_the_first_ten_named(root):
+    files = [f"train/Banane/broken{number:02d}.png" for number in range(11)]
+    write_classes(root, dict.fromkeys([*files, "test/größe/broken.png"], b"no image"))
+    with pytest.raises(InputError) as caught:
+        load("image_folder", root)
+    *named, last = str(caught.value).splitlines()
+    assert [line.split(": ")[0] for line in named] == [f"{root}/{file}" for file in files[:10]]
+    assert last == "12 problems in all"
+
+
+def test_unreadable_images_are_left_out_where_that_is_asked_for(root, warnings):
+    whole = load("image_folder", root)
+    files = ["train/Banane/broken.png", "test/größe/broken.jpg"]
+    write_classes(root, dict.fromkeys(files, b"no image"))
+    dataset = load("image_folder", root, SKIP)
+    assert dataset.fingerprint() == whole.fingerprint()
+    assert dataset.train.names == whole.train.names
+    assert [file for file, _ in dataset.unreadable] == files
+    assert all("it is no picture" in why for _, why in dataset.unreadable)
+    assert "the run goes on without it (2 such in all)" in warnings.text
+    assert not whole.unreadable
+
+
+def without_test_images(root: Path) -> None:
+    for path in (root / "test").glob("*/*"):
+        path.unlink()
+
+
+def with_one_class(root: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("apple pie", "größe"):
+            shutil.rmtree(root / split / name)
+
+
+REFUSED = {
+    "train: is missing": lambda root: (root / "train").rename(root / "elsewhere"),
+    "test: is missing": lambda root: (root / "test").rename(root / "elsewhere"),
+    "train/kiwi: holds no image": lambda root: (root / "train/kiwi").mkdir(),
+    "train/lime: holds no image": lambda root: write_classes(root, {"train/lime/0.png": b"none"}),
+    "test/kiwi: is a class without training images": lambda root: (root / "test/kiwi").mkdir(),
+    ": the test set holds no image": without_test_images,
+    "train: names 1 classes": with_one_class,
+}
+
+
+@pytest.mark.parametrize(("words", "change"), REFUSED.items(), ids=REFUSED)
+def test_a_folder_that_is_no_classification_is_refused(root, words, change):
+    change(root)
+    message = refusal("image_folder", root, SKIP)
+    assert message.startswith(f"{root}{words}" if words.startswith(":") else f"{root}/{words}")
+    assert ("--set images.test_share=0.2" in message) == ("is missing" in words)
+
+
+def test_all_that_is_wrong_is_told_at_once(root):
+    lost = [root / "train" / "kiwi", root / "train" / "Banane" / "0.gif"]
+    lost.append(root / "test" / "Banane" / "0.png")
+    for path in lost:
+        path.symlink_to(root / "nowhere")
+    empty = [root / "train" / "lime", root / "train" / "plum", root / "test" / "pear"]
+    for path in empty:
+        path.mkdir()
+    write_classes(root, {"test/größe/broken.png": b"no image"})
+    with pytest.raises(InputError) as caught:
+        load("image_folder", root)
+    *lines, last = str(caught.value).splitlines()
+    broken = root / "test" / "größe" / "broken.png"
+    assert {line.split(": ")[0] for line in lines} == {*map(str, [*lost, *empty, broken])}
+    assert f"{lost[0]}: is a link to nothing; mend or remove it" in lines
+    assert last == "7 problems in all"
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+@pytest.mark.parametrize("way_out", [[], ["images.test_share=0.3"], "val"])
+def test_a_test_folder_that_is_none_is_refused_by_name(root, kind, way_out):
+    (root / "test").rename(root / "val" if way_out == "val" else root / "elsewhere")
+    if kind == "link":
+        (root / "test").symlink_to(root / "nowhere")
+    else:
+        (root / "test").touch()
+    message = refusal("image_folder", root, *([] if way_out == "val" else way_out))
+    assert message.startswith(f"{root / 'test'}: is no folder; mend or remove it")
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444])
+@pytest.mark.parametrize("place", ["train", "train/Banane", "test/Banane"])
+def test_a_folder_that_cannot_be_entered_is_refused_by_name(place, mode):
+    with tempfile.TemporaryDirectory() as name:  # which others than root can enter, too
+        root = Path(name)
+        root.chmod(0o755)
+        write_small_folder(root)
+        (root / place).chmod(mode)
+        is_root = os.geteuid() == 0
+        try:
+            if is_root:  # whom nothing stops
+                os.seteuid(65534)
+            with pytest.raises(InputError) as caught:
+                load("image_folder", root)
+        finally:
+            if is_root:
+                os.seteuid(0)
+            (root / place).chmod(0o755)
+    assert f"{root / place}: cannot be entered (Permission denied)" in str(caught.value)
