@@ -2,68 +2,90 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-import torch
 
 import main_TOD
 from experiments import grid
 from experiments.cells import shortened_training
-from tests.support.forks import Process, one_thread
-from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, write_run
+from tests.experiments.conftest import QUICK, REST, WITHOUT_PICTURES, run
+from tests.support.forks import FIRST, Process, one_thread
+from tests.support.forks import run as run_forked
+from tests.support.harness import PROJECT_DIR, write_run
 from tests.support.processes import shown_in_a_terminal, wait_for
 from tests.support.saves import wait_after_two_saves
-from tod import machine
-from tod.runs.commands import Commands, share_of_machine
 
 GRID = ["--config", "digits", "--strategy", "RANDOM/NONE", "LL4AL/LL4AL", "--seed", "0"]
-REST = ["--", *[argument for argument in TINY_DIGITS if not argument.startswith("--config")]]
+FOLDERS = [
+    f"digits_auxiliary_{name}_seed0" for name in ("LL4AL_sampling_LL4AL", "NONE_sampling_RANDOM")
+]
+KEPT = ("results.csv", "queries/trial1_cycle1.csv", "weights/trial1_cycle2.pth")
 
 
-def test_grid_runs_each_cell_once_and_prints_one_table(tmp_path):
-    command = ["experiments/grid.py", *GRID, "--output-dir", tmp_path]
-    one = run_script(*command, "--only", "1", *REST)
-    assert one.returncode == 0, one.stderr
-    assert [p.name for p in tmp_path.iterdir()] == ["digits_auxiliary_LL4AL_sampling_LL4AL_seed0"]
-    before = next(tmp_path.iterdir()).joinpath("results.csv").read_bytes()
-
-    both = run_script(*command, *REST)
-    assert both.returncode == 0, both.stderr
-    folders = sorted(path for path in tmp_path.iterdir() if path.is_dir())
-    assert len(folders) == 2
-    assert "Learning curves" in (tmp_path / "report_digits.html").read_text(encoding="utf-8")
-    assert (folders[0] / "results.csv").read_bytes() == before
-    assert "LL4AL/LL4AL, seed 0: has ended (" in both.stderr
-    rows = [line for line in both.stdout.splitlines() if line.startswith("| digits, ")]
-    assert any("RANDOM" in row for row in rows) and any("LL4AL" in row for row in rows)
-
-    table = run_script(*command, "--only", "none", *REST)
-    assert [line for line in table.stdout.splitlines() if line.startswith("| digits, ")] == rows
-
-
-def test_all_strategies_run_several_at_once_but_for_those_that_cannot(tmp_path):
-    command = ["experiments/grid.py", "--config=digits", "--strategy", "all", "--seed", "0"]
-    done = run_script(*command, "--output-dir", tmp_path, "--processes=2", *REST)
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> Path:
+    """The folder in which a grid has run both of its cells at once; nobody changes it."""
+    place = tmp_path_factory.mktemp("grid")
+    done = run("grid", *GRID, f"--output-dir={place}", "--processes=2", *REST, *QUICK)
     assert done.returncode == 0, done.stderr
-    assert "digits, BALD/NONE: is left out; it needs dropout" in done.stderr
-    names = {path.name for path in tmp_path.iterdir() if path.is_dir()}
-    methods = {(s, "NONE") for s in main_TOD.SAMPLING if s != "BALD"}
-    methods |= {("TOD", "TOD"), ("LL4AL", "LL4AL")}
-    assert names == {
-        f"digits_auxiliary_{auxiliary}_sampling_{sampling}_seed0" for sampling, auxiliary in methods
-    }
-    # A run beside others gives what it gives alone, with as many threads.
-    alone = run_script(*command, "--only=0", "--output-dir", tmp_path / "alone", *REST)
+    (place / "stdout").write_text(done.stdout, encoding="utf-8")
+    (place / "stderr").write_text(done.stderr, encoding="utf-8")
+    return place
+
+
+def rows_of(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("| digits, ")]
+
+
+def test_grid_runs_each_cell_and_prints_one_table(both, capsys):
+    assert sorted(path.name for path in both.iterdir() if path.is_dir()) == FOLDERS
+    assert "Learning curves" in (both / "report_digits.html").read_text(encoding="utf-8")
+    assert "LL4AL/LL4AL, seed 0: has ended (" in (both / "stderr").read_text(encoding="utf-8")
+    rows = rows_of((both / "stdout").read_text(encoding="utf-8"))
+    assert any("RANDOM" in row for row in rows) and any("LL4AL" in row for row in rows)
+    shutil.copytree(both, "copy")
+    with pytest.raises(SystemExit) as left:
+        grid.main([*GRID, "--output-dir=copy", "--only=none", *REST, *QUICK])
+    assert left.value.code == 0
+    assert rows_of(capsys.readouterr().out) == rows
+
+
+def test_a_run_beside_others_gives_what_it_gives_alone_and_is_not_run_again(both):
+    command = ["grid", *GRID, "--output-dir=alone", "--only=1", *REST, *QUICK]
+    alone = run(*command)
     assert alone.returncode == 0, alone.stderr
-    (folder,) = (tmp_path / "alone").iterdir()
-    for name in ("weights/trial1_cycle2.pth", "queries/trial1_cycle1.csv"):
-        assert (folder / name).read_bytes() == (tmp_path / folder.name / name).read_bytes()
+    (folder,) = Path("alone").iterdir()
+    assert folder.name == FOLDERS[0]
+    for name in KEPT[1:]:  # the first one has seconds
+        assert (folder / name).read_bytes() == (both / folder.name / name).read_bytes()
+    times = [(folder / name).stat().st_mtime_ns for name in KEPT]
+    again = run(*command)
+    assert "LL4AL/LL4AL, seed 0: has ended (" in again.stderr
+    assert times == [(folder / name).stat().st_mtime_ns for name in KEPT]
 
 
-def test_a_terminal_gets_one_bar_over_all_runs(tmp_path):
+@pytest.mark.parametrize("only", [[], ["--only=3"]])
+def test_all_strategies_are_run_but_for_those_that_cannot(tmp_path, monkeypatch, capsys, only):
+    called = []
+    monkeypatch.setattr(grid, "run_all", lambda *arguments: called.append(arguments) or {})
+    command = ["--config=digits", "--strategy", "all", "--seed", "0", "2", "--processes=2"]
+    with pytest.raises(SystemExit):
+        grid.main([*command, f"--output-dir={tmp_path}", *only, *REST])
+    methods = [f"{sampling}/NONE" for sampling in main_TOD.SAMPLING if sampling != "BALD"]
+    cells = [(m, seed) for m in (*methods, "TOD/TOD", "LL4AL/LL4AL") for seed in (0, 2)]
+    ((found, *settings),) = called
+    assert [cell[1:] for cell in found] == (cells[3:4] if only else cells)
+    assert settings == [tmp_path, 1.0, REST[1:], 2]
+    assert capsys.readouterr().err.count("digits, BALD/NONE: is left out; it needs dropout") == 1
+
+
+def test_a_terminal_gets_one_bar_over_all_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv(FIRST, WITHOUT_PICTURES)
     script = PROJECT_DIR / "experiments/grid.py"
     # Runs that learn, and have nothing to say under --quiet.
     settings = ("training.epochs=30", "training.milestones=[]", "training.lr=0.02")
@@ -79,144 +101,47 @@ def test_a_terminal_gets_one_bar_over_all_runs(tmp_path):
 
 
 def test_a_killed_grid_goes_on_where_it_stopped(tmp_path):
-    command = [sys.executable, "experiments/grid.py", *GRID, f"--output-dir={tmp_path}"]
-    longer = [*REST, "--set=training.epochs=3", "--set=training.milestones=[2]"]
+    command = [*GRID, f"--output-dir={tmp_path}", "--processes=2", *REST]
+    command += ["--set=training.epochs=3", "--set=training.milestones=[2]"]
     process = Process(
-        [*command, "--processes=2", *longer],
+        [sys.executable, "experiments/grid.py", *command],
         cwd=PROJECT_DIR,
         env=one_thread(wait_after_two_saves),
         stderr=subprocess.PIPE,
         text=True,
     )
-    for sampling in ("LL4AL_sampling_LL4AL", "NONE_sampling_RANDOM"):
-        wait_for(tmp_path / f"digits_auxiliary_{sampling}_seed0/progress/trial1.before.pt", process)
+    for name in FOLDERS:
+        wait_for(tmp_path / name / "progress" / "trial1.before.pt", process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
     assert process.returncode == 143
     assert errors.count("has stopped with status 143") == 2
     assert "no run has ended a cycle yet" not in errors
     # What was saved is gone on from, not begun again.
-    again = run_script(*command[1:], *longer)
+    again = run("grid", *command)
     assert again.returncode == 0, again.stderr
-    for folder in (path for path in tmp_path.iterdir() if path.is_dir()):
-        assert "continuing with trial 1, cycle" in (folder / "log.txt").read_text()
-        assert len((folder / "results.csv").read_text().splitlines()) == 3
+    for name in FOLDERS:
+        assert "continuing with trial 1, cycle" in (tmp_path / name / "log.txt").read_text()
+        assert len((tmp_path / name / "results.csv").read_text().splitlines()) == 3
 
 
 def test_a_run_that_fails_is_told_with_what_it_printed(tmp_path):
-    done = run_script(
-        *("experiments/grid.py", *GRID, f"--output-dir={tmp_path}", "--processes=2", *REST),
-        "--set=training.lr=1e30",
-    )
+    failing = [f"--output-dir={tmp_path}", "--processes=2", *REST, "--set=training.lr=1e30"]
+    done = run("grid", *GRID, *failing)
     assert done.returncode == 2
     assert done.stderr.count("is not finite; what was saved stays") == 2
     assert "digits, RANDOM/NONE, seed 0: has stopped with status 2" in done.stderr
     assert "no run has ended a cycle yet" in done.stdout
 
 
-def test_a_strategy_that_does_not_suit_is_refused_before_anything_runs(tmp_path, refusal):
-    line = refusal(grid, "--config", "digits", "--strategy", "BALD/NONE", "RANDOM/NONE")
-    assert line.startswith("--sampling BALD: needs dropout")
-    assert not any(tmp_path.iterdir())
+# ----------------------------------------------------------------- refused
 
 
 def test_a_folder_with_another_run_is_refused_before_any_of_the_grid_runs(tmp_path, refusal):
-    write_run(tmp_path, [[80, 90, 95]], sampling="LL4AL", auxiliary="LL4AL")
-    line = refusal(grid, *GRID, "--output-dir", tmp_path, *REST)
+    folder = write_run(tmp_path, [[80, 90, 95]], sampling="LL4AL", auxiliary="LL4AL")
+    line = refusal(grid.main, *GRID, "--output-dir", tmp_path, *REST)
     assert "LL4AL_seed0: holds a run with another" in line
-    assert len(list(tmp_path.iterdir())) == 1
-    assert "unrecognized arguments: --epochs=3" in refusal(grid, *GRID, *REST, "--epochs=3")
-    line = refusal(grid, *GRID, "--set", "training.lr=1", *REST)
-    assert "unrecognized arguments: --set training.lr=1; what is for the entry scripts" in line
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def python(code: str) -> list[str]:
-    return [sys.executable, "-c", code]
-
-
-def statuses_of(*codes: str, processes: int = 1) -> list[int]:
-    with Commands(processes) as commands:
-        return list(commands.run(dict(enumerate(map(python, codes)))).values())
-
-
-def test_a_run_ended_by_a_signal_has_failed():
-    assert statuses_of("import os; os.kill(os.getpid(), 9)") == [137]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.usefixtures("closing_terminal")
-def test_a_signal_goes_to_all_that_run_and_none_begins_after_it(tmp_path, number, processes):
-    before = signal.getsignal(number)
-    waits = (
-        "import os, pathlib, signal, time\n"
-        # In the background, a shell has it ignored.
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"place = pathlib.Path({str(tmp_path)!r})\n"
-        "(place / str(os.getpid())).touch()\n"
-        f"while len(list(place.iterdir())) < {processes}: time.sleep(0.01)\n"
-        f"os.kill(os.getppid(), {int(number)})\n"
-        "time.sleep(60)"
-    )
-    codes = [waits] * processes + ["raise SystemExit(7)"]
-    *ended, last = statuses_of(*codes, processes=processes)
-    assert all(status in (1, 128 + number) for status in ended)
-    assert last == 128 + number
-    assert signal.getsignal(number) == before
-
-
-def test_commands_run_on_a_system_without_sighup(monkeypatch):
-    monkeypatch.delattr(signal, "SIGHUP", raising=False)
-    assert statuses_of("raise SystemExit(7)") == [7]
-
-
-def test_so_many_run_at_once_each_with_a_place_of_its_own(tmp_path):
-    code = (
-        "import os, pathlib, time\n"
-        f"place = pathlib.Path({str(tmp_path)!r})\n"
-        "mine = place / os.environ['SLOT']\n"
-        "mine.touch(exist_ok=False)\n"
-        "time.sleep(0.5)\n"
-        "print(len(list(place.iterdir())))\n"
-        "mine.unlink()"
-    )
-    printed = []
-    with Commands(2) as commands:
-        statuses = commands.run(
-            {number: python(code) for number in range(6)},
-            environment=lambda slot: {**os.environ, "SLOT": str(slot)},
-            ended=lambda key, status, output: printed.append(output.strip()),
-        )
-    assert list(statuses.items()) == [(number, 0) for number in range(6)]
-    assert {*printed} <= {"1", "2"} and "2" in printed
-
-
-def test_ctrl_c_reaches_the_running_command_once(tmp_path):
-    counts = (
-        "import pathlib, signal, sys, time\n"
-        "seen = []\n"
-        "signal.signal(signal.SIGINT, lambda *_: seen.append(1))\n"
-        f"pathlib.Path({str(tmp_path / 'ready')!r}).touch()\n"
-        "began = time.monotonic()\n"
-        "while not seen and time.monotonic() - began < 60:\n"
-        "    time.sleep(0.01)\n"
-        "time.sleep(0.5)\n"  # for a second one
-        "sys.exit(len(seen))"
-    )
-    runs_it = (
-        "import sys\n"
-        "from tod.runs.commands import Commands\n"
-        "with Commands() as commands:\n"
-        f"    sys.exit(commands.run({{0: [sys.executable, '-c', {counts!r}]}})[0])"
-    )
-    process = subprocess.Popen(
-        python(runs_it), cwd=PROJECT_DIR, start_new_session=True, stdin=subprocess.DEVNULL
-    )
-    wait_for(tmp_path / "ready", process)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all in the foreground
-    process.communicate()
-    assert process.returncode == 1
+    assert [*tmp_path.iterdir()] == [folder]
 
 
 def test_scale_shortens_epochs_milestones_and_detach_epoch_alike():
@@ -229,25 +154,17 @@ def test_scale_shortens_epochs_milestones_and_detach_epoch_alike():
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [
-        ["--strategy", "TOD"],
-        ["--strategy", "TOD/LL4AL"],
-        ["--strategy", "LL4AL/TOD"],
-        ["--strategy", "ENTROPHY/NONE"],
-        ["--config", "nothing"],
-        ["--only", "9"],
-        ["--scale", "2"],
-    ],
-)
-def test_a_wrong_strategy_or_cell_is_one_line(wrong, refusal):
-    line = refusal(grid, "--config", "digits", *wrong)
-    assert all(word in line for word in wrong)
-
-
-@pytest.mark.parametrize(
     ("wrong", "said"),
     [
+        *(
+            (wrong.split(), wrong)
+            for wrong in (
+                *("--strategy TOD", "--strategy TOD/LL4AL", "--strategy LL4AL/TOD"),
+                *("--strategy ENTROPHY/NONE", "--only 9", "--scale 2"),
+            )
+        ),
+        (["--config", "nothing"], "nothing: cannot be read (No such file or directory); --config "),
+        (["--strategy", "BALD/NONE", "RANDOM/NONE"], "--sampling BALD: needs dropout"),
         (["--config", "own_images"], "own_images: its labels come from people"),
         (["--strategy", "TOD/NONE", "TOD/NONE"], "TOD/NONE is named twice"),
         (["--seed", "1", "1"], "1 is named twice"),
@@ -257,32 +174,30 @@ def test_a_wrong_strategy_or_cell_is_one_line(wrong, refusal):
         (["--", "--output-dir=x"], "--output-dir: belongs before the --"),
         (["--", "--parallel=data"], "--parallel: here --processes, before the --, runs several"),
         (["--", "--overwrite"], "remove the runs' folders"),
+        ([*REST, "--epochs=3"], "unrecognized arguments: --epochs=3"),
+        (
+            ["--set", "training.lr=1", *REST],
+            "unrecognized arguments: --set training.lr=1; what is for the entry scripts",
+        ),
     ],
 )
-def test_what_cannot_be_meant_is_refused_before_anything_runs(tmp_path, wrong, said, refusal):
-    assert said in refusal(grid, "--config", "digits", *wrong)
+def test_what_cannot_be_meant_is_one_line_before_anything_runs(tmp_path, wrong, said, refusal):
+    assert said in refusal(grid.main, "--config", "digits", *wrong)
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("how", [["experiments/grid.py"], ["-m", "experiments.grid"]])
-def test_the_script_and_the_module_refuse_with_status_2(how):
-    done = subprocess.run(
-        [sys.executable, *how, "--config", "digits", "--only", "9"],
+def test_the_script_and_the_module_refuse_with_status_2():
+    wrong = ["--config", "digits", "--only", "9"]
+    # Cold, and without a word about where modules lie.
+    cold = subprocess.run(
+        [sys.executable, "experiments/grid.py", *wrong],
         cwd=PROJECT_DIR,
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 2
-    assert done.stderr == "--only 9: must be from 0 to 4, or none\n"
-
-
-def test_runs_that_share_a_gpu_are_told_how_many_they_are(monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(machine, "cores", lambda: 9)
-    shown = [share_of_machine(slot, processes=5) for slot in range(5)]
-    assert [variables["CUDA_VISIBLE_DEVICES"] for variables in shown] == ["0", "1", "0", "1", "0"]
-    assert {variables[machine.SHARE] for variables in shown} == {"1"}
-    assert {variables["LOCAL_WORLD_SIZE"] for variables in shown} == {"3"}
+    module = run_forked([sys.executable, "-m", "experiments.grid", *wrong], cwd=PROJECT_DIR)
+    for done in (cold, module):
+        assert done.returncode == 2
+        assert done.stderr == "--only 9: must be from 0 to 4, or none\n"

@@ -5,7 +5,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,24 +12,33 @@ from PIL import Image
 
 from experiments import reproduce
 from experiments.reproduce import paper_rows, replace_section
+from tests.experiments.conftest import QUICK, REST, run
 from tests.support.forks import Process, one_thread
-from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, write_run
+from tests.support.harness import PROJECT_DIR, write_run
+from tests.support.processes import wait_for
+from tests.support.saves import wait_after_two_saves
 from tod.analysis.results import read_runs
 
 ENVIRONMENT = {"device": "a device", "precision": "fp32", "python": "3", "torch": "2"}
 RUNS = Path("results", "reproduce")
 RESULTS = RUNS / "results.md"
-REST = ["--", *[argument for argument in TINY_DIGITS if not argument.startswith("--config")]]
+COMMAND = ["--config=digits", "--seed", "3", *REST, *QUICK]
 
 
-def test_the_five_experiments_and_what_is_written_about_them(tmp_path):
-    (tmp_path / RUNS).mkdir(parents=True)
-    (tmp_path / RESULTS).write_text("# Results\n\nA reading.\n", encoding="utf-8")
-    command = ["experiments/reproduce.py", "--config=digits", "--seed", "3", *REST]
-    first = run_script(*command, cwd=tmp_path)
-    assert first.returncode == 0, first.stderr
-    assert len([path for path in (tmp_path / RUNS).iterdir() if path.is_dir()]) == 5
-    text = (tmp_path / RESULTS).read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def five(tmp_path_factory) -> Path:
+    """Where the five experiments were run beside a file with a text; nobody changes it."""
+    place = tmp_path_factory.mktemp("five")
+    (place / RUNS).mkdir(parents=True)
+    (place / RESULTS).write_text("# Results\n\nA reading.\n", encoding="utf-8")
+    done = run("reproduce", *COMMAND, cwd=place)
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+def test_the_five_experiments_and_what_is_written_about_them(five):
+    assert len([path for path in (five / RUNS).iterdir() if path.is_dir()]) == 5
+    text = (five / RESULTS).read_text(encoding="utf-8")
     assert text.startswith("# Results\n\nA reading.\n")
     assert "`python experiments/reproduce.py --config=digits --seed 3 -- --device=" in text
     assert "test accuracy over 1 seed (3), 1 trial in all. Differences: trial by trial" in text
@@ -39,14 +47,22 @@ def test_the_five_experiments_and_what_is_written_about_them(tmp_path):
         assert f"| digits, {name}, seed 3 |" in text
     assert "(paper)" not in text  # the paper has no digits
     assert "](results_digits.png)" in text
-    with Image.open(tmp_path / RUNS / "results_digits.png") as picture:
+    with Image.open(five / RUNS / "results_digits.png") as picture:
         picture.load()
 
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / RUNS).glob("*/results.csv")}
-    again = run_script(*command, cwd=tmp_path)
-    assert again.stderr.count("has ended") == 5
+
+def test_runs_that_have_ended_are_not_run_again_and_those_of_another_command_not_published(
+    five, tmp_path, refusal
+):
+    shutil.copytree(five, tmp_path, dirs_exist_ok=True)
+    text = RESULTS.read_text(encoding="utf-8")
+    line = refusal(reproduce.main, *COMMAND, "--set=training.momentum=0.5")  # nothing has run
+    assert "holds a run with another training.momentum" in line
+    before = {path: path.stat().st_mtime_ns for path in RUNS.glob("*/results.csv")}
+    again = run("reproduce", *COMMAND)
+    assert again.stderr.count("has ended") == len(before) == 5
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    assert (tmp_path / RESULTS).read_text(encoding="utf-8") == text
+    assert RESULTS.read_text(encoding="utf-8") == text
 
 
 def test_the_papers_values_stand_at_the_same_shares(tmp_path):
@@ -73,58 +89,43 @@ def test_the_papers_values_of_caltech101_stand_at_its_own_shares(tmp_path):
     assert row == ["full training (paper)", "91.3", "–"]
 
 
-def test_runs_of_another_command_are_not_published(tmp_path, refusal):
-    command = ["experiments/reproduce.py", "--config=digits", "--seed=0", *REST]
-    assert run_script(*command, cwd=tmp_path).returncode == 0
-    text = (tmp_path / RESULTS).read_text(encoding="utf-8")
-    line = refusal(reproduce, *command[1:], "--set=training.momentum=0.5")  # nothing has run
-    assert "holds a run with another training.momentum" in line
-    assert (tmp_path / RESULTS).read_text(encoding="utf-8") == text
-
-
-def test_what_there_is_can_be_written_down_without_running_anything(tmp_path, refusal):
-    nothing = ["experiments/reproduce.py", "--seed", "0", "1", "--only=none"]
-    assert "holds none of the runs yet; leave out --only" in refusal(reproduce, *nothing[1:])
+def test_what_there_is_can_be_written_down_without_running_anything(refusal):
+    nothing = ["--seed", "0", "1", "--only=none"]
+    assert "holds none of the runs yet; leave out --only" in refusal(reproduce.main, *nothing)
     for sampling in ("RANDOM", "TOD"):
-        write_run(tmp_path / RUNS, [[80, 85, 90]], sampling=sampling, **ENVIRONMENT)
-    done = run_script(*nothing, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    text = (tmp_path / RESULTS).read_text(encoding="utf-8")
+        write_run(RUNS, [[80, 85, 90]], sampling=sampling, **ENVIRONMENT)
+    reproduce.main(nothing)
+    text = RESULTS.read_text(encoding="utf-8")
     assert "| digits, TOD sampling, seed 0 | 80.00 (1) | 85.00 (1) |" in text
     assert "a device, fp32, Python 3, PyTorch 2." in text
-    assert len([path for path in (tmp_path / RUNS).iterdir() if path.is_dir()]) == 2
+    assert len([path for path in RUNS.iterdir() if path.is_dir()]) == 2
 
 
-def test_what_has_not_ended_is_not_published(tmp_path):
+def test_what_has_not_ended_is_not_published():
     process = Process(
         [sys.executable, PROJECT_DIR / "experiments" / "reproduce.py", "--config=digits", *REST],
-        cwd=tmp_path,
-        env=one_thread(),
+        env=one_thread(wait_after_two_saves),
         stderr=subprocess.PIPE,
         text=True,
     )
-    random = tmp_path / "results" / "reproduce" / "digits_auxiliary_NONE_sampling_RANDOM_seed0"
-    while not (random / "results.csv").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
+    progress = RUNS / "digits_auxiliary_NONE_sampling_RANDOM_seed0" / "progress"
+    wait_for(progress / "trial1.before.pt", process)
     process.terminate()
     _, errors = process.communicate()
     assert process.returncode == 143
     assert f"{RESULTS}: is left as it was" in errors
-    assert not (tmp_path / RESULTS).exists()
+    assert not RESULTS.exists()
 
 
-def test_the_published_section_is_what_the_committed_runs_say(tmp_path):
-    for name in ("docs/results.md", "docs/results"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-    published = (PROJECT_DIR / "docs" / "results.md").read_text(encoding="utf-8")
-    shutil.copy(PROJECT_DIR / "docs" / "results.md", tmp_path / "docs")
-    shutil.copytree(PROJECT_DIR / "docs" / "results", tmp_path / "docs" / "results")
-    pattern = r"^`python (experiments/reproduce.py .*--output-dir docs/results/.*)`$"
+def test_the_published_section_is_what_the_committed_runs_say():
+    shutil.copytree(PROJECT_DIR / "docs" / "results", "docs/results")
+    shutil.copy(PROJECT_DIR / "docs" / "results.md", "docs")
+    page = Path("docs/results.md")
+    published = page.read_text(encoding="utf-8")
+    pattern = r"^`python experiments/reproduce.py (.*--output-dir docs/results/.*)`$"
     (command,) = re.findall(pattern, published, re.MULTILINE)
-    done = run_script(*shlex.split(command), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "docs" / "results.md").read_text(encoding="utf-8") == published
+    reproduce.main(shlex.split(command))
+    assert page.read_text(encoding="utf-8") == published
 
 
 def test_what_was_written_into_the_file_during_the_runs_stays(tmp_path, monkeypatch):
@@ -159,11 +160,11 @@ def test_a_section_that_the_script_wrote_from_its_former_place_is_replaced_too()
 
 def test_a_section_without_its_end_is_refused_before_the_work(tmp_path, refusal):
     text = replace_section("", "digits", "one").replace("<!-- end of digits -->", "") + "A reading."
-    (tmp_path / RUNS).mkdir(parents=True)
-    (tmp_path / RESULTS).write_text(text, encoding="utf-8")
-    assert "<!-- end of digits -->" in refusal(reproduce)
-    assert (tmp_path / RESULTS).read_text(encoding="utf-8") == text
-    assert list((tmp_path / RUNS).iterdir()) == [tmp_path / RESULTS]  # nothing has run
+    RUNS.mkdir(parents=True)
+    RESULTS.write_text(text, encoding="utf-8")
+    assert "<!-- end of digits -->" in refusal(reproduce.main)
+    assert RESULTS.read_text(encoding="utf-8") == text
+    assert list(RUNS.iterdir()) == [RESULTS]  # nothing has run
 
 
 @pytest.mark.parametrize(
@@ -177,6 +178,6 @@ def test_a_section_without_its_end_is_refused_before_the_work(tmp_path, refusal)
     ],
 )
 def test_wrong_arguments_are_one_line(tmp_path, wrong, refusal):
-    line = refusal(reproduce, *wrong)
+    line = refusal(reproduce.main, *wrong)
     assert all(word in line for word in wrong)
     assert not any(tmp_path.iterdir())
