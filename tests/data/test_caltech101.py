@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 import tod.data
 from tests.support import formats
 from tests.support.loading import load, refusal
-from tests.support.pictures import icc_profile
+from tests.support.pictures import icc_profile, plain, write_classes
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +57,21 @@ def test_caltech101_split_depends_on_the_seed_and_on_nothing_else(caltech101_fol
 
 
 @pytest.mark.parametrize(("count", "training"), [(1, 0), (9, 8), (10, 9), (11, 9), (19, 17)])
-def test_caltech101_trains_on_nine_tenths_of_each_class_rounded_down(tmp_path, count, training):
+def test_caltech101_trains_on_nine_tenths_of_each_class_rounded_down(
+    tmp_path, warnings, count, training
+):
     class_names = formats.write_caltech101(tmp_path, images_per_class=count, num_classes=3)
     # One class more, large enough that there is always something to train on.
-    (tmp_path / "101_ObjectCategories" / "zebra").mkdir()
-    for number in range(20):
-        image = Image.new("RGB", (8, 8), (number, 0, 0))
-        image.save(tmp_path / "101_ObjectCategories" / "zebra" / f"image_{number:04d}.jpg")
+    zebra = "101_ObjectCategories/zebra/image_{:04d}.jpg"
+    write_classes(tmp_path, {zebra.format(n): image for n, image in enumerate(plain(20, side=8))})
     dataset = load("caltech101", tmp_path, "images.resize=8", "images.size=8")
     assert dataset.class_names == [*class_names, "zebra"]
     assert dataset.train.labels.bincount(minlength=4).tolist() == [training] * 3 + [18]
     assert dataset.test.labels.bincount(minlength=4).tolist() == [count - training] * 3 + [2]
     names = dataset.train.names + dataset.test.names
     assert len(set(names)) == len(names) == 3 * count + 20
+    assert f"holds 4 classes and {len(names)} images" in warnings.text
+    assert "a reduced copy, not the paper's data" in warnings.text
 
 
 def test_missing_caltech101_names_its_source_and_the_way_out(tmp_path):

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-import tod.config
 from tests.support import formats
 from tests.support.loading import load, refusal
+from tests.support.pictures import write_classes
 from tod.data import Dataset, ImageSet
 
 
@@ -22,22 +22,11 @@ def test_statistics_are_those_of_the_training_pixels(tmp_path, name):
 
 def test_a_channel_without_contrast_keeps_its_scale(tmp_path):
     for place in ("train/a", "train/b", "test/a", "test/b"):
-        (tmp_path / place).mkdir(parents=True)
-        for number in range(4):
-            image = Image.new("RGB", (32, 32), (number * 50, 7, 9))
-            image.save(tmp_path / place / f"{number}.png")
+        images = [Image.new("RGB", (32, 32), (number * 50, 7, 9)) for number in range(4)]
+        write_classes(tmp_path, {f"{place}/{n}.png": image for n, image in enumerate(images)})
     dataset = load("image_folder", tmp_path)
     assert dataset.std[0] < 1
     assert dataset.std[1:].tolist() == [1, 1]
-
-
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn"])
-def test_the_papers_datasets_are_normalised_as_configured(tmp_path, name):
-    getattr(formats, f"write_{name}")(tmp_path)
-    dataset = load(name, tmp_path)
-    images = tod.config.load(name).images
-    assert dataset.mean.tolist() == pytest.approx(images.mean)
-    assert dataset.std.tolist() == pytest.approx(images.std)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "svhn", "image_folder"])

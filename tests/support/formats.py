@@ -44,13 +44,15 @@ def mixed_labels(count: int, num_classes: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).permutation(np.arange(count) % num_classes)
 
 
-def _cifar_rows(images: Written) -> np.ndarray:
-    """(N, 3072): a row is the red plane, then the green, then the blue."""
-    return images.pixels.transpose(0, 3, 1, 2).reshape(len(images.labels), 3072)
-
-
-def _file_names(images: Written) -> list[str]:
-    return [f"image_s_{i:06d}.png" for i in range(len(images.labels))]
+def _write_cifar(path: Path, images: Written, batch_label: str, **labels: list[int]) -> None:
+    """A file in which a row (3072,) is the red plane, then the green, then the blue."""
+    content = {
+        "batch_label": batch_label,
+        "data": images.pixels.transpose(0, 3, 1, 2).reshape(len(images.labels), 3072),
+        "filenames": [f"image_s_{i:06d}.png" for i in range(len(images.labels))],
+        **labels,
+    }
+    write_python2_pickle(path, content)
 
 
 def write_cifar10(root: Path, train_size: int = 100, test_size: int = 40) -> tuple[Written, ...]:
@@ -59,30 +61,12 @@ def write_cifar10(root: Path, train_size: int = 100, test_size: int = 40) -> tup
     folder.mkdir(parents=True)
     train = coloured(mixed_labels(train_size, 10, seed=1), 10, seed=1)
     test = coloured(mixed_labels(test_size, 10, seed=2), 10, seed=2)
-    fifths = [
-        Written(*fifth)
-        for fifth in zip(*(np.array_split(values, 5) for values in train), strict=True)
-    ]
-    files = {
-        **{
-            f"data_batch_{i}": (f"training batch {i} of 5", fifth)
-            for i, fifth in enumerate(fifths, 1)
-        },
-        "test_batch": ("testing batch 1 of 1", test),
-    }
-    for name, (batch_label, images) in files.items():
-        content = {
-            "batch_label": batch_label,
-            "labels": images.labels.tolist(),
-            "data": _cifar_rows(images),
-            "filenames": _file_names(images),
-        }
-        write_python2_pickle(folder / name, content)
-    meta = {
-        "num_cases_per_batch": 10_000,
-        "label_names": list(CIFAR10_CLASSES),
-        "num_vis": 3072,
-    }
+    for i, fifth in enumerate(zip(*(np.array_split(v, 5) for v in train), strict=True), 1):
+        words, labels = f"training batch {i} of 5", fifth[1].tolist()
+        _write_cifar(folder / f"data_batch_{i}", Written(*fifth), words, labels=labels)
+    words, labels = "testing batch 1 of 1", test.labels.tolist()
+    _write_cifar(folder / "test_batch", test, words, labels=labels)
+    meta = {"num_cases_per_batch": 10_000, "label_names": list(CIFAR10_CLASSES), "num_vis": 3072}
     write_python2_pickle(folder / "batches.meta", meta)
     return train, test
 
@@ -94,19 +78,12 @@ def write_cifar100(root: Path, train_size: int = 200, test_size: int = 100) -> t
     splits = []
     for name, size, seed in (("train", train_size, 1), ("test", test_size, 2)):
         images = coloured(mixed_labels(size, 100, seed), 100, seed=seed)
-        content = {
-            "filenames": _file_names(images),
-            "batch_label": f"{name}ing batch 1 of 1",
-            "fine_labels": images.labels.tolist(),
-            "coarse_labels": (images.labels // 5).tolist(),
-            "data": _cifar_rows(images),
-        }
-        write_python2_pickle(folder / name, content)
+        coarse, fine = (images.labels // 5).tolist(), images.labels.tolist()
+        words = f"{name}ing batch 1 of 1"
+        _write_cifar(folder / name, images, words, fine_labels=fine, coarse_labels=coarse)
         splits.append(images)
-    meta = {
-        "fine_label_names": [f"fine_{c:02d}" for c in range(100)],
-        "coarse_label_names": [f"coarse_{c:02d}" for c in range(20)],
-    }
+    counts = {"fine": 100, "coarse": 20}
+    meta = {f"{k}_label_names": [f"{k}_{c:02d}" for c in range(n)] for k, n in counts.items()}
     write_python2_pickle(folder / "meta", meta)
     return tuple(splits)
 
