@@ -2,8 +2,18 @@
 
 import pytest
 
-from tests.support.harness import write_run
+import main_TOD
+from tests.support.harness import tiny_run, write_run
 from tod import cli
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The folder of a run of two cycles, with predictions; nobody changes it."""
+    further = ("main_TOD.py", "TOD", "TOD", "--keep-predictions")
+    run = tiny_run(tmp_path_factory.mktemp("finished"), *further)
+    run.start(main_TOD.SAMPLING["TOD"], main_TOD.AUXILIARY["TOD"])
+    return run.folder
 
 
 @pytest.fixture

@@ -11,56 +11,49 @@ from tod.analysis import contact_sheet
 from tod.analysis.contact_sheet import COLUMNS, GAP, LINE, TILE
 from tod.data import Dataset, ImageSet
 
+RANDOM = np.random.default_rng(0).permutation(100) / 100
+ORDER = np.argsort(RANDOM).tolist()
+CHOICES = {
+    "the 30 highest of 100 scores were queried": (
+        (RANDOM, ORDER[-30:]),
+        ("queried: the 24 highest scores of 30, highest first", ORDER[:-25:-1]),
+        ("not queried: the 24 lowest scores of 70, lowest first", ORDER[:24]),
+    ),
+    "the 30 lowest of 60 scores were queried": (  # as in the first cycle
+        (np.arange(60) / 60, range(30)),
+        ("queried: the 24 lowest scores of 30, lowest first", [*range(24)]),
+        ("not queried: the 24 highest scores of 30, highest first", [*range(59, 35, -1)]),
+    ),
+    "the 2 highest of 4 scores were queried": (
+        ([0.1, 0.9, 0.5, 0.2], [1, 2]),
+        ("queried: all 2, highest score first", [1, 2]),
+        ("not queried: all 2, lowest score first", [0, 3]),
+    ),
+    "2 of 2 scored images were queried": (
+        ([3.0, 1.0], [0, 1]),
+        ("queried: all 2, highest score first", [0, 1]),
+    ),
+}
+
 
 def queried(scores, chosen):
     """`choose` for the positions `chosen` of the scored subset."""
     mask = np.zeros(len(scores), dtype=bool)
     mask[list(chosen)] = True
-    return contact_sheet.choose(np.asarray(scores, dtype=float), mask)
+    title, groups = contact_sheet.choose(np.asarray(scores, dtype=float), mask)
+    return title, [(heading, positions.tolist()) for heading, positions in groups]
 
 
-# ------------------------------------------------------------ what is shown
-
-
-def test_the_highest_queried_and_the_lowest_not_queried_are_shown():
-    scores = np.random.default_rng(0).permutation(100) / 100
-    ascending = np.argsort(scores)
-    title, ((high, highest), (low, lowest)) = queried(scores, ascending[-30:])
-    assert title == "the 30 highest of 100 scores were queried"
-    assert high == "queried: the 24 highest scores of 30, highest first"
-    assert low == "not queried: the 24 lowest scores of 70, lowest first"
-    np.testing.assert_allclose(scores[highest], np.arange(99, 75, -1) / 100)
-    np.testing.assert_allclose(scores[lowest], np.arange(24) / 100)
-
-
-def test_the_words_are_right_where_the_first_cycle_queries_the_lowest_scores():
-    scores = np.arange(60) / 60
-    title, ((low, lowest), (high, highest)) = queried(scores, range(30))
-    assert title == "the 30 lowest of 60 scores were queried"
-    assert low == "queried: the 24 lowest scores of 30, lowest first"
-    np.testing.assert_array_equal(lowest, np.arange(24))
-    assert high == "not queried: the 24 highest scores of 30, highest first"
-    np.testing.assert_array_equal(highest, np.arange(59, 35, -1))
-
-
-def test_few_images_are_all_shown():
-    title, ((high, highest), (low, lowest)) = queried([0.1, 0.9, 0.5, 0.2], [1, 2])
-    assert title == "the 2 highest of 4 scores were queried"
-    assert high == "queried: all 2, highest score first"
-    assert low == "not queried: all 2, lowest score first"
-    assert (highest.tolist(), lowest.tolist()) == ([1, 2], [0, 3])
+@pytest.mark.parametrize(("title", "case"), CHOICES.items(), ids=CHOICES)
+def test_a_sheet_shows_the_extremes_of_what_was_queried_and_of_what_was_not(title, case):
+    (scores, chosen), *groups = case
+    assert queried(scores, chosen) == (title, groups)
 
 
 @pytest.mark.parametrize("scores", [[1, 1, 1], [0, 5, 9]])
 def test_the_title_claims_no_order_that_the_scores_do_not_show(scores):
     title, _ = queried(scores, [1])
     assert title == "1 of 3 scored images were queried"
-
-
-def test_an_emptied_pool_has_nothing_that_was_not_queried():
-    title, groups = queried([3, 1], [0, 1])
-    assert title == "2 of 2 scored images were queried"
-    assert [heading for heading, _ in groups] == ["queried: all 2, highest score first"]
 
 
 # ------------------------------------------------------------------ layout
@@ -118,22 +111,14 @@ def test_nothing_overlaps_or_leaves_the_sheet(counts):
 # ----------------------------------------------------------------- drawing
 
 
-def test_small_images_are_enlarged_by_whole_pixels():
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
-    tile = np.asarray(contact_sheet.thumbnail(pixels))
-    np.testing.assert_array_equal(tile, pixels.transpose(1, 2, 0).repeat(3, 0).repeat(3, 1))
-
-
-@pytest.mark.parametrize(("size", "expected"), [((8, 8), (96, 96)), ((64, 64), (64, 64))])
-def test_tiles_are_never_larger_than_their_place(size, expected):
-    assert contact_sheet.thumbnail(np.zeros((3, *size), np.uint8)).size == expected
-
-
-def test_photographs_are_reduced():
-    pixels = np.full((3, 224, 224), 7, np.uint8)
-    tile = np.asarray(contact_sheet.thumbnail(pixels))
-    assert tile.shape == (TILE, TILE, 3)
-    assert (tile == 7).all()
+@pytest.mark.parametrize("side", [8, 32, 64, 224])
+def test_images_are_enlarged_by_whole_pixels_or_reduced_to_their_place(side):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, side, side), dtype=np.uint8)
+    pixels = pixels if side <= TILE else np.full_like(pixels, 7)
+    tile = np.asarray(contact_sheet.thumbnail(pixels)).transpose(2, 0, 1)
+    times = max(TILE // side, 1)
+    expected = pixels.repeat(times, 1).repeat(times, 2)[:, :TILE, :TILE]
+    np.testing.assert_array_equal(tile, expected)
 
 
 def test_a_tile_is_its_image_with_class_and_score_below():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.support.formats import write_image_folder
-from tests.support.harness import TINY_DIGITS, run_script, write_run
+from tests.support.harness import write_run
 from tod import config as configuration
 from tod import data
 from tod.analysis import confusion, metrics, records, tables
@@ -83,21 +83,18 @@ def test_a_class_without_test_images_is_left_out_of_the_balanced_accuracy():
     assert empty == {"test_accuracy": "nan", **dict.fromkeys(METRICS, "")}
 
 
-def test_a_run_writes_metrics_confusion_and_the_probabilities_that_they_are_of(tmp_path):
-    done = run_script("main_TOD.py", *TINY_DIGITS, f"--output-dir={tmp_path}", "--keep-predictions")
-    assert done.returncode == 0, done.stderr
-    (folder,) = tmp_path.iterdir()
-    with (folder / "results.csv").open(newline="") as file:
+def test_a_run_writes_metrics_confusion_and_the_probabilities_that_they_are_of(finished):
+    with (finished / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        kept = np.load(folder / "predictions" / f"trial{row['trial']}_cycle{row['cycle']}.npz")
+        kept = np.load(finished / "predictions" / f"trial{row['trial']}_cycle{row['cycle']}.npz")
         probabilities, labels = kept["probabilities"], kept["labels"]
         assert probabilities.shape == (360, 10) and probabilities.dtype == np.float32
         expected = plainly(torch.from_numpy(probabilities).double().log(), torch.from_numpy(labels))
         for name, value in expected.items():
             assert float(row[name]) == pytest.approx(value, abs=2e-3), name
     # Of the last cycle.
-    (curve,) = read_runs([folder])
+    (curve,) = read_runs([finished])
     (matrix,) = confusion.read(curve)
     assert matrix.sum(axis=1).tolist() == np.bincount(labels).tolist()
     assert 100 * np.trace(matrix) / 360 == pytest.approx(float(rows[-1]["test_accuracy"]), abs=1e-3)
