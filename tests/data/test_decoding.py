@@ -40,7 +40,7 @@ def test_a_picture_beyond_pillows_limits_is_read_without_a_word(
 
 
 def test_pictures_that_keep_few_grey_levels_are_told_once_a_run_also_when_they_are_kept(
-    tmp_path, caplog
+    tmp_path, caplog, decoded
 ):
     dim = np.arange(256, dtype=np.uint16).reshape(16, 16)
     for name, values in {"a": 257 * dim, "b": dim, "c": 20 * dim, "d": 40 * dim}.items():
@@ -60,7 +60,13 @@ def test_pictures_that_keep_few_grey_levels_are_told_once_a_run_also_when_they_a
     # A list of other files takes over what is kept.
     shutil.copy(tmp_path / "a" / "0.png", tmp_path / "b" / "1.png")
     assert said(("b", ["0.png", "1.png"])) == [words.replace("2 such", "1 such")]
+    # Where what was missing is decoded each time, and where all is.
+    (tmp_path / "c" / ".decoded_12_8").unlink()
+    decoded.errors["0.png"] = OSError("for a moment")
+    assert said(("c", ["0.png"])) == []
+    decoded.errors.clear()
     forbid_locks(tmp_path / "c")
+    assert said(("c", ["0.png"])) == [words.replace("2 such", "1 such").replace("b/0", "c/0")]
     (tmp_path / "c" / ".decoded_12_8").unlink()
     assert said(("c", ["0.png"]))[1:] == [words.replace("2 such", "1 such").replace("b/0", "c/0")]
     caplog.clear()
