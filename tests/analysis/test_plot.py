@@ -67,7 +67,6 @@ def test_the_script_says_which_runs_are_not_paired(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere/results.csv: cannot be read (No such file or directory); name"),
         (["begun"], "begun/results.csv: cannot be read (No such file or directory); name"),
         (["file"], "file/results.csv: cannot be read (Not a directory); name the folder"),
         (["half"], "half/results.csv: cannot be read (could not convert string to float"),

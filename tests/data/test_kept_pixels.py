@@ -1,34 +1,23 @@
-"""Decoded pictures are kept beside their files: what is decoded again, and what is never lost."""
+"""Decoded pictures are kept beside their files: what is decoded again."""
 
 import errno
-import itertools
 import os
 import shutil
-import signal
-import sys
-import tempfile
-import time
-from unittest.mock import Mock
 
 import pytest
 import torch
 from PIL import Image
 
 from tests.support.decoding import (
-    CONFIG,
     STORE,
     decode,
     forbid_locks,
-    forked,
     kept,
     load,
     names,
-    status_of,
 )
 from tests.support.pictures import write_classes
-from tod.config import InputError
 from tod.data import decoding, picture
-from tod.data import kept as kept_images
 from tod.schema import Images
 
 # ----------------------------------------------------- what is decoded again
@@ -122,301 +111,26 @@ def test_what_an_earlier_version_kept_goes_and_is_not_believed(folder, decoded):
     assert kept(folder) == [STORE]
 
 
-# ------------------------------------------------- interrupted and killed
-
-
-FILE_OPERATIONS = "open", "write", "flush", "truncate", "rename", "replace", "unlink", "close"
-
-
-def no_sync(descriptor):
-    """What is written outlives a kill without it."""
-
-
-def is_killed_before(step, folder, files):
-    """Whether a process that loads these files comes to its `step`-th operation; it dies there."""
-
-    def work():
-        left = step
-
-        def watch(frame, event, function):
-            nonlocal left
-            is_sync = event == "call" and frame.f_code is no_sync.__code__
-            if is_sync or (event == "c_call" and function.__name__ in FILE_OPERATIONS):
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)  # what is not written yet is lost
-
-        sys.setprofile(watch)
-        decoding.load_images([(folder, files)], CONFIG)
-        return 0
-
-    status = status_of(forked(work))
-    assert status in (0, -signal.SIGKILL)
-    return status != 0
-
-
-def test_at_whatever_file_operation_it_is_killed_each_image_keeps_its_own_pixels(
-    folder, decoded, monkeypatch
-):
-    monkeypatch.setattr(kept_images, "CHUNK", 400)  # two images and a bit
-    monkeypatch.setattr(os, "fsync", no_sync)
-    files = names(folder)
-    decoded.errors["4.png"] = KeyboardInterrupt()
-    for chosen in (files, files[2:]):
-        with pytest.raises(KeyboardInterrupt):
-            load(folder, chosen)
-    decoded.errors.clear()
-    begun = {name: (folder / name).read_bytes() for name in kept(folder)}
-    for killed, then in ((files, files), (files[:1:-1], files), (files[:4], files[1:])):
-        again = []
-        for step in itertools.count(1):
-            for name in kept(folder):
-                (folder / name).unlink()
-            write_classes(folder, begun)
-            is_killed = is_killed_before(step, folder, killed)
-            decoded.clear()
-            load(folder, then)
-            again.append(len(decoded))
-            load(folder, files[2:])
-            assert kept(folder) == [STORE]
-            if not is_killed:
-                break
-        assert step > 10
-        if killed == then:  # what is safe is not decoded again
-            assert again == sorted(again, reverse=True)
-            assert (again[0], again[-1]) == (4, 0) and 1 in again
-
-
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
-@pytest.mark.parametrize(
-    ("setting", "value", "counts", "saves"),
-    [
-        ("CHUNK", 1, {*range(7)}, 6),
-        ("CHUNK", 400, {6, 3, 0}, 2),
-        ("CHUNK", 10**6, {6, 0}, 1),
-        ("SECONDS", 0.0, {*range(7)}, 6),
-    ],
-)
-def test_whenever_the_disk_is_full_or_it_is_interrupted_what_is_safe_is_not_decoded_again(
-    folder, decoded, monkeypatch, error, setting, value, counts, saves
-):
-    monkeypatch.setattr(kept_images, setting, value)
-    again, said = [], []
-    for moment in itertools.count(1):
-        for name in kept(folder):
-            (folder / name).unlink()
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", Mock(side_effect=[None] * (moment - 1) + [error] * 99))
-            try:
-                load(folder)
-                break
-            except (InputError, KeyboardInterrupt) as stopped:
-                said.append(str(stopped))
-        decoded.clear()
-        load(folder)
-        assert kept(folder) == [STORE]
-        assert decoded == names(folder)[6 - len(decoded) :]
-        again.append(len(decoded))
-    assert again == sorted(again, reverse=True)
-    assert {*again} == counts
-    assert len(again) == 2 + 2 * saves  # the new file and its folder; pixels, then their keys
-    if isinstance(error, OSError):
-        assert all("cannot be written (No space left); what was" in line for line in said)
-        assert said[-1].startswith(str(folder / STORE))
-        assert "what was decoded is kept" in said[-1]
-    assert not any("\n" in line for line in said)
-
-
-def test_a_power_cut_that_loses_what_was_written_first_leaves_no_image_with_others_pixels(
-    folder, monkeypatch
-):
-    monkeypatch.setattr(kept_images, "CHUNK", 400)
-    store, on_disk = folder / STORE, []
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: store.exists() and on_disk.append(store.read_bytes()))
-        load(folder)
-    torn = {
-        before[:place] + after[place:]
-        for before, after in itertools.pairwise(on_disk)
-        for place in range(0, len(after), 64)
-    }
-    assert len(torn) > 10
-    for content in torn:
-        store.write_bytes(content)
-        load(folder)
-
-
-def test_an_interrupted_decoding_of_other_files_is_not_lost(folder, decoded):
-    decoded.errors["4.png"] = KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt):
-        load(folder, names(folder)[:5])
-    decoded.errors.clear()
-    decoded.clear()
-    WHITE.save(folder / "0.png")
-    load(folder)
-    assert decoded == ["0.png", "4.png", "5.png"]
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        KeyboardInterrupt(),
-        MemoryError(),
-        OSError(errno.EMFILE, "Too many open files"),
-        OSError(errno.ENFILE, "Too many open files in system"),
-        OSError(errno.ENOMEM, "Cannot allocate memory"),
-    ],
-    ids=repr,
-)
-def test_what_the_machine_lacks_is_no_broken_picture_and_loses_nothing(folder, decoded, error):
-    decoded.errors["3.png"] = error
-    is_refused = not isinstance(error, KeyboardInterrupt)
-    with pytest.raises(InputError if is_refused else KeyboardInterrupt) as caught:
-        load(folder)
-    if is_refused:
-        assert str(caught.value).startswith(f"{folder / '3.png'}: cannot be read now (")
-        assert "run the same command again" in str(caught.value)
-        assert "\n" not in str(caught.value)
-    decoded.errors.clear()
-    decoded.clear()
-    load(folder)
-    assert sorted(decoded) == ["3.png", "4.png", "5.png"]
-
-
-def test_a_kept_file_that_cannot_be_opened_for_want_of_files_stays(folder, decoded, monkeypatch):
-    load(folder)
-    too_many = OSError(errno.EMFILE, "Too many open files")
-    with monkeypatch.context() as patch, pytest.raises(InputError, match="Too many open files"):
-        patch.setattr(picture.Path, "open", Mock(side_effect=too_many))
-        load(folder)
-    load(folder)
-    assert len(decoded) == 6
-
-
-def test_two_processes_decode_a_folder_once_between_them(folder, decoded, monkeypatch):
-    def slow(path, **options):
-        time.sleep(0.3)
-        return decoded(path, **options)
-
-    def work():
-        load(folder)
-        return len(decoded)
-
-    monkeypatch.setattr(picture, "decode", slow)
-    assert sorted(map(status_of, [forked(work), forked(work)])) == [0, 6]
-
-
-def test_who_reads_while_others_decode_another_list_gets_his_own_images(folder, monkeypatch):
-    (folder / "2.png").write_bytes(b"no image")
-    decode(folder)
-    find = kept_images.KeptImages.find
-    others = [names(folder)[::-1][:3]]
-
-    def find_then_others_decode(store, keys):
-        found = find(store, keys)
-        while others:
-            decode(folder, others.pop())
-        return found
-
-    monkeypatch.setattr(kept_images.KeptImages, "find", find_then_others_decode)
-    _, problems = decode(folder)
-    assert list(problems) == [2]
-
-
-# --------------------------------------------------------- room and permission
-
-
-def test_disks_are_asked_for_all_folders_before_the_first_is_decoded(
-    tmp_path, decoded, monkeypatch
-):
-    listings = [(tmp_path / "a", ["0.png", "1.png"]), (tmp_path / "b", ["0.png"])]
-    write_classes(tmp_path, {f"{path}/{name}": WHITE for path, files in listings for name in files})
-    usage = shutil.disk_usage(tmp_path)
-
-    def load_with(free):
-        monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=free))
-        decoding.load_images(listings, CONFIG)
-
-    words = "the decoded images need 6.27e-07 GB there, and 5e-07 GB are free"
-    with pytest.raises(InputError, match=words):
-        load_with(free=500)  # for each of them alone
-    assert not decoded
-    assert not [*tmp_path.rglob(".decoded*")]
-    load_with(free=627)
-    load_with(free=0)  # nothing more is needed
-    assert len(decoded) == 3
-
-
-def forbid_by_a_folder(folder, monkeypatch):
-    forbid_locks(folder)
-    return "Is a directory"
-
-
-def forbid_by_the_system(folder, monkeypatch):
-    no_locks = OSError(errno.ENOLCK, "No locks available")
-    monkeypatch.setattr(decoding, "locked", Mock(side_effect=no_locks))
-    return "No locks available"
-
-
-@pytest.mark.parametrize("forbid", [forbid_by_a_folder, forbid_by_the_system])
-def test_where_nothing_can_be_kept_images_are_decoded_each_time(
-    folder, decoded, caplog, monkeypatch, forbid
-):
-    problem = forbid(folder, monkeypatch)
-    (folder / "2.png").write_bytes(b"no image")
-    for _ in range(2):
-        pixels, problems = decode(folder)
-        assert list(problems) == [2] and not pixels[2].any()
-    assert sorted(decoded) == sorted(2 * names(folder))
-    assert f"the decoded images cannot be kept ({problem})" in caplog.text
-    assert not kept(folder)
-
-
-def test_without_any_place_for_temporary_files_one_line_names_tmpdir(folder, monkeypatch):
-    forbid_locks(folder)
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(folder / "nowhere")])
-    with pytest.raises(InputError) as caught:
-        load(folder)
-    assert "No usable temporary directory found" in str(caught.value)
-    assert str(caught.value).endswith("make room, or name another place by TMPDIR")
-    assert "\n" not in str(caught.value)
-
-
-def test_what_a_read_only_folder_lacks_is_read_each_time(folder, decoded, monkeypatch):
-    decoded.errors["2.png"] = OSError(errno.EIO, "Input/output error")
-    assert decode(folder)[1] == {2: "Input/output error"}
-    forbid_locks(folder)
-    assert decode(folder)[1] == {2: "Input/output error"}
-    decoded.errors.clear()
-    for _ in range(2):
-        load(folder)
-    assert decoded[6:] == ["2.png"] * 3
-    # More is missing than memory should hold: all of them are decoded, outside of the folder.
-    decoded.clear()
-    monkeypatch.setattr(decoding, "AHEAD", 0)
-    load(folder)
-    assert sorted(decoded) == names(folder)
-
-
 # ----------------------------------------------------------- what cannot be read
 
 
 def test_all_that_cannot_be_read_is_told_and_what_was_decoded_is_kept(folder, decoded):
-    whole = load(folder).clone()
+    files = names(folder)
+    load(folder)
     for name in ("1.png", "4.png"):
         (folder / name).write_bytes(b"no image")
+    (folder / "3.png").unlink()  # after it was listed
     for _ in range(2):
         decoded.clear()
-        pixels, problems = decode(folder)
+        _, problems = decode(folder, files)
+        assert problems.pop(3) == "No such file or directory"
         assert sorted(problems) == [1, 4]
         assert all("no picture of a known kind" in why for why in problems.values())
-        assert torch.equal(pixels[[0, 2, 3, 5]], whole[[0, 2, 3, 5]])
-        assert sorted(decoded) == ["1.png", "4.png"]
+        assert sorted(decoded) == ["1.png", "3.png", "4.png"]
     decoded.clear()
     WHITE.save(folder / "1.png")
-    assert sorted(decode(folder)[1]) == [4]
-    assert sorted(decoded) == ["1.png", "4.png"]
+    assert sorted(decode(folder, files)[1]) == [3, 4]
+    assert sorted(decoded) == ["1.png", "3.png", "4.png"]
 
 
 def test_what_could_not_be_read_for_a_moment_is_read_the_next_time(folder, decoded):
@@ -426,9 +140,3 @@ def test_what_could_not_be_read_for_a_moment_is_read_the_next_time(folder, decod
     for _ in range(2):
         load(folder)
     assert decoded[6:] == ["2.png"]
-
-
-def test_a_file_that_goes_after_it_was_listed_is_a_problem_of_its_own(folder):
-    files = names(folder)
-    (folder / "3.png").unlink()
-    assert decode(folder, files)[1] == {3: "No such file or directory"}
