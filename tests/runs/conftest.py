@@ -1,29 +1,53 @@
-"""What several tests of a run's folder compare with."""
+"""What several tests of a run's folder compare with, and runs without their pictures."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen
+from unittest.mock import patch
 
 import pytest
 
-from tests.support.harness import run_script
-from tests.support.several_ranks import RUN
-from tests.support.soak import run_folder, start
+from losses import CODLoss
+from samplers import query_by_tod
+from tests.support.harness import tiny_run
+from tests.support.soak import outcome, run_folder, start
+from tod.analysis import figures
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
     """The folder of an uninterrupted run, which starts cold; nobody changes it."""
     output_dir = tmp_path_factory.mktemp("finished")
-    process = start("main_TOD.py", output_dir, how=Popen)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
+    status, output = outcome(start("main_TOD.py", output_dir, how=Popen))
+    assert status == 0, output
     return run_folder("main_TOD.py", output_dir)
 
 
+@contextmanager
+def pictures_undrawn() -> Iterator[None]:
+    """They are written as ever, but drawing them would take most of the time."""
+
+    def table(rows, kind: str = "png") -> bytes:
+        return rows.drop(columns="train_seconds").to_csv().encode()
+
+    with (
+        patch.object(figures, "learning_curves", lambda curves: curves[0].rows),
+        patch.object(figures, "rendered", table),
+    ):
+        yield
+
+
+@pytest.fixture(scope="module")
+def cheap_pictures() -> Iterator[None]:
+    with pictures_undrawn():
+        yield
+
+
 @pytest.fixture(scope="session")
-def alone(tmp_path_factory) -> Path:
-    """The output folder of one process, started cold, that ran all trials."""
-    output_dir = tmp_path_factory.mktemp("alone")
-    done = run_script("main_TOD.py", *RUN, f"--output-dir={output_dir}", start=Popen)
-    assert done.returncode == 0, done.stderr
-    return output_dir
+def whole(tmp_path_factory) -> Path:
+    """The folder of a `tiny_run` in this process, with cheap pictures; nobody changes it."""
+    run = tiny_run(tmp_path_factory.mktemp("whole"))
+    with pictures_undrawn():
+        run.start(query_by_tod, CODLoss)
+    return run.folder

@@ -1,132 +1,265 @@
-"""Trials dealt out to several processes by torchrun."""
+"""Several processes for one run, by torchrun or --processes, which share out trials or a trial.
+
+Whatever starts them and whatever they share: the same bytes, also after kills and signals, one line
+for what is refused, and one answer of them all.
+"""
 
 import os
 import re
+import shutil
 import signal
-import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, STDOUT, Popen
+from subprocess import Popen
 
-from tests.support.forks import Process, one_thread
-from tests.support.harness import PROJECT_DIR
-from tests.support.processes import wait_for
-from tests.support.saves import wait_after_two_saves
-from tests.support.several_ranks import RUN, free_port
-from tests.support.soak import differences, results, run_folder
+import pytest
 
-SHORT_RUN = [*RUN, "--set=training.epochs=2", "--set=training.milestones=[1]"]
+import main_TOD
+from tests.support.forks import FORK_SERVER
+from tests.support.harness import TINY_DIGITS, run_script
+from tests.support.people import SETTINGS, People
+from tests.support.processes import begun, go_on
+from tests.support.several_ranks import free_port
+from tests.support.soak import differences, outcome, results, run_folder, start
+from tod.analysis.results import read_rows
+from tod.config import InputError
+from tod.runs.ranks import Ranks
 
-
-def torchrun(
-    processes: int,
-    output_dir: Path,
-    *arguments: str,
-    rendezvous: Sequence[str] = ("--standalone",),
-    how: type[Popen] = Process,
-    first: Callable[[], None] | None = None,
-) -> Popen:
-    """Starts main_TOD.py as so many ranks of one node; what they print goes to one pipe."""
-    command = [sys.executable, "-m", "torch.distributed.run", *rendezvous]
-    return how(
-        [
-            *command,
-            f"--nproc_per_node={processes}",
-            PROJECT_DIR / "main_TOD.py",
-            *arguments,
-            f"--output-dir={output_dir}",
-        ],
-        env=one_thread(first),
-        stdin=DEVNULL,
-        stdout=PIPE,
-        stderr=STDOUT,
-        text=True,
-    )
+# Ranks that share a trial cannot share a GPU, and a machine may have but one.
+ALONE = ("--set=active_learning.trials=1", "--device=cpu")
+MODES = {"trials": ("--set=active_learning.trials=3",), "data": (*ALONE, "--parallel=data")}
+OTHER = "--set=training.momentum=0.5"
 
 
-def assert_same(output_dir: Path, expected: Path) -> None:
+def torchrun(processes: int, *rendezvous: str) -> Sequence[str]:
+    """What starts so many ranks on one node."""
+    place = rendezvous or ("--standalone",)
+    return ("-m", "torch.distributed.run", *place, f"--nproc_per_node={processes}")
+
+
+LAUNCHERS = {"torchrun": {"launcher": torchrun(2)}, "processes": {}}
+
+
+def ended(output_dir: Path, *arguments: str, script: str = "main_TOD.py", **settings) -> str:
+    """All that the processes of a run have printed, which have ended well."""
+    status, output = outcome(start(script, output_dir, *arguments, **settings))
+    assert status == 0, output
+    return output
+
+
+def same(output_dir: Path, expected: Path) -> bool:
     a, b = (results(run_folder("main_TOD.py", folder)) for folder in (output_dir, expected))
-    assert not differences(a, b)
+    return not differences(a, b)
 
 
-def second_save(output_dir: Path, trial: int = 1) -> Path:
-    """The file that a trial has once it has saved a second state."""
-    return run_folder("main_TOD.py", output_dir) / "progress" / f"trial{trial}.before.pt"
+def ranks_of(process: Popen) -> list[int]:
+    """The processes that it has started, in their order, but for the one that forks them."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    names = {int(child): Path(f"/proc/{child}/comm").read_text() for child in children}
+    return sorted(child for child, name in names.items() if name != f"{FORK_SERVER}\n")
 
 
-def rank_of_trial(trial: int, output_dir: Path) -> int:
-    """The process id of the rank that has this trial, from the locks that the kernel lists."""
-    lock = run_folder("main_TOD.py", output_dir) / ".locks" / f"trial{trial}"
-    inode = lock.stat().st_ino
-    for line in Path("/proc/locks").read_text().splitlines():
-        found = re.search(rf"WRITE (\d+) \S+:{inode} 0 EOF$", line)
-        if found:
-            return int(found[1])
-    raise AssertionError(f"no process has trial {trial}")
+def wait_until_it_has_ended(process: int) -> None:
+    """Waits for a process of another's."""
+    deadline = time.monotonic() + 120
+    while Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline, f"{process} goes on"
+        time.sleep(0.02)
 
 
-def test_ranks_give_the_bytes_of_one_process_and_one_log_that_names_them(tmp_path, alone):
-    process = torchrun(2, tmp_path, *RUN, how=Popen)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    assert_same(tmp_path, alone)
-    log = (run_folder("main_TOD.py", tmp_path) / "log.txt").read_text(encoding="utf-8")
-    lines = [line for line in log.splitlines() if "Test acc" in line]
-    dealt = {re.match(r"\[rank (\d)\] .* Trial:(\d)/3 ", line).groups() for line in lines}
-    assert dealt == {("0", "1"), ("1", "2"), ("0", "3")}
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> dict[str, Path]:
+    """The output folders of torchrun's two ranks, started cold, by what they share out."""
+    folders = {mode: tmp_path_factory.mktemp(mode) for mode in MODES}
+    for mode, folder in folders.items():
+        ended(folder, *MODES[mode], launcher=torchrun(2), how=Popen)
+    return folders
+
+
+def test_ranks_leave_the_bytes_of_one_process_and_one_log_that_names_them(uninterrupted, finished):
+    folder = run_folder("main_TOD.py", uninterrupted["trials"])
+    found, expected = results(folder), results(finished)
+    del expected["learning_curve.png"]  # of fewer trials
+    assert not differences(expected, {name: found.get(name) for name in expected})
+    log = (folder / "log.txt").read_text(encoding="utf-8")
+    dealt = re.findall(r"^\[rank (\d)\] .* Trial:(\d)/3 .* Test acc", log, re.MULTILINE)
+    assert set(dealt) == {("0", "1"), ("1", "2"), ("0", "3")}
     # One table, from whoever ends last, and over all trials.
     assert log.count("test accuracy in %") == 1
     assert log.count("(3)") == 2
 
 
-def test_nodes_share_out_the_trials_of_one_run(tmp_path, alone):
-    address = ("--nnodes=2", "--master_addr=127.0.0.1", f"--master_port={free_port()}")
+def test_a_shared_trial_leaves_what_one_process_leaves(tmp_path, uninterrupted):
+    done = go_on(tmp_path, *ALONE)
+    assert done.returncode == 0, done.stderr
+    one, two = (run_folder("main_TOD.py", place) for place in (tmp_path, uninterrupted["data"]))
+    files = [{path.relative_to(folder) for path in folder.rglob("*")} for folder in (one, two)]
+    assert files[0] == files[1]
+    recorded = [(folder / "config.yaml").read_text(encoding="utf-8") for folder in (one, two)]
+    assert recorded[0].replace("\n  ranks: 1\n", "\n  ranks: 2\n") == recorded[1]
+    rows = [read_rows(folder / "results.csv") for folder in (one, two)]
+    assert rows[0].num_labeled.equals(rows[1].num_labeled)
+    log = (two / "log.txt").read_text(encoding="utf-8")
+    assert "rank" not in log
+    assert log.count("Test acc") == 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_processes_that_are_stopped_and_killed_go_on_to_the_same_bytes(
+    tmp_path, uninterrupted, mode
+):
+    shares_data = mode == "data"
+    number = signal.SIGTERM if shares_data else signal.SIGINT
+    command = (tmp_path, *MODES[mode], "--processes=2")
+    trials = (1,) if shares_data else (1, 2)
+    process = begun(*command, trials=trials)
+    process.send_signal(number)
+    status, output = outcome(process)
+    assert status == 128 + number, output
+    assert "interrupted; the same command again continues" in output
+    assert "failed" not in output and "Traceback" not in output
+    for killed in (0, 1) if shares_data else (1,):
+        process = begun(*command, trials=trials)
+        ranks = ranks_of(process)
+        if shares_data:  # the other is to notice, before it is told
+            process.send_signal(signal.SIGSTOP)
+            os.kill(ranks[1 - killed], signal.SIGCONT)
+        os.kill(ranks[killed], signal.SIGKILL)
+        if shares_data:
+            wait_until_it_has_ended(ranks[1 - killed])
+            process.send_signal(signal.SIGCONT)
+        status, output = outcome(process)
+        assert status in ((2, 137) if shares_data else (137,))
+        line = "another rank has failed, and says why" if shares_data else "interrupted; the same"
+        assert f"[rank {1 - killed}] {line}" in output
+        assert "Traceback" not in output
+    output = ended(*command[:-1], "--processes=2" if shares_data else "--processes=9")
+    assert "continuing with trial 1, cycle " in output
+    assert output.count("test accuracy in %") == 1
+    if not shares_data:  # there are at most as many processes as trials
+        dealt = set(re.findall(r"\[rank (\d)\] .* Trial:(\d)/3 ", output))
+        assert dealt == {("0", "1"), ("1", "2"), ("2", "3")}
+    assert same(tmp_path, uninterrupted[mode])
+
+
+def two_nodes(output_dir: Path, *arguments: str, places: Sequence[Sequence[str]]) -> list[str]:
+    """What each of two nodes, of one rank, has printed."""
     nodes = [
-        torchrun(1, tmp_path, *RUN, rendezvous=(*address, f"--node_rank={node}")) for node in (0, 1)
+        start("main_TOD.py", output_dir, *arguments, launcher=torchrun(1, "--nnodes=2", *place))
+        for place in places
     ]
-    outputs = [node.communicate()[0] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], outputs
-    for rank, output in enumerate(outputs):
-        lines = [line for line in output.splitlines() if "Test acc" in line]
-        assert lines and all(line.startswith(f"[rank {rank}] ") for line in lines)
-    assert_same(tmp_path, alone)
+    found = [outcome(node) for node in nodes]
+    assert [status for status, _ in found] == [0, 0], found
+    return [output for _, output in found]
 
 
-def test_a_rank_that_dies_takes_no_other_trial_with_it(tmp_path, alone):
-    process = torchrun(2, tmp_path, *RUN, first=wait_after_two_saves)
-    for trial in (1, 2):
-        wait_for(second_save(tmp_path, trial), process)
-    os.kill(rank_of_trial(2, tmp_path), signal.SIGKILL)
-    output, _ = process.communicate()
-    assert process.returncode != 0
+def test_a_rank_of_torchrun_that_dies_takes_no_other_trial_with_it_and_two_nodes_go_on(
+    tmp_path, uninterrupted
+):
+    process = begun(tmp_path, *MODES["trials"], trials=(1, 2), launcher=torchrun(2))
+    os.kill(ranks_of(process)[1], signal.SIGKILL)
+    status, output = outcome(process)
+    assert status != 0
     # torchrun stops the other rank with SIGTERM, which saves.
     assert "[rank 0] interrupted; the same command again continues" in output
-    again = torchrun(2, tmp_path, *RUN)
-    output, _ = again.communicate()
-    assert again.returncode == 0, output
-    assert "continuing with trial 1, cycle " in output
-    assert_same(tmp_path, alone)
+    address = ("--master_addr=127.0.0.1", f"--master_port={free_port()}")
+    places = [(*address, f"--node_rank={node}") for node in (0, 1)]
+    for rank, output in enumerate(two_nodes(tmp_path, *MODES["trials"], places=places)):
+        assert f"[rank {rank}] continuing with trial {1 + rank}, cycle " in output
+        lines = [line for line in output.splitlines() if "Test acc" in line]
+        assert lines and all(line.startswith(f"[rank {rank}] ") for line in lines)
+    assert same(tmp_path, uninterrupted["trials"])
 
 
-def test_a_finished_run_and_a_refused_one_are_answered_once(tmp_path):
-    arguments = [*SHORT_RUN, "--set=active_learning.trials=2"]
-    shown = []
-    for further in ((), (), ("--set=training.momentum=0.5",)):
-        process = torchrun(3, tmp_path, *arguments, *further)
-        shown.append((process.communicate()[0], process.returncode))
-    (first, _), (again, _), (refused, _) = shown
-    assert [status != 0 for _, status in shown] == [False, False, True]
-    assert first.count("test accuracy in %") == again.count("test accuracy in %") == 1
-    assert again.count("is finished") == 1
-    assert refused.count("holds a run with another training.momentum") == 1
+def test_two_nodes_share_a_trial(tmp_path, uninterrupted):
+    place = ("--rdzv_id=1", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{free_port()}")
+    two_nodes(tmp_path, *MODES["data"], places=[place] * 2)
+    assert same(tmp_path, uninterrupted["data"])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_finished_run_and_a_refused_one_are_answered_once(uninterrupted, launcher, mode):
+    command = (uninterrupted[mode], *MODES[mode], *["--processes=2"] * (launcher == "processes"))
+    if launcher == "torchrun":
+        output = ended(*command, **LAUNCHERS[launcher])
+        assert output.count("is finished") == output.count("test accuracy in %") == 1
+    status, output = outcome(start("main_TOD.py", *command, OTHER, **LAUNCHERS[launcher]))
+    assert status == 2 or (status and launcher == "torchrun")
+    assert output.count("holds a run with another training.momentum (0.9 there, 0.5 here)") == 1
     # Whatever traceback there is, is torchrun's alone.
-    assert str(PROJECT_DIR / "tod") not in refused
+    assert "tod/" not in output
+    if launcher == "processes":
+        assert "Traceback" not in output
 
 
-def test_more_ranks_than_trials_and_starting_afresh(tmp_path):
-    for arguments in ((), ("--overwrite",)):
-        process = torchrun(3, tmp_path, *SHORT_RUN, "--set=active_learning.trials=2", *arguments)
-        output, _ = process.communicate()
-        assert process.returncode == 0, output
-        assert output.count("Test acc") == 4
-        assert "is finished" not in output
+def test_more_ranks_than_trials_start_afresh(tmp_path, finished):
+    shutil.copytree(finished.parent, tmp_path, dirs_exist_ok=True)
+    output = ended(tmp_path, "--overwrite", launcher=torchrun(3))
+    assert output.count("Test acc") == 4
+    assert "is finished" not in output
+    assert not differences(results(finished), results(run_folder("main_TOD.py", tmp_path)))
+
+
+def test_three_ranks_share_ll4al(tmp_path):
+    output = ended(tmp_path, *MODES["data"], "--processes=3", script="main_LL4AL.py")
+    assert output.count("Test acc") == 2
+
+
+def test_a_shared_trial_that_diverges_says_so_once(tmp_path):
+    command = (*MODES["data"], "--processes=2", "--set=training.lr=1e30")
+    status, output = outcome(start("main_TOD.py", tmp_path, *command))
+    assert status == 2
+    assert output.count("is not finite; what was saved stays") == 1
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("--processes=1025", "argument --processes: 1025 is not a whole number from 1 to 1,024"),
+        ("--parallel=data", "--parallel data: shares a trial among several processes; add --pro"),
+        ("--processes=0", "argument --processes: 0 is not a whole number from 1"),
+        ("--parallel=images", "argument --parallel: invalid choice: 'images'"),
+        ("--processes=2 --sampling=BALD", "--sampling BALD: needs dropout"),
+        ("--processes=2", "argument --processes: people label for one trial; --parallel data shar"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_before_any_process_begins(
+    tmp_path, capfd, arguments, line
+):
+    settings = SETTINGS if "people" in line else [*TINY_DIGITS, *MODES["trials"]]
+    with pytest.raises((SystemExit, InputError)) as refused:
+        main_TOD.main([*settings, *arguments.split(), f"--output-dir={tmp_path}"])
+    shown = capfd.readouterr()
+    said = shown.err or str(refused.value)
+    assert line in said
+    assert len(said.splitlines()) == 1 and not shown.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_of_torchrun_s_start_no_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    arguments = [*TINY_DIGITS, *MODES["data"], "--processes=2", f"--output-dir={tmp_path}"]
+    with pytest.raises(InputError, match="torchrun has started the processes; leave it out"):
+        main_TOD.main(arguments)
+
+
+def test_trials_are_dealt_out_in_turn():
+    assert [Ranks(rank, 0, 2).share([1, 3, 4, 6, 7]) for rank in (0, 1)] == [[1, 4, 7], [3, 6]]
+
+
+def test_people_s_images_are_shared_too(tmp_path):
+    people = People(tmp_path)
+    first = people.command("--device=cpu", auxiliary="TOD")
+    main_TOD.main(first)
+    shared = ["--parallel=data", "--processes=2", "--labels", people.answers(0)]
+    done = run_script("main_TOD.py", *first, *shared)
+    assert done.returncode == 0, done.stderr
+    asked = people.batch(1)
+    assert len(asked) == 10
+    assert all(0 <= float(row["score"]) <= 1 for row in asked)
+    # The shared pass over the pool has its scores from the network that is saved.
+    main_TOD.main([*first, "--labels", str(people.answers(1))])
+    assert len(people.batch(2)) == 10

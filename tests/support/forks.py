@@ -52,6 +52,7 @@ class Server(NamedTuple):
 
 
 _server: Server | None = None
+_status: list[int] = []
 _one_at_a_time = Lock()
 _start_cold = subprocess.Popen._execute_child
 
@@ -159,8 +160,7 @@ def _fork(request: Request, streams: Sequence[int]) -> int:
 def serve() -> None:
     """Forks for whoever asks by standard input; in the fork, does what it is asked for."""
     global _server
-    ending = Ending()
-    atexit.register(ending.leave)  # as the first, it is called last
+    atexit.register(_leave)  # as the first, it is called last
     variables = dict(os.environ)
     requests = socket.socket(fileno=os.dup(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -195,33 +195,27 @@ def serve() -> None:
     for number in SIGNALS:
         default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, signal.SIG_IGN if number in request.ignored else default)
-    with ending:
+    try:
         _run(request)
+    except SystemExit as leaving:
+        _status.append(
+            leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        )
+        raise
+    except KeyboardInterrupt:  # which ends Python by the signal
+        raise
+    except BaseException:
+        _status.append(1)
+        raise
+    _status.append(0)
 
 
-class Ending:
-    """The end of a process, as Python would end it, but that it does not take its modules apart.
-
-    That would take longer than the fork.
-    """
-
-    status: int | None = None
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: Any, traceback: Any) -> None:
-        if kind is None or issubclass(kind, SystemExit):
-            code = None if error is None else error.code
-            self.status = code if isinstance(code, int) else int(code is not None)
-        elif not issubclass(kind, KeyboardInterrupt):  # which ends Python by the signal
-            self.status = 1
-
-    def leave(self) -> None:
-        if self.status is not None:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(self.status)
+def _leave() -> None:
+    """Ends as Python would, but that it does not take its modules apart: that takes longer."""
+    if _status:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_status[0])
 
 
 def _asked_for(requests: socket.socket) -> tuple[Request, list[int]]:

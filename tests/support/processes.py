@@ -1,4 +1,4 @@
-"""Processes: a run gone on with, waited for, interrupted, hung up, out of room; in a terminal."""
+"""Processes: a run gone on with, waited for, stopped, hung up, out of room; in a terminal."""
 
 import fcntl
 import os
@@ -9,10 +9,11 @@ import struct
 import sys
 import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL, CompletedProcess, Popen
+from typing import Any
 
 from tests.support import forks
 from tests.support.forks import Process
@@ -26,24 +27,43 @@ def go_on(output_dir: Path, *arguments: str) -> CompletedProcess:
     return run_script("main_TOD.py", *RUN, f"--output-dir={output_dir}", *arguments)
 
 
-def wait_for(path: Path, process: Popen, seconds: float = 120.0) -> None:
-    """Waits until the process has written the file.
+def wait_for(
+    path: Path,
+    process: Popen,
+    former: int | None = None,
+    meanwhile: Callable[[], object] = lambda: time.sleep(0.02),
+) -> None:
+    """Waits until the process has written the file, another than the `former` inode.
 
     Raises:
-        AssertionError: it has ended without, or takes too long.
+        AssertionError: it has ended without, or takes longer than two minutes.
     """
-    deadline = time.monotonic() + seconds
-    while not path.exists():
+    deadline = time.monotonic() + 120
+    while inode(path) in (None, former):
         assert process.poll() is None, f"ended without {path}"
         assert time.monotonic() < deadline, f"no {path}"
-        time.sleep(0.02)
+        meanwhile()
 
 
-def interrupted(output_dir: Path, signal_number: int) -> Popen:
-    """A run that was sent a signal once it had saved its second state."""
-    process = start("main_TOD.py", output_dir, first=wait_after_two_saves)
-    wait_for(run_folder("main_TOD.py", output_dir) / "progress" / "trial1.before.pt", process)
-    process.send_signal(signal_number)
+def inode(path: Path) -> int | None:
+    """The number of a file, which differs from that of the one that it replaces."""
+    return path.stat().st_ino if path.exists() else None
+
+
+def begun(
+    output_dir: Path,
+    *arguments: object,
+    trials: Sequence[int] = (1,),
+    meanwhile: Callable[[], object] = lambda: time.sleep(0.02),
+    **settings: Any,
+) -> Popen:
+    """The soak's run once these trials have saved twice, or once more; they wait for a signal."""
+    progress = run_folder("main_TOD.py", output_dir) / "progress"
+    spares = {path: inode(path) for path in (progress / f"trial{t}.before.pt" for t in trials)}
+    first = wait_after_two_saves
+    process = start("main_TOD.py", output_dir, *arguments, first=first, **settings)
+    for spare, former in spares.items():
+        wait_for(spare, process, former, meanwhile)
     return process
 
 
@@ -53,33 +73,26 @@ def lead_the_session() -> None:
 
 
 def hung_up(output_dir: Path) -> Popen:
-    """A run whose terminal, of 24 × 80, was closed once it had saved its second state."""
+    """A run whose terminal was closed once it had begun."""
     ours, theirs = pty.openpty()
 
-    process = Process(
-        [sys.executable, PROJECT_DIR / "main_TOD.py", *RUN, f"--output-dir={output_dir}"],
-        env=forks.one_thread(wait_after_two_saves),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        preexec_fn=lead_the_session,
-    )
-    os.close(theirs)
-    second_state = run_folder("main_TOD.py", output_dir) / "progress" / "trial1.before.pt"
-    while not second_state.exists():
+    def read_its_bar() -> None:
         if select.select([ours], [], [], 0.02)[0]:
-            os.read(ours, 65536)  # its bar; fails where the process has ended
-    os.close(ours)
+            os.read(ours, 65536)  # fails where the process has ended
+
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
+    settings = {"meanwhile": read_its_bar, "preexec_fn": lead_the_session}
+    process = begun(output_dir, **streams, **settings)
+    for end in (theirs, ours):
+        os.close(end)
     return process
 
 
 def run_limited(limit: int, size: int, *arguments: object) -> CompletedProcess:
     """Runs main_TOD.py where a resource (`resource.RLIMIT_...`) has no more than `size`."""
-    return forks.run(
-        [sys.executable, PROJECT_DIR / "main_TOD.py", *arguments],
-        preexec_fn=partial(resource.setrlimit, limit, (size, size)),
-        stdin=DEVNULL,
-    )
+    command = [sys.executable, PROJECT_DIR / "main_TOD.py", *arguments]
+    limited = partial(resource.setrlimit, limit, (size, size))
+    return forks.run(command, preexec_fn=limited, stdin=DEVNULL)
 
 
 def shown_in_a_terminal(command: Sequence[object]) -> str:

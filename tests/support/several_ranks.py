@@ -1,25 +1,19 @@
-"""Functions that several processes run together, as torchrun's ranks do."""
+"""Ranks that answer questions together, as torchrun's do, without a start for each question."""
 
 import os
 import pickle
 import socket
 import sys
-import time
+import traceback
 from collections.abc import Callable
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from subprocess import PIPE
+from threading import Timer
 from typing import Any
 
-from tests.support.forks import Process, one_thread
-from tests.support.harness import PROJECT_DIR, TINY_DIGITS
+from torch import distributed
 
-RUN = [
-    *TINY_DIGITS,
-    "--set=active_learning.trials=3",
-    "--set=training.epochs=3",
-    "--set=training.milestones=[2]",
-]
-"""Three trials, which several processes may share out."""
+from tests.support.forks import Process, one_thread
+from tests.support.harness import PROJECT_DIR
 
 
 def free_port() -> int:
@@ -28,50 +22,64 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def on_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `function(rank, world_size, *arguments)` gives in so many processes, by rank.
+class RankPool:
+    """Processes that are, for each question, the ranks of a group of its own.
 
-    Raises:
-        AssertionError: one has failed, or takes too long.
+    Args:
+        size: of the largest group.
     """
-    shared = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_WORLD_SIZE": str(world_size),
-    }
-    code = "from tests.support.several_ranks import answer; answer()"
-    deadline = time.monotonic() + 300
-    with TemporaryDirectory() as folder:
-        Path(folder, "question").write_bytes(pickle.dumps((function, arguments)))
-        answers = [Path(folder, str(rank)) for rank in range(world_size)]
-        processes = [
-            Process(
-                [sys.executable, "-c", code, path],
-                cwd=PROJECT_DIR,
-                env=one_thread(**shared, RANK=path.name, LOCAL_RANK=path.name),
-            )
-            for path in answers
+
+    def __init__(self, size: int) -> None:
+        code = "from tests.support.several_ranks import answer; answer()"
+        pipes = {"stdin": PIPE, "stdout": PIPE}
+        self.processes = [
+            Process([sys.executable, "-c", code], cwd=PROJECT_DIR, env=one_thread(), **pipes)
+            for _ in range(size)
         ]
+
+    def ask(self, world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """What `function(rank, world_size, *arguments)` gives in so many processes, by rank.
+
+        Raises:
+            AssertionError: one has failed.
+            EOFError: one has ended, or takes longer than five minutes.
+        """
+        ranks = self.processes[:world_size]
+        port = free_port()
+        for rank, process in enumerate(ranks):
+            pickle.dump((port, function, (rank, world_size, *arguments)), process.stdin)
+            process.stdin.flush()
+        guard = Timer(300, self.close)
+        guard.start()
         try:
-            while not all(path.exists() for path in answers):
-                for path, process in zip(answers, processes, strict=True):
-                    status = process.poll()
-                    assert status is None or path.exists(), f"rank {path.name} ended with {status}"
-                assert time.monotonic() < deadline, "the ranks take too long"
-                time.sleep(0.01)
-            return [pickle.loads(path.read_bytes()) for path in answers]
+            answers = [pickle.load(process.stdout) for process in ranks]
         finally:
-            for process in processes:
-                process.kill()
-                process.wait()
+            guard.cancel()
+        assert not any(error for _, error in answers), "\n".join(error for _, error in answers)
+        return [given for given, _ in answers]
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for process in self.processes:
+            process.kill()
+            process.communicate()
 
 
 def answer() -> None:
-    """Answers as one of the ranks."""
-    path = Path(sys.argv[1])
-    function, arguments = pickle.loads(path.with_name("question").read_bytes())
-    given = function(int(path.name), int(os.environ["WORLD_SIZE"]), *arguments)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(pickle.dumps(given))
-    partial.rename(path)
+    """Answers as one of the ranks, until it is ended."""
+    questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # where gloo says that it has found the others
+    while True:
+        port, function, (rank, world_size, *arguments) = pickle.load(questions)
+        ranks = {"RANK": rank, "LOCAL_RANK": rank}
+        sizes = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ |= {name: str(value) for name, value in {**ranks, **sizes, **place}.items()}
+        try:
+            given, error = function(rank, world_size, *arguments), ""
+        except BaseException:
+            given, error = None, traceback.format_exc()
+        if distributed.is_initialized():  # as where a process ends
+            distributed.destroy_process_group()
+        pickle.dump((given, error), answers)
+        answers.flush()

@@ -5,20 +5,27 @@ python -m tests.support.soak --kills 100
 
 import argparse
 import csv
+import math
+import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, STDOUT, Popen, TimeoutExpired
+from subprocess import DEVNULL, PIPE, STDOUT, Popen
+from typing import Any
 
+import pytest
 import torch
 
+import main_TOD
 from tests.support.forks import Process, one_thread
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS
 from tests.support.saves import save_after_each_epoch
+from tod.config import InputError
 
 RUN = [
     *TINY_DIGITS,
@@ -35,22 +42,34 @@ TIMINGS = {"train_seconds"}
 def start(
     script: str,
     output_dir: Path,
-    *arguments: str,
+    *arguments: object,
+    launcher: Sequence[object] = (),
     how: type[Popen] = Process,
     first: Callable[[], None] = save_after_each_epoch,
+    **settings: Any,
 ) -> Popen:
-    """Starts an entry script on the soak's run; its output goes to a pipe.
+    """Starts an entry script on the soak's run; all that it prints goes to a pipe.
 
     A cold one, with `how=Popen`, calls nothing first.
     """
-    return how(
-        [sys.executable, PROJECT_DIR / script, *RUN, f"--output-dir={output_dir}", *arguments],
-        env=one_thread(first),
-        stdin=DEVNULL,
-        stdout=PIPE,
-        stderr=STDOUT,
-        text=True,
-    )
+    run = (PROJECT_DIR / script, *RUN, f"--output-dir={output_dir}", *arguments)
+    pipes = {"stdin": DEVNULL, "stdout": PIPE, "stderr": STDOUT, "text": True}
+    return how([sys.executable, *launcher, *run], env=one_thread(first), **pipes | settings)
+
+
+def outcome(process: Popen) -> tuple[int, str]:
+    """The exit status of a process, and all that it has printed."""
+    output, _ = process.communicate()
+    return process.returncode, output
+
+
+def refusal(output_dir: Path, *arguments: object) -> str:
+    """The one line with which main_TOD.py refuses the soak's run, in this process."""
+    with pytest.raises(InputError) as refused:
+        main_TOD.main([*RUN, f"--output-dir={output_dir}", *map(str, arguments)])
+    line = str(refused.value)
+    assert "\n" not in line
+    return line
 
 
 def run_folder(script: str, output_dir: Path) -> Path:
@@ -81,6 +100,21 @@ def differences(a: dict[str, object], b: dict[str, object]) -> list[str]:
     return [name for name in a.keys() | b.keys() if a.get(name) != b.get(name)]
 
 
+def computed(process: Popen, limit: float = math.inf) -> float:
+    """Kills a process that computes for more than so many seconds; how many it has, at its end.
+
+    These do not depend on how busy the machine is.
+    """
+    seconds = 0.0
+    while process.poll() is None:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        if seconds > limit:
+            process.kill()
+        time.sleep(0.01)
+    return seconds
+
+
 def soak(script: str, kills: int, output_dir: Path, seed: int = 0) -> int:
     """Kills `kills` times; returns how many runs ended, each the same as the uninterrupted one.
 
@@ -88,25 +122,21 @@ def soak(script: str, kills: int, output_dir: Path, seed: int = 0) -> int:
         AssertionError: a run failed, or ended otherwise.
     """
     moments = random.Random(f"{script} {seed}")
-    reference = start(script, output_dir / "reference")
-    began = time.monotonic()
-    output, _ = reference.communicate()
-    assert reference.returncode == 0, output
-    seconds = time.monotonic() - began
+    process = start(script, output_dir / "reference")
+    seconds = computed(process)
+    status, output = outcome(process)
+    assert status == 0, output
     expected = results(run_folder(script, output_dir / "reference"))
 
     ended, killed = 0, 0
     while killed < kills or ended == 0:
         process = start(script, output_dir / "killed")
-        try:
-            patience = moments.uniform(0.3, 1.0) * seconds if killed < kills else None
-            output, _ = process.communicate(timeout=patience)
-        except TimeoutExpired:
-            process.kill()
-            process.communicate()
+        computed(process, moments.uniform(0.1, 1.0) * seconds if killed < kills else math.inf)
+        status, output = outcome(process)
+        if status == -signal.SIGKILL:
             killed += 1
             continue
-        assert process.returncode == 0, output
+        assert status == 0, output
         assert not differences(expected, results(run_folder(script, output_dir / "killed"))), (
             f"{script} ended otherwise after {killed} kills"
         )

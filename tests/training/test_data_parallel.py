@@ -1,7 +1,11 @@
 """One trial shared by several ranks is the trial of one process."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -20,9 +24,9 @@ from losses import (
     Step,
 )
 from models import NetworkFactory, Outputs, fold_batch_norm
-from tests.support.harness import tiny_run
+from tests.support.harness import Run, tiny_run
 from tests.support.people import People
-from tests.support.several_ranks import on_ranks
+from tests.support.several_ranks import RankPool
 from tod import config as configuration
 from tod import data
 from tod.config import InputError
@@ -30,7 +34,6 @@ from tod.data import own_images
 from tod.data.batches import ImageBatches
 from tod.data.dataset import Dataset
 from tod.follower import _same_dataset, begin, follow
-from tod.pool import Pool
 from tod.runs.ranks import Ranks
 from tod.runs.signals import Interruption
 from tod.training.data_parallel import DataParallel
@@ -40,6 +43,13 @@ from tod.training.one_rank import OneRank
 from tod.trial import Experiment, Trial
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[RankPool]:
+    pool = RankPool(3)
+    yield pool
+    pool.close()
 
 
 class Own(AuxiliaryLoss):
@@ -95,7 +105,16 @@ class DoubleImages(ImageBatches):
         return super().augmented(views).double()
 
 
-def trained(ranks: OneRank, auxiliary: type[AuxiliaryLoss], num_labeled: int) -> dict[str, Tensor]:
+def trained(
+    group: OneRank,
+    rank: int = 0,
+    *,
+    auxiliary: type[AuxiliaryLoss],
+    overrides: Sequence[str] = (),
+    factory: type[NetworkFactory] = WithoutBatchNorm,
+    batches: type[ImageBatches] = DoubleImages,
+    precision: str = "fp32",
+) -> dict[str, Tensor]:
     """The gradients of the last of four steps, weights and losses after them."""
     config = configuration.load(
         "digits",
@@ -105,17 +124,16 @@ def trained(ranks: OneRank, auxiliary: type[AuxiliaryLoss], num_labeled: int) ->
             "training.epochs=2",
             "training.milestones=[1]",
             "ll4al.detach_epoch=0",
+            *overrides,
         ],
     )
     dataset = data.load(config, 0)
-    images = DoubleImages(dataset.train.stored, dataset.mean, dataset.std, config.augmentation, CPU)
-    networks = WithoutBatchNorm(config.model, 10, CPU, seed=0, trial=1)
+    images = batches(dataset.train.stored, dataset.mean, dataset.std, config.augmentation, CPU)
+    networks = factory(config.model, 10, CPU, seed=0, trial=1)
     backbone = networks.backbone("backbone")
     loss = auxiliary(config, networks)
-    learner = Learner(config, 0, 1, backbone, loss, "fp32", ranks=ranks)
-    everything = np.arange(40)
-    labeled, unlabeled = everything[:num_labeled], everything[num_labeled:]
-    learner.train_cycle(images, dataset.train.labels, labeled, unlabeled)
+    learner = Learner(config, 0, 1, backbone, loss, precision, ranks=group)
+    learner.train_cycle(images, dataset.train.labels, np.arange(9), np.arange(9, 40))
     found = {f"loss {name}": torch.tensor(value) for name, value in learner.epoch_losses.items()}
     for name, network in {"backbone": backbone, **loss.modules()}.items():
         for key, parameter in network.named_parameters():
@@ -125,48 +143,54 @@ def trained(ranks: OneRank, auxiliary: type[AuxiliaryLoss], num_labeled: int) ->
     return found
 
 
-def trained_on_rank(rank: int, world_size: int) -> dict[str, dict[str, Tensor]]:
+def on_rank(rank: int, world_size: int, find: Callable[[OneRank, int], Any]) -> Any:
     with DataParallel(rank, world_size) as group:
-        return {
-            auxiliary.__name__: trained(group, auxiliary, num_labeled=9) for auxiliary in LOSSES
-        }
+        return find(group, rank)
 
 
+@pytest.mark.parametrize("auxiliary", LOSSES)
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_gradients_of_shared_batches_are_those_of_one_process(world_size):
-    of_ranks = on_ranks(world_size, trained_on_rank)
-    for case, found in of_ranks[0].items():
-        auxiliary = next(each for each in LOSSES if each.__name__ == case)
-        expected = trained(OneRank(), auxiliary, num_labeled=9)
-        assert found.keys() == expected.keys()
-        assert any(key.startswith("gradient") for key in found)
-        for key, value in expected.items():
-            torch.testing.assert_close(
-                found[key], value, rtol=1e-10, atol=1e-10, msg=f"{case}: {key}"
-            )
-        for others in of_ranks[1:]:  # all ranks have the same network, bit for bit
-            assert all(torch.equal(others[case][key], value) for key, value in found.items())
+def test_gradients_of_shared_batches_are_those_of_one_process(ranks, world_size, auxiliary):
+    train = partial(trained, auxiliary=auxiliary)
+    found, *others = ranks.ask(world_size, on_rank, train)
+    assert any(key.startswith("gradient") for key in found)
+    torch.testing.assert_close(found, train(OneRank()), rtol=1e-10, atol=1e-10)
+    for other in others:  # all ranks have the same network, bit for bit
+        torch.testing.assert_close(other, found, rtol=0, atol=0)
 
 
-def targets_on_rank(rank: int, world_size: int) -> Tensor:
-    with DataParallel(rank, world_size) as group:
-        own = torch.full((2,), 2**24 + 1 + rank)
-        nothing = torch.zeros(2, 1)
-        outputs = [(nothing, nothing, nothing, [])]
-        _, (targets,), _ = group.of_whole_batches([4], outputs, [own], [])
-    return targets
+@pytest.mark.parametrize("name", ["resnet", "imagenet_resnet"])
+@pytest.mark.parametrize(("width", "precision"), [(4, "fp32"), (16, "bf16")])
+def test_a_rank_without_a_share_of_the_last_batch_trains_on(ranks, name, width, precision):
+    train = partial(
+        trained,
+        auxiliary=CODLoss,
+        overrides=(f"model.name={name}", f"model.width={width}", "training.lr=1.0e-4"),
+        factory=NetworkFactory,
+        batches=ImageBatches,
+        precision=precision,
+    )
+    one, other = ranks.ask(2, on_rank, train)
+    assert all(value.isfinite().all() for value in one.values())
+    torch.testing.assert_close(other, one, rtol=0, atol=0)
 
 
-def test_integers_reach_all_ranks_as_they_are():
-    expected = 2**24 + 1 + torch.tensor([0, 0, 1, 1])
-    for targets in on_ranks(2, targets_on_rank):
-        assert torch.equal(targets, expected)
+def targets_of(group: OneRank, rank: int) -> list[int]:
+    outputs = [(*[torch.zeros(2, 1)] * 3, [])]
+    own = torch.full((2,), 2**24 + 1 + rank)
+    return group.of_whole_batches([4], outputs, [own], [])[1][0].tolist()
+
+
+def test_integers_reach_all_ranks_as_they_are(ranks):
+    whole = [2**24 + 1, 2**24 + 1, 2**24 + 2, 2**24 + 2]
+    assert ranks.ask(2, on_rank, targets_of) == [whole, whole]
 
 
 def queried(experiment: Experiment) -> dict[str, object]:
     """What strategies answer on untrained networks, and the test images' logits."""
     trial = Trial(experiment, 1)
-    found: dict[str, object] = {"test": trial.test_logits()}
+    logits = trial.test_logits().numpy()
+    found: dict[str, object] = {"test": (logits.argmax(axis=1), logits)}
     strategies = {**main_TOD.SAMPLING, **main_LL4AL.SAMPLING}
     for name, strategy in strategies.items():
         query = strategy(trial.pool())
@@ -180,111 +204,102 @@ def queried(experiment: Experiment) -> dict[str, object]:
     return found
 
 
-def experiment_of(tmp_path: Path, group: OneRank | None) -> tuple[Experiment, Dataset]:
-    run = tiny_run(
-        tmp_path,
-        "main_LL4AL.py",
-        "LL4AL",
-        "LL4AL",
-        "--device=cpu",
-        "--set=model.dropout=0.3",
-        "--set=scoring.augment=true",
-        "--set=active_learning.subset_size=150",
-    )
-    dataset = data.load(run.config, 0)
-    args = (run.config, 0, LossPrediction, dataset, CPU, "fp32", Interruption(""))
-    return Experiment(*args, ranks=group), dataset
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> dict[str, object]:
+    """What one process finds."""
+    return query(tmp_path_factory.mktemp("alone"))
 
 
-def queried_on_rank(rank: int, world_size: int, tmp_path: Path) -> dict[str, object] | None:
-    with DataParallel(rank, world_size) as group:
-        if not group.leads:
-            run = tiny_run(
-                tmp_path, "main_LL4AL.py", "LL4AL", "LL4AL", "--set=active_learning.subset_size=150"
-            )
+def run_in(place: Path) -> Run:
+    settings = ("model.dropout=0.3", "scoring.augment=true", "active_learning.subset_size=150")
+    overrides = [f"--set={setting}" for setting in settings]
+    return tiny_run(place, "main_LL4AL.py", "LL4AL", "LL4AL", "--device=cpu", *overrides)
+
+
+def begun(place: Path, group: DataParallel | None = None, device: str = "cpu") -> Experiment:
+    """What one process works on, or ranks that share it do."""
+    config = run_in(place).config
+    dataset = data.load(config, 0)
+    if group is not None:
+        group.begin(begin(dataset, dataset.fingerprint(), torch.device(device), "fp32"), CPU)
+    args = (config, 0, LossPrediction, dataset, CPU, "fp32", Interruption(""))
+    return Experiment(*args, ranks=group)
+
+
+def shared(
+    rank: int, world_size: int, place: Path, lead: Callable[[Path, DataParallel], Any]
+) -> tuple[Any, str]:
+    """What the leader finds while the others follow, and a rank's refusal; as without a GPU."""
+    try:
+        with (
+            patch.object(torch.cuda, "device_count", return_value=0),
+            DataParallel(rank, world_size) as group,
+        ):
+            if group.leads:
+                return lead(place, group), ""
             ranks = Ranks(rank, rank, world_size)
-            follow(run.identity, LossPrediction, ranks, group, "cpu", quiet=True)
-            return None
-        experiment, dataset = experiment_of(tmp_path, group)
-        group.begin(begin(dataset, dataset.fingerprint(), CPU, "fp32"), CPU)
-        return queried(experiment)
+            follow(run_in(place).identity, LossPrediction, ranks, group, "cpu", quiet=True)
+    except InputError as error:
+        return None, str(error)
+    return None, ""
+
+
+def query(place: Path, group: DataParallel | None = None) -> dict[str, object]:
+    return queried(begun(place, group))
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_scores_and_queries_of_shared_passes_are_those_of_one_process(world_size, tmp_path):
-    found = on_ranks(world_size, queried_on_rank, tmp_path)[0]
-    experiment, _ = experiment_of(tmp_path, None)
-    expected = queried(experiment)
-    assert torch.equal(found.pop("test"), expected.pop("test"))
-    assert len(set(expected["ties"][1].tolist())) == 1
-    assert found.keys() == expected.keys()
-    for name, (indices, scores) in expected.items():
+def test_scores_and_queries_of_shared_passes_are_those_of_one_process(
+    ranks, world_size, tmp_path, alone
+):
+    (found, _), *others = ranks.ask(world_size, shared, tmp_path, query)
+    assert others == [(None, "")] * (world_size - 1)
+    assert len(set(alone["ties"][1].tolist())) == 1
+    assert found.keys() == alone.keys()
+    for name, (indices, scores) in alone.items():
         np.testing.assert_array_equal(found[name][0], indices, name)
         np.testing.assert_array_equal(found[name][1], scores, name)
 
 
-def refused_on_rank(rank: int, world_size: int, tmp_path: Path) -> str:
-    def compute_locally(pool: Pool) -> None:
-        pool.compute(pool.backbone, lambda outputs: outputs[:1])
-
-    with pytest.raises(InputError) as refusal, DataParallel(rank, world_size) as group:
-        if group.leads:
-            experiment, dataset = experiment_of(tmp_path, group)
-            group.begin(begin(dataset, dataset.fingerprint(), CPU, "fp32"), CPU)
-            compute_locally(Trial(experiment, 1).pool())
-        else:
-            run = tiny_run(tmp_path)
-            follow(run.identity, CODLoss, Ranks(rank, rank, world_size), group, "cpu", quiet=True)
-    return str(refusal.value)
+def compute_locally(place: Path, group: DataParallel) -> None:
+    pool = Trial(begun(place, group), 1).pool()
+    pool.compute(pool.backbone, lambda outputs: outputs[:1])
 
 
-def test_a_function_that_cannot_be_sent_is_refused_in_words(tmp_path):
-    refusal, of_follower = on_ranks(2, refused_on_rank, tmp_path)
-    assert refusal.startswith("--parallel data: cannot be sent to the other processes")
-    assert refusal.endswith("must be defined at the top of a module")
-    assert of_follower.startswith("[rank 1] another rank has failed, and says why (")
+def begin_on(place: Path, group: DataParallel, device: str) -> None:
+    group.begin(None, torch.device(device))
 
 
-def refused_device_on_rank(rank: int, world_size: int, tmp_path: Path, name: str) -> str | None:
-    with DataParallel(rank, world_size) as group:
-        if group.leads:
-            with pytest.raises(InputError) as refusal:
-                group.begin(None, torch.device(name))
-            return str(refusal.value)
-        run = tiny_run(tmp_path)
-        follow(run.identity, CODLoss, Ranks(rank, rank, world_size), group, "cpu", quiet=True)
-    return None
+def begin_for_a_gpu(place: Path, group: DataParallel) -> None:
+    begun(place, group, "cuda")
 
 
-@pytest.mark.parametrize(("name", "line"), [("cuda", "a GPU for each rank"), ("mps", "CUDA dev")])
-def test_where_ranks_cannot_share_a_device_the_leader_alone_says_so(
-    tmp_path, monkeypatch, name, line
-):
-    # As on a machine without GPUs, wherever this runs.
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    refusal, of_follower = on_ranks(2, refused_device_on_rank, tmp_path, name)
-    assert refusal.startswith(f"--parallel data: needs {line}")
-    assert of_follower is None
+REFUSALS = {
+    "a function that cannot be sent": (
+        compute_locally,
+        "--parallel data: cannot be sent to the other processes .* at the top of a module$",
+        r"\[rank 1\] another rank has failed, and says why \(",
+    ),
+    "more ranks than GPUs": (
+        partial(begin_on, device="cuda"),
+        "--parallel data: needs a GPU for each rank",
+        "$",
+    ),
+    "MPS": (partial(begin_on, device="mps"), "--parallel data: needs CUDA devices", "$"),
+    "another kind of device": (
+        begin_for_a_gpu,
+        "$",
+        "--device cpu: is cpu on this machine, and cuda on rank 0's; name one that all have$",
+    ),
+}
 
 
-def another_device_on_rank(rank: int, world_size: int, tmp_path: Path) -> str | None:
-    with DataParallel(rank, world_size) as group:
-        if group.leads:
-            dataset = data.load(tiny_run(tmp_path).config, 0)
-            order = begin(dataset, dataset.fingerprint(), torch.device("cuda"), "fp32")
-            group.begin(order, CPU)
-            return None
-        ranks = Ranks(rank, rank, world_size)
-        with pytest.raises(InputError) as refusal:
-            follow(tiny_run(tmp_path).identity, CODLoss, ranks, group, "cpu", quiet=True)
-        return str(refusal.value)
-
-
-def test_a_rank_on_another_kind_of_device_than_the_leader_refuses(tmp_path):
-    _, refusal = on_ranks(2, another_device_on_rank, tmp_path)
-    assert refusal == (
-        "--device cpu: is cpu on this machine, and cuda on rank 0's; name one that all have"
-    )
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_ranks_cannot_share_ends_them_all_with_one_line(ranks, tmp_path, case):
+    lead, *lines = REFUSALS[case]
+    answers = ranks.ask(2, shared, tmp_path, lead)
+    for (_, refusal), line in zip(answers, lines, strict=True):
+        assert re.match(line, refusal), refusal
 
 
 def test_no_share_is_of_a_single_image():
@@ -312,7 +327,7 @@ def test_gpus_have_shares_of_single_images_but_not_of_none():
         group.own_share(views[:2], 2)
 
 
-def test_a_rank_that_sees_other_images_refuses():
+def test_a_rank_that_sees_other_images_than_the_leader_refuses(tmp_path):
     config = configuration.load("digits")
     dataset = data.load(config, 0)
     order = begin(dataset, dataset.fingerprint(), CPU, "fp32")
@@ -320,17 +335,14 @@ def test_a_rank_that_sees_other_images_refuses():
     assert _same_dataset(config, 0, order).fingerprint() == dataset.fingerprint()
     with pytest.raises(InputError, match="holds other images here than for rank 0"):
         _same_dataset(config, 0, order._replace(fingerprint="other"))
-
-
-def test_a_rank_that_sees_people_s_images_in_another_order_refuses(tmp_path):
     people = People(tmp_path, count=4)
     config = configuration.load("own_images", ["images.size=8"], str(people.data))
     found = own_images.find(people.data)
     read = own_images.read(found, config.images)
+    pixels = read.images.pixels
     statistics = torch.zeros(3), torch.ones(3)
     dataset = Dataset(read.images, read.images, found.class_names, *statistics)
     order = begin(dataset, own_images.fingerprint_of_rows(found, read), CPU, "fp32")
-    pixels = dataset.train.pixels
     assert torch.equal(_same_dataset(config, 0, order).train.pixels, pixels)
     # The same images: only their places in the order of names differ.
     first = people.data / "unlabeled" / "000.png"
@@ -339,15 +351,10 @@ def test_a_rank_that_sees_people_s_images_in_another_order_refuses(tmp_path):
         _same_dataset(config, 0, order)
 
 
-class OwnInLosses(Own):
-    """Runs its network where only whole batches are seen."""
-
-    predictions = AuxiliaryLoss.predictions
-
-
 def test_a_loss_whose_network_would_run_on_whole_batches_is_refused():
-    with pytest.raises(InputError, match="--parallel data: OwnInLosses must run its networks in"):
-        trained(DataParallel(0, 2), OwnInLosses, 10)
+    loss = type("InLosses", (Own,), {"predictions": AuxiliaryLoss.predictions})
+    with pytest.raises(InputError, match="--parallel data: InLosses must run its networks in"):
+        trained(DataParallel(0, 2), auxiliary=loss)
 
 
 def test_batch_norm_folds_and_converts_for_ranks_on_gpus():

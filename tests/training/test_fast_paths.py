@@ -2,6 +2,8 @@
 
 import copy
 from contextlib import nullcontext
+from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,11 +14,11 @@ from torch import Tensor, nn
 from losses import AuxiliaryLoss, CODLoss, DetachedLossPrediction, LossPrediction, NoAuxiliary
 from models import NetworkFactory, build_backbone, fastest_memory_format, fold_batch_norm
 from samplers import query_by_tod
+from tests.support.pools import pool_of, positions
 from tod import config as configuration
 from tod.config import Config
 from tod.data.batches import ImageBatches
 from tod.diversity import DRAWS, k_center_greedy, k_means_plus_plus, nearest_squared_distances
-from tod.pool import Pool
 from tod.schema import Augmentation
 from tod.training.cuda_graph import GraphedGradients
 from tod.training.device import allow_tf32
@@ -143,27 +145,18 @@ def assert_equal(found: Tensor, expected: Tensor, tolerance: float, what: str) -
     assert error <= tolerance * expected.double().norm() + 1e-12, f"{what}: {error}"
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("kind", [NoAuxiliary, CODLoss, LossPrediction, DetachedLossPrediction])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
-def test_step_is_the_plain_one(device, kind, dtype, tolerance):
-    assert_plain_steps(learner_on(device, kind, "fp32", dtype), device, kind, dtype, tolerance)
+KINDS = (NoAuxiliary, CODLoss, LossPrediction, DetachedLossPrediction)
+NETWORKS = [
+    *(("resnet", kind, torch.float32, 1e-5) for kind in KINDS),
+    *(("resnet", kind, torch.float64, 1e-9) for kind in KINDS),
+    *(("imagenet_resnet", kind, torch.float64, 1e-9) for kind in KINDS[:2]),
+]
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("kind", [NoAuxiliary, CODLoss])
-def test_step_of_the_imagenet_resnet_is_the_plain_one(device, kind):
-    learner = learner_on(device, kind, "fp32", torch.float64, "imagenet_resnet")
-    assert_plain_steps(learner, device, kind, torch.float64, 1e-9)
-
-
-def assert_plain_steps(
-    learner: Learner,
-    device: str,
-    kind: type[AuxiliaryLoss],
-    dtype: torch.dtype,
-    tolerance: float,
-) -> None:
+@pytest.mark.parametrize(("model", "kind", "dtype", "tolerance"), NETWORKS)
+def test_step_is_the_plain_one(device, model, kind, dtype, tolerance):
+    learner = learner_on(device, kind, "fp32", dtype, model)
     momenta = [{}, {}]
     graphs = set()
     for number, sizes in enumerate(steps_of(kind)):
@@ -238,37 +231,31 @@ def test_scores_and_queries_are_the_plain_ones(device):
     backbone, previous = (
         fold_batch_norm(copy.deepcopy(n).to(memory_format=memory_format)) for n in networks
     )
-    pool = Pool(
-        config=config,
-        cycle=2,
-        subset=np.arange(60),
-        labels=torch.zeros(60, dtype=torch.int64, device=device),
+    pool = replace(
+        pool_of(torch.zeros(60, 10), query_size=20),
         batches=lambda: iter(images.to(memory_format=memory_format).split(25)),
-        labeled_batches=lambda: iter([]),
         backbone=backbone,
         previous=previous,
         network=backbone,
-        modules={},
-        random=np.random.default_rng(0),
     )
     query = query_by_tod(pool)
     assert_equal(torch.from_numpy(query.scores), expected.cpu(), 1e-5, "scores")
-    assert query.indices.tolist() == expected.argsort(stable=True)[-20:].tolist()
+    assert positions(query) == expected.argsort(stable=True)[-20:].tolist()
+
+
+def images_on(device: str) -> ImageBatches:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 3, 16, 16), dtype=np.uint8)
+    statistics = torch.full((3,), 0.5), torch.full((3,), 0.25)
+    augmentation = Augmentation(flip=True, crop_padding=2)
+    return ImageBatches(torch.from_numpy(pixels), *statistics, augmentation, torch.device(device))
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_batches_are_the_same_where_images_do_not_fit_in_device_memory(device, monkeypatch):
-    random = np.random.default_rng(0)
-    pixels = torch.from_numpy(random.integers(0, 256, (50, 3, 16, 16), dtype=np.uint8))
-    settings = (
-        torch.full((3,), 0.5),
-        torch.full((3,), 0.25),
-        Augmentation(flip=True, crop_padding=2),
-        torch.device(device),
-    )
-    on_device = ImageBatches(pixels, *settings)
+    random = np.random.default_rng(1)
+    on_device = images_on(device)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 0))
-    on_host = ImageBatches(pixels, *settings)
+    on_host = images_on(device)
     assert (on_host.copy_stream is None) == (device == "cpu")
     views = on_device.random_views(random.permutation(50), random)
     placed = [images.to_device(views).split(16) for images in (on_device, on_host)]
@@ -304,11 +291,9 @@ def test_steps_are_launched_singly_where_a_graph_cannot_be_captured(caplog, monk
             assert torch.equal(network.state_dict()[name], tensor), name
 
 
-class StandInGraph:
-    """A CUDA graph seen from outside."""
-
-    def replay(self) -> None:
-        """On a CPU, what was captured has been computed."""
+def backward(loss: Tensor) -> Tensor:
+    loss.backward()
+    return loss.detach()[None]
 
 
 @pytest.fixture
@@ -325,13 +310,16 @@ def stand_in_graphs(monkeypatch):
                 raise RuntimeError("the stream is lost")
 
     stream, set_streams = Stream(), []
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", StandInGraph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **kind: nullcontext())
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, len(set_streams)))
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda *device: stream)
-    monkeypatch.setattr(torch.cuda, "set_stream", set_streams.append)
+    for name, stand_in in {
+        "CUDAGraph": Mock,  # on a CPU, what was captured has been computed
+        "graph": lambda graph, **kind: nullcontext(),
+        "graph_pool_handle": lambda: (0, len(set_streams)),
+        "Stream": Stream,
+        "stream": lambda stream: nullcontext(),
+        "current_stream": lambda *device: stream,
+        "set_stream": set_streams.append,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
     return set_streams, stream
 
 
@@ -355,11 +343,10 @@ def test_a_graph_is_used_only_where_it_gives_the_same_loss_and_gradients(
         stream.is_lost = captures and wrong == "stream"
         if captures and wrong in ("stops", "stream"):
             raise RuntimeError("the capture is invalid")
-        loss = (network(inputs) - inputs[:, :2]).square().mean()
-        loss.backward()
+        loss = backward((network(inputs) - inputs[:, :2]).square().mean())
         if captures and wrong == "gradients":
             network[0].weight.grad *= 2
-        return torch.stack([loss.detach() * (2 if captures and wrong == "loss" else 1)])
+        return loss * (2 if captures and wrong == "loss" else 1)
 
     caplog.set_level("WARNING", logger="tod")
     graphs(compute, "key", torch.randn(4, 3))
@@ -378,13 +365,7 @@ def test_a_graph_is_used_only_where_it_gives_the_same_loss_and_gradients(
 def test_a_network_without_buffers_has_graphs_too(stand_in_graphs):
     network = nn.Linear(3, 2)
     graphs = GraphedGradients([network])
-
-    def compute(inputs: Tensor) -> Tensor:
-        loss = network(inputs).square().mean()
-        loss.backward()
-        return loss.detach()[None]
-
-    graphs(compute, "key", torch.randn(4, 3))
+    graphs(lambda x: backward(network(x).square().mean()), "key", torch.randn(4, 3))
     assert graphs.works
 
 
@@ -401,13 +382,8 @@ def test_a_cycle_forgets_the_graphs_of_the_one_before_it_and_their_memory(stand_
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_views_and_picks_are_those_of_a_cpu(device):
-    random = np.random.default_rng(0)
-    pixels = torch.from_numpy(random.integers(0, 256, (50, 3, 16, 16), dtype=np.uint8))
-    augmentation = Augmentation(flip=True, crop_padding=2)
-    there, here = (
-        ImageBatches(pixels, torch.full((3,), 0.5), torch.full((3,), 0.25), augmentation, on)
-        for on in (torch.device(device), torch.device("cpu"))
-    )
+    random = np.random.default_rng(1)
+    there, here = map(images_on, (device, "cpu"))
     views = here.random_views(random.permutation(50), random)
     found = there.augmented(there.to_device(views)).cpu()
     torch.testing.assert_close(found, here.augmented(views), rtol=1e-6, atol=1e-6)

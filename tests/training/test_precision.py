@@ -2,30 +2,34 @@
 
 import logging
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
 import models
-from tests.support.harness import TINY_DIGITS, run_script
+from losses import CODLoss
+from samplers import query_by_tod
+from tests.support.harness import Run, tiny_run
 from tests.support.soak import differences, results
 from tod.config import InputError, load
 from tod.training.device import bf16_unit, say_why, select_precision, work_of_a_step
 
-NAME = "digits_auxiliary_TOD_sampling_TOD_seed0"
-RUN = [*TINY_DIGITS, "--device=cpu", "--precision=auto", "--output-dir"]
+CPU = torch.device("cpu")
 LARGE = 2 * 10**9
 """Multiply-adds of a step from which bf16 pays."""
 
 
+def run_in(place: Path, *arguments: str) -> Run:
+    return tiny_run(place, "main_TOD.py", "TOD", "TOD", "--device=cpu", *arguments)
+
+
 def test_what_the_device_does_not_compute_in_is_refused(tmp_path):
-    refused = run_script("main_TOD.py", *RUN, tmp_path, "--precision=tf32")
-    assert refused.returncode == 2
-    assert re.fullmatch(
-        r"--precision tf32: cpu \(.+\) does not compute in it; it offers fp32, bf16\n",
-        refused.stderr,
-    )
-    assert not (tmp_path / NAME).exists()
+    run = run_in(tmp_path, "--precision=tf32")
+    line = r"^--precision tf32: cpu \(.+\) does not compute in it; it offers fp32, bf16$"
+    with pytest.raises(InputError, match=line):
+        run.start(query_by_tod, CODLoss)
+    assert not run.folder.exists()
 
 
 @pytest.mark.parametrize(("capability", "chosen"), [((7, 5), "fp32"), ((8, 0), "bf16")])
@@ -43,29 +47,31 @@ def test_an_older_gpu_computes_in_fp32_alone(monkeypatch, capability, chosen):
 def has_bf16_units(monkeypatch: pytest.MonkeyPatch, *units: str) -> str | None:
     there = {"avx2": True, "amx_bf16": False, "avx512_bf16": False} | dict.fromkeys(units, True)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: there, raising=False)
-    return bf16_unit(torch.device("cpu"))
+    return bf16_unit(CPU)
 
 
-def test_a_cpu_with_bf16_units_trains_in_bf16_and_says_why(monkeypatch, caplog):
-    cpu = torch.device("cpu")
-    caplog.set_level(logging.INFO, logger="tod")
-    assert has_bf16_units(monkeypatch) is None
-    assert select_precision("auto", cpu, LARGE) == "fp32"
-    say_why("auto", "fp32", cpu, LARGE)
-    assert re.fullmatch(
-        r"trains in fp32: cpu \(.*\) has no unit for bf16 that PyTorch knows of",
-        caplog.messages[-1],
-    )
-    for units, named in (
+@pytest.mark.parametrize(
+    ("units", "unit"),
+    [
+        ((), None),
         (("avx512_bf16",), "avx512_bf16"),
         (("avx512_bf16", "amx_bf16"), "amx_bf16"),
-    ):
-        assert has_bf16_units(monkeypatch, *units) == named
-        assert select_precision("auto", cpu, LARGE) == "bf16"
-        say_why("auto", "bf16", cpu, LARGE)
-        assert caplog.messages[-1].startswith("trains in bf16: cpu (")
-        assert caplog.messages[-1].endswith(f"computes in bf16 ({named})")
-        assert select_precision("fp32", cpu, LARGE) == "fp32"
+    ],
+)
+def test_a_cpu_with_bf16_units_trains_in_bf16_and_says_why(monkeypatch, caplog, units, unit):
+    caplog.set_level(logging.INFO, logger="tod")
+    assert has_bf16_units(monkeypatch, *units) == unit
+    chosen = "bf16" if unit else "fp32"
+    assert select_precision("auto", CPU, LARGE) == chosen
+    assert select_precision("fp32", CPU, LARGE) == "fp32"
+    say_why("auto", chosen, CPU, LARGE)
+    why = rf"computes in bf16 \({unit}\)" if unit else "has no unit for bf16 that PyTorch knows of"
+    assert re.fullmatch(rf"trains in {chosen}: cpu \(.*\) {why}", caplog.messages[-1])
+    caplog.clear()
+    for precision in ("bf16", "fp32"):  # asked for, or what the run has begun in
+        say_why(precision, precision, CPU, LARGE)
+    assert [each.levelname for each in caplog.records] == ["WARNING"] * (unit is None)
+    assert all(each.startswith("trains in bf16, more slowly") for each in caplog.messages)
 
 
 def test_a_small_step_is_in_fp32_everywhere_and_it_is_said_why(monkeypatch, caplog):
@@ -83,7 +89,7 @@ def test_a_small_step_is_in_fp32_everywhere_and_it_is_said_why(monkeypatch, capl
             )
         }
         assert list(chosen.values()) == ["fp32", "fp32", "bf16", "bf16"]
-    say_why("auto", "fp32", torch.device("cpu"), work_of_a_step(load("digits")))
+    say_why("auto", "fp32", CPU, work_of_a_step(load("digits")))
     assert caplog.messages[-1].endswith(
         "has 0.11 billion multiply-adds a step to do; bf16 pays from 2 billion on"
     )
@@ -105,55 +111,35 @@ def test_the_work_of_a_step_is_that_of_its_convolutions(model, width, side):
     assert work_of_a_step(config) == 10 * sum(counts)
 
 
-def test_bf16_that_is_slower_than_fp32_is_a_warning(monkeypatch, caplog):
-    cpu = torch.device("cpu")
-    for units, warnings in (((), 1), (("amx_bf16",), 0)):
-        caplog.clear()
-        has_bf16_units(monkeypatch, *units)
-        for precision in ("bf16", "fp32"):  # asked for, or what the run has begun in
-            say_why(precision, precision, cpu, LARGE)
-        assert len(caplog.messages) == warnings
-        assert all(each.startswith("trains in bf16, more slowly") for each in caplog.messages)
-
-
 def test_an_older_pytorch_is_asked_for_each_unit(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    cpu = torch.device("cpu")
     names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     for there, unit in (((0, 0), None), ((1, 0), "amx"), ((0, 1), "avx512_bf16")):
         for name, value in zip(names, there, strict=True):
             monkeypatch.setattr(torch.cpu, name, lambda value=value: bool(value), raising=False)
-        assert bf16_unit(cpu) == unit
+        assert bf16_unit(CPU) == unit
     for name in names:
         monkeypatch.delattr(torch.cpu, name)
-    assert bf16_unit(cpu) is None
+    assert bf16_unit(CPU) is None
 
 
-def test_a_run_goes_on_in_the_precision_it_began_with(tmp_path):
-    first = run_script(
-        "main_TOD.py",
-        *RUN,
-        tmp_path,
-        "--trials=1",
-        "--set=active_learning.trials=2",
-        "--precision=bf16",
+def test_a_run_goes_on_in_the_precision_it_began_with_to_the_same_bytes(tmp_path):
+    whole, run, fp32, auto, anew = (
+        run_in(tmp_path / place, *arguments)
+        for place, *arguments in (
+            ("whole", "--precision=bf16"),
+            ("run", "--precision=bf16"),
+            ("run", "--precision=fp32"),
+            ("run", "--precision=auto"),
+            ("run", "--precision=fp32", "--overwrite"),
+        )
     )
-    assert first.returncode == 0, first.stderr
-    other = [tmp_path, "--set=active_learning.trials=2", "--precision=fp32"]
-    refused = run_script("main_TOD.py", *RUN, *other)
-    assert refused.returncode == 2
-    assert len(refused.stderr.splitlines()) == 1
-    assert "another precision (bf16 there, fp32 here)" in refused.stderr
-    auto = run_script("main_TOD.py", *RUN, tmp_path, "--set=active_learning.trials=2", "--trials=2")
-    assert auto.returncode == 0, auto.stderr
-    anew = run_script("main_TOD.py", *RUN, *other, "--overwrite")
-    assert anew.returncode == 0, anew.stderr
-
-
-def test_bf16_gives_the_same_bytes_again_and_others_than_fp32(tmp_path):
-    for name, precision in (("one", "bf16"), ("two", "bf16"), ("three", "fp32")):
-        done = run_script("main_TOD.py", *RUN, tmp_path / name, f"--precision={precision}")
-        assert done.returncode == 0, done.stderr
-    one, two, three = (results(tmp_path / name / NAME) for name in ("one", "two", "three"))
-    assert not differences(one, two)
-    assert differences(one, three)
+    whole.start(query_by_tod, CODLoss)
+    run.stop_after(8, query_by_tod, CODLoss)  # within an epoch
+    with pytest.raises(InputError, match=r"^.*another precision \(bf16 there, fp32 here\).*$"):
+        fp32.start(query_by_tod, CODLoss)
+    auto.start(query_by_tod, CODLoss)
+    in_bf16 = results(run.folder)
+    assert not differences(results(whole.folder), in_bf16)
+    anew.start(query_by_tod, CODLoss)
+    assert differences(in_bf16, results(run.folder))

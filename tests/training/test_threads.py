@@ -1,14 +1,12 @@
 """How many threads a run takes on a CPU: what a step's work pays for, and what it began with."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import yaml
 
 from losses import NoAuxiliary
 from samplers import query_at_random
-from tests.support.harness import Run, tiny_run
+from tests.support.harness import tiny_run
 from tests.support.soak import differences, results
 from tod import machine
 from tod.config import load
@@ -67,26 +65,18 @@ def test_omp_num_threads_decides(monkeypatch):
     assert torch.get_num_threads() == before + 1
 
 
-def recorded(run: Run) -> dict:
-    return yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))["run"]
-
-
-def started(place: Path, stopped_after: int | None = None) -> Run:
-    run = tiny_run(place, "main_TOD.py", "RANDOM", "NONE", "--device=cpu")
-    if stopped_after is None:
-        run.start(query_at_random, NoAuxiliary)
-    else:
-        run.stop_after(stopped_after, query_at_random, NoAuxiliary)
-    return run
-
-
 def test_a_small_run_goes_on_with_its_one_thread_to_the_same_bytes(tmp_path, monkeypatch):
-    whole = started(tmp_path / "whole")
-    assert torch.get_num_threads() == recorded(whole)["threads"] == 1
-    run = started(tmp_path / "stopped", stopped_after=3)
+    whole, run = (
+        tiny_run(tmp_path / name, "main_TOD.py", "RANDOM", "NONE", "--device=cpu")
+        for name in ("whole", "stopped")
+    )
+    whole.start(query_at_random, NoAuxiliary)
+    recorded = yaml.safe_load((whole.folder / "config.yaml").read_text(encoding="utf-8"))
+    assert torch.get_num_threads() == recorded["run"]["threads"] == 1
+    run.stop_after(3, query_at_random, NoAuxiliary)
     monkeypatch.setattr(devices, "WORK_OF_A_THREAD", 1)
     torch.set_num_threads(2)
-    started(tmp_path / "stopped")
+    run.start(query_at_random, NoAuxiliary)
     assert torch.get_num_threads() == 1
     assert not differences(results(whole.folder), results(run.folder))
 
