@@ -9,6 +9,7 @@ from samplers import query_by_predicted_loss, query_by_tod
 from tests.support.harness import tiny_run
 from tests.support.soak import differences, results
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 FRESH = "--set=training.fresh_weights=true"
 
 

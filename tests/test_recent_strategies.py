@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import samplers
 from losses import CODLoss
@@ -95,7 +94,7 @@ def test_bald_needs_dropout():
     refuse_unsuitable(query_by_bald, "BALD", configuration.load("digits", ["model.dropout=0.5"]))
 
 
-def test_a_run_with_dropout_goes_on_as_if_it_had_not_been_stopped(tmp_path):
+def test_a_run_with_dropout_goes_on_as_if_it_had_not_been_stopped(tmp_path, no_pictures):
     whole, stopped = (
         tiny_run(tmp_path / name, "main_TOD.py", "TOD", "TOD", "--set=model.dropout=0.5")
         for name in ("whole", "stopped")
@@ -229,12 +228,6 @@ def test_typiclust_makes_as_many_clusters_as_there_will_be_labels(monkeypatch):
     assert wanted == [7, 500]
 
 
-def test_typiclust_queries_the_whole_pool_if_it_must():
-    features = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
-    pool = pool_of(features=features, query_size=30)
-    assert sorted(positions(query_by_typiclust(pool))) == list(range(30))
-
-
 def test_typiclust_begins_with_the_heaps_that_have_no_label():
     random = torch.Generator().manual_seed(5)
     heaps = [torch.randn(40, 3, generator=random) + 50 * torch.eye(3)[i] for i in range(3)]
@@ -331,23 +324,6 @@ def test_features_around_0_stay_as_they_are_to_the_last_bit():
     features = torch.rand(300, 32, generator=torch.Generator().manual_seed(3))
     assert not common_offset(features).any()
     assert common_offset(features + 100).any()
-
-
-def test_features_that_are_not_finite_are_no_scores():
-    features = torch.ones(10, 2)
-    features[3] = torch.nan
-    for strategy in (query_by_typiclust, query_by_probcover):
-        with pytest.raises(FloatingPointError):
-            strategy(pool_of(features=features, query_size=2))
-
-
-def test_each_strategy_works_with_a_network(tmp_path):
-    run = tiny_run(tmp_path, "main_TOD.py", "TOD", "NONE")
-    with run.loop(query_by_typiclust, CODLoss) as loop:
-        for strategy in (query_by_typiclust, query_by_probcover, query_by_noise_stability):
-            query = strategy(loop.trial.pool())
-            assert len({*query.indices.tolist()}) == 20
-            assert isinstance(loop.trial.backbone, nn.Module)
 
 
 def test_probcover_picks_as_many_as_asked_for_at_any_radius():
