@@ -23,12 +23,9 @@ from samplers import (
 from tests.support.harness import tiny_run
 from tests.support.pools import pool_of, positions
 from tests.support.soak import differences, results
-from tod import config as configuration
 from tod import coverage, typicality
-from tod.config import InputError
 from tod.coverage import pick_covering, purity_radius
 from tod.diversity import common_offset, squared_distances
-from tod.pool import refuse_unsuitable
 from tod.training.device import allow_tf32
 from tod.typicality import pick_typical
 
@@ -85,13 +82,6 @@ def test_bald_sends_each_images_dropped_features_through_the_task_head():
     expected = mutual_information(predictions).numpy()
     np.testing.assert_allclose(query.scores, expected, atol=1e-6)
     assert positions(query) == np.argsort(expected, kind="stable")[-5:].tolist()
-
-
-def test_bald_needs_dropout():
-    config = configuration.load("digits")
-    with pytest.raises(InputError, match=r"--sampling BALD: needs dropout: .*model.dropout=0.5"):
-        refuse_unsuitable(query_by_bald, "BALD", config)
-    refuse_unsuitable(query_by_bald, "BALD", configuration.load("digits", ["model.dropout=0.5"]))
 
 
 def test_a_run_with_dropout_goes_on_as_if_it_had_not_been_stopped(tmp_path, no_pictures):
