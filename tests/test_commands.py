@@ -1,7 +1,6 @@
 """Whole runs through the command line: every dataset, every choice, and real images."""
 
 import csv
-import itertools
 import tarfile
 from collections import Counter
 from collections.abc import Callable
@@ -73,22 +72,6 @@ def assert_fits(state_dict: dict, network: torch.nn.Module) -> None:
     assert all(value.isfinite().all() for value in state_dict.values())
 
 
-RESNET_KEYS = {
-    *("conv1", "bn1", "linear", "linear1"),
-    *(
-        f"layer{stage}.{block}.{part}"
-        for stage, block, part in itertools.product(
-            (1, 2, 3, 4), (0, 1), ("conv1", "bn1", "conv2", "bn2")
-        )
-    ),
-    *(f"layer{stage}.0.shortcut.{part}" for stage, part in itertools.product((2, 3, 4), (0, 1))),
-}
-
-
-def modules_of(state_dict: dict) -> set[str]:
-    return {key.rpartition(".")[0] for key in state_dict}
-
-
 # ------------------------------------------------------- the paper's datasets
 
 
@@ -113,7 +96,6 @@ def test_cifar10_runs_with_tod_and_is_learned(tmp_path):
     assert all(row["class"] == formats.CIFAR10_CLASSES[int(row["label"])] for row in run.queries)
     checkpoint = run.checkpoint(2)
     assert set(checkpoint) == {"cycle", "state_dict_backbone"}
-    assert modules_of(checkpoint["state_dict_backbone"]) == RESNET_KEYS
     assert_fits(checkpoint["state_dict_backbone"], resnet.ResNet18(10, width=6))
     # A class has a hue of its own; what has learned nothing finds one image in ten.
     assert run.accuracies[1] > 25
@@ -148,7 +130,6 @@ def test_svhn_runs_with_ll4al(tmp_path, call_script, no_pictures, auxiliary):
     run.check(PLAIN_COLUMNS, pool_size=100)
     checkpoint = run.checkpoint(2)
     assert set(checkpoint) == {"cycle", "state_dict_backbone", "state_dict_module"}
-    assert modules_of(checkpoint["state_dict_module"]) == {"FC1", "FC2", "FC3", "FC4", "linear"}
     assert_fits(checkpoint["state_dict_backbone"], resnet.ResNet18(10, width=4))
     assert_fits(checkpoint["state_dict_module"], lossnet.LossNet((4, 8, 16, 32)))
 

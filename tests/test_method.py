@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,14 @@ from losses import (
 )
 from models import fold_batch_norm
 from samplers import query_at_random, query_by_tod
-from tests.support.harness import Run, table, tiny_run, without_pictures
+from tests.support.harness import (
+    Run,
+    same_weights,
+    table,
+    tiny_run,
+    weights_of,
+    without_pictures,
+)
 from tod import config as configuration
 from tod.pool import Pool, Query
 from tod.training.inference import logits_alone, outputs_of
@@ -37,14 +45,6 @@ def trial_of(
     """A trial before its first cycle."""
     with run.loop(query_by_tod, auxiliary, number) as loop:
         yield loop.trial
-
-
-def weights_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in network.state_dict().items()}
-
-
-def same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 class Spy:
@@ -96,14 +96,13 @@ def test_2_first_cycle_queries_the_lowest_scores_and_later_ones_the_highest(spie
         assert scores[queried].min() >= scores[~queried].max()
 
 
-def test_2_first_cycle_queries_the_highest_scores_where_configured(tmp_path):
-    spy = Spy()
-    run = tiny_run(
-        tmp_path, "main_TOD.py", "TOD", "NONE", "--set=scoring.lowest_in_first_cycle=false"
-    )
-    run.start(spy, NoAuxiliary)
-    queried = np.isin(spy.pools[0].subset, spy.queries[0].indices)
-    assert spy.queries[0].scores[queried].min() >= spy.queries[0].scores[~queried].max()
+def test_2_first_cycle_queries_the_highest_scores_where_configured(spied):
+    pool = spied[1].pools[0]
+    settings = ["scoring.lowest_in_first_cycle=false", "active_learning.query_size=20"]
+    query = query_by_tod(replace(pool, config=configuration.load("digits", settings)))
+    queried = np.isin(pool.subset, query.indices)
+    assert len(query.indices) == 20
+    assert query.scores[queried].min() >= query.scores[~queried].max()
 
 
 def test_2_first_cycle_is_scored_against_an_untrained_network_and_later_ones_against_the_last(
@@ -193,28 +192,21 @@ def batches_of(trial: Trial, cycle: int) -> list:
     return [(views[:num_labeled], views[num_labeled:]) for views, num_labeled in batches]
 
 
-def test_7_first_cycle_repeats_one_unlabeled_batch_and_later_ones_draw_at_random(tmp_path):
-    with trial_of(tiny_run(tmp_path)) as trial:
+@pytest.mark.parametrize("fixed", [True, False])
+def test_7_first_cycle_repeats_one_unlabeled_batch_and_later_ones_draw_at_random(tmp_path, fixed):
+    setting = f"--set=cod.fixed_batch_in_first_cycle={str(fixed).lower()}"
+    with trial_of(tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", setting)) as trial:
         epochs = []
         for epoch in range(2):
             trial.learner.epoch = epoch
             epochs += [unlabeled for _, unlabeled in batches_of(trial, cycle=1)]
-        assert len({tuple(views[:, 0].tolist()) for views in epochs}) == 1
-        assert len({tuple(views[:, 2].tolist()) for views in epochs}) == len(epochs)
         later = [unlabeled[:, 0].tolist() for _, unlabeled in batches_of(trial, cycle=2)]
+    assert len({tuple(views[:, 0].tolist()) for views in epochs}) == (1 if fixed else len(epochs))
+    assert len({tuple(views[:, 2].tolist()) for views in epochs}) == len(epochs)
     assert len({tuple(indices) for indices in later}) == len(later)
     for indices in [*later, epochs[0][:, 0].tolist()]:
         assert len(set(indices)) == 16
         assert not set(indices) & set(trial.labeled)
-
-
-def test_7_first_cycle_draws_at_random_where_configured(tmp_path):
-    run = tiny_run(
-        tmp_path, "main_TOD.py", "TOD", "TOD", "--set=cod.fixed_batch_in_first_cycle=false"
-    )
-    with trial_of(run) as trial:
-        batches = [unlabeled[:, 0].tolist() for _, unlabeled in batches_of(trial, cycle=1)]
-    assert len({tuple(indices) for indices in batches}) == len(batches)
 
 
 def test_8_loss_prediction_keeps_its_learning_rate_where_the_backbones_decays(tmp_path):

@@ -21,7 +21,7 @@ from samplers import (
     query_by_typiclust,
 )
 from tests.support.harness import tiny_run
-from tests.support.pools import pool_of, positions
+from tests.support.pools import pool_of, positions, slow_farthest_first
 from tests.support.soak import differences, results
 from tod import coverage, typicality
 from tod.coverage import pick_covering, purity_radius
@@ -125,15 +125,6 @@ def test_noise_has_the_wanted_norm_and_spares_biases():
     assert changed == 20 + 20 + 2  # convolutions, batch norms, heads
 
 
-def slow_farthest_first(vectors: np.ndarray, query_size: int) -> list[int]:
-    centers, picked = [np.zeros(vectors.shape[1])], []
-    for _ in range(query_size):
-        distances = [min(np.linalg.norm(v - c) for c in centers) for v in vectors]
-        picked.append(int(np.argmax(distances)))
-        centers.append(vectors[picked[-1]])
-    return picked
-
-
 def test_noise_stability_equals_a_plain_one(monkeypatch):
     monkeypatch.setattr(samplers, "NOISE_NORM", 0.05)
     torch.manual_seed(3)
@@ -158,7 +149,7 @@ def test_noise_stability_equals_a_plain_one(monkeypatch):
             )
     vectors = torch.cat(vectors, dim=1).double().numpy()
     np.testing.assert_allclose(query.scores, np.linalg.norm(vectors, axis=1), rtol=1e-3)
-    assert positions(query) == slow_farthest_first(vectors, 10)
+    assert positions(query) == slow_farthest_first(vectors, np.zeros((1, vectors.shape[1])), 10)
     assert NOISE_NORM == 0.001
 
 
@@ -216,13 +207,6 @@ def test_typiclust_makes_as_many_clusters_as_there_will_be_labels(monkeypatch):
         features = np.zeros((1000, 2), np.float32)
         pick_typical(features, np.arange(1000) < labeled, query_size, generator(0))
     assert wanted == [7, 500]
-
-
-def test_typiclust_begins_with_the_heaps_that_have_no_label():
-    random = torch.Generator().manual_seed(5)
-    heaps = [torch.randn(40, 3, generator=random) + 50 * torch.eye(3)[i] for i in range(3)]
-    pool = pool_of(features=torch.cat(heaps), labeled_features=heaps[0][:1] + 0.1, query_size=2)
-    assert sorted(position // 40 for position in positions(query_by_typiclust(pool))) == [1, 2]
 
 
 # -------------------------------------------------------------- PROBCOVER
@@ -285,13 +269,6 @@ def test_the_radius_is_the_largest_at_which_95_of_100_balls_are_pure():
     assert pure(delta * 1.01) < 0.95
 
 
-def test_probcover_covers_the_heap_that_has_no_label():
-    random = torch.Generator().manual_seed(8)
-    heaps = torch.cat([0.1 * torch.randn(20, 2, generator=random) + 9 * i for i in range(2)])
-    pool = pool_of(torch.randn(40, 3), features=heaps, labeled_features=heaps[:4], query_size=1)
-    assert positions(query_by_probcover(pool))[0] >= 20
-
-
 @pytest.mark.parametrize(
     "strategy",
     [query_by_core_set, query_by_probcover, query_by_typiclust],
@@ -308,6 +285,14 @@ def test_what_all_features_have_in_common_changes_no_pick(strategy):
     )
     assert positions(far) == positions(near)
     np.testing.assert_allclose(far.scores, near.scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", [query_by_typiclust, query_by_probcover])
+def test_the_heaps_that_have_no_label_come_first(strategy):
+    random = torch.Generator().manual_seed(5)
+    heaps = [torch.randn(40, 3, generator=random) + 50 * torch.eye(3)[i] for i in range(3)]
+    pool = pool_of(features=torch.cat(heaps), labeled_features=heaps[0][:1], query_size=2)
+    assert sorted(position // 40 for position in positions(strategy(pool))) == [1, 2]
 
 
 def test_features_around_0_stay_as_they_are_to_the_last_bit():

@@ -26,7 +26,7 @@ from samplers import (
     query_by_true_loss,
 )
 from tests.support.harness import TINY_DIGITS, python_in, run_tod_alone, table, tiny_run
-from tests.support.pools import logits_of, pool_of, positions
+from tests.support.pools import logits_of, pool_of, positions, slow_farthest_first
 from tod import diversity, entry_script
 from tod.diversity import DRAWS
 
@@ -70,15 +70,6 @@ def test_core_set_queries_the_farthest_image_time_and_again():
     assert query.scores.tolist() == [1.0, 9.0, 10.0, 5.0]
 
 
-def slow_core_set(features: np.ndarray, labeled: np.ndarray, query_size: int) -> list[int]:
-    picked: list[int] = []
-    for _ in range(query_size):
-        centers = [*labeled, *features[picked]]
-        distances = [min(np.linalg.norm(x - c) for c in centers) for x in features]
-        picked.append(int(np.argmax(distances)))
-    return picked
-
-
 def test_core_set_equals_a_slow_one(monkeypatch):
     monkeypatch.setattr(diversity, "CENTERS_AT_ONCE", 3)
     random = np.random.default_rng(1)
@@ -89,7 +80,7 @@ def test_core_set_equals_a_slow_one(monkeypatch):
         query_size=30,
     )
     query = query_by_core_set(pool)
-    assert positions(query) == slow_core_set(features, labeled, 30)
+    assert positions(query) == slow_farthest_first(features, labeled, 30)
     nearest = np.linalg.norm(features[:, None] - labeled, axis=2).min(axis=1)
     np.testing.assert_allclose(query.scores, nearest, rtol=1e-5)
 

@@ -13,7 +13,9 @@ from subprocess import DEVNULL, PIPE, CompletedProcess, Popen
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import torch
 import yaml
+from torch import Tensor, nn
 
 from losses import AuxiliaryLoss
 from tests.support.forks import Process, one_thread
@@ -172,6 +174,16 @@ def run_tod_alone(output_dir: Path, *arguments: object) -> Path:
     entry.main([*TINY_DIGITS, output, "--auxiliary=NONE", *map(str, arguments)])
     (folder,) = output_dir.glob("digits_auxiliary_NONE_*")
     return folder
+
+
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of a network's state."""
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def same_weights(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Whether two states are the same, bit for bit."""
+    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 def table(path: Path) -> list[dict[str, str]]:
