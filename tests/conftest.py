@@ -31,8 +31,15 @@ def closing_terminal() -> Iterator[None]:
 
 
 @pytest.fixture
-def call_script(capsys: pytest.CaptureFixture[str]) -> Callable[..., CompletedProcess]:
-    """Calls a script in this process, as `run_script` runs it in one of its own."""
+def call_script(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., CompletedProcess]]:
+    """Calls a script in this process, on one thread, as `run_script` runs it in one of its own."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def call(script: str, *arguments: object) -> CompletedProcess:
         module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
@@ -45,7 +52,8 @@ def call_script(capsys: pytest.CaptureFixture[str]) -> Callable[..., CompletedPr
             status = left.code or 0
         return CompletedProcess([script, *arguments], status, *capsys.readouterr())
 
-    return call
+    yield call
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
