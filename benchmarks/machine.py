@@ -13,6 +13,9 @@ from torch import nn
 from tod.analysis.tables import markdown
 from tod.training.device import device_name
 
+PRODUCTS = {"cuda": 8192}
+"""The side of the matrices whose product tells the peak, by device; elsewhere 2048."""
+
 
 def describe(device: torch.device) -> str:
     """Date, hardware and versions, in one line."""
@@ -65,7 +68,7 @@ def interleaved(
 
 def peak_flops(device: torch.device, dtype: torch.dtype, repeats: int) -> float:
     """The most operations a second that a large matrix product or convolution reaches here."""
-    size = 8192 if device.type == "cuda" else 2048
+    size = PRODUCTS.get(device.type, 2048)
     a = torch.randn(size, size, device=device, dtype=dtype)
     convolution = nn.Conv2d(256, 256, 3, padding=1, bias=False, device=device, dtype=dtype)
     convolution.to(memory_format=torch.channels_last)

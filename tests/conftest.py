@@ -1,9 +1,13 @@
-"""Options of the test run, and what it must not inherit."""
+"""Options of the test run, what it must not inherit, and scripts called in its own process."""
 
+import importlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from subprocess import CompletedProcess
 
 import pytest
+
+from tod.cli import exit_status
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,3 +28,38 @@ def closing_terminal() -> Iterator[None]:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def call_script(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., CompletedProcess]]:
+    """Calls a script in this process, on one thread, as `run_script` runs it in one of its own."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def call(script: str, *arguments: object) -> CompletedProcess:
+        module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+        capsys.readouterr()
+        status = 0
+        try:
+            with exit_status():
+                module.main([*map(str, arguments)])
+        except SystemExit as left:
+            status = left.code or 0
+        return CompletedProcess([script, *arguments], status, *capsys.readouterr())
+
+    yield call
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_pictures() -> Iterator[None]:
+    """Runs in this process write their pictures without drawing them."""
+    from tests.support.harness import without_pictures
+
+    with without_pictures():
+        yield

@@ -11,6 +11,7 @@ from samplers import query_by_predicted_loss, query_by_tod
 from tests.support.harness import tiny_run
 from tod.config import InputError
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 size = some.floats(min_value=1e-30, max_value=3e38)
 VALUES = {
     "model.width": some.integers(1, 5),

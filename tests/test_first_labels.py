@@ -1,6 +1,5 @@
 """Which images are labelled first, features from elsewhere, and long-tailed pools."""
 
-import csv
 import dataclasses
 from pathlib import Path
 
@@ -10,10 +9,9 @@ import torch
 import yaml
 from PIL import Image
 
-import main_TOD
 from samplers import query_by_probcover, query_by_typiclust
 from tests.support.formats import write_caltech101
-from tests.support.harness import TINY_DIGITS
+from tests.support.harness import run_tod_alone, table
 from tests.support.pools import pool_of, positions
 from tod import config as configuration
 from tod import data
@@ -57,21 +55,9 @@ def test_typical_first_labels_are_the_densest_points_of_as_many_clusters():
     assert distances.max() < 0.8
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(path.open(newline="", encoding="utf-8")))
-
-
-def run_main(output_dir: Path, *arguments: object) -> Path:
-    main_TOD.main(
-        [*TINY_DIGITS, f"--output-dir={output_dir}", "--auxiliary=NONE", *map(str, arguments)]
-    )
-    (folder,) = output_dir.iterdir()
-    return folder
-
-
-def test_a_run_begins_with_balanced_labels(tmp_path):
-    folder = run_main(tmp_path, "--sampling=RANDOM", "--set=active_learning.initial=balanced")
-    classes = [row["class"] for row in rows_of(folder / "queries/trial1_cycle0.csv")]
+def test_a_run_begins_with_balanced_labels(tmp_path, no_pictures):
+    folder = run_tod_alone(tmp_path, "--sampling=RANDOM", "--set=active_learning.initial=balanced")
+    classes = [row["class"] for row in table(folder / "queries/trial1_cycle0.csv")]
     assert sorted(classes) == sorted([str(digit) for digit in range(10)] * 4)
 
 
@@ -105,24 +91,26 @@ def test_the_strategies_look_at_given_features_instead_of_the_networks(strategy)
     np.testing.assert_array_equal(strategy(given).scores, strategy(of_network).scores)
 
 
-def test_given_features_choose_the_first_labels_and_the_queries(tmp_path, features):
+def test_given_features_choose_the_first_labels_and_the_queries(tmp_path, features, no_pictures):
     out = tmp_path / "out"
     typical = ("--set=active_learning.initial=typical", f"--features={features}")
-    folder = run_main(out, "--sampling=TYPICLUST", *typical)
-    classes = [row["class"] for row in rows_of(folder / "queries/trial1_cycle0.csv")]
+    folder = run_tod_alone(out, "--sampling=TYPICLUST", *typical)
+    classes = [row["class"] for row in table(folder / "queries/trial1_cycle0.csv")]
     assert {*classes} == {str(digit) for digit in range(10)}
     run = yaml.safe_load((folder / "config.yaml").read_text())["run"]
     (curve,) = read_runs([folder])
     assert curve.method == f"TYPICLUST sampling on features {run['features'][:6]}"
     # The same command is the same run; other features are another one, and none are.
-    run_main(out, "--sampling=TYPICLUST", *typical)
+    run_tod_alone(out, "--sampling=TYPICLUST", *typical)
     np.save(features, digits_features() + 1)
     with pytest.raises(InputError, match=r"holds a run with another run\.features"):
-        run_main(out, "--sampling=TYPICLUST", *typical)
+        run_tod_alone(out, "--sampling=TYPICLUST", *typical)
 
 
-def test_features_of_no_use_to_a_strategy_make_no_other_run_of_it(tmp_path, features, capsys):
-    folder = run_main(tmp_path / "out", "--sampling=RANDOM", f"--features={features}")
+def test_features_of_no_use_to_a_strategy_make_no_other_run_of_it(
+    tmp_path, features, capsys, no_pictures
+):
+    folder = run_tod_alone(tmp_path / "out", "--sampling=RANDOM", f"--features={features}")
     assert f"--features {features}: RANDOM has no use for it" in capsys.readouterr().out
     assert yaml.safe_load((folder / "config.yaml").read_text())["run"]["features"] is None
 
@@ -151,7 +139,7 @@ def test_features_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path, c
     else:
         np.save(path, found, allow_pickle=True)
     with pytest.raises(InputError, match=rf"^--features {path}: .*{says}"):
-        run_main(tmp_path / "out", "--sampling=TYPICLUST", f"--features={path}")
+        run_tod_alone(tmp_path / "out", "--sampling=TYPICLUST", f"--features={path}")
     assert not (tmp_path / "out").exists()
 
 
@@ -177,7 +165,9 @@ def test_the_most_frequent_class_stays_whole_and_none_vanishes():
     assert data.in_long_tail(labels, 1.0, seed=0).all()
 
 
-def test_a_long_tailed_run_leaves_the_test_set_and_is_another_pool_for_each_seed(tmp_path):
+def test_a_long_tailed_run_leaves_the_test_set_and_is_another_pool_for_each_seed(
+    tmp_path, no_pictures
+):
     tail = "active_learning.imbalance=20"
     whole = data.load(configuration.load("digits"), 0)
     thinned = [data.load(configuration.load("digits", [tail]), seed) for seed in (0, 1)]
@@ -187,10 +177,9 @@ def test_a_long_tailed_run_leaves_the_test_set_and_is_another_pool_for_each_seed
     assert sizes[0] == sizes[1]
     assert not torch.equal(*(t.train.pixels for t in thinned))
     # Those of two seeds are one curve.
-    folders = []
-    for seed in (0, 1):
-        run_main(tmp_path / str(seed), "--sampling=TOD", f"--set={tail}", f"--seed={seed}")
-        folders += (tmp_path / str(seed)).iterdir()
+    folders = [
+        run_tod_alone(tmp_path / str(seed), f"--set={tail}", f"--seed={seed}") for seed in (0, 1)
+    ]
     (curve,) = read_runs(folders)
     assert curve.training_images == sum(sizes[0])
     assert len(curve.trials) == 2

@@ -2,37 +2,31 @@
 
 import pandas as pd
 import pytest
-import torch
 
 from losses import CODLoss, LossPrediction
 from samplers import query_by_predicted_loss, query_by_tod
-from tests.support.harness import tiny_run
+from tests.support.harness import same_weights, tiny_run, weights_of
 from tests.support.soak import differences, results
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 FRESH = "--set=training.fresh_weights=true"
-
-
-def copied(network):
-    return {name: value.clone() for name, value in network.state_dict().items()}
-
-
-def same(a, b):
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_each_cycle_starts_from_other_random_weights_and_its_predecessor_stays(tmp_path):
     run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", FRESH)
     with run.loop(query_by_tod, CODLoss) as loop:
         trial = loop.trial
-        initial = copied(trial.backbone)
+        initial = weights_of(trial.backbone)
         trial.train()
-        trained = copied(trial.backbone)
+        trained = weights_of(trial.backbone)
         trial.label(query_by_tod(trial.pool()))
         networks = trial.experiment.networks(1, 2)
-        assert same(copied(trial.previous), trained)
-        assert same(copied(trial.backbone), copied(networks.backbone("backbone")))
-        assert not same(copied(trial.backbone), initial)
-        assert same(copied(trial.auxiliary.teacher), copied(networks.backbone("teacher")))
+        assert same_weights(weights_of(trial.previous), trained)
+        assert same_weights(weights_of(trial.backbone), weights_of(networks.backbone("backbone")))
+        assert not same_weights(weights_of(trial.backbone), initial)
+        assert same_weights(
+            weights_of(trial.auxiliary.teacher), weights_of(networks.backbone("teacher"))
+        )
         assert trial.auxiliary.steps_taken == 0
         assert trial.cycle == 2
 

@@ -83,24 +83,21 @@ def test_ema_leaves_the_teachers_batch_norm_statistics_alone():
     assert teacher.running_mean.tolist() == [0.0, 0.0]
 
 
-def test_ranking_loss_counts_a_tie_as_minus_one():
-    loss = ranking_loss(torch.tensor([3.0, 1.0]), torch.tensor([2.0, 2.0]), margin=1.0)
-    assert loss.item() == 3.0  # 1 + (3 − 1)
-
-
-def test_ranking_loss_leaves_the_unpaired_image_out():
-    predicted = torch.tensor([0.0, 100.0, 0.5], requires_grad=True)
-    loss = ranking_loss(predicted, torch.tensor([1.0, 50.0, 0.0]))
+@pytest.mark.parametrize(
+    ("predicted", "target", "expected", "gradient"),
+    [
+        ([3.0, 1.0], [2.0, 2.0], 3.0, [1.0, -1.0]),  # a tie counts as −1: 1 + (3 − 1)
+        ([0.0, 100.0, 0.5], [1.0, 50.0, 0.0], 1.5, [-1.0, 0.0, 1.0]),  # one has no partner
+        ([1.0], [2.0], 0.0, [0.0]),
+    ],
+)
+def test_ranking_loss_of_ties_of_an_unpaired_image_and_of_one(
+    predicted, target, expected, gradient
+):
+    predicted = torch.tensor(predicted, requires_grad=True)
+    loss = ranking_loss(predicted, torch.tensor(target))
     loss.backward()
-    assert loss.item() == pytest.approx(1.5)
-    assert predicted.grad[1] == 0.0
-
-
-def test_ranking_loss_of_one_image_is_zero():
-    predicted = torch.tensor([1.0], requires_grad=True)
-    loss = ranking_loss(predicted, torch.tensor([2.0]))
-    loss.backward()
-    assert (loss.item(), predicted.grad.item()) == (0.0, 0.0)
+    assert (loss.item(), predicted.grad.tolist()) == (expected, gradient)
 
 
 def test_ranking_loss_refuses_losses_that_do_not_match():

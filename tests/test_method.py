@@ -1,8 +1,8 @@
 """What the published implementation does and the paper does not spell out, and the loop's order."""
 
-import csv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +20,21 @@ from losses import (
 )
 from models import fold_batch_norm
 from samplers import query_at_random, query_by_tod
-from tests.support.harness import Run, tiny_run
+from tests.support.harness import (
+    Run,
+    same_weights,
+    table,
+    tiny_run,
+    weights_of,
+    without_pictures,
+)
 from tod import config as configuration
 from tod.pool import Pool, Query
 from tod.training.inference import logits_alone, outputs_of
 from tod.training.learner import learning_rate, split_into_batches
 from tod.trial import Trial
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 THREE_CYCLES = ("--set=active_learning.cycles=3",)
 
 
@@ -37,14 +45,6 @@ def trial_of(
     """A trial before its first cycle."""
     with run.loop(query_by_tod, auxiliary, number) as loop:
         yield loop.trial
-
-
-def weights_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in network.state_dict().items()}
-
-
-def same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 class Spy:
@@ -77,33 +77,38 @@ def test_1_backbone_goes_on_and_optimizer_starts_anew_in_each_cycle(tmp_path):
         assert trial.learner.epoch == 0
 
 
-def test_2_first_cycle_queries_the_lowest_scores_and_later_ones_the_highest(tmp_path):
+@pytest.fixture(scope="module")
+def spied(tmp_path_factory) -> tuple[Run, Spy]:
+    """A finished run of three cycles, and what its queries saw."""
     spy = Spy()
-    tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", *THREE_CYCLES).start(spy, CODLoss)
-    for cycle, (pool, query) in enumerate(zip(spy.pools, spy.queries, strict=True), start=1):
+    run = tiny_run(tmp_path_factory.mktemp("spied"), "main_TOD.py", "TOD", "TOD", *THREE_CYCLES)
+    with without_pictures():
+        run.start(spy, CODLoss)
+    return run, spy
+
+
+def test_2_first_cycle_queries_the_lowest_scores_and_later_ones_the_highest(spied):
+    _, spy = spied
+    first, second = zip(spy.pools, spy.queries, strict=True)  # none after the last cycle
+    for (pool, query), sign in ((first, -1), (second, 1)):
         queried = np.isin(pool.subset, query.indices)
-        if cycle == 1:
-            assert query.scores[queried].max() <= query.scores[~queried].min()
-        else:
-            assert query.scores[queried].min() >= query.scores[~queried].max()
+        scores = sign * query.scores
+        assert scores[queried].min() >= scores[~queried].max()
 
 
-def test_2_first_cycle_queries_the_highest_scores_where_configured(tmp_path):
-    spy = Spy()
-    run = tiny_run(
-        tmp_path, "main_TOD.py", "TOD", "NONE", "--set=scoring.lowest_in_first_cycle=false"
-    )
-    run.start(spy, NoAuxiliary)
-    queried = np.isin(spy.pools[0].subset, spy.queries[0].indices)
-    assert spy.queries[0].scores[queried].min() >= spy.queries[0].scores[~queried].max()
+def test_2_first_cycle_queries_the_highest_scores_where_configured(spied):
+    pool = spied[1].pools[0]
+    settings = ["scoring.lowest_in_first_cycle=false", "active_learning.query_size=20"]
+    query = query_by_tod(replace(pool, config=configuration.load("digits", settings)))
+    queried = np.isin(pool.subset, query.indices)
+    assert len(query.indices) == 20
+    assert query.scores[queried].min() >= query.scores[~queried].max()
 
 
 def test_2_first_cycle_is_scored_against_an_untrained_network_and_later_ones_against_the_last(
-    tmp_path,
+    tmp_path, spied
 ):
-    spy = Spy()
-    run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", *THREE_CYCLES)
-    run.start(spy, CODLoss)
+    run, spy = spied
     with trial_of(tiny_run(tmp_path / "other")) as untouched:
         assert same_weights(spy.previous[0], weights_of(fold_batch_norm(untouched.previous)))
         assert not same_weights(spy.previous[0], weights_of(fold_batch_norm(untouched.backbone)))
@@ -142,23 +147,18 @@ def test_4_teacher_and_its_step_counter_go_on_across_cycles(tmp_path):
         assert trial.auxiliary.steps_taken == 2 * 3 + 2 * 4
 
 
-def test_5_reported_accuracy_is_that_of_the_last_epoch(tmp_path):
-    run = tiny_run(tmp_path)
-    run.start(query_by_tod, CODLoss)
-    rows = list(csv.DictReader((run.folder / "results.csv").open()))
-    for row in rows:
-        path = run.folder / "weights" / f"trial1_cycle{row['cycle']}.pth"
-        weights = torch.load(path, weights_only=True)
-        with trial_of(tiny_run(tmp_path / row["cycle"])) as trial:
+def test_5_reported_accuracy_is_that_of_the_last_epoch(tmp_path, spied):
+    run, _ = spied
+    with trial_of(tiny_run(tmp_path)) as trial:
+        images, labels = trial.experiment.test_images, trial.experiment.dataset.test.labels
+        everything = images.plain(images.to_device(torch.arange(len(labels))))
+        for row in table(run.folder / "results.csv"):
+            path = run.folder / "weights" / f"trial1_cycle{row['cycle']}.pth"
+            weights = torch.load(path, weights_only=True)
             trial.backbone.load_state_dict(weights["state_dict_backbone"])
-            experiment = trial.experiment
-            images = experiment.test_images
-            labels = experiment.dataset.test.labels
-            everything = images.plain(images.to_device(torch.arange(len(labels))))
-            [(logits,)] = outputs_of(trial.backbone, logits_alone, [everything])
-            predicted = logits.argmax(dim=1).cpu()
-            value = 100 * (predicted == labels).double().mean().item()
-        assert float(row["test_accuracy"]) == pytest.approx(value, abs=1e-3)
+            [(logits,)] = outputs_of(trial.backbone.eval(), logits_alone, [everything])
+            value = 100 * (logits.argmax(dim=1).cpu() == labels).double().mean().item()
+            assert float(row["test_accuracy"]) == pytest.approx(value, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -192,28 +192,21 @@ def batches_of(trial: Trial, cycle: int) -> list:
     return [(views[:num_labeled], views[num_labeled:]) for views, num_labeled in batches]
 
 
-def test_7_first_cycle_repeats_one_unlabeled_batch_and_later_ones_draw_at_random(tmp_path):
-    with trial_of(tiny_run(tmp_path)) as trial:
+@pytest.mark.parametrize("fixed", [True, False])
+def test_7_first_cycle_repeats_one_unlabeled_batch_and_later_ones_draw_at_random(tmp_path, fixed):
+    setting = f"--set=cod.fixed_batch_in_first_cycle={str(fixed).lower()}"
+    with trial_of(tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", setting)) as trial:
         epochs = []
         for epoch in range(2):
             trial.learner.epoch = epoch
             epochs += [unlabeled for _, unlabeled in batches_of(trial, cycle=1)]
-        assert len({tuple(views[:, 0].tolist()) for views in epochs}) == 1
-        assert len({tuple(views[:, 2].tolist()) for views in epochs}) == len(epochs)
         later = [unlabeled[:, 0].tolist() for _, unlabeled in batches_of(trial, cycle=2)]
+    assert len({tuple(views[:, 0].tolist()) for views in epochs}) == (1 if fixed else len(epochs))
+    assert len({tuple(views[:, 2].tolist()) for views in epochs}) == len(epochs)
     assert len({tuple(indices) for indices in later}) == len(later)
     for indices in [*later, epochs[0][:, 0].tolist()]:
         assert len(set(indices)) == 16
         assert not set(indices) & set(trial.labeled)
-
-
-def test_7_first_cycle_draws_at_random_where_configured(tmp_path):
-    run = tiny_run(
-        tmp_path, "main_TOD.py", "TOD", "TOD", "--set=cod.fixed_batch_in_first_cycle=false"
-    )
-    with trial_of(run) as trial:
-        batches = [unlabeled[:, 0].tolist() for _, unlabeled in batches_of(trial, cycle=1)]
-    assert len({tuple(indices) for indices in batches}) == len(batches)
 
 
 def test_8_loss_prediction_keeps_its_learning_rate_where_the_backbones_decays(tmp_path):
@@ -277,7 +270,7 @@ def test_ranking_loss_never_reaches_the_backbone_without_the_auxiliary_loss(tmp_
 
 def rows_of(run: Run) -> list[tuple]:
     columns = ("trial", "cycle", "num_labeled", "test_accuracy")
-    rows = csv.DictReader((run.folder / "results.csv").open())
+    rows = table(run.folder / "results.csv")
     return [tuple(row[column] for column in columns) for row in rows]
 
 
@@ -320,12 +313,6 @@ def test_labeled_and_unlabeled_images_are_disjoint_and_complete_in_every_cycle(t
     assert counts == [40, 60, 80]
 
 
-def test_the_pool_is_not_scored_after_the_last_cycle(tmp_path):
-    spy = Spy()
-    tiny_run(tmp_path).start(spy, CODLoss)
-    assert len(spy.queries) == 1
-
-
 def test_a_pool_smaller_than_the_subset_is_scored_whole_and_may_be_emptied(tmp_path):
     spy = Spy()
     run = tiny_run(
@@ -350,12 +337,11 @@ def test_a_class_without_initial_labels_is_no_obstacle(tmp_path):
     assert [row[2] for row in rows_of(run)] == ["2", "22"]
 
 
-def test_query_files_list_the_queries_in_order_with_their_scores(tmp_path):
-    spy = Spy()
-    run = tiny_run(tmp_path)
-    run.start(spy, CODLoss)
-    rows = list(csv.DictReader((run.folder / "queries" / "trial1_cycle1.csv").open()))
-    assert [int(row["index"]) for row in rows] == spy.queries[0].indices.tolist()
-    score_of = dict(zip(spy.pools[0].subset, spy.queries[0].scores, strict=True))
-    for row in rows:
-        assert float(row["score"]) == pytest.approx(float(score_of[int(row["index"])]))
+def test_query_files_list_the_queries_in_order_with_their_scores(spied):
+    run, spy = spied
+    for cycle, (pool, query) in enumerate(zip(spy.pools, spy.queries, strict=True), start=1):
+        rows = table(run.folder / "queries" / f"trial1_cycle{cycle}.csv")
+        assert [int(row["index"]) for row in rows] == query.indices.tolist()
+        score_of = dict(zip(pool.subset, query.scores, strict=True))
+        for row in rows:
+            assert float(row["score"]) == pytest.approx(float(score_of[int(row["index"])]))

@@ -44,27 +44,23 @@ def heads(*names: str) -> set[str]:
     return {f"{name}.{part}" for name in names for part in ("weight", "bias")}
 
 
-def test_small_network_has_the_published_keys():
-    stages = ("layer1", "layer2", "layer3", "layer4")
-    expected = STEM | block_keys(stages, "shortcut") | heads("linear", "linear1")
-    assert set(resnet.ResNet18(10).state_dict()) == expected
-
-
-def test_imagenet_network_has_the_published_keys():
-    stages = ("layer1", "layer2", "layer3", "layer4_caltech")
-    expected = STEM | block_keys(stages, "downsample") | heads("fc_caltech", "added_fc")
-    assert set(imagenet_resnet.ResNet18(101).state_dict()) == expected
+@pytest.mark.parametrize(
+    ("network", "last_stage", "shortcut", "names"),
+    [
+        (NETWORKS[0], "layer4", "shortcut", ("linear", "linear1")),
+        (NETWORKS[1], "layer4_caltech", "downsample", ("fc_caltech", "added_fc")),
+    ],
+)
+def test_networks_have_the_published_keys(network, last_stage, shortcut, names):
+    stages = ("layer1", "layer2", "layer3", last_stage)
+    assert set(network(10).state_dict()) == STEM | block_keys(stages, shortcut) | heads(*names)
 
 
 def test_loss_prediction_has_the_published_keys_and_shapes():
     state = LossNet().state_dict()
     assert set(state) == heads("FC1", "FC2", "FC3", "FC4", "linear")
-    assert [tuple(state[f"FC{n}.weight"].shape) for n in (1, 2, 3, 4)] == [
-        (128, 64),
-        (128, 128),
-        (128, 256),
-        (128, 512),
-    ]
+    shapes = [tuple(state[f"FC{n}.weight"].shape) for n in (1, 2, 3, 4)]
+    assert shapes == [(128, channels) for channels in (64, 128, 256, 512)]
     assert tuple(state["linear.weight"].shape) == (1, 512)
 
 

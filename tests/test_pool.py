@@ -8,40 +8,24 @@ from models.lossnet import LossNet
 from tests.support.pools import pool_of
 
 
-def test_a_pool_computes_nothing_before_it_is_asked():
-    pool = pool_of(torch.randn(5, 3))
-    assert pool.query_size == 1
-    assert pool.backbone.seen == pool.previous[0].seen == []
-
-
-def test_all_that_the_backbone_gives_takes_one_pass_over_the_subset():
-    logits, features = torch.randn(5, 3), torch.randn(5, 2)
-    pool = pool_of(logits, features, labels=[0, 1, 2, 0, 1])
-    for _ in range(2):
-        assert torch.equal(pool.logits, logits)
-        assert torch.equal(pool.consistency_logits, logits)
-        assert torch.equal(pool.features, features)
-        expected = nn.functional.cross_entropy(logits, pool.labels, reduction="none")
-        assert torch.equal(pool.true_losses, expected)
-    assert pool.backbone.seen == list(range(5))
-    assert pool.previous[0].seen == []
-
-
-def test_previous_logits_are_the_previous_networks_and_take_one_pass():
-    logits = torch.randn(5, 3)
-    pool = pool_of(logits)
-    for _ in range(2):
-        assert torch.equal(pool.previous_logits, logits.flip(0))
-    assert pool.previous[0].seen == list(range(5))
-    assert pool.backbone.seen == []
-
-
-def test_labeled_features_are_of_the_labeled_images_alone():
-    labeled = torch.randn(3, 2)
-    pool = pool_of(torch.randn(5, 3), labeled_features=labeled)
-    for _ in range(2):
-        assert torch.equal(pool.labeled_features, labeled)
-    assert pool.backbone.seen == [5, 6, 7]
+def test_each_answer_takes_one_pass_over_its_images_when_it_is_first_asked_for():
+    logits, features, labeled = torch.randn(5, 3), torch.randn(5, 2), torch.randn(3, 2)
+    pool = pool_of(logits, features, [0, 1, 2, 0, 1], labeled)
+    losses = nn.functional.cross_entropy(logits, pool.labels, reduction="none")
+    subset = list(range(5))
+    seen = pool.backbone.seen, pool.previous[0].seen
+    assert (pool.query_size, *seen) == (1, [], [])
+    for name, expected, seen_then in (
+        ("previous_logits", logits.flip(0), ([], subset)),
+        ("logits", logits, (subset, subset)),
+        ("consistency_logits", logits, (subset, subset)),
+        ("features", features, (subset, subset)),
+        ("true_losses", losses, (subset, subset)),
+        ("labeled_features", labeled, ([*subset, 5, 6, 7], subset)),
+    ):
+        for _ in range(2):
+            assert torch.equal(getattr(pool, name), expected), name
+        assert seen == seen_then, name
 
 
 def test_predicted_losses_are_those_of_the_module_in_evaluation_mode():

@@ -1,8 +1,5 @@
 """The columns of results.csv that judge a query, in a run."""
 
-import csv
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,27 +7,25 @@ import torch
 
 from losses import CODLoss, NoAuxiliary
 from samplers import query_at_random, query_by_tod
-from tests.support.harness import tiny_run
+from tests.support.harness import table, tiny_run
 from tests.support.soak import differences, results
 from tod.analysis.results import COLUMNS, DIAGNOSTICS, METRICS
 from tod.loop import Loop
 
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader((folder / "results.csv").open()))
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.mark.parametrize("sampling", [query_by_tod, query_at_random])
 def test_a_cycles_row_judges_the_query_made_after_it(tmp_path, sampling):
     run = tiny_run(tmp_path, "main_TOD.py", "TOD", "NONE", "--set=active_learning.subset_size=1397")
     run.start(sampling, NoAuxiliary)
-    first, last = rows_of(run.folder)
+    first, last = table(run.folder / "results.csv")
     assert tuple(first) == COLUMNS
     assert COLUMNS[-len(DIAGNOSTICS) :] == DIAGNOSTICS
     assert all(first[column] for column in DIAGNOSTICS)
     assert not any(last[column] for column in DIAGNOSTICS)
 
-    queries = list(csv.DictReader((run.folder / "queries" / "trial1_cycle1.csv").open()))
+    queries = table(run.folder / "queries" / "trial1_cycle1.csv")
     queried = np.array([int(row["index"]) for row in queries])
     weights = torch.load(run.folder / "weights" / "trial1_cycle1.pth", weights_only=True)
     with tiny_run(tmp_path / "other").loop(query_by_tod, NoAuxiliary) as loop:
@@ -66,8 +61,8 @@ def test_diagnostics_leave_the_run_alone(tmp_path, monkeypatch):
     ]
     assert both[0]
     assert not differences(*both)
-    assert [row["test_accuracy"] for row in rows_of(judged.folder)] == [
-        row["test_accuracy"] for row in rows_of(bare.folder)
+    assert [row["test_accuracy"] for row in table(judged.folder / "results.csv")] == [
+        row["test_accuracy"] for row in table(bare.folder / "results.csv")
     ]
 
 
@@ -76,12 +71,12 @@ def test_results_from_before_there_were_diagnostics_are_gone_on_from(tmp_path):
     first = tiny_run(tmp_path, "main_TOD.py", "TOD", "NONE", both_trials, "--trials=1")
     first.start(query_by_tod, NoAuxiliary)
     path = first.folder / "results.csv"
-    table = pd.read_csv(path, dtype=str)[["trial", "cycle", "num_labeled", "test_accuracy"]]
-    table.to_csv(path, index=False)
+    old_rows = pd.read_csv(path, dtype=str)[["trial", "cycle", "num_labeled", "test_accuracy"]]
+    old_rows.to_csv(path, index=False)
 
     run = tiny_run(tmp_path, "main_TOD.py", "TOD", "NONE", both_trials)
     run.start(query_by_tod, NoAuxiliary)
-    *of_the_first, other, _ = rows_of(run.folder)
-    for row, old in zip(of_the_first, table.to_dict("records"), strict=True):
+    *of_the_first, other, _ = table(run.folder / "results.csv")
+    for row, old in zip(of_the_first, old_rows.to_dict("records"), strict=True):
         assert row == {**dict.fromkeys(COLUMNS, ""), **old}
     assert all(other[column] for column in (*METRICS, *DIAGNOSTICS))

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import samplers
 from losses import CODLoss
@@ -22,14 +21,11 @@ from samplers import (
     query_by_typiclust,
 )
 from tests.support.harness import tiny_run
-from tests.support.pools import pool_of, positions
+from tests.support.pools import pool_of, positions, slow_farthest_first
 from tests.support.soak import differences, results
-from tod import config as configuration
 from tod import coverage, typicality
-from tod.config import InputError
 from tod.coverage import pick_covering, purity_radius
 from tod.diversity import common_offset, squared_distances
-from tod.pool import refuse_unsuitable
 from tod.training.device import allow_tf32
 from tod.typicality import pick_typical
 
@@ -88,14 +84,7 @@ def test_bald_sends_each_images_dropped_features_through_the_task_head():
     assert positions(query) == np.argsort(expected, kind="stable")[-5:].tolist()
 
 
-def test_bald_needs_dropout():
-    config = configuration.load("digits")
-    with pytest.raises(InputError, match=r"--sampling BALD: needs dropout: .*model.dropout=0.5"):
-        refuse_unsuitable(query_by_bald, "BALD", config)
-    refuse_unsuitable(query_by_bald, "BALD", configuration.load("digits", ["model.dropout=0.5"]))
-
-
-def test_a_run_with_dropout_goes_on_as_if_it_had_not_been_stopped(tmp_path):
+def test_a_run_with_dropout_goes_on_as_if_it_had_not_been_stopped(tmp_path, no_pictures):
     whole, stopped = (
         tiny_run(tmp_path / name, "main_TOD.py", "TOD", "TOD", "--set=model.dropout=0.5")
         for name in ("whole", "stopped")
@@ -136,15 +125,6 @@ def test_noise_has_the_wanted_norm_and_spares_biases():
     assert changed == 20 + 20 + 2  # convolutions, batch norms, heads
 
 
-def slow_farthest_first(vectors: np.ndarray, query_size: int) -> list[int]:
-    centers, picked = [np.zeros(vectors.shape[1])], []
-    for _ in range(query_size):
-        distances = [min(np.linalg.norm(v - c) for c in centers) for v in vectors]
-        picked.append(int(np.argmax(distances)))
-        centers.append(vectors[picked[-1]])
-    return picked
-
-
 def test_noise_stability_equals_a_plain_one(monkeypatch):
     monkeypatch.setattr(samplers, "NOISE_NORM", 0.05)
     torch.manual_seed(3)
@@ -169,7 +149,7 @@ def test_noise_stability_equals_a_plain_one(monkeypatch):
             )
     vectors = torch.cat(vectors, dim=1).double().numpy()
     np.testing.assert_allclose(query.scores, np.linalg.norm(vectors, axis=1), rtol=1e-3)
-    assert positions(query) == slow_farthest_first(vectors, 10)
+    assert positions(query) == slow_farthest_first(vectors, np.zeros((1, vectors.shape[1])), 10)
     assert NOISE_NORM == 0.001
 
 
@@ -227,19 +207,6 @@ def test_typiclust_makes_as_many_clusters_as_there_will_be_labels(monkeypatch):
         features = np.zeros((1000, 2), np.float32)
         pick_typical(features, np.arange(1000) < labeled, query_size, generator(0))
     assert wanted == [7, 500]
-
-
-def test_typiclust_queries_the_whole_pool_if_it_must():
-    features = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
-    pool = pool_of(features=features, query_size=30)
-    assert sorted(positions(query_by_typiclust(pool))) == list(range(30))
-
-
-def test_typiclust_begins_with_the_heaps_that_have_no_label():
-    random = torch.Generator().manual_seed(5)
-    heaps = [torch.randn(40, 3, generator=random) + 50 * torch.eye(3)[i] for i in range(3)]
-    pool = pool_of(features=torch.cat(heaps), labeled_features=heaps[0][:1] + 0.1, query_size=2)
-    assert sorted(position // 40 for position in positions(query_by_typiclust(pool))) == [1, 2]
 
 
 # -------------------------------------------------------------- PROBCOVER
@@ -302,13 +269,6 @@ def test_the_radius_is_the_largest_at_which_95_of_100_balls_are_pure():
     assert pure(delta * 1.01) < 0.95
 
 
-def test_probcover_covers_the_heap_that_has_no_label():
-    random = torch.Generator().manual_seed(8)
-    heaps = torch.cat([0.1 * torch.randn(20, 2, generator=random) + 9 * i for i in range(2)])
-    pool = pool_of(torch.randn(40, 3), features=heaps, labeled_features=heaps[:4], query_size=1)
-    assert positions(query_by_probcover(pool))[0] >= 20
-
-
 @pytest.mark.parametrize(
     "strategy",
     [query_by_core_set, query_by_probcover, query_by_typiclust],
@@ -327,27 +287,18 @@ def test_what_all_features_have_in_common_changes_no_pick(strategy):
     np.testing.assert_allclose(far.scores, near.scores, rtol=1e-5)
 
 
+@pytest.mark.parametrize("strategy", [query_by_typiclust, query_by_probcover])
+def test_the_heaps_that_have_no_label_come_first(strategy):
+    random = torch.Generator().manual_seed(5)
+    heaps = [torch.randn(40, 3, generator=random) + 50 * torch.eye(3)[i] for i in range(3)]
+    pool = pool_of(features=torch.cat(heaps), labeled_features=heaps[0][:1], query_size=2)
+    assert sorted(position // 40 for position in positions(strategy(pool))) == [1, 2]
+
+
 def test_features_around_0_stay_as_they_are_to_the_last_bit():
     features = torch.rand(300, 32, generator=torch.Generator().manual_seed(3))
     assert not common_offset(features).any()
     assert common_offset(features + 100).any()
-
-
-def test_features_that_are_not_finite_are_no_scores():
-    features = torch.ones(10, 2)
-    features[3] = torch.nan
-    for strategy in (query_by_typiclust, query_by_probcover):
-        with pytest.raises(FloatingPointError):
-            strategy(pool_of(features=features, query_size=2))
-
-
-def test_each_strategy_works_with_a_network(tmp_path):
-    run = tiny_run(tmp_path, "main_TOD.py", "TOD", "NONE")
-    with run.loop(query_by_typiclust, CODLoss) as loop:
-        for strategy in (query_by_typiclust, query_by_probcover, query_by_noise_stability):
-            query = strategy(loop.trial.pool())
-            assert len({*query.indices.tolist()}) == 20
-            assert isinstance(loop.trial.backbone, nn.Module)
 
 
 def test_probcover_picks_as_many_as_asked_for_at_any_radius():

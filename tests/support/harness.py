@@ -1,25 +1,30 @@
 """What several tests need: the entry scripts as processes, and a digits run of seconds."""
 
+import csv
 import importlib
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, CompletedProcess, Popen
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import torch
 import yaml
+from torch import Tensor, nn
 
 from losses import AuxiliaryLoss
 from tests.support.forks import Process, one_thread
 from tod import config as configuration
 from tod import data, entry_script
+from tod.analysis import records
 from tod.config import PROJECT_DIR, Config
 from tod.experiment import environment, run_experiment
+from tod.files import write_atomically
 from tod.loop import Loop
 from tod.pool import Pool, Query
 from tod.runs.folder import RunFolder
@@ -56,15 +61,16 @@ def run_script(
     *arguments: object,
     cwd: Path | None = None,
     start: type[Popen] = Process,
+    first: Callable[[], None] | None = None,
     **environment: str,
 ) -> CompletedProcess:
     """Runs an entry script to its end, on one thread, and returns its status and output as text.
 
-    With `start=Popen`, it starts cold.
+    With `start=Popen`, it starts cold; else it calls `first` before anything.
     """
     command = [sys.executable, PROJECT_DIR / script, *map(str, arguments)]
     pipes = {"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE, "text": True}
-    with start(command, cwd=cwd, env=one_thread(**environment), **pipes) as process:
+    with start(command, cwd=cwd, env=one_thread(first, **environment), **pipes) as process:
         output = process.communicate()
     return CompletedProcess(command, process.returncode, *output)
 
@@ -159,6 +165,41 @@ def tiny_run(
     )
     del parsed["parallel"], parsed["processes"]  # which the entry script itself follows
     return Run(parsed.pop("identity"), parsed.pop("options"), parsed)
+
+
+def run_tod_alone(output_dir: Path, *arguments: object) -> Path:
+    """Runs main_TOD.py on the tiny digits in this process, without the COD loss; its folder."""
+    entry = importlib.import_module("main_TOD")
+    output = f"--output-dir={output_dir}"
+    entry.main([*TINY_DIGITS, output, "--auxiliary=NONE", *map(str, arguments)])
+    (folder,) = output_dir.glob("digits_auxiliary_NONE_*")
+    return folder
+
+
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of a network's state."""
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def same_weights(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Whether two states are the same, bit for bit."""
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_undrawn(path: Path, draw: Callable[[], bytes]) -> None:
+    """Takes the place of `records._write_picture` where pictures are not the subject."""
+    write_atomically(path, b"not drawn")
+
+
+def without_pictures() -> AbstractContextManager[object]:
+    """Runs in this process write their pictures without drawing them."""
+    return patch.object(records, "_write_picture", write_undrawn)
 
 
 def python_in(page: str) -> list[str]:

@@ -75,3 +75,13 @@ def logits_of(*probabilities: list[float]) -> Tensor:
 
 def positions(query: Query) -> list[int]:
     return (query.indices - FIRST_INDEX).tolist()
+
+
+def slow_farthest_first(features: np.ndarray, centers: np.ndarray, query_size: int) -> list[int]:
+    """Positions of what is farthest from all centres, time and again, and becomes one itself."""
+    picked: list[int] = []
+    for _ in range(query_size):
+        taken = [*centers, *features[picked]]
+        distances = [min(np.linalg.norm(x - c) for c in taken) for x in features]
+        picked.append(int(np.argmax(distances)))
+    return picked
