@@ -1,5 +1,6 @@
 """Runs that people label, as far as they have got: each stage is made once, and copied."""
 
+import os
 from collections.abc import Callable
 from functools import cache
 
@@ -27,6 +28,7 @@ def stages(tmp_path_factory) -> Stages:
 @pytest.fixture
 def figures_stubbed(monkeypatch) -> None:
     stub_figures(monkeypatch.setattr)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # no power fails here, and disks may be slow
 
 
 @pytest.fixture

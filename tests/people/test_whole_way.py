@@ -111,7 +111,9 @@ def test_the_report_shows_the_audits_and_the_batches(labelled, tmp_path, capsys)
             assert min(image.size) > 100
 
 
-def test_the_example_of_the_docs_asks_for_digits_and_answers_from_the_truth(tmp_path):
+def test_the_example_of_the_docs_asks_for_digits_and_answers_from_the_truth(
+    tmp_path, figures_stubbed
+):
     folder = tmp_path / "digits"
     digits_to_label.main([str(folder)])
     assert len(list(folder.glob("unlabeled/*.png"))) == 1437
