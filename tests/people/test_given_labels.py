@@ -52,7 +52,7 @@ def test_files_moved_into_class_folders_are_labels(after):
     assert people.results("audited") == ["1"]
 
 
-def test_a_file_moved_to_another_class_folder_is_relabelled_with_relabel(people):
+def test_what_contradicts_a_label_is_taken_with_relabel(people):
     people.add(*(f"train/{('cat', 'dog')[i % 2]}/{i}.png" for i in range(10)))
     people.round()
     assert len(people.labels()) == 10
@@ -62,10 +62,7 @@ def test_a_file_moved_to_another_class_folder_is_relabelled_with_relabel(people)
         people.round()
     people.round("--relabel")
     assert people.labels()[digest(moved)] == "dog"
-
-
-def test_relabel_takes_what_contradicts_a_label(after):
-    people = after(1)
+    people.round("--labels", people.answers(0))
     row = people.batch(0)[0]
     path = people.says([row], people.wrong(row))
     with pytest.raises(InputError, match="--relabel takes the new"):

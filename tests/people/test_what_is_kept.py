@@ -19,17 +19,15 @@ LABELS_BEFORE = ("file", "sha256", "class", "batch", "source")
 @pytest.mark.parametrize("content", [b'file,"', b"file\n", b"\xff\xfe\0"])
 def test_a_damaged_file_of_the_run_is_named(after, name, content):
     people = after(1)
-    (people.run / name).write_bytes(content)
+    path = people.run / name
+    before = path.read_text()
+    path.write_bytes(content)
     with pytest.raises(InputError, match=f"{name}: cannot be read back"):
         people.round()
-
-
-def test_a_class_that_is_none_in_the_runs_labels_is_named(after):
-    people = after(1)
-    path = people.run / "labels.csv"
-    path.write_text(path.read_text().replace(",cat,", ",cta,", 1))
-    with pytest.raises(InputError, match="is cta, which is no class"):
-        people.round()
+    path.write_text(before.replace(",cat,", ",cta,", 1))
+    if name == "labels.csv":
+        with pytest.raises(InputError, match="is cta, which is no class"):
+            people.round()
 
 
 @pytest.mark.parametrize(
@@ -172,20 +170,18 @@ def test_a_new_run_asks_neither_for_what_was_skipped_nor_for_what_people_have_sa
     assert {*new.asked([0])} & {row["sha256"] for row in rows} == {row["sha256"]}
 
 
-def test_other_settings_in_a_later_round_are_refused_with_what_to_do(after):
-    people = after(0)
-    with pytest.raises(InputError) as refusal:
-        people.round("--set=training.lr=0.01")
-    for words in ("another training.lr", "have it as there, or name another place", "--labels"):
-        assert words in str(refusal.value)
-    assert "--overwrite" not in str(refusal.value)
-
-
-def test_a_later_round_may_leave_out_what_the_run_has_recorded(people):
+def test_a_later_round_may_leave_out_what_the_run_has_recorded_and_say_nothing_else(people):
     people.round("--set=training.lr=0.01")
     bare = [each for each in people.command() if not each.startswith("--set")]
     main_TOD.main([*bare, "--labels", str(people.answers(0))])
     assert len(people.batch(1)) == 10
     people.round("--set=training.lr=0.01")
-    with pytest.raises(InputError, match=r"another training.lr \(0.01 there, 0.02 here\)"):
+    with pytest.raises(InputError) as refusal:
         people.round("--set=training.lr=0.02")
+    for words in (
+        "another training.lr (0.01 there, 0.02 here)",
+        "have it as there, or name another",
+    ):
+        assert words in str(refusal.value)
+    assert "--labels" in str(refusal.value)
+    assert "--overwrite" not in str(refusal.value)

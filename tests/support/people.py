@@ -162,13 +162,9 @@ class People:
         file: str = "given.csv",
         skips: Sequence[dict[str, str]] = (),
     ) -> Path:
-        """A file of the page: what images of a batch show, and those that were skipped.
+        """A file of the page: what images of a batch show, by rows, and that others were skipped.
 
-        Args:
-            rows: of the batch.
-            class_name: of all; None: the true ones.
-            file: its name.
-            skips: further rows of the batch.
+        Without a class, they show what they do.
         """
         cells = [(row["file"], row["sha256"], "", "yes") for row in skips]
         cells += [
