@@ -3,6 +3,7 @@
 import json
 import re
 from urllib.parse import unquote_to_bytes
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from tod.analysis import contact_sheet
 from tod.people.batch_files import write_batch
 from tod.people.batches import Asking, Batch
+from tod.people.label_studio import label_config, tasks
 
 FILES = ("a b.png", "ü#?%20&.png", "caf\udce9: x.png")
 NETWORK = [
@@ -38,10 +40,6 @@ def written(tmp_path):
     return write
 
 
-def tasks(folder, name):
-    return json.loads((folder / name).read_text())
-
-
 def images_of_page(folder):
     (content,) = re.findall('id="batch">(.*?)</script>', (folder / "label.html").read_text())
     return json.loads(content)["images"]
@@ -60,21 +58,25 @@ def test_nobody_who_labels_an_audit_sees_what_the_network_says_of_it(written):
 def test_label_studio_ticks_nothing_unless_the_other_file_is_imported_and_then_no_audit(written):
     folder = written(NETWORK)
     plain, predicted = (
-        tasks(folder, name) for name in ("label_studio.json", "label_studio_predicted.json")
+        json.loads((folder / name).read_text())
+        for name in ("label_studio.json", "label_studio_predicted.json")
     )
-    assert [task["data"] for task in plain] == [task["data"] for task in predicted]
-    for task in plain:
-        assert [*task] == ["data"]
-        assert [*task["data"]] == ["image", "file", "sha256", "rank"]
-    ticked = [
-        [
-            result["value"]["choices"]
-            for each in task.get("predictions", ())
-            for result in each["result"]
-        ]
-        for task in predicted
-    ]
-    assert ticked == [[["cat"]], [], [["dog"]]]
+    assert plain == [{"data": task["data"]} for task in predicted]
+    assert plain[0]["data"] == {
+        "image": "/data/local-files/?d=a%20b.png",
+        "file": FILES[0],
+        "sha256": "aa",
+        "rank": 1,
+    }
+    view = ElementTree.fromstring((folder / "label_config.xml").read_text())
+    (choices,) = view.iter("Choices")
+    (first,), (), (third,) = (task.get("predictions", ()) for task in predicted)
+    for prediction, name, probability in ((first, "cat", 0.75), (third, "dog", 0.5)):
+        assert (prediction["model_version"], prediction["score"]) == ("batch0", probability)
+        (result,) = prediction["result"]
+        assert result["value"] == {"choices": [name]}
+        names = (choices.get("name"), choices.get("toName"))
+        assert (result["from_name"], result["to_name"]) == names
 
 
 def test_without_a_network_there_are_no_tasks_with_predictions(written):
@@ -106,3 +108,33 @@ def test_the_page_knows_where_the_original_lies(written, tmp_path):
         assert image["original"].isascii() and not {*image["original"]} & {*" #?&:"}
         path = unquote_to_bytes(image["original"]).decode("utf-8", "surrogateescape")
         assert (folder / path).resolve() == tmp_path / "photos" / file
+
+
+NAMES = ["cat", "=ten", 'a,"b"', "two\nlines", "<script>", "&amp;", " blank ", "ü", "it's", "a\tb"]
+
+
+def test_the_interface_offers_each_class_by_its_exact_name():
+    view = ElementTree.fromstring(label_config(NAMES))
+    assert [choice.get("value") for choice in view.iter("Choice")] == NAMES
+    (choices,) = view.iter("Choices")
+    assert choices.attrib["choice"] == "single"
+    (image,) = view.iter("Image")
+    assert choices.get("toName") == image.get("name")
+    assert image.get("value") == "$image"
+
+
+@pytest.mark.parametrize(
+    "file", ["unlabeled/a b.png", "unlabeled/ü#?%20&.png", 'a"b\n.png', "unlabeled/caf\udce9.png"]
+)
+def test_an_image_is_addressed_by_its_exact_name(file):
+    text = tasks(0, [Asking("1", file, "ab", "query")])
+    (task,) = json.loads(text)
+    url = task["data"]["image"]
+    assert url.startswith("/data/local-files/?d=")
+    path = url.removeprefix("/data/local-files/?d=")
+    assert path.isascii()
+    assert not {*path} & {*' #?&"\n'}
+    assert unquote_to_bytes(path) == file.encode("utf-8", "surrogateescape")
+    # What a database cannot hold must not be there.
+    task["data"]["file"].encode()
+    assert "\\ud" not in text

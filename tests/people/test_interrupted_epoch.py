@@ -1,12 +1,8 @@
 """A round that was interrupted within an epoch, and whose images have come or gone since."""
 
-import os
-import signal
-
 import pytest
 
-from tests.support.people import People, table
-from tod.loop import Loop
+from tests.support.people import People, stop_in_step
 from tod.training.learner import Learner
 
 COD = {"sampling": "RANDOM", "auxiliary": "TOD"}
@@ -31,34 +27,22 @@ def unlabeled_file_that_goes(people: People) -> None:
     ids=["pool appears", "pool vanishes", "pool stays empty", "pool shrinks"],
 )
 def test_an_interrupted_epoch_begins_anew_where_its_steps_get_other_losses(
-    tmp_path, monkeypatch, count, change, is_restarted
+    after, monkeypatch, count, change, is_restarted
 ):
-    people = People(tmp_path, count)
-    people.round(**COD)
-    people.round("--labels", people.answers(0), **COD)
-    steps = []
-    after_step, train_cycle = Loop._after_step, Learner.train_cycle
-
-    def interrupt_the_second_step(loop: Loop) -> None:
-        steps.append(loop)
-        if len(steps) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        after_step(loop)
-
-    monkeypatch.setattr(Loop, "_after_step", interrupt_the_second_step)
+    people = after(-1, count)
+    people.rounds((-1, 0), **COD)
+    steps = stop_in_step(monkeypatch, 2)
     with pytest.raises(SystemExit):
-        people.round("--labels", people.answers(1), **COD)
+        people.rounds([1], **COD)
     change(people)
-    began = []
-    monkeypatch.setattr(
-        Learner,
-        "train_cycle",
-        lambda learner, *arguments: (
-            began.append((learner.epoch, learner.step)),
-            train_cycle(learner, *arguments),
-        ),
-    )
+    began, train_cycle = [], Learner.train_cycle
+
+    def noted(learner: Learner, *arguments: object) -> None:
+        began.append((learner.epoch, learner.step))
+        train_cycle(learner, *arguments)
+
+    monkeypatch.setattr(Learner, "train_cycle", noted)
     people.round(**COD)
     assert began == [(0, 0 if is_restarted else 2)]
     assert len(steps) == STEPS + (2 if is_restarted else 0)
-    assert float(table(people.run / "results.csv")[-1]["train_loss"]) > 0
+    assert float(people.results("train_loss")[-1]) > 0

@@ -5,17 +5,16 @@ becomes visible.
 """
 
 import random
-import shutil
 import sys
-from pathlib import Path
+from contextlib import ExitStack
 
 import pytest
 import torch
 
 from tests.support import forks
-from tests.support.faults import KINDS, failing
+from tests.support.faults import failing
 from tests.support.harness import PROJECT_DIR
-from tests.support.people import People, table, write_table
+from tests.support.people import People, stub_figures, table
 from tod.config import InputError
 
 KILLED = """
@@ -23,7 +22,9 @@ import os, sys
 from pathlib import Path
 
 import main_TOD
+from tests.support.people import stub_figures
 
+stub_figures()
 moment, is_after, name = int(sys.argv[1]), sys.argv[2] == "after", sys.argv[3]
 count, replace = 0, Path.replace
 
@@ -50,10 +51,8 @@ def run_and_kill(
     With a `name`, renames to others do not count.
     """
     killed = [sys.executable, "-c", KILLED, str(moment), when, name]
-    process = forks.run(
-        [*killed, *people.command(*arguments, **METHOD)],
-        cwd=PROJECT_DIR,
-    )
+    command = [*killed, *people.command(*arguments, **METHOD)]
+    process = forks.run(command, cwd=PROJECT_DIR)
     if process.returncode == -9:
         return None
     assert process.returncode == 0, process.stderr
@@ -61,94 +60,89 @@ def run_and_kill(
 
 
 METHOD = {"sampling": "TOD", "auxiliary": "TOD"}
+FAILING = ("replace", "write", "open for reading", "fsync", "mkdir")
 
 
 def left(people: People) -> dict[str, object]:
     """All that a round leaves and that must be the same, however it went."""
     found: dict[str, object] = {}
     for path in sorted(people.run.rglob("*")):
-        name = str(path.relative_to(people.run))
         if path.name == "results.csv":
-            found[name] = [{**row, "train_seconds": ""} for row in table(path)]
+            content = [{**row, "train_seconds": ""} for row in table(path)]
         elif path.suffix in (".pt", ".pth"):
-            state = torch.load(path, weights_only=True)
-            found[name] = {**state, "train_seconds": 0}
+            content = plain({**torch.load(path, weights_only=True), "train_seconds": 0})
         elif path.is_file() and path.parent.name != ".locks" and path.suffix != ".txt":
-            found[name] = path.read_bytes()
+            content = path.read_bytes()
+        else:
+            continue
+        found[str(path.relative_to(people.run))] = content
     return found
 
 
-def assert_same(found: object, expected: object) -> None:
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        for key in expected:
-            assert_same(found[key], expected[key])
-    elif isinstance(expected, torch.Tensor):
-        assert torch.equal(found, expected)
-    elif isinstance(expected, list) and expected and not isinstance(expected[0], str):
-        for pair in zip(found, expected, strict=True):
-            assert_same(*pair)
-    else:
-        assert found == expected
+def plain(state: object) -> object:
+    """A saved state whose tensors are bytes, so that it can be compared."""
+    if isinstance(state, dict):
+        return {key: plain(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [*map(plain, state)]
+    is_tensor = isinstance(state, torch.Tensor)
+    return (state.shape, state.dtype, state.numpy().tobytes()) if is_tensor else state
 
 
 @pytest.fixture(scope="module")
 def waiting(tmp_path_factory) -> People:
     """A run whose second batch waits; people have answered it: with a tie and a skip."""
-    people = People(tmp_path_factory.mktemp("waiting"))
-    people.round(**METHOD)
-    people.round("--labels", people.answers(0), **METHOD)
-    rows = people.batch(1)
-    given = [(r["file"], r["sha256"], people.truth[r["sha256"]], "") for r in rows[2:]]
-    given += [(rows[0]["file"], "", "cat", ""), (rows[0]["file"], "", "dog", "")]
-    given += [(rows[1]["file"], "", "", "yes")]
-    columns = ("file", "sha256", "class", "skipped")
-    write_table(people.place / "answers.csv", given, columns)
+    people = People(tmp_path_factory.mktemp("waiting"), 30)
+    people.rounds((-1, 0), **METHOD)
+    tie, skip, *others = people.batch(1)
+    people.says(others, file="answers.csv", skips=[skip])
+    with (people.place / "answers.csv").open("a") as file:
+        file.writelines(f"{tie['file']},,{name},\n" for name in people.classes)
     return people
 
 
 @pytest.fixture(scope="module")
-def ended(waiting, tmp_path_factory) -> tuple[dict[str, object], int]:
-    """What an uninterrupted round leaves, and how many renames it takes."""
-    people = copied(waiting, tmp_path_factory.mktemp("ended") / "place")
-    count = run_and_kill(people, 0, "before", "--labels", people.place / "answers.csv")
+def ended(waiting, tmp_path_factory) -> tuple[dict[str, object], dict[str, int]]:
+    """What an uninterrupted round leaves, and how often it does what is to fail."""
+    people = waiting.copy(tmp_path_factory.mktemp("ended"))
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patched:
+        stub_figures(patched.setattr)
+        faults = {kind: stack.enter_context(failing(kind, people.run)) for kind in FAILING}
+        faults["rename"] = stack.enter_context(failing("replace", people.place))
+        people.round(*answers(people), **METHOD)
     assert people.batch(2)[0]["sha256"] == people.batch(1)[0]["sha256"]
-    return left(people), int(count)
+    return left(people), {kind: fault.count for kind, fault in faults.items()}
 
 
-def copied(people: People, place: Path) -> People:
-    """The same folders in another place; the images keep their time stamps."""
-    shutil.copytree(people.place, place)
-    twin = object.__new__(People)
-    vars(twin).update(vars(people), place=place, data=place / "photos")
-    return twin
+def answers(people: People) -> tuple[object, ...]:
+    return "--labels", people.place / "answers.csv"
 
 
-def test_a_round_that_is_killed_ends_as_any_other(tmp_path, waiting, ended, pytestconfig):
-    expected, count = ended
+def test_a_round_that_is_killed_ends_as_any_other(
+    tmp_path, waiting, ended, pytestconfig, figures_stubbed
+):
+    expected, count = ended[0], ended[1]["rename"]
     assert count >= 10
     moments = [(moment, when) for moment in range(1, count + 1) for when in ("before", "after")]
     chosen = random.Random(0).sample(moments, min(pytestconfig.getoption("--kills"), len(moments)))
     for moment, when in chosen:
-        people = copied(waiting, tmp_path / f"{moment} {when}")
-        command = ("--labels", people.place / "answers.csv")
-        assert run_and_kill(people, moment, when, *command) is None
-        people.round(*command, **METHOD)
-        assert_same(left(people), expected)
+        people = waiting.copy(tmp_path / f"{moment} {when}")
+        assert run_and_kill(people, moment, when, *answers(people)) is None
+        people.round(*answers(people), **METHOD)
+        assert left(people) == expected
 
 
 def test_a_round_that_is_killed_while_it_trains_goes_on_without_the_labels_file(
-    tmp_path, waiting, ended
+    tmp_path, waiting, ended, figures_stubbed
 ):
     expected, _ = ended
-    people = copied(waiting, tmp_path / "place")
-    command = ("--labels", people.place / "answers.csv")
+    people = waiting.copy(tmp_path / "place")
     # The first state of the round says with which labels it has begun.
-    assert run_and_kill(people, 1, "after", *command, name="trial1.pt") is None
+    assert run_and_kill(people, 1, "after", *answers(people), name="trial1.pt") is None
     state = torch.load(people.run / "progress" / "trial1.pt", weights_only=True)
     assert len(state["labeled"]) > 9
     people.round(**METHOD)
-    assert_same(left(people), expected)
+    assert left(people) == expected
 
 
 def test_the_first_batch_is_the_same_after_any_kill(tmp_path, pytestconfig):
@@ -164,27 +158,22 @@ def test_the_first_batch_is_the_same_after_any_kill(tmp_path, pytestconfig):
             assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["replace", "write", "open for reading", "fsync", "mkdir"])
+@pytest.mark.parametrize("kind", FAILING)
 def test_a_round_in_which_an_operation_fails_says_so_and_goes_on_with_the_next_command(
-    tmp_path, waiting, ended, pytestconfig, kind
+    tmp_path, waiting, ended, pytestconfig, figures_stubbed, kind
 ):
-    expected, _ = ended
-    command = ("--labels", "answers.csv")
-    counted = copied(waiting, tmp_path / "counted")
-    command = ("--labels", counted.place / "answers.csv")
-    with failing(kind, counted.run) as fault:
-        counted.round(*command, **METHOD)
-    assert fault.count > 0
-    assert KINDS[kind]
-    wanted = min(pytestconfig.getoption("--faults"), fault.count)
-    for moment in {1 + i * (fault.count - 1) // max(wanted - 1, 1) for i in range(wanted)}:
-        people = copied(waiting, tmp_path / str(moment))
-        command = ("--labels", people.place / "answers.csv")
-        with failing(kind, people.run, moment):
+    expected, count = ended[0], ended[1][kind]
+    wanted = min(pytestconfig.getoption("--faults"), count)
+    moments = {1 + i * (count - 1) // max(wanted - 1, 1) for i in range(wanted)}
+    assert moments
+    for moment in moments:
+        people = waiting.copy(tmp_path / str(moment))
+        with failing(kind, people.run, moment) as fault:
             try:
-                people.round(*command, **METHOD)
+                people.round(*answers(people), **METHOD)
             except InputError as error:
                 assert len(str(error).splitlines()) == 1
-        people.round(*command, **METHOD)
-        people.round(*command, **METHOD)
-        assert_same(left(people), expected)
+        assert fault.count >= moment
+        for _ in range(2):
+            people.round(*answers(people), **METHOD)
+        assert left(people) == expected

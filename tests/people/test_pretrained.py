@@ -7,7 +7,6 @@ import torch
 
 import models
 from tests.support.formats import write_imagenet_weights
-from tests.support.people import People
 from tod.config import InputError
 
 PRETRAINED = [
@@ -29,26 +28,27 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "torch" / "hub" / "checkpoints"
 
 
-def test_weights_that_cannot_be_had_are_refused_before_anybody_is_asked(tmp_path, cache):
-    people = People(tmp_path / "place")
+@pytest.mark.parametrize(
+    ("is_damaged", "says"),
+    [
+        (False, r"could not be had .*no network.* model.pretrained=false"),
+        (True, "is no readable checkpoint; remove it"),
+    ],
+)
+def test_weights_that_will_not_do_are_refused_before_anybody_is_asked(
+    people, cache, is_damaged, says
+):
+    if is_damaged:
+        path = cache / models.IMAGENET_FILES[1]
+        write_imagenet_weights(path)
+        path.write_bytes(path.read_bytes()[:-1000])
     before = sorted(people.place.rglob("*"))
-    with pytest.raises(InputError, match=r"could not be had .*no network.* model.pretrained=false"):
+    with pytest.raises(InputError, match=says):
         people.round(*PRETRAINED)
     assert sorted(people.place.rglob("*")) == before
 
 
-def test_damaged_weights_are_refused_before_anybody_is_asked(tmp_path, cache):
-    people = People(tmp_path / "place")
-    path = cache / models.IMAGENET_FILES[1]
-    write_imagenet_weights(path)
-    path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(InputError, match="is no readable checkpoint; remove it"):
-        people.round(*PRETRAINED)
-    assert not list(people.place.glob("own_images_*"))
-
-
-def test_weights_in_the_cache_are_read_once(tmp_path, cache, monkeypatch):
-    people = People(tmp_path / "place")
+def test_weights_in_the_cache_are_read_once(people, cache, monkeypatch):
     write_imagenet_weights(cache / models.IMAGENET_FILES[1])
     loads, load = [], torch.load
     monkeypatch.setattr(torch, "load", lambda *a, **b: (loads.append(a), load(*a, **b))[1])

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
-from tests.support.people import People, table
 from tod.config import InputError
 from tod.files import as_csv, read_table
 from tod.people.answers import read_answers
@@ -89,18 +88,16 @@ def test_a_batchs_table_has_the_answers_of_a_further_column_alone(tmp_path):
         read_answers(path)
 
 
-def test_a_run_goes_on_with_a_batch_that_was_filled_in_in_a_spreadsheet(tmp_path):
-    people = People(tmp_path)
-    people.round()
-    rows = people.batch(0)
+def test_a_run_goes_on_with_a_batch_that_was_filled_in_in_a_spreadsheet(after):
+    people = after(0)
+    truth = {digest: people.truth[digest] for digest in people.asked([0])}
     path = people.run / "batches" / "batch0" / "batch.csv"
-    classes = iter(["class", *(people.truth[row["sha256"]] for row in rows)])
+    classes = iter(["class", *truth.values()])
     filled = saved(path.read_text(), ";", lambda cells: [*cells, next(classes)])
     path.write_bytes(b"\xef\xbb\xbf" + filled.encode())
     people.round("--labels", path)
-    labels = people.run / "labels.csv"
-    given = {row["sha256"]: row["class"] for row in table(labels)}
-    assert given == {row["sha256"]: people.truth[row["sha256"]] for row in rows}
+    assert people.labels() == truth
 
+    labels = people.run / "labels.csv"
     labels.write_bytes(b"\xef\xbb\xbf" + saved(labels.read_text(), ";").encode())
     people.round("--labels", labels)

@@ -4,42 +4,46 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from PIL import Image
+from playwright.sync_api import Browser
 
-from tests.support.browser import chromium
+import main_TOD
+import plot
+import report
+from experiments import digits_to_label
+from tests.support.browser import chromium, wait_until_ready
 from tests.support.harness import run_script
 from tests.support.people import People, table
+from tod.config import InputError
 
 
 def run(people: People, *arguments: object) -> CompletedProcess:
-    loud = [each for each in people.command(*arguments) if each != "--quiet"]
-    done = run_script("main_TOD.py", *loud)
+    done = run_script("main_TOD.py", *people.command(*arguments, quiet=False))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done
 
 
-def labelled_in_a_browser(people: People, number: int, place: Path) -> Path:
+def labelled_in_a_browser(people: People, number: int, browser: Browser) -> Path:
     """Labels a batch by keyboard, with a reload in the middle, and saves the file."""
-    rows = people.batch(number)
-    with chromium() as browser:
-        page = browser.new_page()
-        address = (people.run / "batches" / f"batch{number}" / "label.html").as_uri()
-        page.goto(address)
-        for position in range(len(rows)):
-            if position == len(rows) // 2:
-                page.reload()
-            file = page.locator("#file").inner_text()
-            (row,) = (row for row in rows if row["file"] == file)
-            if position == 0:
-                page.keyboard.press("-")
-                continue
-            name = people.truth[row["sha256"]]
-            for key in (str(1 + people.classes.index(name)),) if position % 2 else (*name, "Enter"):
-                page.keyboard.press(key)
-        with page.expect_download() as download:
-            page.keyboard.press("Control+s")
-        path = place / download.value.suggested_filename
-        download.value.save_as(path)
+    rows, page = people.batch(number), browser.new_page()
+    page.goto((people.run / "batches" / f"batch{number}" / "label.html").as_uri())
+    for position in range(len(rows)):
+        if position == len(rows) // 2:
+            page.reload()
+        wait_until_ready(page)
+        file = page.locator("#file").inner_text()
+        (row,) = (row for row in rows if row["file"] == file)
+        if position == 0:
+            page.keyboard.press("-")
+            continue
+        name = people.truth[row["sha256"]]
+        for key in (str(1 + people.classes.index(name)),) if position % 2 else (*name, "Enter"):
+            page.keyboard.press(key)
+    with page.expect_download() as download:
+        page.keyboard.press("Control+s")
+    path = people.place / download.value.suggested_filename
+    download.value.save_as(path)
     return path
 
 
@@ -48,10 +52,11 @@ def labelled(tmp_path_factory) -> tuple[People, list[str]]:
     """A run with two rounds, and what it said."""
     people = People(tmp_path_factory.mktemp("people"))
     said = [run(people).stdout]
-    for number in range(2):
-        path = labelled_in_a_browser(people, number, people.place)
-        assert path.name == f"labels_batch{number}.csv"
-        said.append(run(people, "--labels", path).stdout)
+    with chromium() as browser:
+        for number in range(2):
+            path = labelled_in_a_browser(people, number, browser)
+            assert path.name == f"labels_batch{number}.csv"
+            said.append(run(people, "--labels", path).stdout)
     return people, said
 
 
@@ -89,34 +94,33 @@ def test_a_folder_is_classified_beside_what_people_have_said(labelled, tmp_path)
     assert {f"unlabeled/{row['file']}": row["labelled"] for row in rows if row["labelled"]} == given
 
 
-def test_the_report_shows_the_audits_and_the_batches(labelled, tmp_path):
+def test_the_report_shows_the_audits_and_the_batches(labelled, tmp_path, capsys):
     people, _ = labelled
-    done = run_script("report.py", people.run, f"--output={tmp_path / 'report.html'}")
-    assert done.returncode == 0, done.stderr
+    report.main([str(people.run), f"--output={tmp_path / 'report.html'}"])
     page = (tmp_path / "report.html").read_text()
     assert "accuracy on audited images (%)" in page
     assert all(f"Batch {number}" in page for number in range(3))
-    done = run_script("plot.py", people.run, f"--output={tmp_path / 'curve.png'}")
-    assert done.returncode == 0, done.stderr
-    assert "| accuracy on audited images (%) |" in done.stdout
-    done = run_script(
-        "plot.py", people.run, "--diagnostics", f"--output={tmp_path / 'diagnostics.png'}"
-    )
-    assert done.returncode == 0, done.stderr
+    plot.main([str(people.run), f"--output={tmp_path / 'curve.png'}"])
+    assert "| accuracy on audited images (%) |" in capsys.readouterr().out
+    plot.main([str(people.run), "--diagnostics", f"--output={tmp_path / 'diagnostics.png'}"])
+    for path in (
+        people.run / "learning_curve.png",
+        people.run / "batches/batch1/contact_sheet.png",
+    ):
+        with Image.open(path) as image:
+            assert min(image.size) > 100
 
 
-def test_the_example_of_the_docs_asks_for_digits_and_answers_from_the_truth(tmp_path):
+def test_the_example_of_the_docs_asks_for_digits_and_answers_from_the_truth(
+    tmp_path, figures_stubbed
+):
     folder = tmp_path / "digits"
-    script = "experiments/digits_to_label.py"
-    done = run_script(script, folder)
-    assert done.returncode == 0, done.stderr
+    digits_to_label.main([str(folder)])
     assert len(list(folder.glob("unlabeled/*.png"))) == 1437
-    command = [f"--config={folder / 'digits_to_label.yaml'}", "--quiet", f"--output-dir={tmp_path}"]
-    done = run_script("main_TOD.py", *command)
-    assert done.returncode == 0, done.stderr
+    config = folder / "digits_to_label.yaml"
+    main_TOD.main([f"--config={config}", "--quiet", f"--output-dir={tmp_path}"])
     batch = tmp_path / "digits_to_label_auxiliary_TOD_sampling_TOD_seed0" / "batches" / "batch0"
-    done = run_script(script, folder, f"--answer={batch}")
-    assert done.returncode == 0, done.stderr
+    digits_to_label.main([str(folder), f"--answer={batch}"])
     truth = {row["file"]: row["class"] for row in table(folder / "truth.csv")}
     given = table(folder / "labels_batch0.csv")
     assert [row["sha256"] for row in given] == [row["sha256"] for row in table(batch / "batch.csv")]
@@ -132,13 +136,11 @@ def test_the_example_spoils_no_folder_that_is_in_use(tmp_path):
     assert [path.name for path in (tmp_path / "photos").iterdir()] == ["classes.txt"]
 
 
-def test_a_run_that_waits_for_its_first_labels_is_left_out_of_a_report(labelled, tmp_path):
-    people, _ = labelled
-    other = People(tmp_path)
-    other.round()
-    report = tmp_path / "report.html"
-    done = run_script("report.py", people.run, other.run, f"--output={report}")
+def test_a_run_that_waits_for_its_first_labels_is_left_out_of_a_report(after, tmp_path):
+    people, other = after(1), after(0, place="other")
+    output = f"--output={tmp_path / 'report.html'}"
+    done = run_script("report.py", people.run, other.run, output)
     assert done.returncode == 0, done.stderr
     assert f"{other.run}: has no results yet, and is left out" in done.stderr
-    done = run_script("report.py", other.run, f"--output={report}")
-    assert done.returncode == 2
+    with pytest.raises(InputError):
+        report.main([str(other.run), output])

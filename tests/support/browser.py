@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 NO_BROWSER = (
     "no Chromium to open the page in: install Debian's package chromium, or run "
@@ -29,3 +29,8 @@ def chromium_of(playwright: Playwright) -> str:
     if not Path(found).exists():
         pytest.fail(NO_BROWSER)
     return found
+
+
+def wait_until_ready(page: Page) -> None:
+    """Waits until a page for labelling, which was opened or loaded again, can be used."""
+    page.locator("#place:not(:empty)").wait_for()

@@ -2,23 +2,31 @@
 
 import csv
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import main_TOD
 from tests.support.harness import DEVICE
+from tod.analysis import figures
 from tod.files import rows_of_csv
+from tod.loop import Loop
+from tod.people.trial import PeopleTrial
 
 CLASSES = ("cat", "dog")
 SETTINGS = [
     "--config=own_images",
     f"--device={DEVICE}",
     "--precision=fp32",
-    "--deterministic",
-    "--quiet",
+    *["--deterministic"] * (DEVICE != "cpu"),  # where each process would import a compiler for it
     *(
         f"--set={setting}"
         for setting in (
@@ -64,10 +72,27 @@ class People:
             Image.fromarray(pixels.astype(np.uint8)).save(path)
             self.truth[digest(path)] = self.classes[label]
 
-    def command(self, *arguments: object, sampling: str = "TOD", auxiliary: str = "NONE") -> list:
+    def copy(self, place: Path) -> "People":
+        """The same folders in another place; the images keep their time stamps."""
+        shutil.copytree(self.place, place, dirs_exist_ok=True)
+        return self._elsewhere(place, place / "photos")
+
+    def _elsewhere(self, place: Path, data: Path) -> "People":
+        twin = object.__new__(People)
+        vars(twin).update(vars(self), place=place, data=data, truth={**self.truth})
+        return twin
+
+    def command(
+        self,
+        *arguments: object,
+        sampling: str = "TOD",
+        auxiliary: str = "NONE",
+        quiet: bool = True,
+    ) -> list[str]:
         """The arguments of main_TOD.py for a run on the folder."""
         return [
             *SETTINGS,
+            *["--quiet"] * quiet,
             f"--data-dir={self.data}",
             f"--output-dir={self.place}",
             f"--sampling={sampling}",
@@ -75,9 +100,21 @@ class People:
             *map(str, arguments),
         ]
 
-    def round(self, *arguments: object, **choices: str) -> None:
+    def round(self, *arguments: object, **choices: Any) -> None:
         """Runs one round in this process."""
         main_TOD.main(self.command(*arguments, **choices))
+
+    def rounds(self, numbers: Iterable[int], *arguments: object, **choices: Any) -> None:
+        """Answers these batches, one after the other; -1 is the round that asks for the first."""
+        for number in numbers:
+            labels = ["--labels", self.answers(number)] if number >= 0 else []
+            self.round(*labels, *arguments, **choices)
+
+    def another_run(self, *labels: Path, quiet: bool = True) -> "People":
+        """The same folder, with another run on it, which begins or goes on with these labels."""
+        twin = self._elsewhere(self.place / "new", self.data)
+        twin.round("--labels", *labels, quiet=quiet)
+        return twin
 
     @property
     def run(self) -> Path:
@@ -87,16 +124,58 @@ class People:
 
     def batch(self, number: int) -> list[dict[str, str]]:
         """The rows of a batch."""
-        return table(self.run / "batches" / f"batch{number}" / "batch.csv")
+        return self.table(f"batches/batch{number}/batch.csv")
+
+    def asked(self, numbers: Iterable[int]) -> list[str]:
+        """The digests of all images that these batches ask for."""
+        return [row["sha256"] for number in numbers for row in self.batch(number)]
+
+    def table(self, name: str) -> list[dict[str, str]]:
+        """The rows of a CSV file of the run."""
+        return table(self.run / name)
+
+    def labels(self) -> dict[str, str]:
+        """The classes that the run has taken, by digest."""
+        return {row["sha256"]: row["class"] for row in self.table("labels.csv")}
+
+    def results(self, *columns: str) -> list[Any]:
+        """The rows of the run's results; or of these columns, as tuples; or of one, as texts."""
+        rows = self.table("results.csv")
+        if len(columns) == 1:
+            return [row[columns[0]] for row in rows]
+        return [tuple(row[name] for name in columns) for row in rows] if columns else rows
+
+    def wrong(self, row: dict[str, str]) -> str:
+        """A class that a batch's image does not show."""
+        return next(name for name in self.classes if name != self.truth[row["sha256"]])
 
     def answers(
         self, number: int, choose: Callable[[list[dict]], Sequence[dict]] = lambda rows: rows
     ) -> Path:
         """A file with the true classes of a batch's images, or of those chosen among its rows."""
-        path = self.place / f"labels_batch{number}.csv"
-        rows = choose(self.batch(number))
-        write_table(path, [(r["file"], r["sha256"], self.truth[r["sha256"]]) for r in rows])
-        return path
+        return self.says(choose(self.batch(number)), file=f"labels_batch{number}.csv")
+
+    def says(
+        self,
+        rows: Sequence[dict[str, str]],
+        class_name: str | None = None,
+        file: str = "given.csv",
+        skips: Sequence[dict[str, str]] = (),
+    ) -> Path:
+        """A file of the page: what images of a batch show, by rows, and that others were skipped.
+
+        Without a class, they show what they do.
+        """
+        cells = [(row["file"], row["sha256"], "", "yes") for row in skips]
+        cells += [
+            (row["file"], row["sha256"], class_name or self.truth[row["sha256"]], "")
+            for row in rows
+        ]
+        return write_table(self.place / file, cells, ("file", "sha256", "class", "skipped"))
+
+    def disagreeing(self, rows: Sequence[dict[str, str]]) -> list[Path]:
+        """Files of two people who name different classes."""
+        return [self.says(rows, name, f"{name}.csv") for name in self.classes[:2]]
 
 
 def write_table(
@@ -116,3 +195,49 @@ def table(path: Path) -> list[dict[str, str]]:
 def digest(path: Path) -> str:
     """The SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def stop_in_step(monkeypatch: pytest.MonkeyPatch, step: int) -> list[object]:
+    """Sends SIGTERM to this process in one of the next optimiser steps, from 1.
+
+    Returns:
+        A list that has an entry for each step that was taken since.
+    """
+    after_step, steps = Loop._after_step, []
+
+    def count(loop: Loop) -> None:
+        steps.append(loop)
+        if len(steps) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        after_step(loop)
+
+    monkeypatch.setattr(Loop, "_after_step", count)
+    return steps
+
+
+def stub_figures(replace: Callable[[object, str, Any], None] = setattr) -> None:
+    """Figures are written as ever, but nothing is drawn: `tests/analysis` is about that."""
+    replace(figures, "learning_curves", lambda *_: None)
+    replace(figures, "rendered", lambda *_: b"a figure")
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Each file in a folder, and when it was written: 0 of a lock, which some filelocks touch."""
+    return {
+        str(path.relative_to(folder)): (
+            path.read_bytes(),
+            path.stat().st_mtime_ns if path.parent.name != ".locks" else 0,
+        )
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def all_but(*left: int) -> Callable[[list[dict]], list[dict]]:
+    """Of a batch's rows, those that people answer."""
+    return lambda rows: [row for number, row in enumerate(rows) if number not in left]
+
+
+def killed_behind_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next round leaves once its batch is there, and before it has saved that it is."""
+    monkeypatch.setattr(PeopleTrial, "end_cycle", lambda trial: sys.exit(137))

@@ -1,0 +1,187 @@
+"""What a run keeps: damaged, lost, given to another run, in use, and begun with other settings."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import main_TOD
+from tests.support.harness import run_script
+from tests.support.people import all_but, contents, digest, table, write_table
+from tod.config import InputError
+from tod.data import own_images
+
+LABELS_BEFORE = ("file", "sha256", "class", "batch", "source")
+"""The columns of an earlier version."""
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "batches/batch0/batch.csv"])
+@pytest.mark.parametrize("content", [b'file,"', b"file\n", b"\xff\xfe\0"])
+def test_a_damaged_file_of_the_run_is_named(after, name, content):
+    people = after(1)
+    path = people.run / name
+    before = path.read_text()
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}: cannot be read back"):
+        people.round()
+    path.write_text(before.replace(",cat,", ",cta,", 1))
+    if name == "labels.csv":
+        with pytest.raises(InputError, match="is cta, which is no class"):
+            people.round()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("batches/batch0", r"batch0/batch.csv: is missing, and says what was asked"),
+        ("batches/batch2", r"batch2/batch.csv: is missing, and says what was asked"),
+        ("batches/batch3", r"batch3/batch.csv: is missing, and says what was asked"),
+        ("labels.csv", r"labels.csv: lacks 30 rows of those in labels.copy.csv; copy that"),
+    ],
+)
+def test_what_the_run_had_and_has_not_any_more_is_named(after, name, says):
+    people = after(3)
+    given, kept = people.answers(3), people.place / "kept"
+    (people.run / name).rename(kept)
+    before = contents(people.run)
+    with pytest.raises(InputError, match=says):
+        people.round("--labels", given)
+    assert contents(people.run) == before
+    if name == "labels.csv":
+        shutil.copy(people.run / "labels.copy.csv", people.run / name)
+    else:
+        (people.run / name).mkdir()
+        shutil.copy(kept / "batch.csv", people.run / name)
+    people.round("--labels", given)
+    assert people.results("audited") == ["1", "2", "3", "4"]
+
+
+def test_some_lost_labels_are_named_and_an_earlier_versions_too(after):
+    people = after(1)
+    rows = people.table("labels.csv")
+    write_table(people.run / "labels.csv", [[*row.values()] for row in rows[:-2]], [*rows[0]])
+    with pytest.raises(InputError, match=r"lacks 2 rows of those in labels.copy.csv"):
+        people.round()
+    for copy in people.run.glob("*.copy.csv"):
+        copy.unlink()
+    with pytest.raises(InputError, match=r"has 8 labels, and the last cycle had 10; bring"):
+        people.round()
+
+
+def test_a_disagreement_about_a_label_that_is_killed_loses_neither(after, monkeypatch):
+    people = after(1)
+    row = people.batch(0)[1]
+    replace, tie = Path.replace, ("--labels", *people.disagreeing([row]), "--relabel")
+
+    def killed(self: Path, target: Path) -> Path:
+        found = replace(self, target)
+        if Path(target).name in ("labels.csv", "disagreements.csv"):
+            raise SystemExit(137)
+        return found
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(Path, "replace", killed)
+        people.round(*tie)
+    people.round()
+    assert row["sha256"] in people.labels()
+    ties = people.table("disagreements.csv")
+    assert [each["sha256"] for each in ties] == [row["sha256"]]
+    people.round(*tie)
+    assert row["sha256"] not in people.labels()
+
+
+def test_two_first_commands_at_once_lose_no_label(people, monkeypatch):
+    files = [f"unlabeled/{number:03d}.png" for number in range(14)]
+    rows = [(file, people.truth[digest(people.data / file)]) for file in files]
+    first, second = (
+        write_table(people.place / f"{len(some)}.csv", some, ("file", "class"))
+        for some in (rows[:12], rows[12:])
+    )
+    read = own_images.read
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(own_images, "read", read)
+        done = run_script("main_TOD.py", *people.command("--labels", first))
+        assert done.returncode == 2
+        assert "is in use by another process" in done.stderr
+        return read(*arguments)
+
+    monkeypatch.setattr(own_images, "read", meanwhile)
+    people.round("--labels", second)
+    people.round("--labels", first)
+    assert len(people.labels()) == 14
+
+
+@pytest.mark.parametrize(
+    "way", ["alone", "an earlier version's", "page files too", "page files first", "moved"]
+)
+def test_another_runs_labels_begin_a_new_one_with_its_audits(after, way):
+    people = after(2)
+    labels = people.run / "labels.csv"
+    pages = [people.place / f"labels_batch{number}.csv" for number in (0, 1)]
+    asked = [row for number in (0, 1) for row in people.batch(number)]
+    if way == "an earlier version's":
+        rows = [[*row.values()][:5] for row in table(labels)]
+        write_table(labels, rows, LABELS_BEFORE)
+    elif way == "moved":
+        audit = next(row for row in asked if row["reason"] == "audit")
+        target = people.data / "train" / people.truth[audit["sha256"]] / "moved.png"
+        (people.data / audit["file"]).rename(target)
+    given = {"page files too": [labels, *pages], "page files first": [*pages, labels]}
+    new = people.another_run(*given.get(way, [labels]))
+    kept = {row["sha256"]: row["reason"] == "audit" for row in new.table("labels.csv")}
+    assert kept == {row["sha256"]: row["reason"] == "audit" for row in asked}
+    if way != "moved":  # labels of folders come first
+        assert [*kept] == [*people.labels()]
+    assert new.results("num_labeled", "audited") == [("18", "2")]
+    assert {*new.asked([0])}.isdisjoint(kept)
+
+
+def test_what_was_trained_on_here_is_no_audit_any_more_and_told(after, capsys):
+    people = after(2)
+    people.another_run(*(people.place / f"labels_batch{number}.csv" for number in (0, 1)))
+    new = people.another_run(people.run / "labels.csv")
+    assert "2 audits of another run had a label here before" in capsys.readouterr().out
+    assert {row["reason"] for row in new.table("labels.csv")} == {""}
+
+
+def test_an_earlier_versions_labels_without_their_batches_are_refused(after):
+    people = after(2)
+    path = people.run / "labels.csv"
+    write_table(path, [[*row.values()][:5] for row in table(path)], LABELS_BEFORE)
+    shutil.rmtree(people.run / "batches" / "batch0")
+    with pytest.raises(InputError, match=r"batch0/batch.csv, which says whether it was an audit"):
+        people.another_run(path)
+    assert not list((people.place / "new").iterdir())
+
+
+def test_a_new_run_asks_neither_for_what_was_skipped_nor_for_what_people_have_said(after):
+    people = after(0)
+    rows = people.batch(0)
+    page = people.says([], skips=rows[:3])
+    others = people.answers(0, all_but(0, 1, 2, 3))
+    people.round("--labels", page, others, *people.disagreeing(rows[3:4]))
+    tables = ("labels.csv", "set_aside.csv", "disagreements.csv")
+    new = people.another_run(*(people.run / name for name in tables))
+    aside = [row["sha256"] for row in new.table("set_aside.csv")]
+    assert aside == [row["sha256"] for row in rows[:3]]
+    (row,) = new.table("disagreements.csv")
+    assert row["votes"] == people.table("disagreements.csv")[0]["votes"]
+    assert {*new.asked([0])} & {row["sha256"] for row in rows} == {row["sha256"]}
+
+
+def test_a_later_round_may_leave_out_what_the_run_has_recorded_and_say_nothing_else(people):
+    people.round("--set=training.lr=0.01")
+    bare = [each for each in people.command() if not each.startswith("--set")]
+    main_TOD.main([*bare, "--labels", str(people.answers(0))])
+    assert len(people.batch(1)) == 10
+    people.round("--set=training.lr=0.01")
+    with pytest.raises(InputError) as refusal:
+        people.round("--set=training.lr=0.02")
+    for words in (
+        "another training.lr (0.01 there, 0.02 here)",
+        "have it as there, or name another",
+    ):
+        assert words in str(refusal.value)
+    assert "--labels" in str(refusal.value)
+    assert "--overwrite" not in str(refusal.value)
