@@ -59,7 +59,7 @@ class Own(AuxiliaryLoss):
     def targets(self, batches: Sequence[Tensor]) -> Sequence[Tensor]:
         return [images.mean(dim=(1, 2, 3)) for images in batches]
 
-    def predictions(self, epoch: int, outputs: Sequence[Outputs]) -> Sequence[Tensor]:
+    def predictions(self, outputs: Sequence[Outputs]) -> Sequence[Tensor]:
         return [self.head(features) for _, _, features, _ in outputs]
 
     def losses(self, step: Step) -> Sequence[Tensor]:
