@@ -68,15 +68,18 @@ class Step(NamedTuple):
     """What an auxiliary loss may look at in one step.
 
     Attributes:
-        epoch: of this cycle, from 0.
-        outputs: what the backbone, in training mode, gave for the labelled batch, and for the
-            unlabelled one where there is one.
+        epoch: of this cycle, from 0: a tensor () on the device, since a CUDA graph would replay a
+            number for ever.
+        indices: of the images of the labelled batch, and of the unlabelled one where there is one,
+            among the training images; (N,) each.
+        outputs: what the backbone, in training mode, gave for the same batches.
         losses: the task loss of each labelled image, (N,).
         targets: what the auxiliary loss gave for the same batches, without gradients.
         predictions: what its own networks gave, with gradients.
     """
 
-    epoch: int
+    epoch: Tensor
+    indices: Sequence[Tensor]
     outputs: Sequence[Outputs]
     losses: Tensor
     targets: Sequence[Tensor] = ()
@@ -113,15 +116,15 @@ class AuxiliaryLoss(ABC):
         """
         return []
 
-    def predictions(self, epoch: int, outputs: Sequence[Outputs]) -> Sequence[Tensor]:
+    def predictions(self, outputs: Sequence[Outputs]) -> Sequence[Tensor]:
         """What the loss's own networks give, with gradients.
 
         They run here and not in `losses`: where several ranks share a batch, each runs them on its
         own images, and `losses` sees what all have given.
 
         Args:
-            epoch: of this cycle, from 0.
-            outputs: the backbone's, of the same batches.
+            outputs: the backbone's, of the same batches; without history in the epochs in which
+                the loss does not train it.
 
         Returns:
             A tensor (N, …) for each batch, for the first one alone, or nothing.
@@ -223,11 +226,9 @@ class LossPrediction(AuxiliaryLoss):
     def trains_backbone(self, epoch: int) -> bool:
         return epoch <= self.config.ll4al.detach_epoch
 
-    def predictions(self, epoch: int, outputs: Sequence[Outputs]) -> Sequence[Tensor]:
+    def predictions(self, outputs: Sequence[Outputs]) -> Sequence[Tensor]:
         """The predicted losses of the labelled batch."""
         _, _, _, feature_maps = outputs[0]
-        if not self.trains_backbone(epoch):
-            feature_maps = [feature_map.detach() for feature_map in feature_maps]
         return [self.lossnet(feature_maps)]
 
     def losses(self, step: Step) -> Sequence[Tensor]:

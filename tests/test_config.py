@@ -9,11 +9,11 @@ import pytest
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 import tod.config as configuration
 from tod.config import CONFIG_DIR, Config, InputError
-from tod.schema import DATASETS, FILE_DATASETS, OWN_IMAGES, TRAINING_SET_SIZES
+from tod.schema import DATASETS, FILE_DATASETS, OWN_IMAGES, TRAINING_SET_SIZES, Section
 from tod.settings import as_yaml
 from tod.settings import flat as dotted
 
@@ -475,3 +475,20 @@ def test_a_file_that_multiplies_itself_is_refused_without_writing_it_out(path):
         tracemalloc.stop()
     assert "dataset" in "".join(problems)
     assert peak < 10_000_000
+
+
+def test_a_section_that_an_earlier_version_did_not_know_has_its_defaults(tmp_path, monkeypatch):
+    class Later(Section):
+        weight: float = 0.5
+
+    class WithIt(Config):
+        later: Later = Field({})
+
+    write(tmp_path / "config.yaml", {**DIGITS, "run": {"seed": 3}})
+    monkeypatch.setattr(configuration, "Config", WithIt)
+    found = configuration.read_run(tmp_path, "")
+    assert {"run": found.pop("run"), **configuration.load("digits").as_dict()} == {
+        "run": {"seed": 3},
+        **found,
+    }
+    assert found["later"] == {"weight": 0.5}

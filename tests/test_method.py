@@ -15,8 +15,6 @@ from losses import (
     DetachedLossPrediction,
     LossPrediction,
     NoAuxiliary,
-    Step,
-    task_losses,
 )
 from models import fold_batch_norm
 from samplers import query_at_random, query_by_tod
@@ -239,13 +237,13 @@ def test_learning_rate_is_a_tenth_after_the_milestone(name):
 
 
 def gradient_through_ranking_loss(trial: Trial, epoch: int) -> bool:
-    images = torch.randn(4, 3, 8, 8, device=trial.learner.device)
-    outputs = trial.backbone(images)
-    labels = torch.tensor([0, 1, 2, 3], device=trial.learner.device)
-    losses = task_losses(outputs[0], labels).detach()
+    learner = trial.learner
+    images = torch.randn(4, 3, 8, 8, device=learner.device)
+    indices = torch.arange(4, device=learner.device)
     trial.backbone.zero_grad()
-    step = Step(epoch, [outputs], losses, [], trial.auxiliary.predictions(epoch, [outputs]))
-    sum(trial.auxiliary.losses(step)).backward()
+    learner.epoch = epoch
+    _, _, ranking = learner._losses(images, indices, images[:0], indices, torch.tensor(epoch))
+    ranking.backward()
     reached = trial.backbone.conv1.weight.grad is not None
     assert trial.auxiliary.trains_backbone(epoch) == reached
     return reached

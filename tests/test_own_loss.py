@@ -4,6 +4,7 @@ import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,8 +62,35 @@ class Distillation(AuxiliaryLoss):
         return [self.head, self.untrained]
 
 
+class Remembering(AuxiliaryLoss):
+    """Logits are to stay as they were when the image was seen last; more so with each epoch."""
+
+    parts = ("remembered",)
+
+    def __init__(self, config: Config, networks: NetworkFactory) -> None:
+        super().__init__(config, networks)
+        logits = torch.ones(1500, networks.num_classes, device=networks.device, dtype=torch.float64)
+        self.memory = nn.Module()
+        self.memory.register_buffer("logits", logits)
+
+    def losses(self, step: Step) -> Sequence[Tensor]:
+        logits, indices = step.outputs[0][0].double(), step.indices[0]
+        before = self.memory.logits[indices]
+        self.memory.logits[indices] = logits.detach()
+        return [(1 + step.epoch) * nn.functional.mse_loss(logits, before)]
+
+    def networks(self) -> Sequence[nn.Module]:
+        return [self.memory]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"memory": self.memory.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.memory.load_state_dict(state["memory"])
+
+
 pytestmark = pytest.mark.usefixtures("no_pictures")
-OWN = [Penalty, Distillation]
+OWN = [Penalty, Distillation, Remembering]
 
 
 @pytest.fixture(autouse=True)

@@ -193,10 +193,11 @@ def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run of an earlier version, with those that it did not know yet."""
     filled = dict(settings)
     for name, field in Config.model_fields.items():
-        known = getattr(field.annotation, "model_fields", {})
-        if isinstance(settings.get(name), dict):
+        section = settings.get(name, field.default)
+        if isinstance(section, dict):
+            known = getattr(field.annotation, "model_fields", {})
             defaults = {k: f.default for k, f in known.items() if not f.is_required()}
-            filled[name] = {**defaults, **settings[name]}
+            filled[name] = {**defaults, **section}
     return filled
 
 

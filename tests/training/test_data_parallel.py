@@ -27,6 +27,7 @@ from models import NetworkFactory, Outputs, fold_batch_norm
 from tests.support.harness import Run, tiny_run
 from tests.support.people import People
 from tests.support.several_ranks import RankPool
+from tests.test_own_loss import Remembering
 from tod import config as configuration
 from tod import data
 from tod.config import InputError
@@ -69,7 +70,7 @@ class Own(AuxiliaryLoss):
     def targets(self, batches: Sequence[Tensor]) -> Sequence[Tensor]:
         return [images.mean(dim=(1, 2, 3)) for images in batches]
 
-    def predictions(self, epoch: int, outputs: Sequence[Outputs]) -> Sequence[Tensor]:
+    def predictions(self, outputs: Sequence[Outputs]) -> Sequence[Tensor]:
         return [self.head(features) for _, _, features, _ in outputs]
 
     def losses(self, step: Step) -> Sequence[Tensor]:
@@ -80,7 +81,7 @@ class Own(AuxiliaryLoss):
         return [sum(own), step.outputs[-1][2].var(dim=0).sum()]
 
 
-LOSSES = (NoAuxiliary, CODLoss, LossPrediction, DetachedLossPrediction, Own)
+LOSSES = (NoAuxiliary, CODLoss, LossPrediction, DetachedLossPrediction, Own, Remembering)
 
 
 class WithoutBatchNorm(NetworkFactory):

@@ -11,7 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from losses import AuxiliaryLoss, CODLoss, DetachedLossPrediction, LossPrediction, NoAuxiliary
+from losses import (
+    AuxiliaryLoss,
+    CODLoss,
+    DetachedLossPrediction,
+    LossPrediction,
+    NoAuxiliary,
+    Step,
+)
 from models import NetworkFactory, build_backbone, fastest_memory_format, fold_batch_norm
 from samplers import query_by_tod
 from tests.support.pools import pool_of, positions
@@ -20,7 +27,7 @@ from tod.config import Config
 from tod.data.batches import ImageBatches
 from tod.diversity import DRAWS, k_center_greedy, k_means_plus_plus, nearest_squared_distances
 from tod.schema import Augmentation
-from tod.training.cuda_graph import GraphedGradients
+from tod.training.cuda_graph import WARM_UP_STEPS, GraphedGradients
 from tod.training.device import allow_tf32
 from tod.training.learner import Learner
 
@@ -72,6 +79,11 @@ def batch(device: str, sizes: tuple[int, int], seed: int) -> tuple[Tensor, Tenso
     images = (x.to(device, memory_format=memory_format) for x in (labeled, unlabeled))
     labeled, unlabeled = images
     return labeled, labels.to(device), unlabeled
+
+
+def step(learner: Learner, images: Tensor, labels: Tensor, unlabeled: Tensor) -> Tensor:
+    indices = torch.arange(len(images) + len(unlabeled), device=learner.device)
+    return learner._step(images, labels, unlabeled, indices)
 
 
 def all_networks(learner: Learner) -> list[nn.Module]:
@@ -167,7 +179,7 @@ def test_step_is_the_plain_one(device, model, kind, dtype, tolerance):
         # From the same point each time: what is compared is one step, not how errors grow.
         expected = plain_copies(all_networks(learner))
         expected_loss = plain_step(kind, expected, momenta, number + 1, learner.epoch, *inputs)
-        loss = learner._step(*inputs, len(inputs[2]))[0]
+        loss = step(learner, *inputs)[0]
         assert_equal(loss, expected_loss, tolerance, f"loss of step {number}")
         for network, plain in zip(all_networks(learner), expected, strict=True):
             # In float32, rounding can flip a ReLU, which moves all gradients but the heads'.
@@ -200,7 +212,7 @@ def test_step_in_bf16_is_the_plain_one_up_to_its_rounding(device, kind):
         # In the same precision: rounding may turn a pair of the ranking loss round.
         with torch.autocast(device, torch.bfloat16):
             expected_loss = plain_step(kind, expected, momenta, number + 1, 0, *inputs)
-        loss = learner._step(*inputs, len(inputs[2]))[0]
+        loss = step(learner, *inputs)[0]
         assert loss.dtype == torch.float32
         assert_equal(loss, expected_loss, 3e-2, f"loss of step {number}")
         moved, should_move = (
@@ -281,9 +293,7 @@ def test_steps_are_launched_singly_where_a_graph_cannot_be_captured(caplog, monk
     caplog.set_level("WARNING", logger="tod")
     for number, sizes in enumerate(STEPS[:3]):
         inputs = batch(device, sizes, number)
-        assert torch.equal(
-            learner._step(*inputs, len(inputs[2])), plain._step(*inputs, len(inputs[2]))
-        )
+        assert torch.equal(step(learner, *inputs), step(plain, *inputs))
     assert not learner.graphs.works
     assert caplog.text.count("CUDA graphs do not work here") == 1
     for network, expected in zip(all_networks(learner), all_networks(plain), strict=True):
@@ -372,12 +382,33 @@ def test_a_network_without_buffers_has_graphs_too(stand_in_graphs):
 def test_a_cycle_forgets_the_graphs_of_the_one_before_it_and_their_memory(stand_in_graphs):
     learner = learner_on("cpu", NoAuxiliary, "fp32")
     learner.graphs = GraphedGradients(all_networks(learner))
-    learner._step(*batch("cpu", (16, 0), 0), 0)
+    step(learner, *batch("cpu", (16, 0), 0))
     assert len(learner.graphs.captured) == 1
     before = learner.graphs._pool
     learner.start_cycle(2)
     assert not learner.graphs.captured
     assert learner.graphs._pool != before
+
+
+def test_a_replay_sees_its_own_epoch_and_images(stand_in_graphs):
+    seen = []
+
+    class Ramp(AuxiliaryLoss):
+        parts = ("ramp",)
+
+        def losses(self, step: Step) -> list[Tensor]:
+            seen.append(step)
+            return [step.epoch * step.outputs[0][1].square().mean()]
+
+    learner = learner_on("cpu", Ramp, "fp32")
+    learner.graphs = GraphedGradients(all_networks(learner))
+    images, labels, none = batch("cpu", (16, 0), 0)
+    for epoch, first in ((0, 0), (5, 100)):
+        learner.epoch = epoch
+        learner._step(images, labels, none, torch.arange(first, first + 16))
+    assert len(seen) == WARM_UP_STEPS + 1  # the second step was a replay
+    assert seen[-1].epoch == 5
+    assert seen[-1].indices[0].tolist() == [*range(100, 116)]
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from losses import AuxiliaryLoss, Step, task_losses
+from models import Outputs
 from tod.config import Config, InputError
 from tod.data.batches import ImageBatches
 from tod.training.cuda_graph import GraphedGradients, SideStream
@@ -130,14 +130,14 @@ class Learner:
                 group["lr"] = learning_rate(self.config, self.epoch)
             batches = self._batches(images, labeled, unlabeled)
             for views, num_labeled in batches[self.step :]:
-                targets = labels[views.to(self.device, non_blocking=True)[:num_labeled, 0]]
-                num_unlabeled = len(views) - num_labeled
+                indices = views.to(self.device, non_blocking=True)[:, 0]
                 own, num_own = self.ranks.own_share(views, num_labeled)
                 batch = images.augmented(own)
                 if self.config.model.dropout:
                     place = (self.trial, self.cycle, self.epoch, self.step)
                     seed_torch(self.seed, "dropout", *place, *self.ranks.place)
-                losses = self._step(batch[:num_own], targets, batch[num_own:], num_unlabeled)
+                targets = labels[indices[:num_labeled]]
+                losses = self._step(batch[:num_own], targets, batch[num_own:], indices)
                 self.total_losses = self.total_losses + losses
                 self.step += 1
                 if self.step == len(batches):
@@ -177,51 +177,61 @@ class Learner:
         return list(zip(views, sizes, strict=True))
 
     def _step(
-        self, images: Tensor, labels: Tensor, unlabeled_images: Tensor, num_unlabeled: int
+        self, images: Tensor, labels: Tensor, unlabeled_images: Tensor, indices: Tensor
     ) -> Tensor:
         """One optimiser step; gives its loss, then the task loss and the auxiliary parts, (K,).
 
-        The images are this rank's; the labels, and the number of unlabelled images, are those of
-        the whole batch.
+        The images are this rank's; the labels and the indices, of which the labelled come first,
+        are those of the whole batch.
         """
-        inputs = (images, labels, unlabeled_images)
-        backward = partial(self._backward, num_unlabeled)
+        epoch = torch.full((), self.epoch, device=self.device)
+        inputs = (images, labels, unlabeled_images, indices, epoch)
         optimizers = (self.optimizer, *self.module_optimizers)
         if self.graphs is None:
             for optimizer in optimizers:
                 optimizer.zero_grad()
-            losses = backward(*inputs)
+            losses = self._backward(*inputs)
         else:
             graph_key = self.auxiliary.trains_backbone(self.epoch)
-            losses = self.graphs(backward, graph_key, *inputs)
+            losses = self.graphs(self._backward, graph_key, *inputs)
         for optimizer in optimizers:
             optimizer.step()
         self.auxiliary.after_step(self.backbone)
         return losses
 
-    def _backward(self, num_unlabeled: int, *inputs: Tensor) -> Tensor:
+    def _backward(self, *inputs: Tensor) -> Tensor:
         """The losses of one step; the gradients of the first are added to the parameters'."""
-        loss, *others = self._losses(num_unlabeled, *inputs)
+        loss, *others = self._losses(*inputs)
         self.ranks.backward(loss, self._trained)
         return torch.stack([term.detach().to(loss.dtype) for term in (loss, *others)])
 
     def _losses(
-        self, num_unlabeled: int, images: Tensor, labels: Tensor, unlabeled_images: Tensor
+        self,
+        images: Tensor,
+        labels: Tensor,
+        unlabeled_images: Tensor,
+        indices: Tensor,
+        epoch: Tensor,
     ) -> tuple[Tensor, ...]:
         """The loss of one step, the task loss and the auxiliary parts."""
-        batches = [images] if num_unlabeled == 0 else [images, unlabeled_images]
+        counts = [len(labels), len(indices) - len(labels)]
+        batches = [images, unlabeled_images][: 1 + (counts[1] > 0)]
         with self._autocast():
             with self.side_stream.joined():
                 with torch.no_grad(), self.side_stream.work():
                     targets = self.auxiliary.targets(batches)
                 # One after the other, since each batch has batch-norm statistics of its own.
                 outputs = [self.backbone(batch) for batch in batches]
-            predictions = self.auxiliary.predictions(self.epoch, outputs)
+            seen = outputs
+            if not self.auxiliary.trains_backbone(self.epoch):
+                seen = list(map(_detached, outputs))
+            predictions = self.auxiliary.predictions(seen)
             outputs, targets, predictions = self.ranks.of_whole_batches(
-                (len(labels), num_unlabeled), outputs, targets, predictions
+                counts, outputs, targets, predictions
             )
             losses = task_losses(outputs[0][0], labels)
-            step = Step(self.epoch, outputs, losses, targets, predictions)
+            of_batches = indices.split(counts)[: len(batches)]
+            step = Step(epoch, of_batches, outputs, losses, targets, predictions)
             parts = self.auxiliary.losses(step)
             task_loss = losses.mean()
             loss = task_loss + self.auxiliary.weight * sum(parts)
@@ -292,6 +302,11 @@ class Learner:
             optimizer.load_state_dict(saved)
         self.total_losses = state["total_losses"].to(self.device)
         self.epoch_losses = state["epoch_losses"]
+
+
+def _detached(outputs: Outputs) -> Outputs:
+    *of_images, feature_maps = outputs
+    return (*(tensor.detach() for tensor in of_images), [each.detach() for each in feature_maps])
 
 
 def _refuse_networks_in_losses(auxiliary: AuxiliaryLoss) -> None:
