@@ -191,9 +191,8 @@ def test_where_all_labelled_images_have_gone_people_are_asked_anew(after):
 
 @pytest.mark.parametrize("lost", ["images", "labels"])
 def test_a_round_goes_on_where_labelled_images_are_none_any_more(after, monkeypatch, lost):
-    people = after(1)
-    with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        stop_in_step(patched, 5)  # of six, in two epochs
+    people, steps = after(1), stop_in_step(monkeypatch, 4)  # of three in each of two epochs
+    with pytest.raises(SystemExit):
         people.rounds([1])
     rows, tie = people.batch(0)[:5], ()
     if lost == "images":
@@ -202,6 +201,7 @@ def test_a_round_goes_on_where_labelled_images_are_none_any_more(after, monkeypa
     else:
         tie = ("--labels", *people.disagreeing(rows), "--relabel")
     people.round(*tie)
+    assert len(steps) == 4 + 2  # the epoch begins anew, with fewer images
     audits = [row["reason"] for row in rows].count("audit")
     assert people.results("num_labeled") == ["9", str(18 - 5 + audits)]
     assert len(people.batch(2)) == 10
