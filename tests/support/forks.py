@@ -29,6 +29,7 @@ PROJECT_DIR = Path(__file__).parents[2]
 IMPORTED = (
     *("main_TOD", "main_LL4AL", "plot", "report", "predict", "pytest", "torch.distributed.run"),
     *("experiments.grid", "experiments.reproduce", "matplotlib.backends.backend_agg"),
+    *("matplotlib.figure", "torch._inductor.config"),  # the latter for --deterministic, in seconds
     *("scipy.io", "scipy.stats", "sklearn.cluster", "sklearn.datasets", "sklearn.metrics"),
     *("sklearn.model_selection", "torch.utils.tensorboard", "torchvision.datasets"),
     *("tod.analysis.report", "tod.experiment", "tod.follower", "tod.prediction", "tod.rounds"),
