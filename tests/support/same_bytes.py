@@ -60,7 +60,8 @@ def labelled_by_people(version: Path, place: Path) -> None:
 
         def labels(name: str, *said: tuple[str, ...], number: int = number) -> Path:
             columns = ("file", "sha256", "class", "skipped")
-            return write_table(place / f"{name}{number}.csv", said, columns)
+            rows = [(*row, "")[:4] for row in said]
+            return write_table(place / f"{name}{number}.csv", rows, columns)
 
         skipped, undecided = (*rows[1][:2], "", "yes"), (*rows[2][:2], wrong)
         if number == 1:
