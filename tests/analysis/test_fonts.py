@@ -19,9 +19,9 @@ CAT = "猫"
 def write_font(path: Path, letters: str) -> None:
     """A font whose every letter is a full square."""
     pen = TTGlyphPen(None)
-    for place, draw in (((0, 0), pen.moveTo), ((0, 900), pen.lineTo), ((900, 900), pen.lineTo)):
-        draw(place)
-    pen.lineTo((900, 0))
+    pen.moveTo((0, 0))
+    for corner in ((0, 900), (900, 900), (900, 0)):
+        pen.lineTo(corner)
     pen.closePath()
     square = pen.glyph()
     names = {ord(letter): f"uni{ord(letter):04X}" for letter in letters}
