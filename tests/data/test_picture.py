@@ -1,20 +1,13 @@
 """One picture: what is loaded is what a viewer shows."""
 
-import io
 import struct
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.decoding import shown, written
-from tests.support.pictures import (
-    disc,
-    expressed_in,
-    icc_profile,
-    raw_png,
-    unsigned_tiff,
-)
+from tests.support.decoding import shown
+from tests.support.pictures import disc, expressed_in, icc_profile, raw_png, unsigned_tiff, written
 from tod.data import picture
 
 SIDE = 16
@@ -25,16 +18,17 @@ def flat(colour=COLOUR, mode="RGB"):
     return Image.new(mode, (SIDE, SIDE), colour)
 
 
-def noise():
-    return np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+def change_a_tag(path, tag, old, new):
+    """Gives a TIFF file's tag of one short number another value."""
+    before, after = (struct.pack("<HHIHH", tag, 3, 1, value, 0) for value in (old, new))
+    content = path.read_bytes()
+    assert before in content
+    path.write_bytes(content.replace(before, after))
 
 
 def differs(pixels, colour):
     """By how many levels, at most."""
     return np.abs(pixels.astype(int) - np.array(colour)).max()
-
-
-# ----------------------------------------------------------- transparency
 
 
 @pytest.mark.parametrize("hidden", [(0, 0, 0), (255, 0, 0), (10, 200, 90)])
@@ -49,17 +43,9 @@ def test_what_is_transparent_shows_white_whatever_colour_lies_hidden(tmp_path, h
 
 @pytest.mark.parametrize(("kind", "red"), [(1, (100, 15, 15, 128)), (2, (200, 30, 30, 128))])
 def test_what_is_half_transparent_is_blended_with_white_also_premultiplied(tmp_path, kind, red):
-    content = io.BytesIO()
-    flat(red, "RGBA").save(content, "TIFF")
-    as_written, alpha = (struct.pack("<HHIHH", 338, 3, 1, k, 0) for k in (2, kind))
-    assert as_written in content.getvalue()
-    path = written(tmp_path / "a.tif", content.getvalue().replace(as_written, alpha))
+    path = written(tmp_path / "a.tif", flat(red, "RGBA"))
+    change_a_tag(path, 338, 2, kind)
     assert differs(shown(path), [227, 142, 142]) <= 1
-
-
-def test_opaque_pixels_are_those_without_alpha(tmp_path):
-    opaque = np.dstack([noise(), np.full((SIDE, SIDE), 255, np.uint8)])
-    assert (shown(written(tmp_path / "a.png", Image.fromarray(opaque))) == noise()).all()
 
 
 def test_grey_with_alpha_is_blended_too(tmp_path):
@@ -72,13 +58,11 @@ def test_grey_with_alpha_is_blended_too(tmp_path):
 
 @pytest.mark.parametrize(("bits", "value"), [(1, 1), (2, 2), (4, 9), (8, 77), (16, 40_000)])
 def test_a_transparent_grey_value_shows_white(tmp_path, bits, value):
-    values = np.zeros((SIDE, SIDE), dtype=int)
-    values[:8] = value
-    values[12:] = 2**bits - 1 if bits > 1 else 0
+    highest = 2**bits - 1 if bits > 1 else 0
+    values = np.array([value] * 8 + [0] * 4 + [highest] * 4)[:, None].repeat(SIDE, axis=1)
     pixels = shown(written(tmp_path / "a.png", raw_png(values, bits, [value])))
-    assert (pixels[:8] == 255).all()
-    assert (pixels[8:12] == 0).all()
-    assert (pixels[12:] == (255 if bits > 1 else 0)).all()
+    levels = np.array([255] * 8 + [0] * 4 + [255 if bits > 1 else 0] * 4)
+    assert (pixels == levels[:, None, None]).all()
 
 
 @pytest.mark.parametrize(("bits", "scale"), [(8, 1), (16, 257)])
@@ -100,9 +84,6 @@ def test_a_palette_of_transparent_colours_shows_white():
     assert (found[:, 8:] == COLOUR).all()
 
 
-# ---------------------------------------------------------------- colours
-
-
 @pytest.mark.parametrize("space", ["sRGB", "Adobe RGB", "Display P3"])
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp"])
 def test_a_colour_is_the_same_in_each_profile(tmp_path, space, ending):
@@ -112,16 +93,17 @@ def test_a_colour_is_the_same_in_each_profile(tmp_path, space, ending):
     assert differs(shown(path), COLOUR) <= 2
 
 
-def test_a_profile_of_srgb_changes_no_pixel(tmp_path):
-    image = Image.fromarray(noise())
-    path = written(tmp_path / "a.png", image, icc_profile=icc_profile("sRGB"))
-    assert (shown(path) == noise()).all()
+UNREADABLE = (b"no profile", icc_profile("Adobe RGB")[:200], bytes(500))
 
 
-@pytest.mark.parametrize("profile", [b"no profile", icc_profile("Adobe RGB")[:200], bytes(500)])
-def test_an_unreadable_profile_counts_as_srgb(tmp_path, profile):
-    path = written(tmp_path / "a.png", flat(), icc_profile=profile)
-    assert (shown(path) == COLOUR).all()
+@pytest.mark.parametrize("profile", [None, icc_profile("sRGB"), *UNREADABLE])
+@pytest.mark.parametrize("opaque", [[], [np.full((SIDE, SIDE), 255, np.uint8)]])
+def test_neither_srgb_nor_an_unreadable_profile_nor_alpha_of_opaque_pixels_changes_a_pixel(
+    tmp_path, profile, opaque
+):
+    noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    image = Image.fromarray(np.dstack([noise, *opaque]))
+    assert (shown(written(tmp_path / "a.png", image, icc_profile=profile)) == noise).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "CMYK", "RGBA"])
@@ -151,14 +133,9 @@ def test_a_profile_of_grey_does_not_concern_colours(tmp_path, mode):
     assert differs(shown(path), COLOUR) <= 1
 
 
-# ------------------------------------------------------------------ depth
-
-
 OF_16_BITS = [0, 257, 40_092, 65_535], [0, 1, 156, 255]
 DEEP = {
-    "u2.png": [OF_16_BITS],
-    "u2.tif": [OF_16_BITS],
-    "u2.pgm": [OF_16_BITS],
+    **dict.fromkeys(("u2.png", "u2.tif", "u2.pgm"), (OF_16_BITS,)),
     "f4.tif": [([0, 1 / 255, 0.5, 1], [0, 1, 128, 255])],
     # Scaled by the smallest range that holds them.
     **{
@@ -199,8 +176,10 @@ def test_a_deep_single_channel_is_scaled_by_its_range(tmp_path, kind, values, le
     ("kind", "value", "words"),
     [
         (np.int32, -1, "values from -1 to 0, not from 0 to 255"),
-        *((np.float32, v, "from 0 to 1: convert it to 8 bits") for v in (-0.5, 1.5, 300.0)),
-        *((np.float32, v, "from 0 to 1: convert it to 8 bits") for v in (np.nan, np.inf)),
+        *(
+            (np.float32, value, "from 0 to 1: convert it to 8 bits")
+            for value in (-0.5, 1.5, 300.0, np.nan, np.inf)
+        ),
     ],
 )
 def test_values_beyond_their_range_are_refused(tmp_path, kind, value, words):
@@ -213,12 +192,9 @@ def test_values_beyond_their_range_are_refused(tmp_path, kind, value, words):
 def test_where_white_is_zero_a_deep_picture_is_turned(tmp_path):
     values = np.zeros((SIDE, SIDE), dtype=np.uint16)
     values[8:] = 65_535
-    buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, "TIFF")
-    black_is_zero, white_is_zero = (struct.pack("<HHIHH", 262, 3, 1, k, 0) for k in (1, 0))
-    assert black_is_zero in buffer.getvalue()
-    content = buffer.getvalue().replace(black_is_zero, white_is_zero)
-    found = shown(written(tmp_path / "a.tif", content))
+    path = written(tmp_path / "a.tif", Image.fromarray(values))
+    change_a_tag(path, 262, 1, 0)
+    found = shown(path)
     assert (found[:8] == 255).all()
     assert (found[8:] == 0).all()
 
@@ -262,9 +238,6 @@ def test_a_picture_of_three_channels_of_16_bits_without_light_is_dim(tmp_path, b
     assert picture.decode(path, SIDE, SIDE, picture.as_shown).is_dim == is_dim
 
 
-# ------------------------------------------------------------ orientation
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
 def test_a_picture_is_turned_upright(tmp_path, orientation, ending):
@@ -273,9 +246,8 @@ def test_a_picture_is_turned_upright(tmp_path, orientation, ending):
     upright[:8, 8:] = (255, 0, 0)
     stored = Image.fromarray(upright)
     if orientation > 1:
-        stored = stored.transpose(
-            picture.TRANSPOSITIONS[{6: 8, 8: 6}.get(orientation, orientation)]
-        )
+        back = {6: 8, 8: 6}.get(orientation, orientation)
+        stored = stored.transpose(picture.TRANSPOSITIONS[back])
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = written(tmp_path / f"a.{ending}", stored, exif=exif)

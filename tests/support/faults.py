@@ -7,7 +7,7 @@ import io
 import os
 import pathlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -47,10 +47,6 @@ class _FullFile(io.FileIO):
 
     def write(self, content: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _is_written(mode: str) -> bool:
-    return not {"w", "a", "x", "+"}.isdisjoint(mode)
 
 
 KINDS = {
@@ -98,7 +94,8 @@ def failing(kind: str, place: Path, at: int = 0) -> Iterator[Fault]:
 
     def opens(written: bool) -> Callable[..., bool]:
         def concerns(path: object, mode: str = "r", *_: object, **__: object) -> bool:
-            return not isinstance(path, int) and is_here(path) and _is_written(mode) == written
+            is_written = not {*"wax+"}.isdisjoint(mode)
+            return not isinstance(path, int) and is_here(path) and is_written == written
 
         return concerns
 
@@ -130,10 +127,7 @@ def failing(kind: str, place: Path, at: int = 0) -> Iterator[Fault]:
     ]
     if kind == "write":
         patches = [patch.object(module, "open", open_full) for module in openers]
-    for each in patches:
-        each.start()
-    try:
-        yield fault
-    finally:
+    with ExitStack() as stack:
         for each in patches:
-            each.stop()
+            stack.enter_context(each)
+        yield fault
