@@ -115,9 +115,8 @@ def test_equal_methods_hardly_ever_beat_each_other_after_holms_correction(pairs,
         # Four methods at seven label sizes.
         found = random.binomial(images, accuracy, (7, 4, pairs)) / images
         percents = np.round(100 * found, 4)
-        differences = [
-            a - b for size in percents for a, b in itertools.combinations(size, 2) if (a != b).any()
-        ]
+        pairs_of_methods = [pair for size in percents for pair in itertools.combinations(size, 2)]
+        differences = [a - b for a, b in pairs_of_methods if (a != b).any()]
         errors += (holm(np.array([*map(paired_p, differences)])) < 0.05).any()
     # 5 %, and three standard deviations of as many draws.
     assert errors / experiments <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / experiments)
@@ -144,15 +143,12 @@ def test_the_order_of_the_runs_changes_nothing(tmp_path):
 
 def test_no_method_beats_itself(tmp_path):
     runs = [
-        write_run(tmp_path / precision, values, sampling=sampling, precision=precision)
-        for sampling, precision, values in [
-            ("TOD", "fp32", LOW),
-            ("TOD", "bf16", BETTER),
-            ("RANDOM", "fp32", WORSE),
-        ]
+        write_run(tmp_path, LOW, precision="fp32"),
+        write_run(tmp_path / "bf16", BETTER, precision="bf16"),
+        write_run(tmp_path, WORSE, sampling="RANDOM", precision="fp32"),
+        write_run(tmp_path / "again", BETTER, precision="fp32"),
     ]
-    again = write_run(tmp_path / "again", BETTER, sampling="TOD", precision="fp32")
-    matrix = matrix_of([*runs, again])
+    matrix = matrix_of(runs)
     assert np.isnan(np.diag(matrix.shares)).all()
     assert any("of one method" in note for note in matrix.notes)
     # Both of its runs beat random queries at 150 labels, and one of them perhaps at 200.

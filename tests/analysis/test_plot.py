@@ -30,11 +30,13 @@ def test_the_script_draws_and_writes_its_table_in_markdown_and_csv(tmp_path, pai
     assert (tmp_path / "curves.csv").read_text(encoding="utf-8").count("\n") == 1 + 2 * (3 + 1)
 
 
-def test_the_script_draws_diagnostics_in_any_format(tmp_path, capsys):
+def test_the_script_draws_diagnostics_of_runs_that_query(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     folder = write_run(tmp_path, TWO_TRIALS, diagnostics=results.DIAGNOSTICS)
-    plot.main([str(folder), "--diagnostics", f"--output={tmp_path / 'd.pdf'}"])
-    assert (tmp_path / "d.pdf").read_bytes().startswith(b"%PDF")
-    assert "queried_class_entropy" in (tmp_path / "d.csv").read_text()
+    plot.main([str(write_full_run(tmp_path)), str(folder), "--diagnostics"])
+    assert (tmp_path / "diagnostics.png").exists()
+    shown = (tmp_path / "diagnostics.csv").read_text()
+    assert "queried_class_entropy" in shown and "FULL" not in shown
     assert capsys.readouterr().out.startswith("| score_loss_spearman | 100 labels")
 
 
@@ -56,9 +58,13 @@ def test_what_lies_among_runs_is_left_out_but_a_wrong_name_is_refused(
     ] * 2
 
 
-def test_the_script_says_which_runs_are_not_paired(tmp_path, capsys):
+@pytest.mark.parametrize(("ending", "begins"), [("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_the_script_draws_in_any_format_and_says_which_runs_are_not_paired(
+    tmp_path, capsys, ending, begins
+):
     folders = [write_run(tmp_path, TWO_TRIALS), write_run(tmp_path, TWO_TRIALS, config="svhn")]
-    plot.main([*map(str, folders), f"--output={tmp_path / 'curves.svg'}"])
+    plot.main([*map(str, folders), f"--output={tmp_path / 'curves'}.{ending}"])
+    assert (tmp_path / f"curves.{ending}").read_bytes().startswith(begins)
     assert "not paired with the first run (another " in capsys.readouterr().out
 
 
@@ -142,11 +148,3 @@ def test_help_and_a_refusal_in_one_line_wait_for_no_slow_import(tmp_path, script
         assert (process.returncode, process.stdout) == (2, "")
     else:
         assert (process.returncode, said) == (0, [])
-
-
-def test_all_labels_at_once_are_left_out_of_the_diagnostics(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    queries = write_run(tmp_path, TWO_TRIALS, diagnostics=results.DIAGNOSTICS)
-    plot.main([str(write_full_run(tmp_path)), str(queries), "--diagnostics"])
-    assert (tmp_path / "diagnostics.png").exists()
-    assert "FULL" not in (tmp_path / "diagnostics.csv").read_text()

@@ -36,16 +36,6 @@ def test_the_area_is_the_mean_accuracy_over_the_budget():
     assert math.isnan(areas[2])
 
 
-def test_a_paired_interval_worked_by_hand():
-    # Differences 1, 2, 3: mean 2, standard deviation 1, t(0.975; 2) = 4.30265.
-    reference = by_trial({(0, 1): 50.0, (0, 2): 60.0, (0, 3): 70.0, (1, 1): 0.0})
-    values = by_trial({(0, 1): 51.0, (0, 2): 62.0, (0, 3): 73.0, (2, 1): 99.0})
-    ((_, pairs, mean, low, high),) = tables.paired_differences(values, reference).itertuples()
-    assert (mean, pairs) == (2.0, 3)
-    assert high - mean == pytest.approx(4.30265 / math.sqrt(3), abs=1e-5)
-    assert mean - low == pytest.approx(high - mean)
-
-
 def test_a_paired_interval_is_that_of_the_paired_t_test():
     random = np.random.default_rng(0)
     a, b = random.normal(90, 1, 8), random.normal(89, 1, 8)
@@ -168,6 +158,7 @@ def test_the_tidy_csv_has_a_line_for_each_quantity(pair):
     (row,) = [r for r in rows if r["difference"] and r["num_labeled"] == "150"]
     run, quantity, *cells = row.values()
     assert (run, quantity) == ("digits, TOD sampling, seed 0", "test_accuracy")
+    # Differences 1, 2, 3: mean 2, standard deviation 1, t(0.975; 2) = 4.30265.
     half = 4.30265 / math.sqrt(3)
     expected = [150, 100 * 150 / 1437, 3, 89, 0, 3, 2, 2 - half, 2 + half]
     assert [*map(float, cells)] == pytest.approx(expected, rel=1e-5)

@@ -18,9 +18,9 @@ def flat(colour=COLOUR, mode="RGB"):
     return Image.new(mode, (SIDE, SIDE), colour)
 
 
-def change_a_tag(path, tag, old, new):
-    """Gives a TIFF file's tag of one short number another value."""
-    before, after = (struct.pack("<HHIHH", tag, 3, 1, value, 0) for value in (old, new))
+def change_a_tag(path, tag, old, new, kind=3):
+    """Gives a TIFF file's tag of one number, of 16 bits or of kind 4, another value."""
+    before, after = (struct.pack("<HHII", tag, kind, 1, value) for value in (old, new))
     content = path.read_bytes()
     assert before in content
     path.write_bytes(content.replace(before, after))
@@ -52,8 +52,7 @@ def test_grey_with_alpha_is_blended_too(tmp_path):
     image = flat((100, 0), "LA")
     image.putpixel((3, 3), (100, 255))
     pixels = shown(written(tmp_path / "a.png", image))
-    assert pixels[0, 0].tolist() == [255] * 3
-    assert pixels[3, 3].tolist() == [100] * 3
+    assert pixels[[0, 3], [0, 3]].tolist() == [[255] * 3, [100] * 3]
 
 
 @pytest.mark.parametrize(("bits", "value"), [(1, 1), (2, 2), (4, 9), (8, 77), (16, 40_000)])
@@ -124,38 +123,31 @@ def test_a_profile_and_transparency_go_together(tmp_path):
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK"])
 def test_a_profile_of_grey_does_not_concern_colours(tmp_path, mode):
-    grey = bytearray(icc_profile("sRGB"))
-    grey[16:20] = b"GRAY"
-    for name, old in ((b"kTRC", b"rTRC"), (b"wtpt", b"wtpt")):
-        place = grey.index(old)
-        grey[place : place + 4] = name
-    path = written(tmp_path / "a.tif", flat().convert(mode), icc_profile=bytes(grey))
+    colours = icc_profile("sRGB")
+    grey = colours[:16] + b"GRAY" + colours[20:].replace(b"rTRC", b"kTRC", 1)
+    path = written(tmp_path / "a.tif", flat().convert(mode), icc_profile=grey)
     assert differs(shown(path), COLOUR) <= 1
 
 
 OF_16_BITS = [0, 257, 40_092, 65_535], [0, 1, 156, 255]
-DEEP = {
-    **dict.fromkeys(("u2.png", "u2.tif", "u2.pgm"), (OF_16_BITS,)),
-    "f4.tif": [([0, 1 / 255, 0.5, 1], [0, 1, 128, 255])],
-    # Scaled by the smallest range that holds them.
-    **{
-        kind: [
-            ([0, 0, 0, 0], [0, 0, 0, 0]),
-            ([0, 1, 128, 255], [0, 1, 128, 255]),
-            ([0, 256, 257, 514], [0, 1, 1, 2]),
-            OF_16_BITS,
-            whole,
-        ]
-        for kind, whole in (
-            ("i4.tif", ([0, 2**24, 2**30, 2**31 - 1], [0, 2, 128, 255])),
-            ("u4.tif", ([0, 2**32 // 255, 2**31, 2**32 - 1], [0, 1, 128, 255])),
-        )
-    },
-}
+OF_SMALL_RANGES = [
+    ([0, 0, 0, 0], [0, 0, 0, 0]),
+    ([0, 1, 128, 255], [0, 1, 128, 255]),
+    ([0, 256, 257, 514], [0, 1, 1, 2]),
+    OF_16_BITS,
+]
 
 
 @pytest.mark.parametrize(
-    ("kind", "values", "levels"), [(kind, *case) for kind, cases in DEEP.items() for case in cases]
+    ("kind", "values", "levels"),
+    [
+        *((kind, *OF_16_BITS) for kind in ("u2.png", "u2.tif", "u2.pgm")),
+        ("f4.tif", [0, 1 / 255, 0.5, 1], [0, 1, 128, 255]),
+        # Scaled by the smallest range that holds them.
+        *((kind, *case) for kind in ("i4.tif", "u4.tif") for case in OF_SMALL_RANGES),
+        ("i4.tif", [0, 2**24, 2**30, 2**31 - 1], [0, 2, 128, 255]),
+        ("u4.tif", [0, 2**32 // 255, 2**31, 2**32 - 1], [0, 1, 128, 255]),
+    ],
 )
 def test_a_deep_single_channel_is_scaled_by_its_range(tmp_path, kind, values, levels):
     pixels = np.repeat(np.array(values), 4)[None].repeat(SIDE, axis=0)
@@ -194,17 +186,15 @@ def test_where_white_is_zero_a_deep_picture_is_turned(tmp_path):
     values[8:] = 65_535
     path = written(tmp_path / "a.tif", Image.fromarray(values))
     change_a_tag(path, 262, 1, 0)
-    found = shown(path)
-    assert (found[:8] == 255).all()
-    assert (found[8:] == 0).all()
+    assert (shown(path) == 255 - values[:, :, None] // 257).all()
 
 
 def test_twelve_bits_are_scaled_by_their_own_range(tmp_path):
-    content = bytearray(unsigned_tiff(np.full((SIDE, SIDE), 2**32 - 1, dtype=np.uint32)))
-    for tag, old, new in ((258, 32, 12), (279, 4 * SIDE * SIDE, SIDE * SIDE * 3 // 2)):
-        place = content.index(struct.pack("<HHII", tag, 4, 1, old))
-        content[place : place + 12] = struct.pack("<HHII", tag, 4, 1, new)
-    assert (shown(written(tmp_path / "a.tif", bytes(content))) == 255).all()
+    white = unsigned_tiff(np.full((SIDE, SIDE), 2**32 - 1, dtype=np.uint32))
+    path = written(tmp_path / "a.tif", white)
+    change_a_tag(path, 258, 32, 12, kind=4)
+    change_a_tag(path, 279, 4 * SIDE * SIDE, SIDE * SIDE * 3 // 2, kind=4)
+    assert (shown(path) == 255).all()
 
 
 RAMP = np.arange(SIDE**2).reshape(SIDE, SIDE)

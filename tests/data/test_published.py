@@ -46,14 +46,13 @@ def change_pickle(path: Path, **changes: object) -> None:
     path.write_bytes(pickle.dumps({**content, **changes}))
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def no_proxy(monkeypatch) -> None:
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "*")
 
 
 @pytest.fixture
-def server(no_proxy, tmp_path) -> Iterator[tuple[Path, str]]:
+def server(tmp_path) -> Iterator[tuple[Path, str]]:
     """A folder, and the address at which this machine serves it."""
     folder = tmp_path / "server"
     folder.mkdir()
@@ -65,7 +64,7 @@ def server(no_proxy, tmp_path) -> Iterator[tuple[Path, str]]:
 
 
 @pytest.fixture
-def no_server(no_proxy, monkeypatch) -> None:
+def no_server(monkeypatch) -> None:
     """Downloads end at a closed port of this machine."""
     for published in (torchvision.datasets.CIFAR10, torchvision.datasets.CIFAR100):
         monkeypatch.setattr(published, "url", UNREACHABLE)
@@ -235,8 +234,8 @@ def test_labels_beyond_a_datasets_classes_are_refused(tmp_path):
     assert "holds labels outside its 100 classes" in refusal("cifar100", tmp_path)
     formats.write_svhn(tmp_path)
     path = tmp_path / SVHN / "train_32x32.mat"
-    content = scipy.io.loadmat(path)
+    content = {part: scipy.io.loadmat(path)[part] for part in ("X", "y")}
     content["y"][5] = 11
-    scipy.io.savemat(path, {"X": content["X"], "y": content["y"]})
+    scipy.io.savemat(path, content)
     message = refusal("svhn", tmp_path)
     assert message.startswith(f"{path}: cannot be read (holds labels outside its 10 classes)")

@@ -8,23 +8,24 @@ import os
 import pathlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 
+@dataclass
 class Fault:
     """One kind of operation: it counts how often it is done, and fails at one of the times.
 
-    Args:
+    Attributes:
         error: what it fails with.
         at: which time fails, from 1; 0: none.
     """
 
-    def __init__(self, error: OSError, at: int = 0) -> None:
-        self.error = error
-        self.at = at
-        self.count = 0
+    error: OSError
+    at: int
+    count: int = 0
 
     def strikes(self) -> bool:
         """Counts one more operation, and says whether it is to fail."""

@@ -48,10 +48,10 @@ def two_sets(train_size: int, test_size: int, num_classes: int) -> dict[str, Wri
     return sets
 
 
-def _write_cifar(path: Path, images: Written, batch_label: str, **labels: list[int]) -> None:
+def _write_cifar(path: Path, images: Written, **labels: list[int]) -> None:
     """A file in which a row (3072,) is the red plane, then the green, then the blue."""
     content = {
-        "batch_label": batch_label,
+        "batch_label": path.name,
         "data": images.pixels.transpose(0, 3, 1, 2).reshape(len(images.labels), 3072),
         "filenames": [f"image_s_{i:06d}.png" for i in range(len(images.labels))],
         **labels,
@@ -64,11 +64,10 @@ def write_cifar10(root: Path, train_size: int = 100, test_size: int = 40) -> tup
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     train, test = two_sets(train_size, test_size, 10).values()
-    for i, fifth in enumerate(zip(*(np.array_split(v, 5) for v in train), strict=True), 1):
-        words, labels = f"training batch {i} of 5", fifth[1].tolist()
-        _write_cifar(folder / f"data_batch_{i}", Written(*fifth), words, labels=labels)
-    words, labels = "testing batch 1 of 1", test.labels.tolist()
-    _write_cifar(folder / "test_batch", test, words, labels=labels)
+    fifths = zip(*(np.array_split(values, 5) for values in train), strict=True)
+    files = {f"data_batch_{i}": Written(*fifth) for i, fifth in enumerate(fifths, 1)}
+    for name, images in {**files, "test_batch": test}.items():
+        _write_cifar(folder / name, images, labels=images.labels.tolist())
     meta = {"num_cases_per_batch": 10_000, "label_names": list(CIFAR10_CLASSES), "num_vis": 3072}
     write_python2_pickle(folder / "batches.meta", meta)
     return train, test
@@ -81,8 +80,7 @@ def write_cifar100(root: Path) -> tuple[Written, ...]:
     sets = two_sets(200, 100, 100)
     for name, images in sets.items():
         coarse, fine = (images.labels // 5).tolist(), images.labels.tolist()
-        words = f"{name}ing batch 1 of 1"
-        _write_cifar(folder / name, images, words, fine_labels=fine, coarse_labels=coarse)
+        _write_cifar(folder / name, images, fine_labels=fine, coarse_labels=coarse)
     counts = {"fine": 100, "coarse": 20}
     meta = {f"{k}_label_names": [f"{k}_{c:02d}" for c in range(n)] for k, n in counts.items()}
     write_python2_pickle(folder / "meta", meta)
@@ -171,10 +169,8 @@ def write_small_folder(root: Path) -> None:
 def write_imagenet_weights(path: Path, legacy: bool = False) -> dict[str, torch.Tensor]:
     """ImageNet ResNet-18 weights with torchvision's keys, and random values.
 
-    Args:
-        path: the file.
-        legacy: as `resnet18-5c106cde.pth` was published, by a PyTorch that neither knew zip files
-            nor counted batches, and saved `nn.Parameter`s; else as `resnet18-f37072fd.pth`.
+    They are as `resnet18-f37072fd.pth` has them, or else as `resnet18-5c106cde.pth`: by a PyTorch
+    that neither knew zip files nor counted batches, and saved `nn.Parameter`s.
     """
     torch.manual_seed(0)
     network = torchvision.models.resnet18()

@@ -27,19 +27,16 @@ def icc_profile(space: str) -> bytes:
         return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
 
     curve = ADOBE_CURVE if space == "Adobe RGB" else SRGB_CURVE
-    primaries = np.array(TO_XYZ[space]).T
     curves = b"para\0\0\0\0" + struct.pack(">HH", 3, 0) + fixed(*curve)
     name = struct.pack(">I", len(space) + 1) + space.encode()
     tags = {
         b"desc": b"desc\0\0\0\0" + name + bytes(79),
         b"cprt": b"text\0\0\0\0none\0",
         b"wtpt": b"XYZ \0\0\0\0" + fixed(0.9642, 1.0, 0.8249),
-        **{
-            channel + b"XYZ": b"XYZ \0\0\0\0" + fixed(*primary)
-            for channel, primary in zip((b"r", b"g", b"b"), primaries, strict=True)
-        },
-        **{channel + b"TRC": curves for channel in (b"r", b"g", b"b")},
     }
+    for channel, primary in zip((b"r", b"g", b"b"), np.array(TO_XYZ[space]).T, strict=True):
+        tags[channel + b"XYZ"] = b"XYZ \0\0\0\0" + fixed(*primary)
+        tags[channel + b"TRC"] = curves
     table, data = struct.pack(">I", len(tags)), b""
     start = 128 + 4 + 12 * len(tags)
     for tag, content in tags.items():
