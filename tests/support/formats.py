@@ -169,8 +169,8 @@ def write_small_folder(root: Path) -> None:
 def write_imagenet_weights(path: Path, legacy: bool = False) -> dict[str, torch.Tensor]:
     """ImageNet ResNet-18 weights with torchvision's keys, and random values.
 
-    They are as `resnet18-f37072fd.pth` has them, or else as `resnet18-5c106cde.pth`: by a PyTorch
-    that neither knew zip files nor counted batches, and saved `nn.Parameter`s.
+    They are as in `resnet18-f37072fd.pth`, or `legacy` ones as in `resnet18-5c106cde.pth`, by a
+    PyTorch that neither knew zip files nor counted batches, and saved `nn.Parameter`s.
     """
     torch.manual_seed(0)
     network = torchvision.models.resnet18()
