@@ -1,10 +1,26 @@
 """What the tests of figures, tables and reports share."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 import main_TOD
 from tests.support.harness import tiny_run, write_run
 from tod import cli
+from tod.analysis.results import read_runs
+
+TWO_TRIALS = [[80, 90, 94], [82, 90, 98]]
+
+
+def write_full_run(output_dir: Path, *accuracies: float, **run: object) -> Path:
+    """Writes the run that labels everything at once, of a trial for each accuracy."""
+    values = [[accuracy] for accuracy in accuracies or (98,)]
+    folder = write_run(output_dir, values, sampling="FULL", cycles=1, **run)
+    text = (folder / "config.yaml").read_text()
+    text = re.sub("initial_labels: .*", "initial_labels: null", text)
+    (folder / "config.yaml").write_text(text)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +30,14 @@ def finished(tmp_path_factory):
     run = tiny_run(tmp_path_factory.mktemp("finished"), *further)
     run.start(main_TOD.SAMPLING["TOD"], main_TOD.AUXILIARY["TOD"])
     return run.folder
+
+
+@pytest.fixture
+def curves_of(tmp_path):
+    """The curves of runs, each of two trials but for what is said of it to `write_run`."""
+    return lambda *runs: read_runs(
+        [write_run(tmp_path, **{"accuracies": TWO_TRIALS, **run}) for run in runs]
+    )
 
 
 @pytest.fixture

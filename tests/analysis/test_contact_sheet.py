@@ -56,9 +56,6 @@ def test_the_title_claims_no_order_that_the_scores_do_not_show(scores):
     assert title == "1 of 3 scored images were queried"
 
 
-# ------------------------------------------------------------------ layout
-
-
 def drawn(queried, left=0):
     """A sheet of so many queried and other images, each of its own colour, and their corners.
 
@@ -68,11 +65,9 @@ def drawn(queried, left=0):
     colors = np.arange(1, queried + left + 1)
     scores = np.concatenate([np.arange(queried, 0, -1), np.arange(-left, 0)])
     pixels = np.stack([colors, 255 - colors, 0 * colors], axis=1).astype(np.uint8)
-    pixels = np.broadcast_to(pixels[:, :, None, None], (*pixels.shape, 8, 8)).copy()
-    images = ImageSet(torch.from_numpy(pixels), torch.zeros(len(colors), dtype=torch.int64))
-    dataset = Dataset(images, images, ["name"], torch.zeros(3), torch.ones(3))
+    pixels = torch.from_numpy(pixels)[:, :, None, None].repeat(1, 1, 8, 8)
     indices = np.arange(len(colors))
-    sheet = decoded(contact_sheet.of_query(indices, scores, indices[:queried], dataset))
+    sheet = sheet_of(pixels, ["name"], indices, scores, indices[:queried])
     places = [np.argwhere((sheet == (color, 255 - color, 0)).all(2)) for color in colors]
     for place in places:
         assert len(place) == TILE**2  # whole, and hidden by no other
@@ -80,8 +75,11 @@ def drawn(queried, left=0):
     return sheet, [tuple(place.min(axis=0)[::-1]) for place in places]
 
 
-def decoded(content):
-    with Image.open(io.BytesIO(content)) as image:
+def sheet_of(pixels, class_names, *query):
+    """The pixels of the sheet of a query: what `of_query` gets before the images' dataset."""
+    images = ImageSet(pixels, torch.arange(len(pixels)) % len(class_names))
+    dataset = Dataset(images, images, class_names, torch.zeros(3), torch.ones(3))
+    with Image.open(io.BytesIO(contact_sheet.of_query(*query, dataset))) as image:
         assert image.format == "PNG"
         return np.asarray(image)
 
@@ -108,9 +106,6 @@ def test_nothing_overlaps_or_leaves_the_sheet(counts):
     assert tops == sorted(tops)
 
 
-# ----------------------------------------------------------------- drawing
-
-
 @pytest.mark.parametrize("side", [8, 32, 64, 224])
 def test_images_are_enlarged_by_whole_pixels_or_reduced_to_their_place(side):
     pixels = np.random.default_rng(0).integers(0, 256, (3, side, side), dtype=np.uint8)
@@ -122,8 +117,7 @@ def test_images_are_enlarged_by_whole_pixels_or_reduced_to_their_place(side):
 
 
 def test_a_tile_is_its_image_with_class_and_score_below():
-    red = np.zeros((3, 1, 1), np.uint8)
-    red[0] = 255
+    red = np.array([255, 0, 0], np.uint8)[:, None, None]
     tile = np.asarray(contact_sheet.tile(red, "a class", 0.25))
     assert tile.shape == (TILE + 2 * LINE, TILE, 3)
     assert (tile[:TILE] == (255, 0, 0)).all()
@@ -151,14 +145,11 @@ def test_long_names_are_shortened_to_fit_their_tile():
 def test_a_query_becomes_a_png_of_its_images():
     random = np.random.default_rng(0)
     pixels = torch.from_numpy(random.integers(0, 256, (50, 3, 32, 32), dtype=np.uint8))
-    images = ImageSet(pixels, torch.arange(50) % 2)
-    dataset = Dataset(images, images, ["<b>", "Ж"], torch.zeros(3), torch.ones(3))
     subset, scores = random.permutation(50)[:40], random.random(40)
-    chosen = subset[np.argsort(scores)[-10:]]
-    sheet = decoded(contact_sheet.of_query(subset, scores, chosen, dataset))
+    ascending = np.argsort(scores)
+    sheet = sheet_of(pixels, ["<b>", "Ж"], subset, scores, subset[ascending[-10:]])
     empty, corners = drawn(10, 24)
     assert sheet.shape == empty.shape
-    ascending = np.argsort(scores)
     shown = [*ascending[:-11:-1], *ascending[:24]]  # the highest first, then the lowest
     for (x, y), position in zip(corners, shown, strict=True):
         expected = pixels[subset[position]].numpy().transpose(1, 2, 0).repeat(3, 0).repeat(3, 1)

@@ -6,22 +6,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.analysis.conftest import write_full_run
 from tests.support.harness import write_run
 from tod.analysis import figures, results
 from tod.analysis.matrix import penalty_matrix
-from tod.config import InputError
-
-TWO_TRIALS = [[80, 90, 94], [82, 90, 98]]
 
 
 def test_learning_curves_are_means_with_bands_over_labels_and_their_share(pair):
     curves = results.read_runs(pair)
     figure = figures.learning_curves(curves)
     (axes,) = figure.axes
-    assert axes.get_xlabel() == "labelled images"
-    assert axes.get_ylabel() == "test accuracy (%)"
-    assert [line.get_label() for line in axes.lines] == [curve.name for curve in curves]
-    assert [t.get_text() for t in axes.get_legend().get_texts()] == [c.name for c in curves]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("labelled images", "test accuracy (%)")
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert [line.get_label() for line in axes.lines] == legend == [curve.name for curve in curves]
     np.testing.assert_allclose(axes.lines[0].get_xydata(), [(100, 80), (150, 87), (200, 91)])
     np.testing.assert_allclose(axes.lines[1].get_xydata(), [(100, 80), (150, 89), (200, 94)])
     band = axes.collections[0].get_paths()[0].vertices
@@ -29,17 +26,12 @@ def test_learning_curves_are_means_with_bands_over_labels_and_their_share(pair):
     (share,) = axes.child_axes
     assert share.get_xlabel() == "share of the training set (%)"
     figures.rendered(figure)
-    left, right = np.array(axes.get_xlim()) * 100 / 1437
-    np.testing.assert_allclose(share.get_xlim(), (left, right))
+    np.testing.assert_allclose(share.get_xlim(), np.array(axes.get_xlim()) * 100 / 1437)
 
 
-def test_many_curves_are_told_apart_below_the_axes(tmp_path):
-    strategies = [f"S{number}" for number in range(19)]
-    folders = [
-        write_run(tmp_path, TWO_TRIALS, sampling=s, diagnostics=results.DIAGNOSTICS)
-        for s in strategies
-    ]
-    curves = results.read_runs(folders)
+def test_many_curves_are_told_apart_below_the_axes(curves_of):
+    strategies = [{"sampling": f"S{n}", "diagnostics": results.DIAGNOSTICS} for n in range(19)]
+    curves = curves_of(*strategies)
     for figure in (figures.learning_curves(curves), figures.diagnostics(curves)):
         lines = figure.axes[0].lines[: len(curves)]
         assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(curves)
@@ -51,10 +43,9 @@ def test_many_curves_are_told_apart_below_the_axes(tmp_path):
         assert all(place.y1 <= axes.get_tightbbox().y0 for axes in figure.axes)
 
 
-def test_no_axis_shows_shares_where_the_curves_differ_in_them(tmp_path):
-    folder = write_run(tmp_path, TWO_TRIALS, config="cifar10", training_images=400)
-    other = write_run(tmp_path, TWO_TRIALS, config="svhn")
-    assert figures.learning_curves(results.read_runs([folder, other])).axes[0].child_axes == []
+def test_no_axis_shows_shares_where_the_curves_differ_in_them(curves_of):
+    curves = curves_of({"config": "cifar10", "training_images": 400}, {"config": "svhn"})
+    assert figures.learning_curves(curves).axes[0].child_axes == []
 
 
 def test_a_picture_is_drawn_of_a_single_number_and_of_any_name(tmp_path):
@@ -66,33 +57,23 @@ def test_a_picture_is_drawn_of_a_single_number_and_of_any_name(tmp_path):
         assert image.size == (840, 576)
 
 
-def test_published_curves_are_dashed_over_the_share_of_labels(tmp_path):
-    folder = write_run(tmp_path, TWO_TRIALS, config="cifar10", training_images=1000)
-    figure = figures.published_learning_curves(results.read_runs([folder]))
-    (axes,) = figure.axes
+def test_published_curves_are_dashed_over_the_share_of_labels(curves_of):
+    curves = curves_of({"config": "cifar10", "training_images": 1000})
+    (axes,) = figures.published_learning_curves(curves).axes
     assert axes.get_xlabel() == "share of the training set (%)"
     own, *published = axes.lines
     np.testing.assert_allclose(own.get_xdata(), [10, 15, 20])
     assert own.get_linestyle() == "-"
-    assert [line.get_label() for line in published] == [
-        f"{method} (paper)"
-        for method in (
-            "TOD sampling + COD loss",
-            "TOD sampling",
-            "LL4AL",
-            "random",
-            "full training",
-        )
-    ]
+    methods = ["TOD sampling + COD loss", "TOD sampling", "LL4AL", "random", "full training"]
+    assert [line.get_label() for line in published] == [f"{method} (paper)" for method in methods]
     assert {line.get_linestyle() for line in published[:-1]} == {"--"}
     np.testing.assert_allclose(published[0].get_xdata(), [10, 15, 20, 25, 30, 35, 40])
     assert published[0].get_ydata()[0] == 79.5
     assert set(published[-1].get_ydata()) == {93.1}
 
 
-def test_the_papers_shares_of_caltech101_are_of_all_its_images(tmp_path):
-    folder = write_run(tmp_path, TWO_TRIALS, config="caltech101", training_images=7766)
-    (curve,) = results.read_runs([folder])
+def test_the_papers_shares_of_caltech101_are_of_all_its_images(curves_of):
+    (curve,) = curves_of({"config": "caltech101", "training_images": 7766})
     assert figures.published_share(curve, "caltech101", 868) == pytest.approx(10.0, abs=0.01)
     axes = figures.published_learning_curves([curve]).axes[0]
     np.testing.assert_allclose(axes.lines[0].get_xdata(), np.array([100, 150, 200]) / 86.77)
@@ -105,19 +86,9 @@ def test_every_dataset_of_the_paper_has_its_curves():
         assert [len(shares) for shares, _ in curves.values()] == [7, 7, 7, 7, 1]
 
 
-def test_runs_without_published_curves_are_refused(tmp_path):
-    digits = write_run(tmp_path, TWO_TRIALS)
-    svhn = write_run(tmp_path, TWO_TRIALS, config="svhn")
-    with pytest.raises(InputError, match="--paper: the paper has no curves for digits, only for"):
-        figures.published_learning_curves(results.read_runs([digits]))
-    with pytest.raises(InputError, match="--paper: name runs of one dataset, not of svhn and dig"):
-        figures.published_learning_curves(results.read_runs([svhn, digits]))
-
-
-def test_diagnostics_show_how_well_the_scores_estimate_the_loss(tmp_path):
-    folder = write_run(tmp_path, TWO_TRIALS, diagnostics=results.DIAGNOSTICS)
-    figure = figures.diagnostics(results.read_runs([folder]))
-    spearman, auroc, loss, entropy = figure.axes
+def test_diagnostics_show_how_well_the_scores_estimate_the_loss(curves_of):
+    figure = figures.diagnostics(curves_of({"diagnostics": results.DIAGNOSTICS}))
+    spearman, auroc, loss, _ = figure.axes
     assert [axes.get_ylabel() for axes in figure.axes] == [
         "Spearman ρ of score and true loss",
         "AUROC for misclassified images",
@@ -125,7 +96,7 @@ def test_diagnostics_show_how_well_the_scores_estimate_the_loss(tmp_path):
         "class entropy of the queried (nats)",
     ]
     assert {axes.get_xlabel() for axes in figure.axes} == {"labelled images"}
-    for axes in (spearman, auroc, entropy, loss):
+    for axes in figure.axes:
         # The last cycle queries nothing.
         np.testing.assert_allclose(axes.lines[0].get_xydata(), [(100, 1.15), (150, 2.15)])
     assert [line.get_linestyle() for line in loss.lines] == ["-", "--"]
@@ -134,22 +105,12 @@ def test_diagnostics_show_how_well_the_scores_estimate_the_loss(tmp_path):
     assert set(auroc.lines[-1].get_ydata()) == {0.5}
 
 
-def test_diagnostics_of_runs_that_have_none_are_refused(tmp_path):
-    old = write_run(tmp_path / "old", TWO_TRIALS)
-    started = write_run(tmp_path, [[80]], cycles=1, diagnostics=results.DIAGNOSTICS)
-    for folder in (old, started):
-        with pytest.raises(InputError, match="--diagnostics finds no score_loss_spearman there"):
-            figures.diagnostics(results.read_runs([folder]))
-
-
 def test_all_labels_at_once_are_a_line_and_no_method_of_the_matrix(tmp_path):
     folders = [
         write_run(tmp_path, [[80, 90, 94], [82, 90, 95]] * 3, sampling="RANDOM"),
         write_run(tmp_path, [[80, 92, 96], [82, 93, 96]] * 3),
-        write_run(tmp_path, [[98], [99]], sampling="FULL", cycles=1),
+        write_full_run(tmp_path, 98, 99),
     ]
-    path = folders[2] / "config.yaml"
-    path.write_text(path.read_text().replace("initial_labels: 100", "initial_labels: null"))
     curves = results.read_runs([folders[2], *folders[:2]])
     assert [curve.folders[0] for curve in curves] == folders  # others are compared with the first
     assert curves[2].why_not_paired(curves[0]) == "it labels everything at once"
@@ -164,8 +125,7 @@ def test_all_labels_at_once_are_a_line_and_no_method_of_the_matrix(tmp_path):
 
 def test_a_confusion_matrix_shows_any_class_name():
     names = ["$x", "a_b", "caf\udce9", "line\nbreak", "犬", "<b>", "a" * 300]
-    matrices = np.stack([np.eye(7, dtype=int)] * 2)
-    figure = figures.confusion(matrices, names)
+    figure = figures.confusion(np.stack([np.eye(7, dtype=int)] * 2), names)
     (axes,) = figure.axes
     assert axes.get_xticklabels()[0].get_text() == r"\$x"
     assert [text.get_text() for text in axes.texts].count("1.00") == 7
@@ -183,9 +143,8 @@ def test_of_a_thousand_classes_as_many_are_named_as_can_be_read():
     figure.draw_without_rendering()
     (axes,) = figure.axes
     for side, labels in ((0, axes.get_xticklabels()), (1, axes.get_yticklabels())):
-        ends = np.sort(
-            [label.get_window_extent().get_points()[:, side] for label in labels], axis=0
-        )
+        corners = np.array([label.get_window_extent().get_points() for label in labels])
+        ends = np.sort(corners[:, :, side], axis=0)
         assert len(ends) > 100
         assert (ends[:-1, 1] <= ends[1:, 0]).all()
     # The name stands at its own row.
@@ -194,9 +153,8 @@ def test_of_a_thousand_classes_as_many_are_named_as_can_be_read():
 
 def test_the_curve_of_an_audited_run_says_so(tmp_path):
     run = write_run(tmp_path, [[80, 90]], cycles=2)
-    rows = (run / "results.csv").read_text().splitlines()
-    further = ["audited,accuracy_low,accuracy_high", *["40,70,95"] * 2]
-    lines = [f"{row},{more}" for row, more in zip(rows, further, strict=True)]
+    header, *rows = (run / "results.csv").read_text().splitlines()
+    lines = [f"{header},audited,accuracy_low,accuracy_high", *(f"{row},40,70,95" for row in rows)]
     (run / "results.csv").write_text("\n".join(lines) + "\n")
     (axes,) = figures.learning_curves(results.read_runs([run])).axes
     assert axes.get_ylabel() == "accuracy on audited images (%)"

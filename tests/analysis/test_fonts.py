@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fontTools.fontBuilder import FontBuilder
-from fontTools.pens.ttGlyphPen import TTGlyphPen
+from fontTools.ttLib import TTFont
 from PIL import Image
 
 from tests.support.harness import write_run
@@ -16,41 +15,30 @@ from tod.analysis.results import read_runs
 CAT = "猫"
 
 
-def write_font(path: Path, letters: str) -> None:
-    """A font whose every letter is a full square."""
-    pen = TTGlyphPen(None)
-    for place, draw in (((0, 0), pen.moveTo), ((0, 900), pen.lineTo), ((900, 900), pen.lineTo)):
-        draw(place)
-    pen.lineTo((900, 0))
-    pen.closePath()
-    square = pen.glyph()
-    names = {ord(letter): f"uni{ord(letter):04X}" for letter in letters}
-    glyphs = [".notdef", *names.values()]
-    builder = FontBuilder(1000, isTTF=True)
-    builder.setupGlyphOrder(glyphs)
-    builder.setupCharacterMap(names)
-    builder.setupGlyf(dict.fromkeys(glyphs, square))
-    builder.setupHorizontalMetrics(dict.fromkeys(glyphs, (1000, 0)))
-    builder.setupHorizontalHeader(ascent=900, descent=-100)
-    builder.setupNameTable({"familyName": "Squares", "styleName": "Regular"})
-    builder.setupOS2()
-    builder.setupPost()
-    builder.save(path)
+def write_font(path: Path, letter: str) -> None:
+    """A font that has this letter alone, as a full block."""
+    font = TTFont(fonts.own_font())
+    block = font.getBestCmap()[ord("█")]
+    font["cmap"].tables = [table for table in font["cmap"].tables if table.isUnicode()]
+    for table in font["cmap"].tables:
+        table.cmap = {ord(letter): block}
+    for record in font["name"].names:
+        record.string = "Blocks"
+    font.save(path)
 
 
-@pytest.fixture(params=["a font", "no font"])
+@pytest.fixture(params=[True, False])
 def has_font(request, tmp_path, monkeypatch) -> bool:
     """Whether the system has a font with the letter."""
-    found = []
-    if request.param == "a font":
-        found = [str(tmp_path / "squares.ttf")]
-        write_font(Path(found[0]), CAT)
-    broken = tmp_path / "broken.ttf"
-    broken.write_bytes(b"no font")
-    monkeypatch.setattr(fonts, "system_fonts", lambda: [str(broken), *found])
+    (tmp_path / "broken.ttf").write_bytes(b"no font")
+    files = ["broken.ttf"]
+    if request.param:
+        write_font(tmp_path / "blocks.ttf", CAT)
+        files.append("blocks.ttf")
+    monkeypatch.setattr(fonts, "system_fonts", lambda: [str(tmp_path / file) for file in files])
     for cached in (fonts.font_for, fonts._say, contact_sheet.font):
         cached.cache_clear()
-    yield bool(found)
+    yield request.param
     for cached in (fonts.font_for, fonts._say, contact_sheet.font):
         cached.cache_clear()
 
@@ -68,7 +56,7 @@ def test_a_contact_sheet_shows_the_letter_itself(has_font):
         return
     tile = np.asarray(contact_sheet.tile(np.full((3, 8, 8), 255, np.uint8), CAT, 0.5))
     name = tile[contact_sheet.TILE : contact_sheet.TILE + contact_sheet.LINE, :12]
-    # Its square is black all over.
+    # Its block is black all over.
     assert (name == 0).mean() > 0.25
 
 

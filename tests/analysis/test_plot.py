@@ -8,10 +8,9 @@ from PIL import Image
 
 import plot
 import report
+from tests.analysis.conftest import TWO_TRIALS, write_full_run
 from tests.support.harness import PROJECT_DIR, run_script, write_run
 from tod.analysis import results
-
-TWO_TRIALS = [[80, 90, 94], [82, 90, 98]]
 
 
 def test_the_script_draws_and_writes_its_table_in_markdown_and_csv(tmp_path, pair):
@@ -31,11 +30,13 @@ def test_the_script_draws_and_writes_its_table_in_markdown_and_csv(tmp_path, pai
     assert (tmp_path / "curves.csv").read_text(encoding="utf-8").count("\n") == 1 + 2 * (3 + 1)
 
 
-def test_the_script_draws_diagnostics_in_any_format(tmp_path, capsys):
+def test_the_script_draws_diagnostics_of_runs_that_query(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     folder = write_run(tmp_path, TWO_TRIALS, diagnostics=results.DIAGNOSTICS)
-    plot.main([str(folder), "--diagnostics", f"--output={tmp_path / 'd.pdf'}"])
-    assert (tmp_path / "d.pdf").read_bytes().startswith(b"%PDF")
-    assert "queried_class_entropy" in (tmp_path / "d.csv").read_text()
+    plot.main([str(write_full_run(tmp_path)), str(folder), "--diagnostics"])
+    assert (tmp_path / "diagnostics.png").exists()
+    shown = (tmp_path / "diagnostics.csv").read_text()
+    assert "queried_class_entropy" in shown and "FULL" not in shown
     assert capsys.readouterr().out.startswith("| score_loss_spearman | 100 labels")
 
 
@@ -46,8 +47,8 @@ def test_what_lies_among_runs_is_left_out_but_a_wrong_name_is_refused(
     write_run(tmp_path, TWO_TRIALS)
     (tmp_path / "reproduce").mkdir()
     (tmp_path / "report_digits.html").touch()
-    everything = [str(path) for path in sorted(tmp_path.iterdir())]
-    message = refusal(script.main, *everything, str(tmp_path / "nowhere"))
+    everything = [*map(str, tmp_path.iterdir())]
+    message = refusal(script.main, *everything, tmp_path / "nowhere")
     assert "nowhere/results.csv: cannot be read (No such file or directory); name" in message
     caplog.clear()
     ending = "html" if script is report else "png"
@@ -57,9 +58,13 @@ def test_what_lies_among_runs_is_left_out_but_a_wrong_name_is_refused(
     ] * 2
 
 
-def test_the_script_says_which_runs_are_not_paired(tmp_path, capsys):
+@pytest.mark.parametrize(("ending", "begins"), [("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_the_script_draws_in_any_format_and_says_which_runs_are_not_paired(
+    tmp_path, capsys, ending, begins
+):
     folders = [write_run(tmp_path, TWO_TRIALS), write_run(tmp_path, TWO_TRIALS, config="svhn")]
-    plot.main([*map(str, folders), f"--output={tmp_path / 'curves.svg'}"])
+    plot.main([*map(str, folders), f"--output={tmp_path / 'curves'}.{ending}"])
+    assert (tmp_path / f"curves.{ending}").read_bytes().startswith(begins)
     assert "not paired with the first run (another " in capsys.readouterr().out
 
 
@@ -67,56 +72,56 @@ def test_the_script_says_which_runs_are_not_paired(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["begun"], "begun/results.csv: cannot be read (No such file or directory); name"),
-        (["file"], "file/results.csv: cannot be read (Not a directory); name the folder"),
-        (["half"], "half/results.csv: cannot be read (could not convert string to float"),
-        (["run", "--output=file/a.FORMAT"], "file/a.FORMAT: cannot be written ("),
-        (["run", "--output=folder.FORMAT"], "folder.FORMAT: cannot be written (Is a directory)"),
+        ("begun", "begun/results.csv: cannot be read (No such file or directory); name"),
+        ("file", "file/results.csv: cannot be read (Not a directory); name the folder"),
+        ("half", "half/results.csv: cannot be read (could not convert string to float"),
+        ("run --output=file/a.FORMAT", "file/a.FORMAT: cannot be written ("),
+        ("run --output=folder.FORMAT", "folder.FORMAT: cannot be written (Is a directory)"),
     ],
 )
 def test_bad_paths_give_one_line(tmp_path, monkeypatch, refusal, script, arguments, message):
     kind = "png" if script is plot else "html"
-    *arguments, message = (text.replace("FORMAT", kind) for text in (*arguments, message))
-    write_run(tmp_path, TWO_TRIALS).rename(tmp_path / "run")
-    half = write_run(tmp_path, TWO_TRIALS).rename(tmp_path / "half")
-    (half / "results.csv").write_text("trial,cycle,num_labeled,test_accuracy\n1,1,10")
-    begun = write_run(tmp_path, TWO_TRIALS).rename(tmp_path / "begun")
-    (begun / "results.csv").unlink()
+    for name in ("run", "half", "begun"):
+        write_run(tmp_path, TWO_TRIALS).rename(tmp_path / name)
+    (tmp_path / "half/results.csv").write_text("trial,cycle,num_labeled,test_accuracy\n1,1,10")
+    (tmp_path / "begun/results.csv").unlink()
     (tmp_path / "file").touch()
     (tmp_path / f"folder.{kind}").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert message in refusal(script.main, *arguments)
+    said = refusal(script.main, *arguments.replace("FORMAT", kind).split())
+    assert message.replace("FORMAT", kind) in said
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output=curves"], "curves does not end in .png, .pdf or .svg"),
-        (["--output=curves.csv"], "curves.csv does not end in .png, .pdf or .svg"),
-        (["--paper", "--diagnostics"], "not allowed with argument"),
-        (["--paper"], "--paper: the paper has no curves for digits"),
-        (["--diagnostics"], "--diagnostics finds no score_loss_spearman"),
+        ("run --output=curves", "curves does not end in .png, .pdf or .svg"),
+        ("run --output=curves.csv", "curves.csv does not end in .png, .pdf or .svg"),
+        ("run --output=run/results.png", "would replace the run's own"),
+        ("run --paper --diagnostics", "not allowed with argument"),
+        ("run --paper", "--paper: the paper has no curves for digits, only for"),
+        ("svhn run --paper", "--paper: name runs of one dataset, not of svhn and digits"),
+        ("run --diagnostics", "--diagnostics finds no score_loss_spearman there"),
+        ("begun --diagnostics", "--diagnostics finds no score_loss_spearman there"),
+        ("full --diagnostics", "has queried nothing"),
+        ("full run --matrix", "compares methods; name runs of two"),
     ],
 )
 def test_plots_that_cannot_be_are_refused(tmp_path, monkeypatch, refusal, arguments, message):
-    folder = write_run(tmp_path, TWO_TRIALS)
     monkeypatch.chdir(tmp_path)
-    assert message in refusal(plot.main, folder, *arguments)
-    assert list(tmp_path.iterdir()) == [folder]
-
-
-def test_a_table_never_replaces_a_runs_results(tmp_path, refusal):
-    folder = write_run(tmp_path, TWO_TRIALS)
-    before = (folder / "results.csv").read_bytes()
-    refused = refusal(plot.main, folder, "--output", folder / "results.png")
-    assert "would replace the run's own" in refused
-    assert (folder / "results.csv").read_bytes() == before
-    plot.main([str(folder), "--output", str(tmp_path / "results.png")])
+    write_run(tmp_path, TWO_TRIALS).rename("run")
+    write_run(tmp_path, TWO_TRIALS, config="svhn").rename("svhn")
+    write_run(tmp_path, [[80]], cycles=1, diagnostics=results.DIAGNOSTICS).rename("begun")
+    write_full_run(tmp_path).rename("full")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    assert message in refusal(plot.main, *arguments.split())
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
 
 
 def test_what_nobody_reads_and_what_cannot_be_encoded_is_no_error(tmp_path):
     folder = write_run(tmp_path, TWO_TRIALS)
-    shown = run_script("plot.py", folder, cwd=tmp_path, PYTHONIOENCODING="ascii")
+    arguments = (folder, "--output=results.png")  # which is no run's own table
+    shown = run_script("plot.py", *arguments, cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "81.00 ? 1.41 (2)" in shown.stdout
     command = [sys.executable, PROJECT_DIR / "plot.py", folder]
@@ -138,24 +143,8 @@ def test_help_and_a_refusal_in_one_line_wait_for_no_slow_import(tmp_path, script
     assert imported.isdisjoint({"torch", "scipy.stats", "sklearn", "matplotlib"})
     said = [line for line in lines if not line.startswith("import time:")]
     if argument == "nowhere":
+        (line,) = said
+        assert line.startswith("nowhere/results.csv: cannot be read (No such file or directory); ")
         assert (process.returncode, process.stdout) == (2, "")
-        assert said == [
-            "nowhere/results.csv: cannot be read (No such file or directory); "
-            "name the folder of a run that has ended a cycle"
-        ]
     else:
         assert (process.returncode, said) == (0, [])
-
-
-def test_all_labels_at_once_are_left_out_of_the_diagnostics(tmp_path, monkeypatch, refusal, capsys):
-    monkeypatch.chdir(tmp_path)
-    queries = write_run(tmp_path, TWO_TRIALS, diagnostics=results.DIAGNOSTICS)
-    full = write_run(tmp_path, [[98]], sampling="FULL", cycles=1)
-    path = full / "config.yaml"
-    path.write_text(path.read_text().replace("initial_labels: 100", "initial_labels: null"))
-    plot.main([str(full), str(queries), "--diagnostics"])
-    assert (tmp_path / "diagnostics.png").exists()
-    assert "FULL" not in (tmp_path / "diagnostics.csv").read_text()
-    capsys.readouterr()
-    assert "has queried nothing" in refusal(plot.main, full, "--diagnostics")
-    assert "compares methods; name runs of two" in refusal(plot.main, full, queries, "--matrix")

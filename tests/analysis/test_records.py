@@ -1,29 +1,24 @@
 """The pictures that a run draws as it goes on, none of which can stop it."""
 
+from unittest.mock import Mock
+
 from PIL import Image
 
 from losses import CODLoss
 from samplers import query_by_tod
+from tests.analysis.conftest import TWO_TRIALS
 from tests.support.harness import tiny_run, write_run
 from tod.analysis import figures, records
 from tod.analysis.results import read_rows
 
-TWO_TRIALS = [[80, 90, 94], [82, 90, 98]]
 
-
-def test_a_run_draws_its_learning_curve(tmp_path):
+def test_a_run_draws_its_learning_curve_and_goes_on_where_it_cannot(tmp_path, monkeypatch, caplog):
     folder = write_run(tmp_path, TWO_TRIALS)
     records.write_learning_curve(folder)
     with Image.open(folder / "learning_curve.png") as image:
         assert image.size == (840, 576)
-
-
-def test_a_picture_that_cannot_be_drawn_stops_no_run(tmp_path, monkeypatch, caplog):
-    def broken(curves):
-        raise RuntimeError("no fonts")
-
-    folder = write_run(tmp_path, TWO_TRIALS)
-    monkeypatch.setattr(figures, "learning_curves", broken)
+    (folder / "learning_curve.png").unlink()
+    monkeypatch.setattr(figures, "learning_curves", Mock(side_effect=RuntimeError("no fonts")))
     records.write_learning_curve(folder)
     assert "learning_curve.png: cannot be drawn (no fonts)" in caplog.text
     assert not (folder / "learning_curve.png").exists()

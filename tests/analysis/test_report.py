@@ -6,12 +6,11 @@ import pytest
 from PIL import Image
 
 import report
+from tests.analysis.conftest import TWO_TRIALS
 from tests.support.browser import chromium
 from tests.support.harness import run_script, write_run
 from tod.analysis import results
 from tod.analysis.report import page
-
-TWO_TRIALS = [[80, 90, 94], [82, 90, 98]]
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +29,8 @@ class Opened:
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.goto(path.as_uri())
-        assert self.complaints == []
         # A picture within the page is no request, and all else would be one.
-        assert self.requests == [path.as_uri()]
+        assert (self.complaints, self.requests) == ([], [path.as_uri()])
 
     def pictures(self):
         """Of each picture: its own width, the height at which it is shown, its description."""
@@ -68,20 +66,14 @@ def test_a_finished_run_is_reported_whole(tmp_path, browser, finished):
     assert opened.page.title() == "Active learning on digits"
     pictures = opened.pictures()
     assert all(width > 0 and height > 0 and alt for width, height, alt in pictures)
-    assert sum("Learning curves" in alt for _, _, alt in pictures) == 1
-    assert sum("after cycle 1" in alt for _, _, alt in pictures) == 1
-    assert sum("Confusion matrix" in alt for _, _, alt in pictures) == 1
-    captions = opened.texts("caption")
-    assert [caption.partition(":")[0] for caption in captions[1:]] == [
-        "The test set in the last cycle",
-        "Accuracy in each class in %, in the last cycle",
-    ]
+    for words in ("Learning curves", "after cycle 1", "Confusion matrix"):
+        assert sum(words in alt for _, _, alt in pictures) == 1
+    _, *captions = [caption.partition(":")[0] for caption in opened.texts("caption")]
+    in_each_class = "Accuracy in each class in %, in the last cycle"
+    assert captions == ["The test set in the last cycle", in_each_class]
     assert opened.page.locator("table >> nth=2 >> tbody tr").count() == 10
-    assert opened.texts("table >> nth=0 >> thead th")[1:] == [
-        "40 labels (2.8 %)",
-        "60 labels (4.2 %)",
-        "area under the budget curve",
-    ]
+    header = ["40 labels (2.8 %)", "60 labels (4.2 %)", "area under the budget curve"]
+    assert opened.texts("table >> nth=0 >> thead th")[1:] == header
     # The configuration as resolved, to the letter.
     assert opened.texts("pre")[0].strip() == (finished / "config.yaml").read_text().strip()
     assert opened.page.locator("script").count() == 0
@@ -89,27 +81,23 @@ def test_a_finished_run_is_reported_whole(tmp_path, browser, finished):
 
 def test_several_runs_are_compared(tmp_path, browser):
     folders = [
-        write_run(tmp_path, TWO_TRIALS, sampling="RANDOM", diagnostics=results.DIAGNOSTICS),
-        write_run(tmp_path, TWO_TRIALS, diagnostics=results.DIAGNOSTICS),
+        write_run(tmp_path, TWO_TRIALS, sampling=sampling, diagnostics=results.DIAGNOSTICS)
+        for sampling in ("RANDOM", "TOD")
     ]
     for folder in folders:
         for name in ("trial1_cycle2.png", "trial1_cycle10.png", "trial2_cycle1.png"):
             write_sheet(folder, name)
     opened = opened_report(browser, tmp_path, *folders)
-    descriptions = [alt for _, _, alt in opened.pictures()]
-    assert "Learning curves" in descriptions[0]
-    assert "Diagnostics" in descriptions[1]
+    curves, diagnostics, *sheets = (alt for _, _, alt in opened.pictures())
+    assert "Learning curves" in curves
+    assert "Diagnostics" in diagnostics
     # Of the first trial alone, and cycle 10 after cycle 2.
-    assert [alt.partition(":")[0] for alt in descriptions[2:]] == [
-        "Trial 1, after cycle 2",
-        "Trial 1, after cycle 10",
-    ] * 2
+    shown = [f"Trial 1, after cycle {cycle}" for cycle in (2, 10)] * 2
+    assert [alt.partition(":")[0] for alt in sheets] == shown
     assert opened.page.locator("table").count() == 2  # two trials are too few for the matrix
     assert opened.texts("table >> nth=1 >> tbody td")[0] == "+0.00 (2)"
-    assert opened.texts("h2")[2:] == [
-        "digits, RANDOM sampling, seed 0",
-        "digits, TOD sampling, seed 0",
-    ]
+    names = [f"digits, {sampling} sampling, seed 0" for sampling in ("RANDOM", "TOD")]
+    assert opened.texts("h2")[2:] == names
     assert opened.texts("section.run > .note") == [f"{folder.name}." for folder in folders]
 
 
@@ -137,8 +125,8 @@ def test_an_unfinished_run_is_reported_as_far_as_it_has_got(tmp_path, browser):
     # No run has recorded diagnostics, and none has queried.
     assert len(opened.pictures()) == 1
     assert opened.texts("details .note") == ["There are none."]
-    cells = opened.texts("tbody td")
-    assert cells == ["81.00 ± 1.41 (2)", "90.00 (1)", "94.00 (1)", "88.50 (1)"]
+    cells = ["81.00 ± 1.41 (2)", "90.00 (1)", "94.00 (1)", "88.50 (1)"]
+    assert opened.texts("tbody td") == cells
 
 
 def test_a_half_written_sheet_is_named(tmp_path, browser):
@@ -148,9 +136,8 @@ def test_a_half_written_sheet_is_named(tmp_path, browser):
     write_sheet(folder, "trial1_cycle2.png", width=50)
     opened = opened_report(browser, tmp_path, folder)
     assert [width for width, _, _ in opened.pictures()][1:] == [50]
-    assert opened.texts("details .note") == [
-        "Trial 1, after cycle 1: trial1_cycle1.png cannot be read."
-    ]
+    note = "Trial 1, after cycle 1: trial1_cycle1.png cannot be read."
+    assert opened.texts("details .note") == [note]
 
 
 def test_names_are_text_and_never_markup(tmp_path, browser):

@@ -10,18 +10,14 @@ import pytest
 import yaml
 from scipy import stats
 
+from tests.analysis.conftest import TWO_TRIALS
 from tests.support.harness import write_run
 from tod.analysis import results, tables
-
-TWO_TRIALS = [[80, 90, 94], [82, 90, 98]]
 
 
 def by_trial(values):
     """Values by seed and number of the trial, as of one number of labels."""
     return pd.Series(values).to_frame(100)
-
-
-# ------------------------------------------------------------- statistics
 
 
 def test_the_standard_deviation_is_that_of_a_sample():
@@ -40,26 +36,13 @@ def test_the_area_is_the_mean_accuracy_over_the_budget():
     assert math.isnan(areas[2])
 
 
-def test_a_paired_interval_worked_by_hand():
-    # Differences 1, 2, 3: mean 2, standard deviation 1, t(0.975; 2) = 4.30265.
-    reference = by_trial({(0, 1): 50.0, (0, 2): 60.0, (0, 3): 70.0, (1, 1): 0.0})
-    values = by_trial({(0, 1): 51.0, (0, 2): 62.0, (0, 3): 73.0, (2, 1): 99.0})
-    ((_, pairs, mean, low, high),) = tables.paired_differences(values, reference).itertuples()
-    assert (mean, pairs) == (2.0, 3)
-    assert high - mean == pytest.approx(4.30265 / math.sqrt(3), abs=1e-5)
-    assert mean - low == pytest.approx(high - mean)
-
-
 def test_a_paired_interval_is_that_of_the_paired_t_test():
     random = np.random.default_rng(0)
     a, b = random.normal(90, 1, 8), random.normal(89, 1, 8)
     places = [(seed, trial) for seed in (0, 1) for trial in (1, 2, 3, 4)]
-    found = tables.paired_differences(
-        by_trial(dict(zip(places, a, strict=True))), by_trial(dict(zip(places, b, strict=True)))
-    )
-    expected = stats.ttest_rel(a, b).confidence_interval(0.95)
-    assert found["difference_low"].item() == pytest.approx(expected.low)
-    assert found["difference_high"].item() == pytest.approx(expected.high)
+    values, reference = (by_trial(dict(zip(places, of, strict=True))) for of in (a, b))
+    ((*_, low, high),) = tables.paired_differences(values, reference).itertuples()
+    assert (low, high) == pytest.approx(stats.ttest_rel(a, b).confidence_interval(0.95))
 
 
 def test_one_pair_has_no_interval_and_no_pair_no_difference():
@@ -70,45 +53,36 @@ def test_one_pair_has_no_interval_and_no_pair_no_difference():
 
 
 @pytest.mark.parametrize("differences", [(2, 2, 2), (0, 0, 0), (0.2777, 0.2778, 0.2778)])
-def test_equal_differences_have_no_interval(tmp_path, differences):
+def test_equal_differences_have_no_interval(curves_of, differences):
     # A test image of 360 is 0.2777… points, which are written with four digits.
     reference = by_trial({(0, 1): 50.0, (0, 2): 60.0, (0, 3): 70.1})
     values = reference + np.array(differences)[:, None]
     found = tables.paired_differences(values, reference)
     assert found["difference"].item() == pytest.approx(np.mean(differences))
     assert found[["difference_low", "difference_high"]].isna().all(axis=None)
-    runs = [
-        write_run(tmp_path, [[80 + d] for d in shifts], sampling=sampling)
-        for sampling, shifts in (("RANDOM", (0, 0, 0)), ("TOD", differences))
-    ]
-    _, (_, (_, cell, *_)) = tables.accuracy_tables(results.read_runs(runs))
+    random = {"accuracies": [[80]] * 3, "sampling": "RANDOM"}
+    curves = curves_of(random, {"accuracies": [[80 + d] for d in differences]})
+    _, (_, (_, cell, *_)) = tables.accuracy_tables(curves)
     assert cell == f"{np.mean(differences):+.2f} (3)"
 
 
-# ----------------------------------------------------------------- tables
-
-
-def test_a_difference_that_rounds_to_nothing_has_no_minus(tmp_path):
-    runs = [write_run(tmp_path, [[80.1, 80.3, 80.2]], sampling=s) for s in ("RANDOM", "TOD")]
-    (runs[1] / "results.csv").write_text(
-        (runs[1] / "results.csv").read_text().replace("80.3", "80.2999")
-    )
-    _, (_, (_, *cells)) = tables.accuracy_tables(results.read_runs(runs))
+def test_a_difference_that_rounds_to_nothing_has_no_minus(curves_of):
+    random = {"accuracies": [[80.1, 80.3, 80.2]], "sampling": "RANDOM"}
+    curves = curves_of(random, {"accuracies": [[80.1, 80.2999, 80.2]]})
+    _, (_, (_, *cells)) = tables.accuracy_tables(curves)
     assert cells == ["+0.00 (1)"] * 4
 
 
-def test_pairs_are_matched_by_seed_and_trial(tmp_path):
-    folders = [
-        write_run(tmp_path, [[80, 80, 80]], sampling="RANDOM", seed=0),
-        write_run(tmp_path, [[60, 60, 60], [1, 1, 1]], sampling="RANDOM", seed=1),
-        write_run(tmp_path, [[62, 62, 62]], seed=1),
-        write_run(tmp_path, [[84, 84, 84], [2, 2, 2]], seed=0),
-    ]
-    _, (_, row) = tables.accuracy_tables(results.read_runs(folders))
+def test_pairs_are_matched_by_seed_and_trial(curves_of):
+    curves = curves_of(
+        {"accuracies": [[80] * 3], "sampling": "RANDOM"},
+        {"accuracies": [[60] * 3, [1] * 3], "sampling": "RANDOM", "seed": 1},
+        {"accuracies": [[62] * 3], "seed": 1},
+        {"accuracies": [[84] * 3, [2] * 3]},
+    )
+    _, (_, row) = tables.accuracy_tables(curves)
     # 84 − 80 and 62 − 60; t(0.975; 1) = 12.7062.
-    half = 12.7062 * math.sqrt(2) / math.sqrt(2)
-    assert row[0] == "digits, TOD sampling, seeds 0, 1"
-    assert row[1:] == [f"+3.00 [{3 - half:+.2f}, {3 + half:+.2f}] (2)"] * 4
+    assert row == ["digits, TOD sampling, seeds 0, 1", *["+3.00 [-9.71, +15.71] (2)"] * 4]
 
 
 @pytest.mark.parametrize(
@@ -119,69 +93,55 @@ def test_pairs_are_matched_by_seed_and_trial(tmp_path):
         ({"data": "y"}, "other images"),
     ],
 )
-def test_runs_that_cannot_be_paired_are_not(tmp_path, other, why):
-    first = write_run(tmp_path, TWO_TRIALS, sampling="RANDOM")
-    curves = results.read_runs([first, write_run(tmp_path, TWO_TRIALS, **other)])
+def test_runs_that_cannot_be_paired_are_not(curves_of, other, why):
+    curves = curves_of({"sampling": "RANDOM"}, other)
     assert len(tables.accuracy_tables(curves)) == 1  # none of differences
-    assert tables.unpaired_notes(curves) == [
-        f"{curves[1].name}: not paired with the first run ({why})"
-    ]
+    note = f"{curves[1].name}: not paired with the first run ({why})"
+    assert tables.unpaired_notes(curves) == [note]
 
 
 @pytest.mark.parametrize(
-    ("auxiliary", "key", "paired"),
+    ("section", "name", "paired"),
     [
-        ("TOD", "ll4al.margin", True),
-        ("TOD", "cod.weight", True),  # which the other run does without
-        ("TOD", "training.lr", False),
+        ("ll4al", "margin", True),
+        ("cod", "weight", True),  # which the other run does without
+        ("training", "lr", False),
     ],
 )
 def test_settings_of_a_loss_that_one_run_does_without_are_no_difference(
-    tmp_path, auxiliary, key, paired
+    tmp_path, section, name, paired
 ):
     first = write_run(tmp_path, TWO_TRIALS, sampling="RANDOM")
-    other = write_run(tmp_path, TWO_TRIALS, auxiliary=auxiliary)
-    section, name = key.split(".")
+    other = write_run(tmp_path, TWO_TRIALS, auxiliary="TOD")
     path = other / "config.yaml"
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     settings[section][name] = 0.5
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     notes = tables.unpaired_notes(results.read_runs([first, other]))
     assert (notes == []) == paired
-    again = write_run(tmp_path / "again", TWO_TRIALS, auxiliary=auxiliary, seed=1)
-    pooled = results.read_runs([other, again])
-    assert len(pooled) == (1 if section == "ll4al" else 2)
+    again = write_run(tmp_path / "again", TWO_TRIALS, auxiliary="TOD", seed=1)
+    assert len(results.read_runs([other, again])) == (1 if section == "ll4al" else 2)
 
 
-def test_the_share_is_of_the_images_that_the_run_had(tmp_path):
-    folder = write_run(tmp_path, TWO_TRIALS, config="cifar10", training_images=400)
-    other = write_run(tmp_path, TWO_TRIALS, config="svhn")
-    ((header, _),) = tables.accuracy_tables(results.read_runs([folder]))
-    assert header[1] == "100 labels (25.0 %)"
+def test_the_share_is_of_the_images_that_the_run_had(curves_of):
+    curves = curves_of({"config": "cifar10", "training_images": 400}, {"config": "svhn"})
     # Where the shares differ, no column can show both.
-    ((header, *_),) = tables.accuracy_tables(results.read_runs([folder, other]))
-    assert header[1] == "100 labels"
+    for shown, expected in ((curves[:1], "100 labels (25.0 %)"), (curves, "100 labels")):
+        ((header, *_),) = tables.accuracy_tables(shown)
+        assert header[1] == expected
 
 
-def test_what_a_run_has_not_reached_is_a_dash(tmp_path):
-    folders = [
-        write_run(tmp_path, TWO_TRIALS),
-        write_run(tmp_path, [[80]], sampling="RANDOM"),
-    ]
-    (_, first, second), (_, differences) = tables.accuracy_tables(results.read_runs(folders))
-    assert first[1:] == [
-        "81.00 ± 1.41 (2)",
-        "90.00 ± 0.00 (2)",
-        "96.00 ± 2.83 (2)",
-        "89.25 ± 1.06 (2)",
-    ]
+def test_what_a_run_has_not_reached_is_a_dash(curves_of):
+    curves = curves_of({}, {"accuracies": [[80]], "sampling": "RANDOM"})
+    (_, first, second), (_, differences) = tables.accuracy_tables(curves)
+    cells = ["81.00 ± 1.41", "90.00 ± 0.00", "96.00 ± 2.83", "89.25 ± 1.06"]
+    assert first[1:] == [f"{cell} (2)" for cell in cells]
     assert second[1:] == ["80.00 (1)", "–", "–", "–"]
     assert differences[1:] == ["+0.00 (1)", "–", "–", "–"]
 
 
-def test_each_of_the_diagnostics_has_a_table(tmp_path):
-    folder = write_run(tmp_path, TWO_TRIALS, diagnostics=results.DIAGNOSTICS)
-    found = tables.diagnostics_tables(results.read_runs([folder]))
+def test_each_of_the_diagnostics_has_a_table(curves_of):
+    found = tables.diagnostics_tables(curves_of({"diagnostics": results.DIAGNOSTICS}))
     assert [table[0][0] for table in found] == list(results.DIAGNOSTICS)
     assert found[0][1][1:] == ["1.15 ± 0.07 (2)", "2.15 ± 0.07 (2)"]
 
@@ -196,12 +156,12 @@ def test_the_tidy_csv_has_a_line_for_each_quantity(pair):
     assert "\r" not in text
     assert len(rows) == 2 * (3 + 1)
     (row,) = [r for r in rows if r["difference"] and r["num_labeled"] == "150"]
-    assert row["run"] == "digits, TOD sampling, seed 0"
-    assert row["quantity"] == "test_accuracy"
-    assert float(row["labeled_percent"]) == pytest.approx(100 * 150 / 1437, rel=1e-5)
-    assert (float(row["mean"]), float(row["std"]), row["trials"]) == (89.0, 0.0, "3")
-    assert (float(row["difference"]), row["pairs"]) == (2.0, "3")
-    assert float(row["difference_low"]) == pytest.approx(2 - 4.30265 / math.sqrt(3), abs=1e-5)
+    run, quantity, *cells = row.values()
+    assert (run, quantity) == ("digits, TOD sampling, seed 0", "test_accuracy")
+    # Differences 1, 2, 3: mean 2, standard deviation 1, t(0.975; 2) = 4.30265.
+    half = 4.30265 / math.sqrt(3)
+    expected = [150, 100 * 150 / 1437, 3, 89, 0, 3, 2, 2 - half, 2 + half]
+    assert [*map(float, cells)] == pytest.approx(expected, rel=1e-5)
     area = [r for r in rows if r["quantity"] == "area_under_budget_curve"]
     assert [r["num_labeled"] for r in area] == ["", ""]
     assert float(area[1]["mean"]) == pytest.approx((84.5 + 91.5) / 2)
@@ -210,8 +170,8 @@ def test_the_tidy_csv_has_a_line_for_each_quantity(pair):
 
 
 def test_the_log_ends_with_the_accuracies_by_number_of_labels(tmp_path):
-    folder = write_run(tmp_path, [[80, 90, 94], [82, 91]])
-    assert tables.accuracy_lines(results.read_rows(folder / "results.csv")) == [
+    path = write_run(tmp_path, [[80, 90, 94], [82, 91]]) / "results.csv"
+    assert tables.accuracy_lines(results.read_rows(path)) == [
         "labels  test accuracy in % (mean ± standard deviation over trials)",
         "   100  81.00 ± 1.41 (2)",
         "   150  90.50 ± 0.71 (2)",
@@ -221,6 +181,5 @@ def test_the_log_ends_with_the_accuracies_by_number_of_labels(tmp_path):
 
 def test_a_pipe_in_a_name_parts_no_cells_of_a_markdown_table():
     table = [["title", "100 labels"], ["a|b", "80.00 (1)"]]
-    assert tables.markdown(table) == (
-        "| title | 100 labels |\n| --- | --: |\n| a\\|b | 80.00 (1) |\n"
-    )
+    expected = "| title | 100 labels |\n| --- | --: |\n| a\\|b | 80.00 (1) |\n"
+    assert tables.markdown(table) == expected

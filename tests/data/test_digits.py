@@ -21,12 +21,12 @@ def test_digits_are_scikit_learns_in_grey(tmp_path):
     dataset = load("digits", tmp_path)
     digits = load_digits()
 
-    def lines(values: np.ndarray, labels: np.ndarray) -> list[tuple]:
-        return sorted((*v, y) for v, y in zip(values.reshape(-1, 64).tolist(), labels, strict=True))
+    def lines(values: np.ndarray, labels: np.ndarray) -> list[list[float]]:
+        return sorted(np.column_stack([values.reshape(-1, 64), labels]).tolist())
 
     pixels = torch.cat([dataset.train.pixels, dataset.test.pixels]).numpy()
-    labels = torch.cat([dataset.train.labels, dataset.test.labels]).tolist()
-    expected = lines(digits.images, digits.target)
+    labels = torch.cat([dataset.train.labels, dataset.test.labels])
     for channel in range(3):
-        assert lines(np.rint(pixels[:, channel] * (16 / 255)), labels) == expected
+        found = lines(np.rint(pixels[:, channel] * (16 / 255)), labels)
+        assert found == lines(digits.images, digits.target)
     assert (pixels.min(), pixels.max()) == (0, 255)

@@ -48,10 +48,8 @@ def test_a_subset_is_its_images_and_copies_none():
     assert subset.labels.tolist() == [5, 8]
     assert subset.names == ["5.png", "8.png"]
     np.testing.assert_array_equal(subset.image(1), stored[8])
-    np.testing.assert_array_equal(
-        np.concatenate([*subset.chunks()]), subset.pixels.permute(0, 2, 3, 1)
-    )
-    mean, std = torch.zeros(3), torch.ones(3)
+    chunks = np.concatenate([*subset.chunks()])
+    np.testing.assert_array_equal(chunks, subset.pixels.permute(0, 2, 3, 1))
     copied = ImageSet(stored[[5, 8]], torch.tensor([5, 8]))
-    prints = {Dataset(part, part, [], mean, std).fingerprint() for part in (subset, copied)}
-    assert len(prints) == 1
+    parts = [Dataset(part, part, [], torch.zeros(3), torch.ones(3)) for part in (subset, copied)]
+    assert parts[0].fingerprint() == parts[1].fingerprint()

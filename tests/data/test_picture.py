@@ -1,20 +1,13 @@
 """One picture: what is loaded is what a viewer shows."""
 
-import io
 import struct
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.decoding import shown, written
-from tests.support.pictures import (
-    disc,
-    expressed_in,
-    icc_profile,
-    raw_png,
-    unsigned_tiff,
-)
+from tests.support.decoding import shown
+from tests.support.pictures import disc, expressed_in, icc_profile, raw_png, unsigned_tiff, written
 from tod.data import picture
 
 SIDE = 16
@@ -25,16 +18,17 @@ def flat(colour=COLOUR, mode="RGB"):
     return Image.new(mode, (SIDE, SIDE), colour)
 
 
-def noise():
-    return np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+def change_a_tag(path, tag, old, new, kind=3):
+    """Gives a TIFF file's tag of one number, of 16 bits or of kind 4, another value."""
+    before, after = (struct.pack("<HHII", tag, kind, 1, value) for value in (old, new))
+    content = path.read_bytes()
+    assert before in content
+    path.write_bytes(content.replace(before, after))
 
 
 def differs(pixels, colour):
     """By how many levels, at most."""
     return np.abs(pixels.astype(int) - np.array(colour)).max()
-
-
-# ----------------------------------------------------------- transparency
 
 
 @pytest.mark.parametrize("hidden", [(0, 0, 0), (255, 0, 0), (10, 200, 90)])
@@ -49,36 +43,25 @@ def test_what_is_transparent_shows_white_whatever_colour_lies_hidden(tmp_path, h
 
 @pytest.mark.parametrize(("kind", "red"), [(1, (100, 15, 15, 128)), (2, (200, 30, 30, 128))])
 def test_what_is_half_transparent_is_blended_with_white_also_premultiplied(tmp_path, kind, red):
-    content = io.BytesIO()
-    flat(red, "RGBA").save(content, "TIFF")
-    as_written, alpha = (struct.pack("<HHIHH", 338, 3, 1, k, 0) for k in (2, kind))
-    assert as_written in content.getvalue()
-    path = written(tmp_path / "a.tif", content.getvalue().replace(as_written, alpha))
+    path = written(tmp_path / "a.tif", flat(red, "RGBA"))
+    change_a_tag(path, 338, 2, kind)
     assert differs(shown(path), [227, 142, 142]) <= 1
-
-
-def test_opaque_pixels_are_those_without_alpha(tmp_path):
-    opaque = np.dstack([noise(), np.full((SIDE, SIDE), 255, np.uint8)])
-    assert (shown(written(tmp_path / "a.png", Image.fromarray(opaque))) == noise()).all()
 
 
 def test_grey_with_alpha_is_blended_too(tmp_path):
     image = flat((100, 0), "LA")
     image.putpixel((3, 3), (100, 255))
     pixels = shown(written(tmp_path / "a.png", image))
-    assert pixels[0, 0].tolist() == [255] * 3
-    assert pixels[3, 3].tolist() == [100] * 3
+    assert pixels[[0, 3], [0, 3]].tolist() == [[255] * 3, [100] * 3]
 
 
 @pytest.mark.parametrize(("bits", "value"), [(1, 1), (2, 2), (4, 9), (8, 77), (16, 40_000)])
 def test_a_transparent_grey_value_shows_white(tmp_path, bits, value):
-    values = np.zeros((SIDE, SIDE), dtype=int)
-    values[:8] = value
-    values[12:] = 2**bits - 1 if bits > 1 else 0
+    highest = 2**bits - 1 if bits > 1 else 0
+    values = np.array([value] * 8 + [0] * 4 + [highest] * 4)[:, None].repeat(SIDE, axis=1)
     pixels = shown(written(tmp_path / "a.png", raw_png(values, bits, [value])))
-    assert (pixels[:8] == 255).all()
-    assert (pixels[8:12] == 0).all()
-    assert (pixels[12:] == (255 if bits > 1 else 0)).all()
+    levels = np.array([255] * 8 + [0] * 4 + [255 if bits > 1 else 0] * 4)
+    assert (pixels == levels[:, None, None]).all()
 
 
 @pytest.mark.parametrize(("bits", "scale"), [(8, 1), (16, 257)])
@@ -100,9 +83,6 @@ def test_a_palette_of_transparent_colours_shows_white():
     assert (found[:, 8:] == COLOUR).all()
 
 
-# ---------------------------------------------------------------- colours
-
-
 @pytest.mark.parametrize("space", ["sRGB", "Adobe RGB", "Display P3"])
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp"])
 def test_a_colour_is_the_same_in_each_profile(tmp_path, space, ending):
@@ -112,16 +92,17 @@ def test_a_colour_is_the_same_in_each_profile(tmp_path, space, ending):
     assert differs(shown(path), COLOUR) <= 2
 
 
-def test_a_profile_of_srgb_changes_no_pixel(tmp_path):
-    image = Image.fromarray(noise())
-    path = written(tmp_path / "a.png", image, icc_profile=icc_profile("sRGB"))
-    assert (shown(path) == noise()).all()
+UNREADABLE = (b"no profile", icc_profile("Adobe RGB")[:200], bytes(500))
 
 
-@pytest.mark.parametrize("profile", [b"no profile", icc_profile("Adobe RGB")[:200], bytes(500)])
-def test_an_unreadable_profile_counts_as_srgb(tmp_path, profile):
-    path = written(tmp_path / "a.png", flat(), icc_profile=profile)
-    assert (shown(path) == COLOUR).all()
+@pytest.mark.parametrize("profile", [None, icc_profile("sRGB"), *UNREADABLE])
+@pytest.mark.parametrize("opaque", [[], [np.full((SIDE, SIDE), 255, np.uint8)]])
+def test_neither_srgb_nor_an_unreadable_profile_nor_alpha_of_opaque_pixels_changes_a_pixel(
+    tmp_path, profile, opaque
+):
+    noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    image = Image.fromarray(np.dstack([noise, *opaque]))
+    assert (shown(written(tmp_path / "a.png", image, icc_profile=profile)) == noise).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "CMYK", "RGBA"])
@@ -142,43 +123,31 @@ def test_a_profile_and_transparency_go_together(tmp_path):
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK"])
 def test_a_profile_of_grey_does_not_concern_colours(tmp_path, mode):
-    grey = bytearray(icc_profile("sRGB"))
-    grey[16:20] = b"GRAY"
-    for name, old in ((b"kTRC", b"rTRC"), (b"wtpt", b"wtpt")):
-        place = grey.index(old)
-        grey[place : place + 4] = name
-    path = written(tmp_path / "a.tif", flat().convert(mode), icc_profile=bytes(grey))
+    colours = icc_profile("sRGB")
+    grey = colours[:16] + b"GRAY" + colours[20:].replace(b"rTRC", b"kTRC", 1)
+    path = written(tmp_path / "a.tif", flat().convert(mode), icc_profile=grey)
     assert differs(shown(path), COLOUR) <= 1
 
 
-# ------------------------------------------------------------------ depth
-
-
 OF_16_BITS = [0, 257, 40_092, 65_535], [0, 1, 156, 255]
-DEEP = {
-    "u2.png": [OF_16_BITS],
-    "u2.tif": [OF_16_BITS],
-    "u2.pgm": [OF_16_BITS],
-    "f4.tif": [([0, 1 / 255, 0.5, 1], [0, 1, 128, 255])],
-    # Scaled by the smallest range that holds them.
-    **{
-        kind: [
-            ([0, 0, 0, 0], [0, 0, 0, 0]),
-            ([0, 1, 128, 255], [0, 1, 128, 255]),
-            ([0, 256, 257, 514], [0, 1, 1, 2]),
-            OF_16_BITS,
-            whole,
-        ]
-        for kind, whole in (
-            ("i4.tif", ([0, 2**24, 2**30, 2**31 - 1], [0, 2, 128, 255])),
-            ("u4.tif", ([0, 2**32 // 255, 2**31, 2**32 - 1], [0, 1, 128, 255])),
-        )
-    },
-}
+OF_SMALL_RANGES = [
+    ([0, 0, 0, 0], [0, 0, 0, 0]),
+    ([0, 1, 128, 255], [0, 1, 128, 255]),
+    ([0, 256, 257, 514], [0, 1, 1, 2]),
+    OF_16_BITS,
+]
 
 
 @pytest.mark.parametrize(
-    ("kind", "values", "levels"), [(kind, *case) for kind, cases in DEEP.items() for case in cases]
+    ("kind", "values", "levels"),
+    [
+        *((kind, *OF_16_BITS) for kind in ("u2.png", "u2.tif", "u2.pgm")),
+        ("f4.tif", [0, 1 / 255, 0.5, 1], [0, 1, 128, 255]),
+        # Scaled by the smallest range that holds them.
+        *((kind, *case) for kind in ("i4.tif", "u4.tif") for case in OF_SMALL_RANGES),
+        ("i4.tif", [0, 2**24, 2**30, 2**31 - 1], [0, 2, 128, 255]),
+        ("u4.tif", [0, 2**32 // 255, 2**31, 2**32 - 1], [0, 1, 128, 255]),
+    ],
 )
 def test_a_deep_single_channel_is_scaled_by_its_range(tmp_path, kind, values, levels):
     pixels = np.repeat(np.array(values), 4)[None].repeat(SIDE, axis=0)
@@ -199,8 +168,10 @@ def test_a_deep_single_channel_is_scaled_by_its_range(tmp_path, kind, values, le
     ("kind", "value", "words"),
     [
         (np.int32, -1, "values from -1 to 0, not from 0 to 255"),
-        *((np.float32, v, "from 0 to 1: convert it to 8 bits") for v in (-0.5, 1.5, 300.0)),
-        *((np.float32, v, "from 0 to 1: convert it to 8 bits") for v in (np.nan, np.inf)),
+        *(
+            (np.float32, value, "from 0 to 1: convert it to 8 bits")
+            for value in (-0.5, 1.5, 300.0, np.nan, np.inf)
+        ),
     ],
 )
 def test_values_beyond_their_range_are_refused(tmp_path, kind, value, words):
@@ -213,22 +184,17 @@ def test_values_beyond_their_range_are_refused(tmp_path, kind, value, words):
 def test_where_white_is_zero_a_deep_picture_is_turned(tmp_path):
     values = np.zeros((SIDE, SIDE), dtype=np.uint16)
     values[8:] = 65_535
-    buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, "TIFF")
-    black_is_zero, white_is_zero = (struct.pack("<HHIHH", 262, 3, 1, k, 0) for k in (1, 0))
-    assert black_is_zero in buffer.getvalue()
-    content = buffer.getvalue().replace(black_is_zero, white_is_zero)
-    found = shown(written(tmp_path / "a.tif", content))
-    assert (found[:8] == 255).all()
-    assert (found[8:] == 0).all()
+    path = written(tmp_path / "a.tif", Image.fromarray(values))
+    change_a_tag(path, 262, 1, 0)
+    assert (shown(path) == 255 - values[:, :, None] // 257).all()
 
 
 def test_twelve_bits_are_scaled_by_their_own_range(tmp_path):
-    content = bytearray(unsigned_tiff(np.full((SIDE, SIDE), 2**32 - 1, dtype=np.uint32)))
-    for tag, old, new in ((258, 32, 12), (279, 4 * SIDE * SIDE, SIDE * SIDE * 3 // 2)):
-        place = content.index(struct.pack("<HHII", tag, 4, 1, old))
-        content[place : place + 12] = struct.pack("<HHII", tag, 4, 1, new)
-    assert (shown(written(tmp_path / "a.tif", bytes(content))) == 255).all()
+    white = unsigned_tiff(np.full((SIDE, SIDE), 2**32 - 1, dtype=np.uint32))
+    path = written(tmp_path / "a.tif", white)
+    change_a_tag(path, 258, 32, 12, kind=4)
+    change_a_tag(path, 279, 4 * SIDE * SIDE, SIDE * SIDE * 3 // 2, kind=4)
+    assert (shown(path) == 255).all()
 
 
 RAMP = np.arange(SIDE**2).reshape(SIDE, SIDE)
@@ -262,9 +228,6 @@ def test_a_picture_of_three_channels_of_16_bits_without_light_is_dim(tmp_path, b
     assert picture.decode(path, SIDE, SIDE, picture.as_shown).is_dim == is_dim
 
 
-# ------------------------------------------------------------ orientation
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
 def test_a_picture_is_turned_upright(tmp_path, orientation, ending):
@@ -273,9 +236,8 @@ def test_a_picture_is_turned_upright(tmp_path, orientation, ending):
     upright[:8, 8:] = (255, 0, 0)
     stored = Image.fromarray(upright)
     if orientation > 1:
-        stored = stored.transpose(
-            picture.TRANSPOSITIONS[{6: 8, 8: 6}.get(orientation, orientation)]
-        )
+        back = {6: 8, 8: 6}.get(orientation, orientation)
+        stored = stored.transpose(picture.TRANSPOSITIONS[back])
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = written(tmp_path / f"a.{ending}", stored, exif=exif)

@@ -1,8 +1,7 @@
 """Picture files that are damaged, hostile or larger than the memory: what is read, and refused."""
 
-import io
+import os
 import struct
-import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.decoding import shown, written
+from tests.support.decoding import shown
 from tests.support.pictures import (
     exif_with_a_negative_ratio,
     expressed_in,
@@ -20,6 +19,7 @@ from tests.support.pictures import (
     plain,
     png,
     png_chunk,
+    written,
 )
 from tod.data import colour, picture
 
@@ -27,14 +27,6 @@ SIDE = 16
 COLOUR = (40, 180, 60)
 FLAT = Image.new("RGB", (SIDE, SIDE), COLOUR)
 MEGAPIXEL = 10**6 * picture.BYTES_A_PIXEL
-
-
-def has_memory(monkeypatch: pytest.MonkeyPatch, nbytes: int) -> None:
-    """As if the machine had so much."""
-    monkeypatch.setattr(picture, "memory", lambda: nbytes)
-
-
-# --------------------------------------------------------------- metadata
 
 
 TEXT = b"key\0\0" + zlib.compress(bytes(3_000_000))
@@ -84,10 +76,10 @@ def test_damaged_pixels_of_a_png_are_no_metadata(tmp_path):
 
 
 def test_a_cut_jpeg_is_not_filled_up(tmp_path):
-    content = io.BytesIO()
-    next(plain(1, side=64)).save(content, "JPEG")
+    path = written(tmp_path / "a.jpg", next(plain(1, side=64)))
+    os.truncate(path, path.stat().st_size - 400)
     with pytest.raises(OSError, match="truncated"):
-        shown(written(tmp_path / "a.jpg", content.getvalue()[:-400]))
+        shown(path)
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "eps"])
@@ -104,9 +96,6 @@ def test_what_only_claims_to_be_a_picture_starts_no_other_program(tmp_path, monk
 def test_only_pictures_have_a_pictures_ending():
     assert {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"} <= picture.ENDINGS
     assert not {".h5", ".hdf5", ".mpg", ".mpeg", ".eps", ".ps", ".pdf", ".grib"} & picture.ENDINGS
-
-
-# ----------------------------------------------------------------- memory
 
 
 def test_a_large_jpeg_is_nearly_what_its_full_decoding_gives(tmp_path):
@@ -145,14 +134,14 @@ def test_a_picture_asks_for_the_memory_of_what_is_decoded_not_of_what_it_says(
     tmp_path, monkeypatch, kind
 ):
     path = written(tmp_path / f"a.{kind}", large_inside(kind, 2000))
-    has_memory(monkeypatch, 4 * MEGAPIXEL)
+    monkeypatch.setattr(picture, "memory", lambda: 4 * MEGAPIXEL)
     allocated = []
     new = Image.core.new
     monkeypatch.setattr(Image.core, "new", lambda *a: allocated.append(a) or new(*a))
     with pytest.raises(ValueError, match="its 4 megapixels do not fit into memory"):
         shown(path)
     assert not allocated
-    has_memory(monkeypatch, 9 * MEGAPIXEL)
+    monkeypatch.setattr(picture, "memory", lambda: 9 * MEGAPIXEL)
     assert shown(path).shape == (SIDE, SIDE, 3)
     assert picture._budget.used == 0
 
@@ -176,21 +165,17 @@ def test_without_memory_a_picture_is_not_shown_in_another_way(tmp_path, monkeypa
 
 
 def test_threads_wait_for_memory_that_others_have(monkeypatch):
-    has_memory(monkeypatch, 200)
-    budget = picture._Budget()
-    most, running = [0], [0]
-    lock = threading.Lock()
+    monkeypatch.setattr(picture, "memory", lambda: 200)
+    budget, running, sums = picture._Budget(), [], []
 
     def work(nbytes: int) -> None:
         with budget.spent(nbytes):
-            with lock:
-                running[0] += nbytes
-                most[0] = max(most[0], running[0])
+            running.append(nbytes)
+            sums.append(sum(running))
             time.sleep(0.01)
-            with lock:
-                running[0] -= nbytes
+            running.remove(nbytes)
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(work, (60, 30, 50, 90, 10, 20)))
-    assert 0 < most[0] <= 100
+    assert len(sums) == 6 and max(sums) <= 100
     assert budget.used == 0

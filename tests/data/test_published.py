@@ -24,6 +24,7 @@ from tests.support.loading import load, refusal
 from tod.data import Dataset
 
 UNREACHABLE = "http://127.0.0.1:9/x"
+CIFAR10, CIFAR100, SVHN = "cifar-10-batches-py", "cifar-100-python", "svhn"
 
 
 def md5(path: Path) -> str:
@@ -45,14 +46,13 @@ def change_pickle(path: Path, **changes: object) -> None:
     path.write_bytes(pickle.dumps({**content, **changes}))
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def no_proxy(monkeypatch) -> None:
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "*")
 
 
 @pytest.fixture
-def server(no_proxy, tmp_path) -> Iterator[tuple[Path, str]]:
+def server(tmp_path) -> Iterator[tuple[Path, str]]:
     """A folder, and the address at which this machine serves it."""
     folder = tmp_path / "server"
     folder.mkdir()
@@ -64,7 +64,7 @@ def server(no_proxy, tmp_path) -> Iterator[tuple[Path, str]]:
 
 
 @pytest.fixture
-def no_server(no_proxy, monkeypatch) -> None:
+def no_server(monkeypatch) -> None:
     """Downloads end at a closed port of this machine."""
     for published in (torchvision.datasets.CIFAR10, torchvision.datasets.CIFAR100):
         monkeypatch.setattr(published, "url", UNREACHABLE)
@@ -73,23 +73,12 @@ def no_server(no_proxy, monkeypatch) -> None:
     monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", closed)
 
 
-# ---------------------------------------------------------------- what is read
-
-
 @pytest.mark.parametrize(
     ("name", "class_names", "words"),
     [
-        (
-            "cifar10",
-            list(formats.CIFAR10_CLASSES),
-            "data_batch_1: holds 20 images, the published file 10,000",
-        ),
-        (
-            "cifar100",
-            [f"fine_{c:02d}" for c in range(100)],
-            "train: holds 200 images, the published file 50,000",
-        ),
-        ("svhn", list("0123456789"), "test_32x32.mat: holds 40 images, the published file 26,032"),
+        ("cifar10", [*formats.CIFAR10_CLASSES], "data_batch_1: holds 20 images, the published"),
+        ("cifar100", [f"fine_{c:02d}" for c in range(100)], "train: holds 200 images, the publish"),
+        ("svhn", [*"0123456789"], "test_32x32.mat: holds 40 images, the published file 26,032"),
     ],
 )
 def test_a_reduced_copy_is_read_pixel_by_pixel_with_a_warning(
@@ -109,7 +98,7 @@ def test_a_reduced_copy_is_read_pixel_by_pixel_with_a_warning(
 
 def test_cifar_files_written_by_todays_python_and_numpy_are_read_too(tmp_path):
     written = formats.write_cifar10(tmp_path)
-    for path in (tmp_path / "cifar-10-batches-py").iterdir():
+    for path in (tmp_path / CIFAR10).iterdir():
         change_pickle(path)
     assert_read(load("cifar10", tmp_path), written)
 
@@ -118,7 +107,7 @@ def test_a_file_with_the_published_checksum_is_read_without_a_warning(
     tmp_path, warnings, monkeypatch
 ):
     written = formats.write_cifar10(tmp_path)
-    folder, published = tmp_path / "cifar-10-batches-py", torchvision.datasets.CIFAR10
+    folder, published = tmp_path / CIFAR10, torchvision.datasets.CIFAR10
     for file_list in ("train_list", "test_list"):
         names = [name for name, _ in getattr(published, file_list)]
         monkeypatch.setattr(published, file_list, [[n, md5(folder / n)] for n in names])
@@ -131,17 +120,16 @@ def test_what_is_absent_is_downloaded_and_unpacked(tmp_path, server, monkeypatch
     written = formats.write_cifar10(folder)
     archive = folder / "cifar-10-python.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
-        tar.add(folder / "cifar-10-batches-py", "cifar-10-batches-py")
+        tar.add(folder / CIFAR10, CIFAR10)
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", f"{url}/{archive.name}")
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "tgz_md5", md5(archive))
     assert_read(load("cifar10", tmp_path / "data"), written)
 
     written = formats.write_svhn(folder)
-    names = {split: f"{split}_32x32.mat" for split in ("train", "test")}
-    served = {
-        split: [f"{url}/svhn/{name}", name, md5(folder / "svhn" / name)]
-        for split, name in names.items()
-    }
+    served = {}
+    for split in ("train", "test"):
+        name = f"{split}_32x32.mat"
+        served[split] = [f"{url}/{SVHN}/{name}", name, md5(folder / SVHN / name)]
     monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", served)
     assert_read(load("svhn", tmp_path / "data"), written)
 
@@ -154,51 +142,40 @@ def test_imagenet_weights_are_read_in_both_published_forms(tmp_path, legacy):
     fresh = {k: v.clone() for k, v in network.state_dict().items()}
     network.load_imagenet_weights(models.imagenet_weights(tmp_path))
     for key, value in network.state_dict().items():
-        if key.startswith(("layer4_caltech", "fc_caltech", "added_fc")) or key not in published:
-            assert torch.equal(value, fresh[key]), key
-        else:
-            assert torch.equal(value, published[key]), key
-
-
-# ------------------------------------------------------------- what is refused
+        is_new = key.startswith(("layer4_caltech", "fc_caltech", "added_fc"))
+        expected = fresh if is_new or key not in published else published
+        assert torch.equal(value, expected[key]), key
 
 
 @pytest.mark.parametrize(
     ("name", "place"),
-    [
-        ("cifar10", "cifar-10-batches-py"),
-        ("cifar100", "cifar-100-python"),
-        ("svhn", "svhn/train_32x32.mat"),
-    ],
+    [("cifar10", CIFAR10), ("cifar100", CIFAR100), ("svhn", f"{SVHN}/train_32x32.mat")],
 )
 def test_a_failed_download_names_the_place_the_source_and_the_way_out(
     tmp_path, no_server, name, place
 ):
     message = refusal(name, tmp_path)
     assert message.startswith(f"{tmp_path / place}: is missing and could not be downloaded")
-    assert UNREACHABLE in message
-    assert "--data-dir" in message
-    assert "--config digits" in message
+    assert all(words in message for words in (UNREACHABLE, "--data-dir", "--config digits"))
 
 
-@pytest.mark.parametrize("file", ["data_batch_3", "test_batch", "batches.meta"])
+OF_CIFAR10 = [f"{CIFAR10}/{name}" for name in ("data_batch_2", "test_batch", "batches.meta")]
+OF_SVHN = [f"{SVHN}/{split}_32x32.mat" for split in ("train", "test")]
+
+
+@pytest.mark.parametrize("file", OF_CIFAR10)
 def test_a_missing_cifar_file_is_named(tmp_path, file):
     formats.write_cifar10(tmp_path)
-    path = tmp_path / "cifar-10-batches-py" / file
-    path.unlink()
+    (tmp_path / file).unlink()
     message = refusal("cifar10", tmp_path)
-    assert message.startswith(f"{path}: cannot be read (No such file")
-    assert f"remove {path.parent} and it is downloaded again" in message
+    assert message.startswith(f"{tmp_path / file}: cannot be read (No such file")
+    assert f"remove {tmp_path / CIFAR10} and it is downloaded again" in message
 
 
-CIFAR10, CIFAR100, SVHN = "cifar-10-batches-py", "cifar-100-python", "svhn"
-FILES = [
-    *(("cifar10", f"{CIFAR10}/{name}") for name in ("data_batch_2", "test_batch", "batches.meta")),
-    *(("svhn", f"{SVHN}/{split}_32x32.mat") for split in ("train", "test")),
-]
-
-
-@pytest.mark.parametrize(("name", "file"), FILES)
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [*(("cifar10", file) for file in OF_CIFAR10), *(("svhn", file) for file in OF_SVHN)],
+)
 @pytest.mark.parametrize("kept", [0, 0.5])
 def test_a_truncated_file_is_named(tmp_path, name, file, kept):
     getattr(formats, f"write_{name}")(tmp_path)
@@ -207,19 +184,15 @@ def test_a_truncated_file_is_named(tmp_path, name, file, kept):
     assert refusal(name, tmp_path).startswith(f"{path}: cannot be read")
 
 
-class Malicious:
-    def __init__(self, witness: Path) -> None:
-        self.witness = witness
-
-    def __reduce__(self) -> tuple:
-        return os.system, (f"touch '{self.witness}'",)
-
-
-@pytest.mark.parametrize("file", ["data_batch_1", "test_batch", "batches.meta"])
+@pytest.mark.parametrize("file", OF_CIFAR10)
 def test_code_in_a_pickle_is_never_executed(tmp_path, file):
+    class Malicious:
+        def __reduce__(self) -> tuple:
+            return os.system, (f"touch '{witness}'",)
+
     formats.write_cifar10(tmp_path)
-    path, witness = tmp_path / CIFAR10 / file, tmp_path / "executed"
-    change_pickle(path, extra=Malicious(witness))
+    path, witness = tmp_path / file, tmp_path / "executed"
+    change_pickle(path, extra=Malicious())
     message = refusal("cifar10", tmp_path)
     assert message.startswith(f"{path}: cannot be read")
     assert "system" in message
@@ -230,7 +203,7 @@ def test_code_in_a_pickle_is_never_executed(tmp_path, file):
 
 def test_a_full_sized_cifar_file_with_another_checksum_is_damaged(tmp_path):
     formats.write_cifar10(tmp_path)
-    path = tmp_path / "cifar-10-batches-py" / "data_batch_4"
+    path = tmp_path / CIFAR10 / "data_batch_4"
     content = {"labels": [0] * 10_000, "data": np.zeros((10_000, 3072), dtype=np.uint8)}
     formats.write_python2_pickle(path, content)
     message = refusal("cifar10", tmp_path)
@@ -238,21 +211,20 @@ def test_a_full_sized_cifar_file_with_another_checksum_is_damaged(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("damage", "why"),
+    ("part", "value", "why"),
     [
-        ({"labels": [10] * 20}, "holds labels outside its 10 classes"),
-        ({"labels": [-1] * 20}, "holds labels outside its 10 classes"),
-        ({"labels": [0] * 19}, "holds no 3×32×32 images"),
-        ({"labels": None}, ""),
-        ({"data": np.zeros((20, 3071), dtype=np.uint8)}, ""),
-        ({"data": [1, 2, 3]}, ""),
+        ("labels", [10] * 20, "holds labels outside its 10 classes"),
+        ("labels", [-1] * 20, "holds labels outside its 10 classes"),
+        ("labels", [0] * 19, "holds no 3×32×32 images"),
+        ("labels", None, ""),
+        ("data", np.zeros((20, 3071), dtype=np.uint8), ""),  # short rows
+        ("data", [1, 2, 3], ""),
     ],
-    ids=["label 10", "label -1", "too few labels", "no labels", "short rows", "no array"],
 )
-def test_a_cifar_file_that_contradicts_itself_is_refused(tmp_path, damage, why):
+def test_a_cifar_file_that_contradicts_itself_is_refused(tmp_path, part, value, why):
     formats.write_cifar10(tmp_path)
     path = tmp_path / CIFAR10 / "data_batch_5"
-    change_pickle(path, **damage)
+    change_pickle(path, **{part: value})
     assert refusal("cifar10", tmp_path).startswith(f"{path}: cannot be read ({why}")
 
 
@@ -262,8 +234,8 @@ def test_labels_beyond_a_datasets_classes_are_refused(tmp_path):
     assert "holds labels outside its 100 classes" in refusal("cifar100", tmp_path)
     formats.write_svhn(tmp_path)
     path = tmp_path / SVHN / "train_32x32.mat"
-    content = scipy.io.loadmat(path)
+    content = {part: scipy.io.loadmat(path)[part] for part in ("X", "y")}
     content["y"][5] = 11
-    scipy.io.savemat(path, {"X": content["X"], "y": content["y"]})
+    scipy.io.savemat(path, content)
     message = refusal("svhn", tmp_path)
     assert message.startswith(f"{path}: cannot be read (holds labels outside its 10 classes)")

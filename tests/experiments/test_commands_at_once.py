@@ -24,10 +24,6 @@ def statuses_of(*codes: str, processes: int = 1) -> list[int]:
         return list(commands.run(dict(enumerate(map(python, codes)))).values())
 
 
-def test_a_run_ended_by_a_signal_has_failed():
-    assert statuses_of("import os; os.kill(os.getpid(), 9)") == [137]
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.usefixtures("closing_terminal")
@@ -50,9 +46,9 @@ def test_a_signal_goes_to_all_that_run_and_none_begins_after_it(tmp_path, number
     assert signal.getsignal(number) == before
 
 
-def test_commands_run_on_a_system_without_sighup(monkeypatch):
+def test_a_run_ended_by_a_signal_has_failed_also_on_a_system_without_sighup(monkeypatch):
     monkeypatch.delattr(signal, "SIGHUP", raising=False)
-    assert statuses_of("raise SystemExit(7)") == [7]
+    assert statuses_of("import os; os.kill(os.getpid(), 9)", "raise SystemExit(7)") == [137, 7]
 
 
 def test_so_many_run_at_once_each_with_a_place_of_its_own(tmp_path):

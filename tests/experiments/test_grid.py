@@ -3,22 +3,21 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 import main_TOD
 from experiments import grid
 from experiments.cells import shortened_training
-from tests.experiments.conftest import QUICK, REST, WITHOUT_PICTURES, run
-from tests.support.forks import FIRST, Process, one_thread
+from tests.experiments.conftest import QUICK, REST, WITHOUT_PICTURES, run, stopped
+from tests.support.forks import FIRST
 from tests.support.forks import run as run_forked
 from tests.support.harness import PROJECT_DIR, write_run
-from tests.support.processes import shown_in_a_terminal, wait_for
-from tests.support.saves import wait_after_two_saves
+from tests.support.processes import shown_in_a_terminal
 
 GRID = ["--config", "digits", "--strategy", "RANDOM/NONE", "LL4AL/LL4AL", "--seed", "0"]
 FOLDERS = [
@@ -28,14 +27,12 @@ KEPT = ("results.csv", "queries/trial1_cycle1.csv", "weights/trial1_cycle2.pth")
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory) -> Path:
+def both(tmp_path_factory) -> tuple[Path, CompletedProcess]:
     """The folder in which a grid has run both of its cells at once; nobody changes it."""
     place = tmp_path_factory.mktemp("grid")
     done = run("grid", *GRID, f"--output-dir={place}", "--processes=2", *REST, *QUICK)
     assert done.returncode == 0, done.stderr
-    (place / "stdout").write_text(done.stdout, encoding="utf-8")
-    (place / "stderr").write_text(done.stderr, encoding="utf-8")
-    return place
+    return place, done
 
 
 def rows_of(text: str) -> list[str]:
@@ -43,12 +40,13 @@ def rows_of(text: str) -> list[str]:
 
 
 def test_grid_runs_each_cell_and_prints_one_table(both, capsys):
-    assert sorted(path.name for path in both.iterdir() if path.is_dir()) == FOLDERS
-    assert "Learning curves" in (both / "report_digits.html").read_text(encoding="utf-8")
-    assert "LL4AL/LL4AL, seed 0: has ended (" in (both / "stderr").read_text(encoding="utf-8")
-    rows = rows_of((both / "stdout").read_text(encoding="utf-8"))
+    place, done = both
+    assert sorted(path.name for path in place.iterdir() if path.is_dir()) == FOLDERS
+    assert "Learning curves" in (place / "report_digits.html").read_text(encoding="utf-8")
+    assert "LL4AL/LL4AL, seed 0: has ended (" in done.stderr
+    rows = rows_of(done.stdout)
     assert any("RANDOM" in row for row in rows) and any("LL4AL" in row for row in rows)
-    shutil.copytree(both, "copy")
+    shutil.copytree(place, "copy")
     with pytest.raises(SystemExit) as left:
         grid.main([*GRID, "--output-dir=copy", "--only=none", *REST, *QUICK])
     assert left.value.code == 0
@@ -62,7 +60,7 @@ def test_a_run_beside_others_gives_what_it_gives_alone_and_is_not_run_again(both
     (folder,) = Path("alone").iterdir()
     assert folder.name == FOLDERS[0]
     for name in KEPT[1:]:  # the first one has seconds
-        assert (folder / name).read_bytes() == (both / folder.name / name).read_bytes()
+        assert (folder / name).read_bytes() == (both[0] / folder.name / name).read_bytes()
     times = [(folder / name).stat().st_mtime_ns for name in KEPT]
     again = run(*command)
     assert "LL4AL/LL4AL, seed 0: has ended (" in again.stderr
@@ -103,18 +101,7 @@ def test_a_terminal_gets_one_bar_over_all_runs(tmp_path, monkeypatch):
 def test_a_killed_grid_goes_on_where_it_stopped(tmp_path):
     command = [*GRID, f"--output-dir={tmp_path}", "--processes=2", *REST]
     command += ["--set=training.epochs=3", "--set=training.milestones=[2]"]
-    process = Process(
-        [sys.executable, "experiments/grid.py", *command],
-        cwd=PROJECT_DIR,
-        env=one_thread(wait_after_two_saves),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    for name in FOLDERS:
-        wait_for(tmp_path / name / "progress" / "trial1.before.pt", process)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate()
-    assert process.returncode == 143
+    errors = stopped("grid", *command, saved=[tmp_path / name for name in FOLDERS])
     assert errors.count("has stopped with status 143") == 2
     assert "no run has ended a cycle yet" not in errors
     # What was saved is gone on from, not begun again.
@@ -132,9 +119,6 @@ def test_a_run_that_fails_is_told_with_what_it_printed(tmp_path):
     assert done.stderr.count("is not finite; what was saved stays") == 2
     assert "digits, RANDOM/NONE, seed 0: has stopped with status 2" in done.stderr
     assert "no run has ended a cycle yet" in done.stdout
-
-
-# ----------------------------------------------------------------- refused
 
 
 def test_a_folder_with_another_run_is_refused_before_any_of_the_grid_runs(tmp_path, refusal):
@@ -157,12 +141,11 @@ def test_scale_shortens_epochs_milestones_and_detach_epoch_alike():
     ("wrong", "said"),
     [
         *(
-            (wrong.split(), wrong)
-            for wrong in (
-                *("--strategy TOD", "--strategy TOD/LL4AL", "--strategy LL4AL/TOD"),
-                *("--strategy ENTROPHY/NONE", "--only 9", "--scale 2"),
-            )
+            (["--strategy", name], f"--strategy {name}")
+            for name in ("TOD", "TOD/LL4AL", "LL4AL/TOD", "ENTROPHY/NONE")
         ),
+        (["--only", "9"], "--only 9"),
+        (["--scale", "2"], "--scale 2"),
         (["--config", "nothing"], "nothing: cannot be read (No such file or directory); --config "),
         (["--strategy", "BALD/NONE", "RANDOM/NONE"], "--sampling BALD: needs dropout"),
         (["--config", "own_images"], "own_images: its labels come from people"),
@@ -175,10 +158,7 @@ def test_scale_shortens_epochs_milestones_and_detach_epoch_alike():
         (["--", "--parallel=data"], "--parallel: here --processes, before the --, runs several"),
         (["--", "--overwrite"], "remove the runs' folders"),
         ([*REST, "--epochs=3"], "unrecognized arguments: --epochs=3"),
-        (
-            ["--set", "training.lr=1", *REST],
-            "unrecognized arguments: --set training.lr=1; what is for the entry scripts",
-        ),
+        (["--set", "training.lr=1", *REST], "--set training.lr=1; what is for the entry scripts"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line_before_anything_runs(tmp_path, wrong, said, refusal):

@@ -3,8 +3,6 @@
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,11 +10,9 @@ from PIL import Image
 
 from experiments import reproduce
 from experiments.reproduce import paper_rows, replace_section
-from tests.experiments.conftest import QUICK, REST, run
-from tests.support.forks import Process, one_thread
+from tests.analysis.conftest import write_full_run
+from tests.experiments.conftest import QUICK, REST, run, stopped
 from tests.support.harness import PROJECT_DIR, write_run
-from tests.support.processes import wait_for
-from tests.support.saves import wait_after_two_saves
 from tod.analysis.results import read_runs
 
 ENVIRONMENT = {"device": "a device", "precision": "fp32", "python": "3", "torch": "2"}
@@ -68,8 +64,7 @@ def test_runs_that_have_ended_are_not_run_again_and_those_of_another_command_not
 def test_the_papers_values_stand_at_the_same_shares(tmp_path):
     folder = write_run(tmp_path, [[80, 85, 90]], config="cifar10", training_images=1000)
     (row,) = paper_rows(read_runs([folder]), "cifar10", ["", "100", "150", "200", "area"])
-    assert row[0] == "TOD sampling (paper)"
-    assert row[1:] == ["79.5", "86.7", "89.4", "–"]
+    assert row == ["TOD sampling (paper)", "79.5", "86.7", "89.4", "–"]
     full = write_run(tmp_path, [[95]], config="cifar10", sampling="FULL", training_images=100)
     (row,) = paper_rows(read_runs([full]), "cifar10", ["", "100", "area"])
     assert row == ["full training (paper)", "93.1", "–"]
@@ -82,9 +77,7 @@ def test_the_papers_values_of_caltech101_stand_at_its_own_shares(tmp_path):
     folder = write_run(tmp_path, [[80, 85, 90]], config="caltech101", training_images=895)
     (row,) = paper_rows(read_runs([folder]), "caltech101", ["", *"123", "area"])
     assert "–" not in row[1:4]
-    full = write_run(tmp_path, [[91]], config="caltech101", sampling="FULL", cycles=1)
-    path = full / "config.yaml"
-    path.write_text(path.read_text().replace("initial_labels: 868", "initial_labels: null"))
+    full = write_full_run(tmp_path, config="caltech101")
     (row,) = paper_rows(read_runs([full]), "caltech101", ["", "100", "area"])
     assert row == ["full training (paper)", "91.3", "–"]
 
@@ -102,17 +95,8 @@ def test_what_there_is_can_be_written_down_without_running_anything(refusal):
 
 
 def test_what_has_not_ended_is_not_published():
-    process = Process(
-        [sys.executable, PROJECT_DIR / "experiments" / "reproduce.py", "--config=digits", *REST],
-        env=one_thread(wait_after_two_saves),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    progress = RUNS / "digits_auxiliary_NONE_sampling_RANDOM_seed0" / "progress"
-    wait_for(progress / "trial1.before.pt", process)
-    process.terminate()
-    _, errors = process.communicate()
-    assert process.returncode == 143
+    first = RUNS / "digits_auxiliary_NONE_sampling_RANDOM_seed0"
+    errors = stopped("reproduce", "--config=digits", *REST, saved=[first])
     assert f"{RESULTS}: is left as it was" in errors
     assert not RESULTS.exists()
 
@@ -128,17 +112,16 @@ def test_the_published_section_is_what_the_committed_runs_say():
     assert page.read_text(encoding="utf-8") == published
 
 
-def test_what_was_written_into_the_file_during_the_runs_stays(tmp_path, monkeypatch):
-    output = tmp_path / "results.md"
-    write_run(tmp_path, [[80, 85, 90]], **ENVIRONMENT)
+def test_what_was_written_into_the_file_during_the_runs_stays(monkeypatch):
+    write_run(RUNS, [[80, 85, 90]], **ENVIRONMENT)
 
     def run(*arguments: object) -> dict:
-        output.write_text("A reading.\n", encoding="utf-8")
+        RESULTS.write_text("A reading.\n", encoding="utf-8")
         return {}
 
     monkeypatch.setattr(reproduce, "run_all", run)
-    reproduce.main(["--seed=0", f"--output-dir={tmp_path}"])
-    assert output.read_text(encoding="utf-8").startswith("A reading.\n\n<!-- digits: written")
+    reproduce.main(["--seed=0"])
+    assert RESULTS.read_text(encoding="utf-8").startswith("A reading.\n\n<!-- digits: written")
 
 
 def test_a_section_replaces_itself_alone():
@@ -168,16 +151,9 @@ def test_a_section_without_its_end_is_refused_before_the_work(tmp_path, refusal)
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [
-        ["--scale", "0"],
-        ["--paper", "digits"],
-        ["--config", "nothing"],
-        ["--trials", "-1"],
-        ["--output", "."],
-    ],
+    "wrong", ["--scale 0", "--paper digits", "--config nothing", "--trials -1", "--output ."]
 )
 def test_wrong_arguments_are_one_line(tmp_path, wrong, refusal):
-    line = refusal(reproduce.main, *wrong)
-    assert all(word in line for word in wrong)
+    line = refusal(reproduce.main, *wrong.split())
+    assert all(word in line for word in wrong.split())
     assert not any(tmp_path.iterdir())

@@ -1,7 +1,6 @@
 """A folder of pictures, decoded and kept: each image is compared with what its file alone gives."""
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from tod.schema import Images
 
 CONFIG = Images(size=8, resize=12)
 STORE = ".decoded_12_8"
+WHITE = Image.new("RGB", (14, 10), "white")
 decode_one = picture.decode
 
 
@@ -42,16 +42,22 @@ def kept(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob(".*decoded*"))
 
 
+def forget(folder: Path) -> None:
+    """Removes what is kept there."""
+    for name in kept(folder):
+        (folder / name).unlink()
+
+
 def decode(
     folder: Path, files: Sequence[str] | None = None, config: Images = CONFIG
 ) -> tuple[torch.Tensor, dict[int, str]]:
     """The pixels of these files, or of all, and why which could not be read."""
     files = names(folder) if files is None else files
     ((pixels, problems),) = decoding.load_images([(folder, files)], config)
+    sides = (config.resize or config.size, config.size)
     for index, (image, name) in enumerate(zip(pixels, files, strict=True)):
         if index not in problems:
-            sides = {"resize": config.resize or config.size, "size": config.size}
-            content, _ = decode_one(folder / name, **sides, read=picture.as_shown)
+            content, _ = decode_one(folder / name, *sides, picture.as_shown)
             assert image.permute(1, 2, 0).contiguous().numpy().tobytes() == content, name
     return pixels, problems
 
@@ -61,23 +67,6 @@ def load(folder: Path, files: Sequence[str] | None = None, config: Images = CONF
     pixels, problems = decode(folder, files, config)
     assert not problems
     return pixels
-
-
-SAVED = {
-    ".jpg": {"quality": 100, "subsampling": 0},
-    ".webp": {"lossless": True},
-    ".ico": {"sizes": [(16, 16)]},
-}
-"""How formats keep what they are given."""
-
-
-def written(path: Path, content: bytes | Image.Image, **options: object) -> Path:
-    """A file of this content, or of an image without loss."""
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        content.save(path, **{**SAVED.get(path.suffix, {}), **options})
-    return path
 
 
 def shown(path: Path, side: int = 16) -> np.ndarray:
@@ -90,20 +79,3 @@ def forbid_locks(folder: Path) -> None:
     """Nothing can be locked there any more, and so nothing kept."""
     (folder / ".lock").unlink(missing_ok=True)
     (folder / ".lock").mkdir()
-
-
-def forked(work: Callable[[], int]) -> int:
-    """The process id of a child of this process, which ends with the status that it works out."""
-    process = os.fork()
-    if process == 0:
-        status = 99
-        try:
-            status = work()
-        finally:
-            os._exit(status)
-    return process
-
-
-def status_of(process: int) -> int:
-    """The status with which a child ends, or minus the signal's number."""
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])

@@ -7,24 +7,25 @@ import io
 import os
 import pathlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 
+@dataclass
 class Fault:
     """One kind of operation: it counts how often it is done, and fails at one of the times.
 
-    Args:
+    Attributes:
         error: what it fails with.
         at: which time fails, from 1; 0: none.
     """
 
-    def __init__(self, error: OSError, at: int = 0) -> None:
-        self.error = error
-        self.at = at
-        self.count = 0
+    error: OSError
+    at: int
+    count: int = 0
 
     def strikes(self) -> bool:
         """Counts one more operation, and says whether it is to fail."""
@@ -47,10 +48,6 @@ class _FullFile(io.FileIO):
 
     def write(self, content: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _is_written(mode: str) -> bool:
-    return not {"w", "a", "x", "+"}.isdisjoint(mode)
 
 
 KINDS = {
@@ -98,7 +95,8 @@ def failing(kind: str, place: Path, at: int = 0) -> Iterator[Fault]:
 
     def opens(written: bool) -> Callable[..., bool]:
         def concerns(path: object, mode: str = "r", *_: object, **__: object) -> bool:
-            return not isinstance(path, int) and is_here(path) and _is_written(mode) == written
+            is_written = not {*"wax+"}.isdisjoint(mode)
+            return not isinstance(path, int) and is_here(path) and is_written == written
 
         return concerns
 
@@ -130,10 +128,7 @@ def failing(kind: str, place: Path, at: int = 0) -> Iterator[Fault]:
     ]
     if kind == "write":
         patches = [patch.object(module, "open", open_full) for module in openers]
-    for each in patches:
-        each.start()
-    try:
-        yield fault
-    finally:
+    with ExitStack() as stack:
         for each in patches:
-            each.stop()
+            stack.enter_context(each)
+        yield fault

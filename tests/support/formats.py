@@ -39,15 +39,19 @@ def coloured(labels: np.ndarray, num_classes: int, side: int = 32, seed: int = 0
     return Written((colours + noise).clip(0, 255).astype(np.uint8), labels)
 
 
-def mixed_labels(count: int, num_classes: int, seed: int = 0) -> np.ndarray:
-    """All classes equally often, as far as `count` allows, in random order."""
-    return np.random.default_rng(seed).permutation(np.arange(count) % num_classes)
+def two_sets(train_size: int, test_size: int, num_classes: int) -> dict[str, Written]:
+    """Of all classes equally often, as far as the sizes allow, in random order."""
+    sets = {}
+    for seed, (name, size) in enumerate((("train", train_size), ("test", test_size)), 1):
+        labels = np.random.default_rng(seed).permutation(np.arange(size) % num_classes)
+        sets[name] = coloured(labels, num_classes, seed=seed)
+    return sets
 
 
-def _write_cifar(path: Path, images: Written, batch_label: str, **labels: list[int]) -> None:
+def _write_cifar(path: Path, images: Written, **labels: list[int]) -> None:
     """A file in which a row (3072,) is the red plane, then the green, then the blue."""
     content = {
-        "batch_label": batch_label,
+        "batch_label": path.name,
         "data": images.pixels.transpose(0, 3, 1, 2).reshape(len(images.labels), 3072),
         "filenames": [f"image_s_{i:06d}.png" for i in range(len(images.labels))],
         **labels,
@@ -59,49 +63,40 @@ def write_cifar10(root: Path, train_size: int = 100, test_size: int = 40) -> tup
     """`cifar-10-batches-py`: five training files, one test file, `batches.meta`."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
-    train = coloured(mixed_labels(train_size, 10, seed=1), 10, seed=1)
-    test = coloured(mixed_labels(test_size, 10, seed=2), 10, seed=2)
-    for i, fifth in enumerate(zip(*(np.array_split(v, 5) for v in train), strict=True), 1):
-        words, labels = f"training batch {i} of 5", fifth[1].tolist()
-        _write_cifar(folder / f"data_batch_{i}", Written(*fifth), words, labels=labels)
-    words, labels = "testing batch 1 of 1", test.labels.tolist()
-    _write_cifar(folder / "test_batch", test, words, labels=labels)
+    train, test = two_sets(train_size, test_size, 10).values()
+    fifths = zip(*(np.array_split(values, 5) for values in train), strict=True)
+    files = {f"data_batch_{i}": Written(*fifth) for i, fifth in enumerate(fifths, 1)}
+    for name, images in {**files, "test_batch": test}.items():
+        _write_cifar(folder / name, images, labels=images.labels.tolist())
     meta = {"num_cases_per_batch": 10_000, "label_names": list(CIFAR10_CLASSES), "num_vis": 3072}
     write_python2_pickle(folder / "batches.meta", meta)
     return train, test
 
 
-def write_cifar100(root: Path, train_size: int = 200, test_size: int = 100) -> tuple[Written, ...]:
+def write_cifar100(root: Path) -> tuple[Written, ...]:
     """`cifar-100-python`: `train`, `test` and `meta`, with fine and coarse labels."""
     folder = root / "cifar-100-python"
     folder.mkdir(parents=True)
-    splits = []
-    for name, size, seed in (("train", train_size, 1), ("test", test_size, 2)):
-        images = coloured(mixed_labels(size, 100, seed), 100, seed=seed)
+    sets = two_sets(200, 100, 100)
+    for name, images in sets.items():
         coarse, fine = (images.labels // 5).tolist(), images.labels.tolist()
-        words = f"{name}ing batch 1 of 1"
-        _write_cifar(folder / name, images, words, fine_labels=fine, coarse_labels=coarse)
-        splits.append(images)
+        _write_cifar(folder / name, images, fine_labels=fine, coarse_labels=coarse)
     counts = {"fine": 100, "coarse": 20}
     meta = {f"{k}_label_names": [f"{k}_{c:02d}" for c in range(n)] for k, n in counts.items()}
     write_python2_pickle(folder / "meta", meta)
-    return tuple(splits)
+    return tuple(sets.values())
 
 
-def write_svhn(root: Path, train_size: int = 100, test_size: int = 40) -> tuple[Written, ...]:
+def write_svhn(root: Path) -> tuple[Written, ...]:
     """`svhn/{train,test}_32x32.mat`: X (32, 32, 3, N) and y (N, 1), where 10 stands for 0."""
     folder = root / "svhn"
     folder.mkdir(parents=True)
-    splits = []
-    for name, size, seed in (("train", train_size, 1), ("test", test_size, 2)):
-        images = coloured(mixed_labels(size, 10, seed), 10, seed=seed)
-        content = {
-            "X": images.pixels.transpose(1, 2, 3, 0),
-            "y": np.where(images.labels == 0, 10, images.labels).astype(np.uint8)[:, None],
-        }
+    sets = two_sets(100, 40, 10)
+    for name, (pixels, labels) in sets.items():
+        y = np.where(labels == 0, 10, labels).astype(np.uint8)[:, None]
+        content = {"X": pixels.transpose(1, 2, 3, 0), "y": y}
         scipy.io.savemat(folder / f"{name}_32x32.mat", content, do_compression=True)
-        splits.append(images)
-    return tuple(splits)
+    return tuple(sets.values())
 
 
 def caltech101_classes(num_classes: int = 101) -> list[str]:
@@ -151,10 +146,10 @@ IMAGE_KINDS = {
 FOLDER_CLASSES = ("apple pie", "Banane", "größe")
 
 
-def write_image_folder(root: Path, test_kinds: int = 4) -> None:
-    """`{train,test}/CLASS/*`: `IMAGE_KINDS` in mixed sizes; the test set has the first of them."""
+def write_image_folder(root: Path) -> None:
+    """`{train,test}/CLASS/*`: `IMAGE_KINDS` in mixed sizes; the test set has the first four."""
     random = np.random.default_rng(0)
-    for split, kinds in (("train", list(IMAGE_KINDS)), ("test", list(IMAGE_KINDS)[:test_kinds])):
+    for split, kinds in (("train", list(IMAGE_KINDS)), ("test", list(IMAGE_KINDS)[:4])):
         for label, name in enumerate(FOLDER_CLASSES):
             (root / split / name).mkdir(parents=True)
             images, _ = coloured(np.full(len(kinds), label), 3, side=60, seed=label)
@@ -174,10 +169,8 @@ def write_small_folder(root: Path) -> None:
 def write_imagenet_weights(path: Path, legacy: bool = False) -> dict[str, torch.Tensor]:
     """ImageNet ResNet-18 weights with torchvision's keys, and random values.
 
-    Args:
-        path: the file.
-        legacy: as `resnet18-5c106cde.pth` was published, by a PyTorch that neither knew zip files
-            nor counted batches, and saved `nn.Parameter`s; else as `resnet18-f37072fd.pth`.
+    They are as in `resnet18-f37072fd.pth`, or `legacy` ones as in `resnet18-5c106cde.pth`, by a
+    PyTorch that neither knew zip files nor counted batches, and saved `nn.Parameter`s.
     """
     torch.manual_seed(0)
     network = torchvision.models.resnet18()
@@ -187,12 +180,8 @@ def write_imagenet_weights(path: Path, legacy: bool = False) -> dict[str, torch.
             module.running_var.uniform_(0.5, 1.5)
     state = dict(network.state_dict())
     if legacy:
-        parameters = dict(network.named_parameters())
-        state = {
-            k: nn.Parameter(v) if k in parameters else v
-            for k, v in state.items()
-            if not k.endswith("num_batches_tracked")
-        }
+        state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+        state |= dict(network.named_parameters())
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(state, path, _use_new_zipfile_serialization=not legacy)
     return state

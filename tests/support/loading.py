@@ -1,5 +1,6 @@
-"""Datasets as a run loads them, and the one line with which a wrong one is refused."""
+"""Datasets as a run loads them, and the one line with which something wrong is refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,15 @@ def load(name: str, data_dir: Path, *overrides: str, seed: int = 0) -> tod.data.
     return tod.data.load(config, seed)
 
 
-def refusal(name: str, data_dir: Path, *overrides: str) -> str:
-    """The message with which `load` refuses the dataset."""
+def refused(call: Callable, *arguments: object, lines: int = 1) -> str:
+    """The message, of so many lines, with which a function refuses its arguments."""
     with pytest.raises(tod.config.InputError) as caught:
-        load(name, data_dir, *overrides)
+        call(*arguments)
     message = str(caught.value)
-    assert "\n" not in message
+    assert message.count("\n") == lines - 1
     return message
+
+
+def refusal(name: str, data_dir: Path, *overrides: str, lines: int = 1) -> str:
+    """The message with which `load` refuses the dataset."""
+    return refused(load, name, data_dir, *overrides, lines=lines)

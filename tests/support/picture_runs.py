@@ -3,31 +3,21 @@
 import os
 from pathlib import Path
 
-from tests.support.harness import DEVICE
+from tests.support.harness import TINY_DIGITS
 from tests.support.pictures import plain, write_classes
 from tod.analysis import records
 
 ODD = os.fsdecode(b"caf\xe9")
 SETTINGS = [
     "--config=image_folder",
-    f"--device={DEVICE}",
-    "--precision=fp32",
+    *TINY_DIGITS[1:],
     "--auxiliary=NONE",
-    *(
-        f"--set={setting}"
-        for setting in (
-            "model.width=4",
-            "images.size=16",
-            "active_learning.trials=1",
-            "active_learning.cycles=2",
-            "active_learning.initial_labels=8",
-            "active_learning.query_size=8",
-            "active_learning.subset_size=16",
-            "training.batch_size=8",
-            "training.epochs=1",
-            "training.milestones=[]",
-        )
-    ),
+    "--set=images.size=16",
+    *(f"--set=active_learning.{name}=8" for name in ("initial_labels", "query_size")),
+    "--set=active_learning.subset_size=16",
+    "--set=training.batch_size=8",
+    "--set=training.epochs=1",
+    "--set=training.milestones=[]",
 ]
 
 

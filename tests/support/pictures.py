@@ -27,28 +27,23 @@ def icc_profile(space: str) -> bytes:
         return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
 
     curve = ADOBE_CURVE if space == "Adobe RGB" else SRGB_CURVE
-    primaries = np.array(TO_XYZ[space]).T
     curves = b"para\0\0\0\0" + struct.pack(">HH", 3, 0) + fixed(*curve)
-    name = space.encode()
-    description = b"desc\0\0\0\0" + struct.pack(">I", len(name) + 1) + name + bytes(79)
+    name = struct.pack(">I", len(space) + 1) + space.encode()
     tags = {
-        b"desc": description,
+        b"desc": b"desc\0\0\0\0" + name + bytes(79),
         b"cprt": b"text\0\0\0\0none\0",
         b"wtpt": b"XYZ \0\0\0\0" + fixed(0.9642, 1.0, 0.8249),
-        **{
-            channel + b"XYZ": b"XYZ \0\0\0\0" + fixed(*primary)
-            for channel, primary in zip((b"r", b"g", b"b"), primaries, strict=True)
-        },
-        **{channel + b"TRC": curves for channel in (b"r", b"g", b"b")},
     }
+    for channel, primary in zip((b"r", b"g", b"b"), np.array(TO_XYZ[space]).T, strict=True):
+        tags[channel + b"XYZ"] = b"XYZ \0\0\0\0" + fixed(*primary)
+        tags[channel + b"TRC"] = curves
     table, data = struct.pack(">I", len(tags)), b""
     start = 128 + 4 + 12 * len(tags)
     for tag, content in tags.items():
         table += tag + struct.pack(">II", start + len(data), len(content))
         data += content + bytes(-len(content) % 4)
-    header = struct.pack(
-        ">I4sI4s4s4s", start + len(data), b"lcms", 0x02400000, b"mntr", b"RGB ", b"XYZ "
-    )
+    kind = (b"lcms", 0x02400000, b"mntr", b"RGB ", b"XYZ ")
+    header = struct.pack(">I4sI4s4s4s", start + len(data), *kind)
     header += bytes(12) + b"acsp" + bytes(28) + fixed(0.9642, 1.0, 0.8249) + bytes(48)
     return header + table + data
 
@@ -127,15 +122,28 @@ def disc(side: int, hidden: Sequence[int], inside: Sequence[int] = (0, 0, 0)) ->
     return Image.fromarray(pixels)
 
 
+SAVED = {
+    ".jpg": {"quality": 100, "subsampling": 0},
+    ".webp": {"lossless": True},
+    ".ico": {"sizes": [(16, 16)]},
+}
+"""How formats keep what they are given."""
+
+
+def written(path: Path, content: bytes | Image.Image, **options: object) -> Path:
+    """A file of this content, or of an image without loss."""
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        content.save(path, **{**SAVED.get(path.suffix, {}), **options})
+    return path
+
+
 def write_classes(root: Path, files: dict[str, bytes | Image.Image]) -> None:
     """Files by their path below `root`: contents, or images to be saved as their ending says."""
     for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            content.save(path)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        written(root / name, content)
 
 
 def plain(count: int, seed: int = 0, side: int = 16) -> Iterator[Image.Image]:

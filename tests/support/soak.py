@@ -18,14 +18,13 @@ from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT, Popen
 from typing import Any
 
-import pytest
 import torch
 
 import main_TOD
 from tests.support.forks import Process, one_thread
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS
+from tests.support.loading import refused
 from tests.support.saves import save_after_each_epoch
-from tod.config import InputError
 
 RUN = [
     *TINY_DIGITS,
@@ -36,7 +35,6 @@ RUN = [
     "--set=training.milestones=[2]",
 ]
 SCRIPTS = {"main_TOD.py": "TOD", "main_LL4AL.py": "LL4AL"}
-TIMINGS = {"train_seconds"}
 
 
 def start(
@@ -65,11 +63,7 @@ def outcome(process: Popen) -> tuple[int, str]:
 
 def refusal(output_dir: Path, *arguments: object) -> str:
     """The one line with which main_TOD.py refuses the soak's run, in this process."""
-    with pytest.raises(InputError) as refused:
-        main_TOD.main([*RUN, f"--output-dir={output_dir}", *map(str, arguments)])
-    line = str(refused.value)
-    assert "\n" not in line
-    return line
+    return refused(main_TOD.main, [*RUN, f"--output-dir={output_dir}", *map(str, arguments)])
 
 
 def run_folder(script: str, output_dir: Path) -> Path:
@@ -83,8 +77,8 @@ def results(folder: Path) -> dict[str, object]:
     assert not list((folder / "progress").iterdir())
     found: dict[str, object] = {"learning_curve.png": (folder / "learning_curve.png").read_bytes()}
     for row in csv.DictReader((folder / "results.csv").open()):
-        kept = {key: value for key, value in row.items() if key not in TIMINGS}
-        found[f"results.csv, trial {row['trial']}, cycle {row['cycle']}"] = kept
+        del row["train_seconds"]
+        found[f"results.csv, trial {row['trial']}, cycle {row['cycle']}"] = row
     for path in sorted((folder / "queries").iterdir()):
         found[f"queries/{path.name}"] = path.read_bytes()
     for path in sorted((folder / "weights").iterdir()):
