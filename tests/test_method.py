@@ -83,22 +83,18 @@ def spied(tmp_path_factory) -> tuple[Run, Spy]:
     return run, spy
 
 
-def test_2_first_cycle_queries_the_lowest_scores_and_later_ones_the_highest(spied):
+def test_2_first_cycle_queries_the_lowest_scores_unless_configured_and_later_ones_the_highest(
+    spied,
+):
     _, spy = spied
-    first, second = zip(spy.pools, spy.queries, strict=True)  # none after the last cycle
-    for (pool, query), sign in ((first, -1), (second, 1)):
-        queried = np.isin(pool.subset, query.indices)
-        scores = sign * query.scores
-        assert scores[queried].min() >= scores[~queried].max()
-
-
-def test_2_first_cycle_queries_the_highest_scores_where_configured(spied):
-    pool = spied[1].pools[0]
+    first, second = spy.pools  # none after the last cycle
     settings = ["scoring.lowest_in_first_cycle=false", "active_learning.query_size=20"]
-    query = query_by_tod(replace(pool, config=configuration.load("digits", settings)))
-    queried = np.isin(pool.subset, query.indices)
-    assert len(query.indices) == 20
-    assert query.scores[queried].min() >= query.scores[~queried].max()
+    configured = query_by_tod(replace(first, config=configuration.load("digits", settings)))
+    pools, queries = (first, second, first), (*spy.queries, configured)
+    for pool, query, sign in zip(pools, queries, (-1, 1, 1), strict=True):
+        queried, scores = np.isin(pool.subset, query.indices), sign * query.scores
+        assert len(query.indices) == 20
+        assert scores[queried].min() >= scores[~queried].max()
 
 
 def test_2_first_cycle_is_scored_against_an_untrained_network_and_later_ones_against_the_last(
@@ -147,17 +143,22 @@ def test_5_reported_accuracy_is_that_of_the_last_epoch(tmp_path, spied):
 
 
 @pytest.mark.parametrize("augment", ["true", "false"])
-def test_6_scoring_view_follows_the_configuration(tmp_path, augment):
+def test_6_labeled_images_and_the_subset_are_seen_in_the_view_of_the_configuration(
+    tmp_path, augment
+):
     run = tiny_run(tmp_path, "main_TOD.py", "RANDOM", "NONE", f"--set=scoring.augment={augment}")
     with trial_of(run) as trial:
-        pool = trial.pool()
-        scored = torch.cat(list(pool.batches()))
-        images = trial.experiment.train_images
-        plain = images.plain(images.to_device(torch.from_numpy(pool.subset)))
-        # One crop in nine is the image itself.
-        changed = (scored != plain).flatten(1).any(dim=1).float().mean().item()
-        assert torch.equal(scored, torch.cat(list(pool.batches())))
-    assert (0.7 < changed < 1.0) if augment == "true" else changed == 0.0
+        pool, images = trial.pool(), trial.experiment.train_images
+        labels = trial.experiment.dataset.train.labels[torch.from_numpy(pool.subset)]
+        assert torch.equal(pool.labels.cpu(), labels)
+        shown = ((pool.batches, pool.subset), (pool.labeled_batches, trial.labeled))
+        for batches, indices in shown:
+            scored, again = (torch.cat(list(batches())) for _ in range(2))
+            plain = images.plain(images.to_device(torch.from_numpy(indices)))
+            assert torch.equal(scored, again)
+            # One crop in nine is the image itself.
+            changed = (scored != plain).flatten(1).any(dim=1).float().mean().item()
+            assert (0.7 < changed < 1.0) if augment == "true" else changed == 0.0
 
 
 def batches_of(trial: Trial, cycle: int) -> list:

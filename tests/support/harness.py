@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import itertools
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from subprocess import DEVNULL, PIPE, CompletedProcess, Popen
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import pytest
 import torch
 import yaml
 from torch import Tensor, nn
@@ -114,28 +116,17 @@ class Run(NamedTuple):
     def stop_after(
         self, steps: int, sampling: Strategy | None = None, auxiliary: Loss | None = None
     ) -> None:
-        """Runs it until it gets SIGTERM in this optimiser step, from 1; it saves its state there.
-
-        Raises:
-            AssertionError: it did not leave with SIGTERM's status.
-        """
-        after_step = Loop._after_step
-        taken = 0
+        """Runs it until SIGTERM comes in this optimiser step, from 1; it saves its state there."""
+        after_step, taken = Loop._after_step, itertools.count(1)
 
         def count(loop: Loop) -> None:
-            nonlocal taken
-            taken += 1
-            if taken == steps:
+            if next(taken) == steps:
                 os.kill(os.getpid(), signal.SIGTERM)
             after_step(loop)
 
-        try:
-            with patch.object(Loop, "_after_step", count):
-                self.start(sampling, auxiliary)
-        except SystemExit as leaving:
-            assert leaving.code == 143
-        else:
-            raise AssertionError("it has ended")
+        with pytest.raises(SystemExit) as leaving, patch.object(Loop, "_after_step", count):
+            self.start(sampling, auxiliary)
+        assert leaving.value.code == 143
 
     @contextmanager
     def loop(
