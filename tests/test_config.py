@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -53,14 +54,6 @@ images: {resize: 256, size: 224, mean: [0.502, 0.502, 0.502], std: [1.0, 1.0, 1.
 scoring.augment: true
 """,
 }
-LABELS_BY_CYCLE = {
-    "cifar10": [5000, 7500, 10000, 12500, 15000, 17500, 20000],
-    "cifar100": [5000, 7500, 10000, 12500, 15000, 17500, 20000],
-    "svhn": [7324, 10986, 14648, 18310, 21972, 25634, 29296],
-    "caltech101": [868, 1302, 1736, 2170, 2604, 3038, 3472],
-    "digits": [100, 150, 200, 250, 300, 350, 400],
-    "image_folder": [1000, 1500, 2000, 2500, 3000],
-}
 SMALL_NETWORK = "cifar10_small_network"
 DIGITS = configuration.load("digits").as_dict()
 KEYS = sorted(f"{s}.{k}" for s, v in DIGITS.items() if isinstance(v, dict) for k in v)
@@ -77,9 +70,15 @@ def problems_of(*arguments) -> list[str]:
     return str(refusal.value).splitlines()
 
 
+def write(path: Path, values: dict) -> str:
+    path.write_text(as_yaml(values), encoding="utf-8")
+    return str(path)
+
+
 def test_every_shipped_configuration_is_expected_here():
-    assert configuration.config_names() == sorted([*LABELS_BY_CYCLE, SMALL_NETWORK, OWN_IMAGES])
-    assert {*LABELS_BY_CYCLE, OWN_IMAGES} == set(DATASETS)
+    expected = sorted([*PAPER, "digits", "image_folder", OWN_IMAGES])
+    assert sorted(DATASETS) == expected
+    assert configuration.config_names() == sorted([*expected, SMALL_NETWORK])
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -106,11 +105,12 @@ def test_training_sets_have_the_papers_sizes():
     assert {name: TRAINING_SET_SIZES[name] for name in published} == published
 
 
-@pytest.mark.parametrize("name", LABELS_BY_CYCLE)
-def test_each_cycle_has_its_number_of_labels(name):
+@pytest.mark.parametrize(
+    ("name", "cycles"), [("digits", (100, 50, 7)), ("image_folder", (1000, 500, 5))]
+)
+def test_other_datasets_have_the_cycles_of_the_documentation(name, cycles):
     active = configuration.load(name).active_learning
-    labels = [active.initial_labels + c * active.query_size for c in range(active.cycles)]
-    assert labels == LABELS_BY_CYCLE[name]
+    assert (active.initial_labels, active.query_size, active.cycles) == cycles
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -134,10 +134,12 @@ def test_resolved_configuration_read_back_is_the_same(name, tmp_path):
 
 
 def test_a_run_folders_config_is_a_configuration_with_what_the_run_added(tmp_path):
-    settings = {**DIGITS, "run": {"seed": 3, "entry": "main_TOD.py"}}
-    path = write(tmp_path / "config.yaml", settings)
-    assert configuration.load(path).as_dict() == DIGITS
-    assert configuration.read_run(tmp_path, "") == settings
+    # Texts that look like numbers stay texts.
+    run = {"class_names": ["12e4", "1e-4", ".5", "apple", "7"], "seed": 3, "entry": "main_TOD.py"}
+    settings = {**DIGITS, "data_dir": "1e5"}
+    path = write(tmp_path / "config.yaml", {**settings, "run": run})
+    assert configuration.load(path).as_dict() == settings
+    assert configuration.read_run(tmp_path, "") == {**settings, "run": run}
 
 
 def test_configuration_is_frozen():
@@ -148,9 +150,8 @@ def test_configuration_is_frozen():
 @pytest.mark.parametrize(
     ("key", "written", "value"),
     [
-        *(("training.lr", *each) for each in (("1", 1.0), ("5.0e-3", 0.005), (".5", 0.5))),
-        *(("training.lr", *each) for each in (("1e-4", 1e-4), ("1E5", 1e5), ("2E1", 20.0))),
-        *(("training.lr", *each) for each in (("2.5e-3", 2.5e-3), ("+1.e3", 1e3))),
+        *(("training.lr", text, float(text)) for text in ("1", "5.0e-3", ".5", "1e-4", "1E5")),
+        *(("training.lr", text, float(text)) for text in ("2E1", "2.5e-3", "+1.e3")),
         ("images.mean", "[1e-1, 5E-1, +.5]", [0.1, 0.5, 0.5]),
         ("images.mean", "[0, 0.5, 1]", [0.0, 0.5, 1.0]),
         ("images.mean", "null", None),
@@ -172,13 +173,11 @@ def test_a_value_of_a_file_or_of_an_override_is_yaml_and_changes_nothing_else(
         text = (CONFIG_DIR / "digits.yaml").read_text(encoding="utf-8")
         path = tmp_path / "mine.yaml"
         path.write_text(text.replace("lr: 0.02", f"lr: {written}"), encoding="utf-8")
-        in_file = configuration.load(str(path))
-        assert flat(in_file) == {**before, key: value}
+        assert flat(configuration.load(str(path))) == {**before, key: value}
 
 
 def test_data_dir_of_the_command_line_wins():
-    config = configuration.load("digits", ["data_dir=a"], "b c/ö")
-    assert config.data_dir == "b c/ö"
+    assert configuration.load("digits", ["data_dir=a"], "b c/ö").data_dir == "b c/ö"
 
 
 def test_a_name_is_found_from_any_folder_and_a_file_names_its_configuration(tmp_path, monkeypatch):
@@ -187,75 +186,50 @@ def test_a_name_is_found_from_any_folder_and_a_file_names_its_configuration(tmp_
     assert configuration.load(write(tmp_path / "my images.v2.yaml", DIGITS)).name == "my images.v2"
 
 
-def write(path: Path, values: dict) -> str:
-    path.write_text(as_yaml(values), encoding="utf-8")
-    return str(path)
-
-
 def test_all_problems_are_listed_at_once(tmp_path):
-    values = copy.deepcopy(DIGITS)
-    values["learning_rate"] = 1
-    values["dataset"] = "mnist"
-    values["training"]["lr"] = "fast"
-    values["training"]["epohcs"] = values["training"].pop("epochs")
+    values = copy.deepcopy(DIGITS) | {"learning_rate": 1, "dataset": "mnist", "cod": 5}
+    values["training"] |= {"lr": "fast", "epohcs": values["training"].pop("epochs")}
     values["images"]["mean"] = [0.5, "x", "y"]
-    values["cod"] = 5
     values["ll4al"]["margin"] = math.nan
     del values["scoring"]
     path = write(tmp_path / "mine.yaml", values)
     lines = problems_of(path, ["model.width=0"])
-    found = {line.split(": ")[1]: line for line in lines}
-    expected = {
-        "learning_rate": "unknown key; the nearest known one is",
-        "dataset": "'mnist' should be 'cifar10', 'cifar100'",
-        "training.lr": "'fast' should be a valid number",
-        "training.epohcs": "unknown key; the nearest known one is training.epochs",
-        "training.epochs": "is missing; add it",
-        "images.mean": "'x' should be a valid number",
-        "cod": "5 is no section",
-        "ll4al.margin": "nan should be a finite number",
-        "scoring": "is missing; add it",
-        "model.width": "0 should be greater than or equal to 1",
-    }
-    assert len(lines) == len(expected)
-    assert found.keys() == expected.keys()
-    for key, words in expected.items():
-        assert words in found[key]
-        assert found[key].startswith("--set model.width=0: " if key == "model.width" else path)
+    wrong = ["learning_rate", "dataset", "training.lr", "training.epohcs", "training.epochs"]
+    wrong += ["images.mean", "cod", "ll4al.margin", "scoring", "model.width"]
+    sources = {key: "--set model.width=0" if key == "model.width" else path for key in wrong}
+    assert sorted(line.split(": ")[:2] for line in lines) == sorted(
+        [source, key] for key, source in sources.items()
+    )
 
 
 def test_contradictions_are_listed_beside_wrong_values():
-    lines = problems_of(
-        "digits",
-        ["training.lr=x", "training.milestones=[99]", "active_learning.query_size=600"],
-    )
-    listed = "\n".join(lines)
+    wrong = ["training.lr=x", "training.milestones=[99]", "active_learning.query_size=600"]
+    lines = problems_of("digits", wrong)
     assert len(lines) == 4
     for words in ("'x' should", "99 lies beyond the 15 epochs", "500 is smaller", "3700 labels"):
-        assert words in listed
+        assert words in "\n".join(lines)
 
 
-def test_what_a_wrong_value_contradicts_is_not_told():
-    (line,) = problems_of("digits", ["training.epochs=few", "training.milestones=[99]"])
-    assert "training.epochs: 'few'" in line
-    (line,) = problems_of("image_folder", ["images.size=null", "images.resize=large"])
-    assert "images.resize: 'large'" in line
+@pytest.mark.parametrize(
+    ("name", "wrong", "contradicted"),
+    [
+        ("digits", "training.epochs=few", "training.milestones=[99]"),
+        ("image_folder", "images.resize=large", "images.size=null"),
+    ],
+)
+def test_what_a_wrong_value_contradicts_is_not_told(name, wrong, contradicted):
+    (line,) = problems_of(name, [wrong, contradicted])
+    assert "{}: '{}'".format(*wrong.split("=")) in line
 
 
 def test_what_a_whole_section_lacks_is_the_overrides_fault():
     lines = problems_of("digits", ["cod={weight: 0.1}", "ll4al={weight: x}", "ll4al.margin=1"])
-    sources = {line.split(": ")[-2]: line for line in lines}
-    assert sources["cod.ema_decay"].startswith("--set cod={weight: 0.1}: ")
-    assert sources["ll4al.weight"].startswith("--set ll4al={weight: x}: ")
-    assert sources["ll4al.detach_epoch"].startswith("--set ll4al={weight: x}: ")
-    assert len(lines) == 4
-
-
-def test_texts_that_look_like_numbers_stay_texts_in_a_run_folder(tmp_path):
-    run = {"class_names": ["12e4", "1e-4", ".5", "apple", "7"], "seed": 0}
-    write(tmp_path / "config.yaml", {**DIGITS, "data_dir": "1e5", "run": run})
-    assert configuration.read_run(tmp_path, "")["run"] == run
-    assert configuration.load(str(tmp_path / "config.yaml")).data_dir == "1e5"
+    told = {": ".join(line.split(": ")[:-1]) for line in lines}
+    assert len(lines) == len(told) == 4
+    assert told > {
+        "--set cod={weight: 0.1}: cod.ema_decay",
+        *(f"--set ll4al={{weight: x}}: ll4al.{key}" for key in ("weight", "detach_epoch")),
+    }
 
 
 def test_a_merged_mapping_may_be_overridden(tmp_path):
@@ -271,10 +245,8 @@ def test_a_single_cycle_queries_nothing_and_may_have_all_labels():
     overrides = ["active_learning.subset_size=1", "active_learning.query_size=5000"]
     assert configuration.load("digits", [*overrides, "active_learning.cycles=1"])
     lines = problems_of("digits", [*overrides, "active_learning.cycles=2"])
-    assert [line.split(": ")[1] for line in lines] == [
-        "active_learning.query_size",
-        "active_learning.subset_size",
-    ]
+    named = ["active_learning.query_size", "active_learning.subset_size"]
+    assert [line.split(": ")[1] for line in lines] == named
     everything = "active_learning.initial_labels=null"
     assert configuration.load("digits", [everything, "active_learning.cycles=1"])
     (line,) = problems_of("digits", [everything])
@@ -286,10 +258,7 @@ def test_a_runs_configuration_that_cannot_be_read_gets_the_callers_advice(tmp_pa
     for content, reason in (
         (None, "No such file"),
         (b"", "it holds no settings"),
-        (b"- run", "it holds no settings"),
         (b"run: [", "it is not YAML: line 1"),
-        (b"run: {seed: 1, seed: 2}", "the key seed is there twice"),
-        (b"run: !!python/object/apply:os.getcwd []", "it is not YAML"),
         (b"dataset: digits", "it has no section run"),
         (b"run: 3", "it has no section run"),
         (b"\xff", "decode"),
@@ -298,9 +267,8 @@ def test_a_runs_configuration_that_cannot_be_read_gets_the_callers_advice(tmp_pa
             path.write_bytes(content)
         with pytest.raises(InputError) as refusal:
             configuration.read_run(tmp_path, "copy it back")
-        message = str(refusal.value)
-        assert message.startswith(f"{path}: cannot be read (") and reason in message
-        assert message.endswith("; copy it back") and "\n" not in message
+        begins, ends = rf"{path}: cannot be read \(", "; copy it back"
+        assert re.fullmatch(f"{begins}.*{re.escape(reason)}.*{ends}", str(refusal.value))
 
 
 def test_flat_settings_have_dotted_keys_in_order():
@@ -309,18 +277,19 @@ def test_flat_settings_have_dotted_keys_in_order():
 
 
 def assert_sound(config: Config) -> None:
-    """What every accepted configuration promises to the code behind it."""
+    """What every accepted configuration promises beside the bounds of its single values."""
     active, training = config.active_learning, config.training
+    cycles = active.cycles
     if config.dataset == OWN_IMAGES:
-        assert (active.trials, active.cycles) == (1, None)
+        assert (active.trials, cycles) == (1, None)
         assert active.audit_share == 0 or active.query_size >= 2
-        counts = {"cycles": 2, "initial_labels": active.initial_labels or 2}
-        active = active.model_copy(update=counts)
-    assert active.initial_labels or active.cycles == 1
-    labels = (active.initial_labels or 2) + (active.cycles - 1) * active.query_size
+        cycles = 2
+    else:
+        assert active.initial_labels or cycles == 1
+    labels = (active.initial_labels or 2) + (cycles - 1) * active.query_size
     assert labels <= TRAINING_SET_SIZES.get(config.dataset, math.inf)
     # A single cycle queries nothing.
-    assert active.query_size <= active.subset_size or active.cycles == 1
+    assert active.query_size <= active.subset_size or cycles == 1
     assert list(training.milestones) == sorted(set(training.milestones))
     assert all(0 < milestone <= training.epochs for milestone in training.milestones)
     for key, value in flat(config).items():
@@ -329,16 +298,6 @@ def assert_sound(config: Config) -> None:
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, (int, float)):
                 assert math.isfinite(number), key
-    numbers = active.model_dump(exclude={"audit_share", "initial"}, exclude_none=True)
-    assert min(numbers.values()) >= 1
-    assert min(training.batch_size, active.initial_labels or 2) >= 2
-    assert training.lr > 0 <= training.weight_decay
-    assert 0 <= training.momentum < 1
-    assert min(config.cod.weight, config.ll4al.weight, config.ll4al.margin) >= 0
-    assert 0 <= config.cod.ema_decay <= 1
-    assert min(config.ll4al.detach_epoch, config.augmentation.crop_padding) >= 0
-    if config.images.std is not None:
-        assert min(config.images.std) > 0
 
 
 SOUND = {name: configuration.load(name) for name in configuration.config_names()}
@@ -348,28 +307,22 @@ MAYBE_NULL = {
 }
 
 
-def config_or_refusal(*arguments) -> Config | None:
-    """The configuration, or None; anything raised but a refusal in readable lines gets through."""
-    try:
-        return configuration.load(*arguments)
-    except InputError as refusal:
-        for line in str(refusal).split("\n"):
-            assert line.isprintable()
-            assert 0 < len(line) <= 400
-    return None
-
-
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("configurations") / "any.yaml"
 
 
-def check(path: Path, document: str) -> None:
-    path.write_text(document, encoding="utf-8")
-    config = config_or_refusal(str(path))
-    if config is not None:
+def check(path: Path, *arguments: object) -> None:
+    """A sound configuration, as which it is read back, or a refusal in readable lines."""
+    try:
+        config = configuration.load(*arguments)
+    except InputError as refusal:
+        for line in str(refusal).split("\n"):
+            assert line.isprintable() and 0 < len(line) <= 400
+    else:
         assert_sound(config)
-        assert configuration.load(write(path, config.as_dict())) == config
+        settings = config.as_dict()
+        assert configuration.load(write(path, settings)).as_dict() == settings
 
 
 # Derandomised, so that a change is blamed for a failure only where it made it.
@@ -407,7 +360,8 @@ yaml_like = st.lists(st.sampled_from([*yaml_tokens, *DIGITS, *KEYS]), max_size=1
 @example(document="[" * 5000)
 @example(document="dataset: 0x" + "f" * 5000)
 def test_no_file_can_cause_a_traceback(path, document):
-    check(path, document)
+    path.write_text(document, encoding="utf-8")
+    check(path, str(path))
 
 
 REMOVED = "removed"
@@ -433,7 +387,8 @@ def test_no_damaged_configuration_can_cause_a_traceback(path, name, changes):
             target[key] = value
             if value is REMOVED:
                 del target[key]
-    check(path, yaml.safe_dump(damaged, sort_keys=False))
+    path.write_text(yaml.safe_dump(damaged, sort_keys=False), encoding="utf-8")
+    check(path, str(path))
 
 
 @many
@@ -451,10 +406,8 @@ def test_no_damaged_configuration_can_cause_a_traceback(path, name, changes):
 @example(overrides=["training.lr=!!float ''"])
 @example(overrides=["training.epochs=0x" + "f" * 5000])
 @example(overrides=[f"active_learning.trials={2**62}"])
-def test_no_override_can_cause_a_traceback(overrides):
-    config = config_or_refusal("digits", overrides)
-    if config is not None:
-        assert_sound(config)
+def test_no_override_can_cause_a_traceback(path, overrides):
+    check(path, "digits", overrides)
 
 
 def test_deep_nesting_is_refused(path):

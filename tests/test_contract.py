@@ -1,10 +1,11 @@
-"""What every strategy and loss that an entry script lists keeps to; a new one is among them.
+"""What a strategy may look at, and what each that an entry script lists keeps to, a new one too.
 
 Ranks that share a trial query as one process does: `tests/training/test_data_parallel.py`.
 """
 
 import os
 import signal
+from contextlib import suppress
 from unittest.mock import Mock
 
 import numpy as np
@@ -37,11 +38,8 @@ def queries_nothing(strategy: Strategy) -> bool:
 def whole_pool(logits: Tensor, features: Tensor, query_size: int, seed: int = 0) -> Pool:
     """A pool with all that any strategy may look at."""
     torch.manual_seed(seed)
-    pool = pool_of(logits, features, query_size=query_size)
-    width = features.shape[1]
-    pool.modules["module"] = LossNet((width,) * 4)
-    model = pool.config.model.model_copy(update={"dropout": 0.5})
-    pool.config = pool.config.model_copy(update={"model": model})
+    pool = pool_of(logits, features, query_size=query_size, dropout=0.5)
+    pool.modules["module"] = LossNet((features.shape[1],) * 4)
     pool.random = Mock(wraps=np.random.default_rng(seed))
     return pool
 
@@ -68,17 +66,64 @@ def query(name: str, pool: Pool) -> list[int]:
     return positions(found)
 
 
-@every_strategy
-def test_it_picks_different_images_of_the_subset_and_scores_each(name):
-    query(name, whole_pool(drawn(20, 3), drawn(20, 2, 1), 7))
+def test_each_answer_takes_one_pass_over_its_images_when_it_is_first_asked_for():
+    logits, features, labeled = torch.randn(5, 3), torch.randn(5, 2), torch.randn(3, 2)
+    pool = pool_of(logits, features, [0, 1, 2, 0, 1], labeled)
+    losses = nn.functional.cross_entropy(logits, pool.labels, reduction="none")
+    subset = list(range(5))
+    seen = pool.backbone.seen, pool.previous[0].seen
+    assert (pool.query_size, *seen) == (1, [], [])
+    for name, expected, seen_then in (
+        ("previous_logits", logits.flip(0), ([], subset)),
+        ("logits", logits, (subset, subset)),
+        ("consistency_logits", logits, (subset, subset)),
+        ("features", features, (subset, subset)),
+        ("true_losses", losses, (subset, subset)),
+        ("labeled_features", labeled, ([*subset, 5, 6, 7], subset)),
+    ):
+        for _ in range(2):
+            assert torch.equal(getattr(pool, name), expected), name
+        assert seen == seen_then, name
+
+
+def test_predicted_losses_are_those_of_the_module_in_evaluation_mode():
+    features = torch.randn(5, 2)
+    pool = pool_of(features=features)
+    pool.modules["module"] = LossNet((2, 2, 2, 2)).train()
+    predicted = pool.predicted_losses
+    assert not pool.modules["module"].training
+    with torch.no_grad():
+        expected = pool.modules["module"]([features[:, :, None, None]] * 4)
+    torch.testing.assert_close(predicted, expected)
+    assert torch.equal(pool.features, features)
+    assert pool.backbone.seen == list(range(5))
+
+
+@pytest.mark.parametrize("name", ["logits", "features", "previous_logits", "labeled_features"])
+def test_a_network_of_ones_own_loss_is_in_the_way_of_nothing(name):
+    pool = pool_of(torch.randn(5, 3))
+    pool.modules["head"] = nn.Linear(2, 3)
+    assert len(getattr(pool, name)) == (4 if name == "labeled_features" else 5)
+
+
+def test_a_pass_of_ones_own_gives_tensors_of_the_whole_subset_without_gradients():
+    logits, features = torch.randn(5, 3, requires_grad=True), torch.randn(5, 2)
+    pool = pool_of(logits, features)
+    sums, seen = pool.compute(
+        pool.backbone.train(), lambda outputs: (outputs[0].sum(dim=1), outputs[2])
+    )
+    assert torch.equal(sums, logits.sum(dim=1))
+    assert torch.equal(seen, features)
+    assert not sums.requires_grad
+    assert not pool.backbone.training
 
 
 @every_strategy
-@pytest.mark.parametrize(("size", "classes"), [(3, 10), (120, 3)])
-def test_it_can_be_asked_for_the_whole_pool_whatever_number_of_clusters_it_wants(
-    name, size, classes
+@pytest.mark.parametrize(("size", "classes", "asked"), [(20, 3, 7), (3, 10, 3), (120, 3, 120)])
+def test_it_picks_different_images_and_scores_each_even_if_it_is_asked_for_all(
+    name, size, classes, asked
 ):
-    query(name, whole_pool(drawn(size, classes), drawn(size, 5, 1), size))
+    query(name, whole_pool(drawn(size, classes), drawn(size, 5, 1), asked))
 
 
 @every_strategy
@@ -132,12 +177,9 @@ def test_scores_that_are_not_finite_are_a_divergence(name, value, rows):
     logits, features = drawn(10, 3), drawn(10, 2, 1)
     logits[rows] = features[rows] = value
     pool = whole_pool(logits, features, 2)
-    try:
+    with suppress(FloatingPointError):
         query(name, pool)
-    except FloatingPointError:
-        return
-    # It has not looked.
-    assert pool.backbone.seen == pool.previous[0].seen == []
+        assert pool.backbone.seen == pool.previous[0].seen == []  # it has not looked
 
 
 def die_when_queried() -> None:
@@ -169,11 +211,11 @@ def test_a_run_killed_in_its_query_goes_on_to_the_same_bytes(
 
     whole = run("whole")
     whole.check(PLAIN_COLUMNS, pool_size=1437, by_score=False)
-    recorded = (whole.config["run"][key] for key in ("entry", "sampling", "auxiliary"))
-    assert (*recorded,) == (script, name, method)
+    recorded = {"entry": script, "sampling": name, "auxiliary": method}
+    assert whole.config["run"].items() >= recorded.items()
     assert len({row["score"] for row in whole.queries}) > 1
-    output = f"--output-dir={tmp_path / 'killed'}"
-    killed = run_script(script, *arguments, output, first=die_when_queried)
+    arguments.append(f"--output-dir={tmp_path / 'killed'}")
+    killed = run_script(script, *arguments, first=die_when_queried)
     assert killed.returncode == -signal.SIGKILL
     gone_on = run("killed")
     assert "continuing with trial 1, cycle 1, after its training" in gone_on.printed

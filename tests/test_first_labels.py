@@ -12,6 +12,7 @@ from PIL import Image
 from samplers import query_by_probcover, query_by_typiclust
 from tests.support.formats import write_caltech101
 from tests.support.harness import run_tod_alone, table
+from tests.support.pictures import write_classes
 from tests.support.pools import pool_of, positions
 from tod import config as configuration
 from tod import data
@@ -19,6 +20,11 @@ from tod.analysis.results import read_runs
 from tod.config import InputError
 from tod.data.features import load_features
 from tod.first_labels import choose_first
+
+
+def digits(*settings: str, seed: int = 0) -> data.Dataset:
+    return data.load(configuration.load("digits", settings), seed)
+
 
 # ------------------------------------------------------------ first labels
 
@@ -66,8 +72,7 @@ def test_a_run_begins_with_balanced_labels(tmp_path, no_pictures):
 
 def digits_features(count: int = 1437) -> np.ndarray:
     """An embedding in which each class is a spot."""
-    labels = data.load(configuration.load("digits"), 0).train.labels.numpy()
-    spots = np.eye(10)[labels] * 100
+    spots = np.eye(10)[digits().train.labels] * 100
     return (spots + np.random.default_rng(0).normal(size=(1437, 10)))[:count].astype(np.float32)
 
 
@@ -80,12 +85,12 @@ def features(tmp_path) -> Path:
 
 @pytest.mark.parametrize("strategy", [query_by_typiclust, query_by_probcover])
 def test_the_strategies_look_at_given_features_instead_of_the_networks(strategy):
-    dense = torch.tensor(
-        [[0.0, 0], [0.1, 0], [0, 0.1], [0.1, 0.1], [9, 9], [-9, 4], [7, -8], [3, 30]]
+    dense = torch.Tensor(
+        [[0, 0], [0.1, 0], [0, 0.1], [0.1, 0.1], [9, 9], [-9, 4], [7, -8], [3, 30]]
     )
-    labeled = torch.tensor([[50.0, 50], [51, 50], [50, 51]])
-    of_network = pool_of(features=dense, labeled_features=labeled, query_size=1)
-    given = pool_of(features=dense.flip(0), labeled_features=labeled, query_size=1)
+    labeled = torch.Tensor([[50, 50], [51, 50], [50, 51]])
+    of_network = pool_of(features=dense, labeled_features=labeled)
+    given = pool_of(features=dense.flip(0), labeled_features=labeled)
     given = dataclasses.replace(given, given_features=(dense, labeled))
     assert positions(strategy(given)) == positions(strategy(of_network))
     np.testing.assert_array_equal(strategy(given).scores, strategy(of_network).scores)
@@ -125,10 +130,7 @@ def test_features_of_no_use_to_a_strategy_make_no_other_run_of_it(
         (lambda: digits_features()[:, :0], "it needs a row for each"),
         (lambda: digits_features()[:, 0], r"shape \(1437,\)"),
         (lambda: digits_features().astype(int), "holds int64"),
-        (
-            lambda: np.where(np.arange(1437)[:, None] == 7, np.inf, digits_features()),
-            "row 7 is not",
-        ),
+        (lambda: np.insert(digits_features(1436), 7, np.inf, axis=0), "row 7 is not"),
         (lambda: np.full((1437, 2), 1e300), "row 0 is not finite"),
     ],
 )
@@ -169,8 +171,7 @@ def test_a_long_tailed_run_leaves_the_test_set_and_is_another_pool_for_each_seed
     tmp_path, no_pictures
 ):
     tail = "active_learning.imbalance=20"
-    whole = data.load(configuration.load("digits"), 0)
-    thinned = [data.load(configuration.load("digits", [tail]), seed) for seed in (0, 1)]
+    whole, *thinned = digits(), digits(tail), digits(tail, seed=1)
     assert all(torch.equal(t.test.pixels, whole.test.pixels) for t in thinned)
     assert torch.equal(thinned[0].train.pixels, whole.train.pixels[thinned[0].draw.places])
     sizes = [np.bincount(t.train.labels.numpy()).tolist() for t in thinned]
@@ -187,8 +188,7 @@ def test_a_long_tailed_run_leaves_the_test_set_and_is_another_pool_for_each_seed
 
 def test_features_of_the_whole_training_set_serve_a_long_tail_too(features):
     for seed in (0, 1):
-        config = configuration.load("digits", ["active_learning.imbalance=20"])
-        dataset = data.load(config, seed)
+        dataset = digits("active_learning.imbalance=20", seed=seed)
         found = load_features(features, dataset)
         assert found[:, :].argmax(axis=1).tolist() == dataset.train.labels.tolist()
         assert np.array_equal(found, digits_features()[dataset.draw.places])
@@ -205,16 +205,13 @@ def test_one_file_of_features_serves_all_seeds_of_a_split(tmp_path, name, tail):
         write_caltech101(tmp_path, images_per_class=10, num_classes=3)
     else:
         root = tmp_path / "train"
-        for c, color in enumerate(("red", "green", "blue")):
-            (root / color).mkdir(parents=True)
-            for i in range(10):
-                Image.new("RGB", (8, 8), (80 * c, 20 * i, 0)).save(root / color / f"{i}.png")
+        places = [f"{color}/{i}.png" for color in ("red", "green", "blue") for i in range(10)]
+        images = (Image.new("RGB", (8, 8), (8 * i, 0, 0)) for i in range(30))
+        write_classes(root, dict(zip(places, images, strict=True)))
         tail = [*tail, "images.test_share=0.2"]
     small = ["images.size=8", "active_learning.initial_labels=2", "active_learning.query_size=1"]
     config = configuration.load(name, [*small, *tail], str(tmp_path))
-    files = sorted(
-        str(path.relative_to(root)) for path in root.glob("*/*") if "BACKGROUND" not in str(path)
-    )
+    files = sorted(str(path.relative_to(root)) for path in root.glob("[!B]*/*"))
     np.save(tmp_path / "f.npy", np.arange(len(files), dtype=np.float32)[:, None])
     trained = set()
     for seed in range(3):
@@ -225,7 +222,6 @@ def test_one_file_of_features_serves_all_seeds_of_a_split(tmp_path, name, tail):
     assert len(trained) > 1
 
 
-def test_more_labels_than_a_long_tail_has_are_refused(tmp_path):
-    config = configuration.load("digits", ["active_learning.imbalance=100"])
+def test_more_labels_than_a_long_tail_has_are_refused():
     with pytest.raises(InputError, match="400 labels, but there are 361 training images"):
-        data.load(config, 0)
+        digits("active_learning.imbalance=100")

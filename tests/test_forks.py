@@ -22,9 +22,12 @@ CODES = {
     "unflushed": "import atexit; atexit.register(print, 'last'); print('first', end='')",
     "threads": "import threading, time\n"
     "threading.Thread(target=lambda: (time.sleep(0.2), print('ended'))).start()",
-    "place": "import os, sys; print(os.getcwd(), sys.argv, sys.path[0], __name__, os.getppid())",
-    "variables": "import os; print(sorted(os.environ.items()))",
-    "cores": "import threading, torch; print(torch.get_num_threads(), threading.active_count())",
+    "surroundings": "import os, resource, sys, threading\n"
+    "print(os.getcwd(), sys.argv, sys.path[0], __name__, os.getppid())\n"
+    "print(sorted(os.environ.items()), os.listdir('/proc/self/fd')[:3], os.umask(0))\n"
+    "print(os.getsid(0) == os.getpid(), os.getpgrp() == os.getpid())\n"
+    "print(resource.getrlimit(resource.RLIMIT_FSIZE))\n"
+    "import torch; print(torch.get_num_threads(), threading.active_count())",
     "streams": "import sys\n"
     "print([(s.encoding, s.errors, s.line_buffering, s.isatty()) for s in (sys.stdin, sys.stdout,"
     " sys.stderr)], sys.stdin.read(), sys.stdout.fileno(), file=sys.stderr)",
@@ -32,9 +35,6 @@ CODES = {
     "print([(n, signal.getsignal(n)) for n in signal.valid_signals()"
     " if signal.getsignal(n) is not signal.SIG_DFL and n != signal.SIGINT])\n"
     "print(getattr(signal.getsignal(signal.SIGINT), '__name__', signal.getsignal(signal.SIGINT)))",
-    "limits": "import os, resource; print(resource.getrlimit(resource.RLIMIT_FSIZE), os.umask(0))",
-    "session": "import os; print(os.getsid(0) == os.getpid(), os.getpgrp() == os.getpid())",
-    "files": "import os; print(os.listdir('/proc/self/fd')[:3])",
 }
 
 
@@ -49,18 +49,16 @@ def answer(
     return process.returncode, shown, errors.splitlines()[-1:]
 
 
-SETTINGS = {
-    "session": {"start_new_session": True},
-    "limits": {"preexec_fn": partial(resource.setrlimit, resource.RLIMIT_FSIZE, (9**6, 9**6))},
-}
+LIMITED = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (9**6, 9**6))
 
 
 @pytest.mark.parametrize("name", CODES)
 def test_a_forked_process_is_as_one_that_starts_cold(name, tmp_path):
-    for settings in [{}, SETTINGS[name]] if name in SETTINGS else [{}]:
-        found = answer(Process, CODES[name], tmp_path, **settings)
-        assert found == answer(Popen, CODES[name], tmp_path, **settings)
-        assert found[0] or found[1] or found[2] or name == "nothing"
+    settings = {"start_new_session": True, "preexec_fn": LIMITED}
+    for given in [{}, settings] if name == "surroundings" else [{}]:
+        found = answer(Process, CODES[name], tmp_path, **given)
+        assert found == answer(Popen, CODES[name], tmp_path, **given)
+        assert any(found) or name == "nothing"
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL, lambda *_: None])
@@ -94,8 +92,7 @@ def test_what_is_read_at_the_start_alone_starts_cold(tmp_path):
 
 
 def test_forks_do_not_share_what_is_drawn_without_a_seed(tmp_path):
-    code = (
-        "import random, numpy, torch; print(random.random(), numpy.random.rand(), torch.rand(()))"
-    )
+    code = "import random, numpy, torch\n"
+    code += "print(random.random(), numpy.random.rand(), torch.rand(()))"
     draws = [answer(Process, code, tmp_path)[1].split() for _ in range(2)]
     assert all(one != other for one, other in zip(*draws, strict=True))

@@ -1,25 +1,19 @@
 """What the published implementation does and the paper does not spell out, and the loop's order."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from losses import (
-    AuxiliaryLoss,
-    CODLoss,
-    DetachedLossPrediction,
-    LossPrediction,
-    NoAuxiliary,
-)
 from models import fold_batch_norm
-from samplers import query_at_random, query_by_tod
+from samplers import query_by_tod
+from tests.support.finished import PLAIN_COLUMNS
 from tests.support.harness import (
     Run,
+    checkpoint,
     same_weights,
     table,
     tiny_run,
@@ -37,42 +31,45 @@ THREE_CYCLES = ("--set=active_learning.cycles=3",)
 
 
 @contextmanager
-def trial_of(
-    run: Run, auxiliary: type[AuxiliaryLoss] = CODLoss, number: int = 1
-) -> Iterator[Trial]:
+def trial_of(run: Run, number: int = 1) -> Iterator[Trial]:
     """A trial before its first cycle."""
-    with run.loop(query_by_tod, auxiliary, number) as loop:
+    with run.loop(number=number) as loop:
         yield loop.trial
 
 
 class Spy:
-    """A strategy that remembers what each query saw and chose."""
+    """A strategy that remembers what each query by TOD saw and chose."""
 
-    def __init__(self, strategy: Callable[[Pool], Query] = query_by_tod) -> None:
-        self.strategy = strategy
+    def __init__(self) -> None:
         self.pools: list[Pool] = []
         self.queries: list[Query] = []
         self.previous: list[dict[str, torch.Tensor]] = []
 
     def __call__(self, pool: Pool) -> Query:
-        query = self.strategy(pool)
+        query = query_by_tod(pool)
         self.pools.append(pool)
         self.queries.append(query)
         self.previous.append(weights_of(pool.previous))
         return query
 
 
-def test_1_backbone_goes_on_and_optimizer_starts_anew_in_each_cycle(tmp_path):
+def test_1_and_4_backbone_and_teacher_go_on_and_optimizer_starts_anew_in_each_cycle(tmp_path):
     with trial_of(tiny_run(tmp_path)) as trial:
+        networks = trial.backbone, trial.auxiliary.teacher
+        assert not same_weights(*map(weights_of, networks))
         trial.train()
-        trained = weights_of(trial.backbone)
+        assert trial.auxiliary.steps_taken == 2 * 3  # two epochs of 40 images in batches of 16
+        trained = [weights_of(network) for network in networks]
         assert trial.learner.optimizer.state
         assert trial.learner.optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
         trial.label(query_by_tod(trial.pool()))
-        assert same_weights(trained, weights_of(trial.backbone))
+        assert all(map(same_weights, trained, map(weights_of, networks)))
+        assert networks == (trial.backbone, trial.auxiliary.teacher)
         assert not trial.learner.optimizer.state
         assert trial.learner.optimizer.param_groups[0]["lr"] == 0.1
         assert trial.learner.epoch == 0
+        trial.train()
+        assert trial.auxiliary.steps_taken == 2 * 3 + 2 * 4
 
 
 @pytest.fixture(scope="module")
@@ -81,26 +78,22 @@ def spied(tmp_path_factory) -> tuple[Run, Spy]:
     spy = Spy()
     run = tiny_run(tmp_path_factory.mktemp("spied"), "main_TOD.py", "TOD", "TOD", *THREE_CYCLES)
     with without_pictures():
-        run.start(spy, CODLoss)
+        run.start(spy)
     return run, spy
 
 
-def test_2_first_cycle_queries_the_lowest_scores_and_later_ones_the_highest(spied):
+def test_2_first_cycle_queries_the_lowest_scores_unless_configured_and_later_ones_the_highest(
+    spied,
+):
     _, spy = spied
-    first, second = zip(spy.pools, spy.queries, strict=True)  # none after the last cycle
-    for (pool, query), sign in ((first, -1), (second, 1)):
-        queried = np.isin(pool.subset, query.indices)
-        scores = sign * query.scores
-        assert scores[queried].min() >= scores[~queried].max()
-
-
-def test_2_first_cycle_queries_the_highest_scores_where_configured(spied):
-    pool = spied[1].pools[0]
+    first, second = spy.pools  # none after the last cycle
     settings = ["scoring.lowest_in_first_cycle=false", "active_learning.query_size=20"]
-    query = query_by_tod(replace(pool, config=configuration.load("digits", settings)))
-    queried = np.isin(pool.subset, query.indices)
-    assert len(query.indices) == 20
-    assert query.scores[queried].min() >= query.scores[~queried].max()
+    configured = query_by_tod(replace(first, config=configuration.load("digits", settings)))
+    pools, queries = (first, second, first), (*spy.queries, configured)
+    for pool, query, sign in zip(pools, queries, (-1, 1, 1), strict=True):
+        queried, scores = np.isin(pool.subset, query.indices), sign * query.scores
+        assert len(query.indices) == 20
+        assert scores[queried].min() >= scores[~queried].max()
 
 
 def test_2_first_cycle_is_scored_against_an_untrained_network_and_later_ones_against_the_last(
@@ -110,39 +103,29 @@ def test_2_first_cycle_is_scored_against_an_untrained_network_and_later_ones_aga
     with trial_of(tiny_run(tmp_path / "other")) as untouched:
         assert same_weights(spy.previous[0], weights_of(fold_batch_norm(untouched.previous)))
         assert not same_weights(spy.previous[0], weights_of(fold_batch_norm(untouched.backbone)))
-        weights = torch.load(run.folder / "weights" / "trial1_cycle1.pth", weights_only=True)
-        untouched.backbone.load_state_dict(weights["state_dict_backbone"])
+        untouched.backbone.load_state_dict(checkpoint(run.folder, 1)["state_dict_backbone"])
         assert same_weights(spy.previous[1], weights_of(fold_batch_norm(untouched.backbone)))
 
 
 def test_3_what_is_not_chosen_goes_back_and_the_subset_is_drawn_afresh(tmp_path):
-    spy = Spy()
-    run = tiny_run(tmp_path, "main_TOD.py", "TOD", "NONE", "--set=active_learning.subset_size=1300")
-    with trial_of(run, NoAuxiliary) as trial:
-        trial.train()
-        first_pool = trial.unlabeled
-        query = spy(trial.pool())
-        trial.label(query)
-        assert set(trial.unlabeled) == set(first_pool) - set(query.indices)
-        spy(trial.pool())
-    first, second = (pool.subset for pool in spy.pools)
+    settings = (*THREE_CYCLES, "--set=active_learning.subset_size=1300")
+    with trial_of(tiny_run(tmp_path, "main_TOD.py", "TOD", "NONE", *settings)) as trial:
+        labeled, subsets = set(trial.labeled), []
+        for count in (40, 60, 80):
+            assert len(trial.labeled) == len(labeled) == count
+            assert sorted(trial.labeled) == sorted(labeled)
+            assert sorted([*trial.labeled, *trial.unlabeled]) == list(range(1437))
+            trial.train()
+            pool = trial.pool()
+            query = query_by_tod(pool)
+            subsets.append(pool.subset.tolist())
+            assert not labeled & set(pool.subset)
+            labeled |= set(query.indices)
+            trial.label(query)
+    first, second, _ = subsets
     # All but 97 and 77 of the pool are drawn, so what was scored before is mostly drawn again.
     assert len(set(first) & set(second)) > 1100
-    assert first.tolist() != second.tolist()
-    assert not set(second) & set(query.indices)
-
-
-def test_4_teacher_and_its_step_counter_go_on_across_cycles(tmp_path):
-    with trial_of(tiny_run(tmp_path)) as trial:
-        teacher = trial.auxiliary.teacher
-        assert not same_weights(weights_of(teacher), weights_of(trial.backbone))
-        trial.train()
-        assert trial.auxiliary.steps_taken == 2 * 3  # two epochs of 40 images in batches of 16
-        before = weights_of(teacher)
-        trial.label(query_by_tod(trial.pool()))
-        assert same_weights(before, weights_of(teacher))
-        trial.train()
-        assert trial.auxiliary.steps_taken == 2 * 3 + 2 * 4
+    assert first != second
 
 
 def test_5_reported_accuracy_is_that_of_the_last_epoch(tmp_path, spied):
@@ -151,36 +134,30 @@ def test_5_reported_accuracy_is_that_of_the_last_epoch(tmp_path, spied):
         images, labels = trial.experiment.test_images, trial.experiment.dataset.test.labels
         everything = images.plain(images.to_device(torch.arange(len(labels))))
         for row in table(run.folder / "results.csv"):
-            path = run.folder / "weights" / f"trial1_cycle{row['cycle']}.pth"
-            weights = torch.load(path, weights_only=True)
-            trial.backbone.load_state_dict(weights["state_dict_backbone"])
+            weights = checkpoint(run.folder, row["cycle"])["state_dict_backbone"]
+            trial.backbone.load_state_dict(weights)
             [(logits,)] = outputs_of(trial.backbone.eval(), logits_alone, [everything])
             value = 100 * (logits.argmax(dim=1).cpu() == labels).double().mean().item()
             assert float(row["test_accuracy"]) == pytest.approx(value, abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("name", "augment"),
-    [("cifar10", False), ("cifar100", False), ("svhn", True), ("caltech101", True)],
-)
-def test_6_pools_are_scored_under_the_view_of_the_published_code(name, augment):
-    assert configuration.load(name).scoring.augment is augment
-
-
 @pytest.mark.parametrize("augment", ["true", "false"])
-def test_6_scoring_view_follows_the_configuration(tmp_path, augment):
-    spy = Spy(query_at_random)
+def test_6_labeled_images_and_the_subset_are_seen_in_the_view_of_the_configuration(
+    tmp_path, augment
+):
     run = tiny_run(tmp_path, "main_TOD.py", "RANDOM", "NONE", f"--set=scoring.augment={augment}")
-    with trial_of(run, NoAuxiliary) as trial:
-        spy(trial.pool())
-        pool = spy.pools[0]
-        scored = torch.cat(list(pool.batches()))
-        images = trial.experiment.train_images
-        plain = images.plain(images.to_device(torch.from_numpy(pool.subset)))
-        # One crop in nine is the image itself.
-        changed = (scored != plain).flatten(1).any(dim=1).float().mean().item()
-        assert torch.equal(scored, torch.cat(list(pool.batches())))
-    assert (0.7 < changed < 1.0) if augment == "true" else changed == 0.0
+    with trial_of(run) as trial:
+        pool, images = trial.pool(), trial.experiment.train_images
+        labels = trial.experiment.dataset.train.labels[torch.from_numpy(pool.subset)]
+        assert torch.equal(pool.labels.cpu(), labels)
+        shown = ((pool.batches, pool.subset), (pool.labeled_batches, trial.labeled))
+        for batches, indices in shown:
+            scored, again = (torch.cat(list(batches())) for _ in range(2))
+            plain = images.plain(images.to_device(torch.from_numpy(indices)))
+            assert torch.equal(scored, again)
+            # One crop in nine is the image itself.
+            changed = (scored != plain).flatten(1).any(dim=1).float().mean().item()
+            assert (0.7 < changed < 1.0) if augment == "true" else changed == 0.0
 
 
 def batches_of(trial: Trial, cycle: int) -> list:
@@ -208,8 +185,7 @@ def test_7_first_cycle_repeats_one_unlabeled_batch_and_later_ones_draw_at_random
 
 
 def test_8_loss_prediction_keeps_its_learning_rate_where_the_backbones_decays(tmp_path):
-    run = tiny_run(tmp_path, "main_LL4AL.py", "LL4AL", "LL4AL")
-    with trial_of(run, LossPrediction) as trial:
+    with trial_of(tiny_run(tmp_path, "main_LL4AL.py", "LL4AL", "LL4AL")) as trial:
         trial.train()
         assert trial.learner.optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
         (optimizer,) = trial.learner.module_optimizers
@@ -249,21 +225,11 @@ def gradient_through_ranking_loss(trial: Trial, epoch: int) -> bool:
     return reached
 
 
-def test_ranking_loss_reaches_the_backbone_up_to_the_detach_epoch(tmp_path):
-    run = tiny_run(tmp_path, "main_LL4AL.py", "LL4AL", "LL4AL", "--set=ll4al.detach_epoch=1")
-    with trial_of(run, LossPrediction) as trial:
-        assert [gradient_through_ranking_loss(trial, e) for e in range(4)] == [
-            True,
-            True,
-            False,
-            False,
-        ]
-
-
-def test_ranking_loss_never_reaches_the_backbone_without_the_auxiliary_loss(tmp_path):
-    run = tiny_run(tmp_path, "main_LL4AL.py", "LL4AL", "NONE")
-    with trial_of(run, DetachedLossPrediction) as trial:
-        assert not gradient_through_ranking_loss(trial, epoch=0)
+@pytest.mark.parametrize(("auxiliary", "epochs"), [("LL4AL", [0, 1]), ("NONE", [])])
+def test_ranking_loss_reaches_the_backbone_up_to_the_detach_epoch(tmp_path, auxiliary, epochs):
+    run = tiny_run(tmp_path, "main_LL4AL.py", "LL4AL", auxiliary, "--set=ll4al.detach_epoch=1")
+    with trial_of(run) as trial:
+        assert [e for e in range(4) if gradient_through_ranking_loss(trial, e)] == epochs
 
 
 def rows_of(run: Run) -> list[tuple]:
@@ -273,73 +239,60 @@ def rows_of(run: Run) -> list[tuple]:
 
 
 def test_detached_loss_prediction_leaves_the_backbones_training_alone(tmp_path):
-    plain = tiny_run(tmp_path / "plain", "main_TOD.py", "RANDOM", "NONE")
-    plain.start(query_at_random, NoAuxiliary)
-    detached = tiny_run(tmp_path / "detached", "main_LL4AL.py", "RANDOM", "NONE")
-    detached.start(query_at_random, DetachedLossPrediction)
+    scripts = ("main_TOD.py", "main_LL4AL.py")
+    plain, detached = (tiny_run(tmp_path / each, each, "RANDOM", "NONE") for each in scripts)
+    plain.start()
+    detached.start()
     assert rows_of(plain) == rows_of(detached)
     for cycle in (1, 2):
-        name = Path("weights") / f"trial1_cycle{cycle}.pth"
-        a, b = (torch.load(r.folder / name, weights_only=True) for r in (plain, detached))
-        assert same_weights(a["state_dict_backbone"], b["state_dict_backbone"])
+        both = (checkpoint(run.folder, cycle) for run in (plain, detached))
+        assert same_weights(*(weights["state_dict_backbone"] for weights in both))
 
 
 def test_strategies_start_from_the_same_labels_and_trials_from_different_ones(tmp_path):
-    chosen = {}
-    for script, auxiliary in (("main_TOD.py", CODLoss), ("main_LL4AL.py", LossPrediction)):
-        method = script.removeprefix("main_").removesuffix(".py")
+    chosen = {"TOD": [], "LL4AL": []}
+    for method, of_trials in chosen.items():
+        two_trials = (f"main_{method}.py", method, method, "--set=active_learning.trials=2")
         for number in (1, 2):
-            run = tiny_run(tmp_path, script, method, method, "--set=active_learning.trials=2")
-            with trial_of(run, auxiliary, number) as trial:
-                chosen[method, number] = trial.labeled.tolist()
-    assert chosen["TOD", 1] == chosen["LL4AL", 1]
-    assert chosen["TOD", 2] == chosen["LL4AL", 2]
-    assert chosen["TOD", 1] != chosen["TOD", 2]
-
-
-def test_labeled_and_unlabeled_images_are_disjoint_and_complete_in_every_cycle(tmp_path):
-    run = tiny_run(tmp_path, "main_TOD.py", "TOD", "NONE", *THREE_CYCLES)
-    with trial_of(run, NoAuxiliary) as trial:
-        counts = []
-        for _ in range(3):
-            labeled, unlabeled = set(trial.labeled.tolist()), set(trial.unlabeled.tolist())
-            assert not labeled & unlabeled
-            assert labeled | unlabeled == set(range(1437))
-            counts.append(len(labeled))
-            trial.train()
-            trial.label(query_by_tod(trial.pool()))
-    assert counts == [40, 60, 80]
+            with trial_of(tiny_run(tmp_path, *two_trials), number) as trial:
+                of_trials.append(trial.labeled.tolist())
+    assert chosen["TOD"] == chosen["LL4AL"]
+    assert chosen["TOD"][0] != chosen["TOD"][1]
 
 
 def test_a_pool_smaller_than_the_subset_is_scored_whole_and_may_be_emptied(tmp_path):
     spy = Spy()
-    run = tiny_run(
-        tmp_path,
-        "main_TOD.py",
-        "TOD",
-        "TOD",
-        "--set=active_learning.cycles=3",
-        "--set=active_learning.initial_labels=1397",
-        "--set=training.epochs=1",
-        "--set=training.batch_size=256",
-        "--set=active_learning.subset_size=1000",
+    all_but_40 = (
+        *("--set=active_learning.initial_labels=1397", "--set=active_learning.subset_size=1000"),
+        *("--set=training.epochs=1", "--set=training.batch_size=256"),
     )
-    run.start(spy, CODLoss)
+    run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", *THREE_CYCLES, *all_but_40)
+    run.start(spy)
     assert [len(pool.subset) for pool in spy.pools] == [40, 20]
     assert rows_of(run)[-1][2] == "1437"
 
 
 def test_a_class_without_initial_labels_is_no_obstacle(tmp_path):
     run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", "--set=active_learning.initial_labels=2")
-    run.start(query_by_tod, CODLoss)
+    run.start()
     assert [row[2] for row in rows_of(run)] == ["2", "22"]
 
 
-def test_query_files_list_the_queries_in_order_with_their_scores(spied):
+def test_query_files_list_the_first_labels_and_the_queries_in_order_with_their_scores(
+    tmp_path, spied
+):
     run, spy = spied
-    for cycle, (pool, query) in enumerate(zip(spy.pools, spy.queries, strict=True), start=1):
-        rows = table(run.folder / "queries" / f"trial1_cycle{cycle}.csv")
+    first, *later = (table(run.folder / f"queries/trial1_cycle{c}.csv") for c in range(3))
+    with trial_of(tiny_run(tmp_path)) as trial:
+        labels = trial.experiment.dataset.train.labels[trial.labeled].tolist()
+        expected = [
+            {"index": str(index), "label": str(label), "class": str(label)}
+            for index, label in zip(trial.labeled, labels, strict=True)
+        ]
+        assert [{**row} for row in first] == expected
+    for rows, pool, query in zip(later, spy.pools, spy.queries, strict=True):
+        assert tuple(rows[0]) == PLAIN_COLUMNS
         assert [int(row["index"]) for row in rows] == query.indices.tolist()
         score_of = dict(zip(pool.subset, query.scores, strict=True))
-        for row in rows:
-            assert float(row["score"]) == pytest.approx(float(score_of[int(row["index"])]))
+        expected = [float(score_of[index]) for index in query.indices]
+        assert [float(row["score"]) for row in rows] == pytest.approx(expected)

@@ -1,7 +1,9 @@
 """The networks: shapes, names, initialisation and the weights they start from."""
 
 import copy
+import math
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -18,26 +20,20 @@ from models import (
     resnet,
 )
 from models.lossnet import LossNet
+from tests.support.harness import weights_of
 from tod.config import PROJECT_DIR, InputError
 from tod.schema import Model
 
 NETWORKS = [resnet.ResNet18, imagenet_resnet.ResNet18]
-BLOCK = {"conv1.weight", "conv2.weight"} | {
-    f"bn{n}.{part}"
-    for n in (1, 2)
-    for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-}
+BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+STEM = {"conv1.weight", *(f"bn1.{part}" for part in BATCH_NORM)}
+BLOCK = STEM | {key.replace("1", "2") for key in STEM}
 
 
 def block_keys(stages: tuple[str, ...], shortcut: str) -> set[str]:
     keys = {f"{stage}.{block}.{key}" for stage in stages for block in (0, 1) for key in BLOCK}
-    projection = {f"{shortcut}.0.weight"} | {
-        key.replace("bn1", f"{shortcut}.1") for key in BLOCK if key.startswith("bn1")
-    }
+    projection = {f"{shortcut}.0.weight", *(f"{shortcut}.1.{part}" for part in BATCH_NORM)}
     return keys | {f"{stage}.0.{key}" for stage in stages[1:] for key in projection}
-
-
-STEM = {key for key in BLOCK if "2" not in key}
 
 
 def heads(*names: str) -> set[str]:
@@ -64,42 +60,30 @@ def test_loss_prediction_has_the_published_keys_and_shapes():
     assert tuple(state["linear.weight"].shape) == (1, 512)
 
 
-def parameters(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
 def test_networks_have_the_size_of_resnet18():
-    # 11,173,962 is the 32×32 ResNet-18 with its one head; the other has 5,130.
-    assert parameters(resnet.ResNet18(10)) == 11_173_962 + 5_130
-    with_one_head = parameters(torchvision.models.resnet18(num_classes=101))
-    assert parameters(imagenet_resnet.ResNet18(101)) == with_one_head + 513 * 101
+    # With one head it has 11,173,962 for 32×32, and 11,228,325 for ImageNet; the other adds these.
+    sizes = {resnet.ResNet18(10): 11_173_962 + 5_130}
+    sizes[imagenet_resnet.ResNet18(101)] = 11_228_325 + 513 * 101
+    assert [sum(p.numel() for p in network.parameters()) for network in sizes] == [*sizes.values()]
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(("network", "reduction"), zip(NETWORKS, (1, 4), strict=True))
 @pytest.mark.parametrize(("size", "width"), [(32, 64), (8, 16), (40, 8), (224, 4), (33, 4)])
-def test_networks_take_any_image_size_and_width(network, size, width):
+def test_networks_take_any_image_size_and_width(network, reduction, size, width):
     net = network(7, width=width).eval()
     logits, consistency_logits, features, feature_maps = net(torch.randn(2, 3, size, size))
     assert logits.shape == consistency_logits.shape == (2, 7)
     assert features.shape == (2, 8 * width)
-    assert [m.shape[1] for m in feature_maps] == [width, 2 * width, 4 * width, 8 * width]
+    # The small network halves the map three times, and the ImageNet network five times.
+    expected = [(2**i * width, math.ceil(size / reduction / 2**i)) for i in range(4)]
+    assert [m.shape[1:3] for m in feature_maps] == expected
     predicted = build_lossnet(Model(name="resnet", width=width))(feature_maps)
     assert predicted.shape == (2,)
 
 
-def test_small_network_halves_the_map_three_times_and_the_imagenet_network_five_times():
-    for network, size, expected in (
-        (resnet.ResNet18, 32, [32, 16, 8, 4]),
-        (imagenet_resnet.ResNet18, 224, [56, 28, 14, 7]),
-    ):
-        feature_maps = network(2, width=2).eval()(torch.randn(1, 3, size, size))[3]
-        assert [m.shape[2] for m in feature_maps] == expected
-
-
 def test_loss_prediction_sees_the_whole_map():
     lossnet = LossNet((2, 2, 2, 2)).eval()
-    maps = [torch.zeros(1, 2, 8, 8) for _ in range(4)]
-    corner = [m.clone() for m in maps]
+    maps, corner = ([torch.zeros(1, 2, 8, 8) for _ in range(4)] for _ in range(2))
     corner[0][..., 7, 7] = 100.0
     assert lossnet(maps).item() != lossnet(corner).item()
 
@@ -121,36 +105,22 @@ def test_imagenet_convolutions_are_initialised_kaiming_normal_over_fan_out():
     assert convolution.weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.01)
 
 
-@pytest.fixture
-def published_weights():
-    return torchvision.models.resnet18(weights=None).state_dict()
-
-
-def test_imagenet_weights_fill_all_but_the_fourth_stage_and_the_heads(published_weights):
-    network = imagenet_resnet.ResNet18(101)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    network.load_imagenet_weights(published_weights)
-    for name, value in network.state_dict().items():
-        if name.startswith(("layer4_caltech", "fc_caltech", "added_fc")):
-            assert torch.equal(value, before[name])
-        else:
-            assert torch.equal(value, published_weights[name])
-
-
 @pytest.mark.parametrize("name", ["resnet18-5c106cde.pth", "resnet18-f37072fd.pth"])
-def test_imagenet_weights_are_read_from_a_file_beside_the_scripts(
-    tmp_path, published_weights, name
-):
+def test_a_file_beside_the_scripts_fills_all_but_the_fourth_stage_and_the_heads(tmp_path, name):
+    published = torchvision.models.resnet18(weights=None).state_dict()
     # The older file is in PyTorch's first format, holds parameters and has no batch counters.
     old = {
         key: nn.Parameter(value) if value.is_floating_point() else value
-        for key, value in published_weights.items()
-        if "num_batches_tracked" not in key
+        for key, value in published.items()
+        if "num_batches_tracked" not in key or name.endswith("f37072fd.pth")
     }
     torch.save(old, tmp_path / name, _use_new_zipfile_serialization=name.endswith("f37072fd.pth"))
     network = imagenet_resnet.ResNet18(101)
+    before = weights_of(network)
     network.load_imagenet_weights(imagenet_weights(tmp_path))
-    assert torch.equal(network.conv1.weight, published_weights["conv1.weight"])
+    for key, value in network.state_dict().items():
+        fresh = key.startswith(("layer4_caltech", "fc_caltech", "added_fc"))
+        assert torch.equal(value, before[key] if fresh else published[key]), key
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
@@ -166,16 +136,10 @@ def test_weights_of_another_network_are_refused():
         imagenet_resnet.ResNet18(2).load_imagenet_weights(state)
 
 
-def test_configuration_chooses_the_network():
-    for name, network in (("resnet", NETWORKS[0]), ("imagenet_resnet", NETWORKS[1])):
-        assert type(build_backbone(Model(name=name), 10)) is network
-
-
-class Intruder:
+class Intruder(NamedTuple):
     """Runs code when unpickled."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     def __reduce__(self) -> tuple:
         return Path.touch, (self.path,)

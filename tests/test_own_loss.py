@@ -1,6 +1,5 @@
 """An auxiliary loss of one's own: it trains, is shown and goes on like those that come along."""
 
-import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,24 +13,31 @@ from torch import Tensor, nn
 
 import losses
 import main_TOD
-from losses import AuxiliaryLoss, NoAuxiliary, Step
+from losses import AuxiliaryLoss, Step
 from models import NetworkFactory
-from samplers import query_by_tod
-from tests.support.harness import TINY_DIGITS, Run, python_in, tiny_run
+from tests.support.harness import (
+    Run,
+    checkpoint,
+    python_in,
+    same_weights,
+    table,
+    tiny_run,
+    weights_of,
+)
 from tests.support.soak import differences, results
 from tod import config as configuration
 from tod.config import Config
 
 
 class Penalty(AuxiliaryLoss):
-    """The consistency logits are to be small."""
+    """The consistency logits are to be small; it keeps what their head saw and gave at last."""
 
     parts = ("penalty",)
     weight = 0.5
 
     def losses(self, step: Step) -> Sequence[Tensor]:
-        _, consistency_logits, *_ = step.outputs[0]
-        return [consistency_logits.square().mean()]
+        _, self.given, self.seen, _ = step.outputs[0]
+        return [self.given.square().mean()]
 
 
 class Distillation(AuxiliaryLoss):
@@ -106,7 +112,7 @@ def own_run(output_dir: Path, loss: type[AuxiliaryLoss], *arguments: str) -> Run
 @pytest.mark.parametrize("loss", OWN)
 def test_its_parts_make_up_the_loss_and_are_shown_by_their_names(tmp_path, loss):
     run = own_run(tmp_path, loss, "--tensorboard")
-    run.start(query_by_tod, loss)
+    run.start()
     assert run.folder.name == f"digits_auxiliary_{loss.__name__}_sampling_TOD_seed0"
     events = EventAccumulator(str(run.folder / "tensorboard" / "trial1"))
     events.Reload()
@@ -120,39 +126,23 @@ def test_its_parts_make_up_the_loss_and_are_shown_by_their_names(tmp_path, loss)
     )
 
 
-@pytest.mark.parametrize("loss", OWN)
-def test_an_epochs_mean_losses_bear_the_names_of_its_parts(tmp_path, loss):
-    with own_run(tmp_path, loss).loop(query_by_tod, loss) as loop:
-        loop.trial.train()
-        assert list(loop.trial.learner.epoch_losses) == ["loss", "task", *loss.parts]
-
-
-class Recorded(Penalty):
-    """Keeps what the last step's consistency head saw and gave."""
-
-    def losses(self, step: Step) -> Sequence[Tensor]:
-        _, self.given, self.seen, _ = step.outputs[0]
-        return super().losses(step)
-
-
-def after_one_step(
-    output_dir: Path, name: str, loss: type[AuxiliaryLoss]
-) -> tuple[AuxiliaryLoss, dict[str, Tensor | None]]:
+def after_one_step(output_dir: Path, name: str) -> tuple[AuxiliaryLoss, dict[str, Tensor | None]]:
     """The loss, and the backbone's gradients, by name."""
-    one_step = ("initial_labels=16", "subset_size=20")
-    settings = [f"--set=active_learning.{each}" for each in one_step]
-    settings += ["--set=training.epochs=1", "--set=training.milestones=[]"]
-    with tiny_run(output_dir, "main_TOD.py", "TOD", name, *settings).loop(
-        query_by_tod, loss
-    ) as loop:
+    one_step = (
+        *("--set=active_learning.initial_labels=16", "--set=active_learning.subset_size=20"),
+        *("--set=training.epochs=1", "--set=training.milestones=[]"),
+    )
+    run = tiny_run(output_dir, "main_TOD.py", "TOD", name, *one_step)
+    with run.loop() as loop:
         loop.trial.train()
-        named = loop.trial.backbone.named_parameters()
-        return loop.trial.auxiliary, {name: parameter.grad for name, parameter in named}
+        loss, named = loop.trial.auxiliary, loop.trial.backbone.named_parameters()
+        assert list(loop.trial.learner.epoch_losses) == ["loss", "task", *loss.parts]
+        return loss, {name: parameter.grad for name, parameter in named}
 
 
 def test_it_trains_the_backbone(tmp_path):
-    loss, with_it = after_one_step(tmp_path, "Penalty", Recorded)
-    _, without = after_one_step(tmp_path / "without", "NONE", NoAuxiliary)
+    loss, with_it = after_one_step(tmp_path, "Penalty")
+    _, without = after_one_step(tmp_path / "without", "NONE")
     of_logits = loss.weight * 2 * loss.given / loss.given.numel()
     torch.testing.assert_close(with_it["linear1.weight"], (of_logits.T @ loss.seen).detach())
     assert without["linear1.weight"] is None
@@ -160,32 +150,36 @@ def test_it_trains_the_backbone(tmp_path):
     assert not torch.allclose(with_it["conv1.weight"], without["conv1.weight"], rtol=1e-3)
 
 
-def test_its_networks_are_trained_with_an_optimizer_of_their_own_and_published(tmp_path):
-    run = own_run(tmp_path, Distillation)
-    with run.loop(query_by_tod, Distillation) as loop:
-        trial = loop.trial
+def test_its_networks_are_trained_with_an_optimizer_of_their_own(tmp_path):
+    with own_run(tmp_path, Distillation).loop() as loop:
+        trial, modes = loop.trial, []
         untrained, head = trial.auxiliary.untrained, trial.auxiliary.head
-        before = copy.deepcopy([untrained.state_dict(), head.state_dict()])
+        before, former_head = weights_of(untrained), weights_of(head)
         trial.train()
+        assert list(trial.learner.epoch_losses) == ["loss", "task", *Distillation.parts]
         (optimizer,) = trial.learner.module_optimizers
         # The backbone's learning rate has decayed.
         assert optimizer.param_groups[0]["lr"] == trial.config.training.lr
-        for name, value in untrained.state_dict().items():
-            assert torch.equal(value, before[0][name]), name
-        assert not torch.equal(head.weight, before[1]["weight"])
-    run.start(query_by_tod, Distillation)
-    published = torch.load(run.folder / "weights" / "trial1_cycle2.pth", weights_only=True)
-    assert set(published) == {"cycle", "state_dict_backbone", "state_dict_head"}
-    assert set(published["state_dict_head"]) == {"weight", "bias"}
+        assert same_weights(before, weights_of(untrained))
+        assert not torch.equal(head.weight, former_head["weight"])
+        trial.label(loop.sampling(trial.pool()))
+        assert not head.training
+        trial.train(lambda: modes.append((head.training, untrained.training)))
+        assert set(modes) == {(True, False)}
 
 
 @pytest.mark.parametrize("loss", OWN)
-def test_a_run_with_it_goes_on_bit_for_bit(tmp_path, loss):
-    whole, stopped = (own_run(tmp_path / name, loss) for name in ("whole", "stopped"))
-    whole.start(query_by_tod, loss)
+def test_a_run_with_it_and_dropout_goes_on_bit_for_bit(tmp_path, loss):
+    whole, stopped = (
+        own_run(tmp_path / name, loss, "--set=model.dropout=0.5") for name in ("whole", "stopped")
+    )
+    whole.start()
     for steps in (2, 6):  # in the first cycle and, after that, in the second
-        stopped.stop_after(steps, query_by_tod, loss)
-    stopped.start(query_by_tod, loss)
+        stopped.stop_after(steps)
+    stopped.start()
+    published = checkpoint(whole.folder, 2)
+    networks = ["state_dict_backbone", *["state_dict_head"] * (loss is Distillation)]
+    assert list(published) == ["cycle", *networks]
     assert not differences(results(whole.folder), results(stopped.folder))
 
 
@@ -195,10 +189,9 @@ def test_a_loss_has_to_say_what_it_is():
     with pytest.raises(TypeError, match="losses"):
         AuxiliaryLoss(config, networks)
     loss = Penalty(config, networks)
-    assert loss.targets([torch.zeros(2, 3, 8, 8)]) == []
     assert loss.trains_backbone(0)
-    assert (loss.modules(), loss.state_dict()) == ({}, {})
-    assert list(loss.networks()) == []
+    left_out = (loss.targets([torch.zeros(2, 3, 8, 8)]), loss.modules(), loss.state_dict())
+    assert (*left_out, [*loss.networks()]) == ([], {}, {}, [])
 
 
 def test_the_loss_of_the_documentation_trains_and_is_recorded(tmp_path, monkeypatch):
@@ -207,17 +200,6 @@ def test_the_loss_of_the_documentation_trains_and_is_recorded(tmp_path, monkeypa
     exec(code, room)
     (name,) = re.findall(r"^class (\w+)\(AuxiliaryLoss\):", code, re.MULTILINE)
     monkeypatch.setitem(main_TOD.AUXILIARY, name, room[name])
-    main_TOD.main([*TINY_DIGITS, f"--output-dir={tmp_path}", f"--auxiliary={name}"])
-    folder = tmp_path / f"digits_auxiliary_{name}_sampling_TOD_seed0"
-    assert len((folder / "results.csv").read_text().splitlines()) == 1 + 2
-
-
-def test_what_it_trains_is_in_training_mode_again_after_a_query(tmp_path):
-    with own_run(tmp_path, Distillation).loop(query_by_tod, Distillation) as loop:
-        trial, modes = loop.trial, []
-        head = trial.auxiliary.head
-        trial.train()
-        trial.label(loop.sampling(trial.pool()))
-        assert not head.training
-        trial.train(lambda: modes.append((head.training, trial.auxiliary.untrained.training)))
-        assert set(modes) == {(True, False)}
+    run = tiny_run(tmp_path, "main_TOD.py", "TOD", name)
+    run.start()
+    assert len(table(run.folder / "results.csv")) == 2

@@ -59,11 +59,8 @@ def test_the_last_cycles_accuracy_is_that_of_the_predictions(run, predict):
 def test_a_simulated_run_classifies_files_too(tmp_path, predict, no_pictures):
     folder = run_tod_alone(tmp_path)
     test = load_dataset(load("digits"), 0).test
-    for index in range(60):
-        image = Image.fromarray(test.image(index).transpose(1, 2, 0))
-        write_classes(
-            tmp_path, {f"images/{index // 30}/{int(test.labels[index])}_{index}.png": image}
-        )
+    images = [Image.fromarray(test.image(index).transpose(1, 2, 0)) for index in range(60)]
+    write_classes(tmp_path / "images", {f"{i // 30}/{i}.png": x for i, x in enumerate(images)})
     table = predict(folder, tmp_path / "images")
     assert len(table) == 60
     assert set(table["class"]) <= set(range(10))
@@ -88,10 +85,10 @@ def test_every_image_at_any_depth_has_its_line_and_what_cannot_be_read_is_told(r
 
 
 def test_what_cannot_be_predicted_is_one_line(run, tmp_path, call_script):
-    folder, images, empty = folder_of(run), run / "data", tmp_path / "empty"
-    bare = tmp_path / folder.name
-    for made in (empty, bare):
-        made.mkdir()
+    folder, images = folder_of(run), run / "data"
+    empty, bare = tmp_path / "empty", tmp_path / folder.name
+    empty.mkdir()
+    bare.mkdir()
     shutil.copy(folder / "config.yaml", bare)
     (tmp_path / "weights.pth").write_bytes(b"no weights")
     output = f"--output={tmp_path / 'predictions.csv'}"

@@ -1,13 +1,13 @@
 """What a finished run of one trial has printed and left behind, and what holds for all of them."""
 
-import csv
 import itertools
 import re
 from pathlib import Path
 from subprocess import CompletedProcess
 
-import torch
 import yaml
+
+from tests.support.harness import checkpoint, table
 
 PLAIN_COLUMNS = ("index", "score", "label", "class")
 FILE_COLUMNS = (*PLAIN_COLUMNS, "file")
@@ -26,24 +26,17 @@ class Finished:
         self.title = title
         self.sizes = sizes
         self.printed = process.stdout
-        self.results = self._table("results.csv")
+        self.results = table(self.path / "results.csv")
         self.cycles = range(1, len(sizes) + 1)
         self.queries_of_cycle = [
-            self._table(f"queries/trial1_cycle{cycle}.csv") for cycle in self.cycles[:-1]
+            table(self.path / f"queries/trial1_cycle{cycle}.csv") for cycle in self.cycles[:-1]
         ]
+        self.accuracies = [float(row["test_accuracy"]) for row in self.results]
         self.queries = list(itertools.chain(*self.queries_of_cycle))
         self.config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
 
-    def _table(self, name: str) -> list[dict[str, str]]:
-        with (self.path / name).open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-
     def checkpoint(self, cycle: int) -> dict:
-        return torch.load(self.path / "weights" / f"trial1_cycle{cycle}.pth", weights_only=True)
-
-    @property
-    def accuracies(self) -> list[float]:
-        return [float(row["test_accuracy"]) for row in self.results]
+        return checkpoint(self.path, cycle)
 
     def check(self, columns: tuple[str, ...], pool_size: int, by_score: bool = True) -> None:
         """What holds for every run, and for one that queries by score."""
@@ -57,9 +50,10 @@ class Finished:
             *(f"weights/trial1_cycle{cycle}.pth" for cycle in self.cycles),
         }
         assert list(self.results[0])[:4] == ["trial", "cycle", "num_labeled", "test_accuracy"]
-        assert {row["trial"] for row in self.results} == {"1"}
-        assert [int(row["cycle"]) for row in self.results] == list(self.cycles)
-        assert [int(row["num_labeled"]) for row in self.results] == self.sizes
+        found = [(row["trial"], row["cycle"], row["num_labeled"]) for row in self.results]
+        assert found == [
+            ("1", str(c), str(size)) for c, size in zip(self.cycles, self.sizes, strict=True)
+        ]
         lines = [
             f"{self.title} Trial:1/1 || Cycle:{cycle}/{len(self.sizes)} || "
             f"Label set size:{size} ||  Test acc:{accuracy:.2f}"
@@ -69,9 +63,8 @@ class Finished:
         assert set(lines) <= set((self.path / "log.txt").read_text(encoding="utf-8").splitlines())
 
         assert all(tuple(row) == columns for row in self.queries)
-        for queries, size, next_size in zip(
-            self.queries_of_cycle, self.sizes, self.sizes[1:], strict=False
-        ):
+        pairs = itertools.pairwise(self.sizes)
+        for queries, (size, next_size) in zip(self.queries_of_cycle, pairs, strict=True):
             assert len(queries) == next_size - size
             scores = [float(row["score"]) for row in queries]
             assert scores == sorted(scores) or not by_score

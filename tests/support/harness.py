@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import itertools
 import os
 import re
 import signal
@@ -13,10 +14,12 @@ from subprocess import DEVNULL, PIPE, CompletedProcess, Popen
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import pytest
 import torch
 import yaml
 from torch import Tensor, nn
 
+import main_TOD
 from losses import AuxiliaryLoss
 from tests.support.forks import Process, one_thread
 from tod import config as configuration
@@ -26,7 +29,7 @@ from tod.config import PROJECT_DIR, Config
 from tod.experiment import environment, run_experiment
 from tod.files import write_atomically
 from tod.loop import Loop
-from tod.pool import Pool, Query
+from tod.pool import Strategy
 from tod.runs.folder import RunFolder
 from tod.runs.identity import Identity, Options
 from tod.runs.monitor import Monitor
@@ -34,6 +37,7 @@ from tod.runs.signals import Interruption
 from tod.training.device import prepare, select_device, select_precision, work_of_a_step
 from tod.trial import Experiment, Trial
 
+Loss = type[AuxiliaryLoss]
 DEVICE = os.environ.get("TEST_DEVICE", "cpu")
 """Where the entry scripts run in the tests; TEST_DEVICE=cuda tests them on a GPU."""
 
@@ -75,6 +79,11 @@ def run_script(
     return CompletedProcess(command, process.returncode, *output)
 
 
+def script_of(name: str) -> entry_script.EntryScript:
+    """What an entry script offers, by its file's name."""
+    return importlib.import_module(name.removesuffix(".py")).SCRIPT
+
+
 class Run(NamedTuple):
     """What an entry script would run, to look into it from within."""
 
@@ -91,45 +100,44 @@ class Run(NamedTuple):
     def folder(self) -> Path:
         return self.options.output_dir / self.identity.folder_name
 
-    def start(self, sampling: Callable[[Pool], Query], auxiliary: type[AuxiliaryLoss]) -> None:
+    def method(self, sampling: Strategy | None, auxiliary: Loss | None) -> tuple[Strategy, Loss]:
+        """What is given instead of what the run is named after, and this where nothing is."""
+        script = script_of(self.identity.entry)
+        return (
+            sampling or script.sampling[self.identity.sampling],
+            auxiliary or script.auxiliary[self.identity.auxiliary],
+        )
+
+    def start(self, sampling: Strategy | None = None, auxiliary: Loss | None = None) -> None:
         """Runs it to its end, or goes on with it."""
-        run_experiment(self.identity, sampling, auxiliary, self.options, **self.further)
+        method = self.method(sampling, auxiliary)
+        run_experiment(self.identity, *method, self.options, **self.further)
 
     def stop_after(
-        self, steps: int, sampling: Callable[[Pool], Query], auxiliary: type[AuxiliaryLoss]
+        self, steps: int, sampling: Strategy | None = None, auxiliary: Loss | None = None
     ) -> None:
-        """Runs it until it gets SIGTERM in this optimiser step, from 1; it saves its state there.
-
-        Raises:
-            AssertionError: it did not leave with SIGTERM's status.
-        """
-        after_step = Loop._after_step
-        taken = 0
+        """Runs it until SIGTERM comes in this optimiser step, from 1; it saves its state there."""
+        after_step, taken = Loop._after_step, itertools.count(1)
 
         def count(loop: Loop) -> None:
-            nonlocal taken
-            taken += 1
-            if taken == steps:
+            if next(taken) == steps:
                 os.kill(os.getpid(), signal.SIGTERM)
             after_step(loop)
 
-        try:
-            with patch.object(Loop, "_after_step", count):
-                self.start(sampling, auxiliary)
-        except SystemExit as leaving:
-            assert leaving.code == 143
-        else:
-            raise AssertionError("it has ended")
+        with pytest.raises(SystemExit) as leaving, patch.object(Loop, "_after_step", count):
+            self.start(sampling, auxiliary)
+        assert leaving.value.code == 143
 
     @contextmanager
     def loop(
         self,
-        sampling: Callable[[Pool], Query],
-        auxiliary: type[AuxiliaryLoss],
+        sampling: Strategy | None = None,
+        auxiliary: Loss | None = None,
         number: int = 1,
     ) -> Iterator[Loop]:
         """The loop over one of its trials, before the first cycle, in an open folder."""
         config, trials = self.config, self.further["trials"]
+        sampling, auxiliary = self.method(sampling, auxiliary)
         device = select_device(self.options.device)
         precision = select_precision(self.options.precision, device, work_of_a_step(config))
         prepare(device, precision, self.identity.deterministic)
@@ -152,26 +160,17 @@ def tiny_run(
     *arguments: str,
 ) -> Run:
     """What the entry script would run for the tiny digits."""
-    entry = importlib.import_module(script.removesuffix(".py"))
-    parsed = entry_script.parse(
-        entry.SCRIPT,
-        [
-            *TINY_DIGITS,
-            f"--output-dir={output_dir}",
-            f"--sampling={sampling}",
-            f"--auxiliary={auxiliary}",
-            *arguments,
-        ],
-    )
+    chosen = (f"--sampling={sampling}", f"--auxiliary={auxiliary}", *arguments)
+    argv = [*TINY_DIGITS, f"--output-dir={output_dir}", *chosen]
+    parsed = entry_script.parse(script_of(script), argv)
     del parsed["parallel"], parsed["processes"]  # which the entry script itself follows
     return Run(parsed.pop("identity"), parsed.pop("options"), parsed)
 
 
 def run_tod_alone(output_dir: Path, *arguments: object) -> Path:
     """Runs main_TOD.py on the tiny digits in this process, without the COD loss; its folder."""
-    entry = importlib.import_module("main_TOD")
-    output = f"--output-dir={output_dir}"
-    entry.main([*TINY_DIGITS, output, "--auxiliary=NONE", *map(str, arguments)])
+    given = (f"--output-dir={output_dir}", "--auxiliary=NONE", *map(str, arguments))
+    main_TOD.main([*TINY_DIGITS, *given])
     (folder,) = output_dir.glob("digits_auxiliary_NONE_*")
     return folder
 
@@ -184,6 +183,11 @@ def weights_of(network: nn.Module) -> dict[str, Tensor]:
 def same_weights(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     """Whether two states are the same, bit for bit."""
     return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def checkpoint(folder: Path, cycle: int) -> dict[str, Any]:
+    """The weights that the first trial of a run has published after a cycle."""
+    return torch.load(folder / "weights" / f"trial1_cycle{cycle}.pth", weights_only=True)
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -223,13 +227,9 @@ def write_run(
     """Writes a run folder by hand: 100 labels at first, then 50 a cycle.
 
     Args:
-        output_dir: where the folder is made.
         accuracies: of each trial, in % by cycle, as far as it has got.
-        config: the configuration's name, after which the folder is called.
-        sampling, auxiliary, seed: the strategy, and what it began with.
         cycles: of a finished trial.
-        diagnostics: further columns; in a trial's cycle c they hold c + 0.1 · trial, and in the
-            last cycle nothing.
+        diagnostics: further columns, which hold cycle + 0.1 · trial, and in the last cycle nothing.
         run: added to the section of config.yaml.
     """
     folder = output_dir / f"{config}_auxiliary_{auxiliary}_sampling_{sampling}_seed{seed}"
@@ -242,7 +242,7 @@ def write_run(
             lines.append(",".join(map(str, cells)))
     (folder / "results.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     settings = configuration.load(config, [f"active_learning.cycles={cycles}"]).as_dict()
-    settings["run"] = {"sampling": sampling, "auxiliary": auxiliary, "seed": seed, "data": "x"}
-    settings["run"] |= run
+    chosen = {"sampling": sampling, "auxiliary": auxiliary, "seed": seed, "data": "x"}
+    settings["run"] = chosen | run
     (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     return folder

@@ -36,31 +36,30 @@ def pool_of(
     labels: list[int] | None = None,
     labeled_features: Tensor | None = None,
     query_size: int = 1,
+    dropout: float = 0.0,
 ) -> Pool:
     """A pool of which some answers matter and the others are random."""
+    settings = (f"active_learning.query_size={query_size}", f"model.dropout={dropout}")
     size = len(features if logits is None else logits)
     random = torch.Generator().manual_seed(size)
     logits = torch.randn(size, 3, generator=random) if logits is None else logits
     features = torch.randn(size, 2, generator=random) if features is None else features
     if labeled_features is None:
         labeled_features = torch.randn(4, features.shape[1], generator=random)
-    number_labeled = len(labeled_features)
-    backbone = Table(
-        torch.cat([logits, torch.zeros(number_labeled, logits.shape[1])]),
-        torch.cat([features, labeled_features]),
-    )
+    of_labeled = torch.zeros(len(labeled_features), logits.shape[1])
+    backbone = Table(torch.cat([logits, of_labeled]), torch.cat([features, labeled_features]))
 
     def batches_of_rows(*ends: int) -> Callable:
         images = torch.arange(*ends).view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
         return lambda: iter(images.split(2))
 
     return Pool(
-        config=configuration.load("digits", [f"active_learning.query_size={query_size}"]),
+        config=configuration.load("digits", settings),
         cycle=2,
         subset=FIRST_INDEX + np.arange(size),
         labels=torch.tensor([0] * size if labels is None else labels),
         batches=batches_of_rows(0, size),
-        labeled_batches=batches_of_rows(size, size + number_labeled),
+        labeled_batches=batches_of_rows(size, size + len(labeled_features)),
         backbone=backbone,
         previous=nn.Sequential(Table(logits.flip(0), features)),
         network=backbone,
