@@ -5,13 +5,7 @@ import shutil
 
 import pytest
 
-from tests.support.people import (
-    People,
-    all_but,
-    contents,
-    killed_behind_the_batch,
-    stop_in_step,
-)
+from tests.support.people import People, all_but, contents, killed_behind_the_batch, stop_in_step
 from tod.analysis.results import DIAGNOSTICS
 from tod.config import InputError
 

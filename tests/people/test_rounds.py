@@ -10,13 +10,7 @@ import main_TOD
 import plot
 import report
 from samplers import query_by_score
-from tests.support.people import (
-    People,
-    all_but,
-    contents,
-    digest,
-    killed_behind_the_batch,
-)
+from tests.support.people import People, all_but, contents, digest, killed_behind_the_batch
 from tod.analysis.results import DIAGNOSTICS
 from tod.config import InputError
 from tod.pool import takes_features
@@ -39,6 +33,12 @@ def test_a_round_takes_labels_trains_and_asks_for_the_next(after):
     assert [row["rank"] for row in first] == [str(rank) for rank in range(1, 11)]
     assert reasons(people, 0) == {"first": 9, "audit": 1}
     assert {row[key] for row in first for key in ("score", "predicted", "probability")} == {""}
+    files = ["batch.csv", "contact_sheet.png", "label.html", "label_config.xml"]
+    files += ["label_studio.json", "label_studio_predicted.json"]
+    for number, expected in enumerate((files[:-1], files)):
+        folder = people.run / "batches" / f"batch{number}"
+        assert sorted(path.name for path in folder.iterdir()) == expected
+    assert not list(people.run.glob("**/*partial*"))
     for number in (1, 2, 3):
         rows = people.batch(number)
         assert reasons(people, number) == {"query": 9, "audit": 1}
@@ -50,30 +50,19 @@ def test_a_round_takes_labels_trains_and_asks_for_the_next(after):
     asked = people.asked(range(4))
     assert len({*asked}) == 40
     given = people.table("labels.csv")
-    assert [row["sha256"] for row in given] == asked[:30]
-    assert [row["batch"] for row in given] == ["0"] * 10 + ["1"] * 10 + ["2"] * 10
-    assert all(row["class"] == people.truth[row["sha256"]] for row in given)
+    assert [(row["sha256"], row["batch"], row["class"]) for row in given] == [
+        (digest, str(place // 10), people.truth[digest]) for place, digest in enumerate(asked[:30])
+    ]
     assert people.results("num_labeled", "audited") == [("9", "1"), ("18", "2"), ("27", "3")]
     # A batch's labels judge the scores of the cycle that asked for it.
-    judged = [correlation != "" for correlation in people.results("score_loss_spearman")]
-    assert judged == [True, True, False]
+    assert list(map(bool, people.results("score_loss_spearman"))) == [True, True, False]
     # Wilson's interval stands beside the accuracy.
     last = people.results()[-1]
     n, z, accuracy = 3, 1.959964, float(last["test_accuracy"]) / 100
     centre = (accuracy + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (accuracy * (1 - accuracy) / n + z * z / (4 * n * n)) ** 0.5
-    assert float(last["accuracy_low"]) == pytest.approx(100 * (centre - half), abs=1e-3)
-    assert float(last["accuracy_high"]) == pytest.approx(100 * (centre + half), abs=1e-3)
-
-
-def test_each_file_of_a_batch_is_there(after):
-    people = after(1)
-    files = ["batch.csv", "contact_sheet.png", "label.html", "label_config.xml"]
-    files += ["label_studio.json", "label_studio_predicted.json"]
-    for number, expected in enumerate((files[:-1], files)):
-        folder = people.run / "batches" / f"batch{number}"
-        assert sorted(path.name for path in folder.iterdir()) == expected
-    assert not list(people.run.glob("**/*partial*"))
+    found = [float(last[name]) for name in ("accuracy_low", "accuracy_high")]
+    assert found == pytest.approx([100 * (centre - half), 100 * (centre + half)], abs=1e-3)
 
 
 def test_the_same_command_without_labels_says_what_it_waits_for_and_changes_nothing(after, capsys):
@@ -168,8 +157,8 @@ def test_a_test_set_may_come_later(after, monkeypatch, tmp_path):
 
 def test_without_a_test_set_and_audits_the_accuracy_is_unknown(people):
     people.rounds((-1, 0), "--set=active_learning.audit_share=0")
-    columns = ("test_accuracy", "audited", "accuracy_low")
-    assert people.results(*columns) == [("nan", "0", "")]
+    found = people.results("test_accuracy", "audited", "accuracy_low")
+    assert found == [("nan", "0", "")]
     assert not (people.run / "learning_curve.png").exists()
     with pytest.raises(InputError, match=f"^{people.run}: no accuracy has been measured yet$"):
         plot.main([str(people.run)])
