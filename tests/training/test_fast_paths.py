@@ -66,11 +66,10 @@ def steps_of(kind: type[AuxiliaryLoss]) -> list[tuple[int, int]]:
 
 def batch(device: str, sizes: tuple[int, int], seed: int) -> tuple[Tensor, Tensor, Tensor]:
     random = torch.Generator().manual_seed(seed)
-    labeled, unlabeled = (torch.randn(size, 3, 32, 32, generator=random) for size in sizes)
+    images = [torch.randn(size, 3, 32, 32, generator=random) for size in sizes]
     labels = torch.randint(10, (sizes[0],), generator=random)
     memory_format = fastest_memory_format(torch.device(device), WIDTH)
-    images = (x.to(device, memory_format=memory_format) for x in (labeled, unlabeled))
-    labeled, unlabeled = images
+    labeled, unlabeled = (each.to(device, memory_format=memory_format) for each in images)
     return labeled, labels.to(device), unlabeled
 
 
@@ -103,23 +102,20 @@ def plain_step(
     losses = F.cross_entropy(logits, labels, reduction="none")
     loss = losses.mean()
     if kind is CODLoss:
-        teacher = networks[1]
-        pairs = [(logits, consistency, teacher(images.contiguous())[0].detach())]
+        batches = [(images, logits, consistency)]
         if len(unlabeled) > 0:
-            outputs = backbone(unlabeled.contiguous())
-            pairs.append((outputs[0], outputs[1], teacher(unlabeled.contiguous())[0].detach()))
-        for f, f1, ema in pairs:
+            batches.append((unlabeled, *backbone(unlabeled.contiguous())[:2]))
+        for inputs, f, f1 in batches:
+            ema = networks[1](inputs.contiguous())[0].detach()
             loss = loss + COD_WEIGHT * (((f - f1) ** 2).mean() + ((f1 - ema) ** 2).mean())
     elif kind is not NoAuxiliary:
         detached = kind is DetachedLossPrediction or epoch > 0
         predicted = networks[1]([m.detach() if detached else m for m in maps])
-        pairs = range(len(losses) // 2)
-        ranking = 0.0
-        for i in pairs:
-            j = len(losses) - 1 - i
+        pairs = [(i, len(losses) - 1 - i) for i in range(len(losses) // 2)]
+        for i, j in pairs:
             sign = 1.0 if losses[i] > losses[j] else -1.0
-            ranking = ranking + (1.0 - sign * (predicted[i] - predicted[j])).clamp_min(0)
-        loss = loss + ranking / len(pairs)
+            rank = (1.0 - sign * (predicted[i] - predicted[j])).clamp_min(0)
+            loss = loss + rank / len(pairs)
     loss.backward()
     trained = networks[:1] if kind is CODLoss else networks
     with torch.no_grad():
@@ -204,11 +200,8 @@ def test_step_in_bf16_is_the_plain_one_up_to_its_rounding(device, kind):
         assert loss.dtype == torch.float32
         assert_equal(loss, expected_loss, 3e-2, f"loss of step {number}")
         moved, should_move = (
-            torch.cat([(state[name] - before[name]).flatten() for name in dict(parameters)])
-            for state, parameters in [
-                (learner.backbone.state_dict(), learner.backbone.named_parameters()),
-                (expected[0].state_dict(), expected[0].named_parameters()),
-            ]
+            torch.cat([(p - before[name]).flatten() for name, p in network.named_parameters()])
+            for network in (learner.backbone, expected[0])
         )
         assert F.cosine_similarity(moved, should_move, dim=0) > 0.9
 
@@ -281,9 +274,8 @@ def test_steps_are_launched_singly_where_a_graph_cannot_be_captured(caplog, monk
     caplog.set_level("WARNING", logger="tod")
     for number, sizes in enumerate(STEPS[:3]):
         inputs = batch(device, sizes, number)
-        assert torch.equal(
-            learner._step(*inputs, len(inputs[2])), plain._step(*inputs, len(inputs[2]))
-        )
+        losses = [each._step(*inputs, len(inputs[2])) for each in (learner, plain)]
+        assert torch.equal(*losses)
     assert not learner.graphs.works
     assert caplog.text.count("CUDA graphs do not work here") == 1
     for network, expected in zip(all_networks(learner), all_networks(plain), strict=True):
@@ -300,34 +292,25 @@ def backward(loss: Tensor) -> Tensor:
 def stand_in_graphs(monkeypatch):
     """CUDA graphs as they are seen from outside, so that a CPU can test what is around them."""
 
-    class Stream:
-        is_lost = False
-
-        def wait_stream(self, other) -> None: ...
-
-        def synchronize(self) -> None:
-            if self.is_lost:
-                raise RuntimeError("the stream is lost")
-
-    stream, set_streams = Stream(), []
+    own, current, set_streams = Mock(), Mock(), []
     for name, stand_in in {
         "CUDAGraph": Mock,  # on a CPU, what was captured has been computed
         "graph": lambda graph, **kind: nullcontext(),
         "graph_pool_handle": lambda: (0, len(set_streams)),
-        "Stream": Stream,
+        "Stream": lambda: own,
         "stream": lambda stream: nullcontext(),
-        "current_stream": lambda *device: stream,
+        "current_stream": lambda *device: current,
         "set_stream": set_streams.append,
     }.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
-    return set_streams, stream
+    return own, current, set_streams
 
 
 @pytest.mark.parametrize("wrong", [None, "loss", "gradients", "stops", "stream"])
 def test_a_graph_is_used_only_where_it_gives_the_same_loss_and_gradients(
     stand_in_graphs, caplog, wrong, monkeypatch
 ):
-    set_streams, stream = stand_in_graphs
+    own, current, set_streams = stand_in_graphs
     ended = []
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(
@@ -340,7 +323,8 @@ def test_a_graph_is_used_only_where_it_gives_the_same_loss_and_gradients(
     def compute(inputs: Tensor) -> Tensor:
         calls.append(1)
         captures = len(calls) == 4  # after three steps to warm up
-        stream.is_lost = captures and wrong == "stream"
+        if captures and wrong == "stream":
+            own.synchronize.side_effect = RuntimeError("the stream is lost")
         if captures and wrong in ("stops", "stream"):
             raise RuntimeError("the capture is invalid")
         loss = backward((network(inputs) - inputs[:, :2]).square().mean())
@@ -350,14 +334,14 @@ def test_a_graph_is_used_only_where_it_gives_the_same_loss_and_gradients(
 
     caplog.set_level("WARNING", logger="tod")
     graphs(compute, "key", torch.randn(4, 3))
+    works = wrong is None
     # The batch norm has seen the batch once, not the warm-up's times too.
-    assert int(network[1].num_batches_tracked) == (0 if wrong is None else 1)
-    assert graphs.works == (wrong is None)
-    assert bool(graphs.captured) == (wrong is None)
+    assert int(network[1].num_batches_tracked) == (not works)
+    assert graphs.works == bool(graphs.captured) == works
     # What PyTorch's own end of an invalid capture leaves open in the allocator.
-    assert ended == ([] if wrong is None else [(0, (0, 0))])
-    assert set_streams == [stream]  # the one that was current, whatever has happened
-    assert caplog.text.count("CUDA graphs do not work here") == (wrong is not None)
+    assert ended == ([] if works else [(0, (0, 0))])
+    assert set_streams == [current]  # the one that was current, whatever has happened
+    assert caplog.text.count("CUDA graphs do not work here") == (not works)
     if wrong == "gradients":
         assert "other gradients than without a graph" in caplog.text
 
@@ -393,12 +377,8 @@ def test_views_and_picks_are_those_of_a_cpu(device):
     gradients = features[:, :3].contiguous()
     draws = torch.randint(DRAWS, (10,), generator=torch.Generator().manual_seed(1))
     nearest = nearest_squared_distances(features, features[:2])
-    expected = (
-        k_center_greedy(features, nearest, 10),
-        k_means_plus_plus(gradients, features, draws),
-    )
-    features, gradients, nearest, draws = (
-        each.to(device) for each in (features, gradients, nearest, draws)
-    )
-    assert torch.equal(k_center_greedy(features, nearest, 10).cpu(), expected[0])
-    assert torch.equal(k_means_plus_plus(gradients, features, draws).cpu(), expected[1])
+    center, spread = (features, nearest), (gradients, features, draws)
+    found = k_center_greedy(*(each.to(device) for each in center), 10).cpu()
+    assert torch.equal(found, k_center_greedy(*center, 10))
+    found = k_means_plus_plus(*(each.to(device) for each in spread)).cpu()
+    assert torch.equal(found, k_means_plus_plus(*spread))
