@@ -69,11 +69,10 @@ def test_the_same_command_without_labels_says_what_it_waits_for_and_changes_noth
     people = after(0)
     people.round()
     before = contents(people.place)
-    people.round()
-    assert contents(people.place) == before
-    assert capsys.readouterr().out == ""
-    people.round(quiet=False)
-    assert contents(people.place) == before
+    for quiet in (True, False):
+        assert capsys.readouterr().out == ""
+        people.round(quiet=quiet)
+        assert contents(people.place) == before
     (line,) = capsys.readouterr().out.splitlines()
     for words in ("batch0: waits for the labels of 10 of 10 images", "--labels", "--partial"):
         assert words in line
@@ -116,10 +115,9 @@ def test_audited_images_are_never_trained_on(people, monkeypatch):
 
     monkeypatch.setattr(Learner, "train_cycle", watched)
     people.rounds((-1, 0, 1), auxiliary="TOD")
-    digests = sorted(people.truth)
+    digests, audits = sorted(people.truth), set()
     for number, indices in enumerate(trained):
-        rows = [row for earlier in range(number + 1) for row in people.batch(earlier)]
-        audits = {row["sha256"] for row in rows if row["reason"] == "audit"}
+        audits |= {row["sha256"] for row in people.batch(number) if row["reason"] == "audit"}
         assert len(audits) == number + 1
         assert {digests[index] for index in indices} == {*digests} - audits
     assert len(trained) == 2
@@ -141,8 +139,7 @@ def test_where_people_have_a_test_set_nothing_is_audited(people):
     (row,) = people.results()
     assert "audited" not in row
     assert float(row["test_accuracy"]) in (0, 25, 50, 75, 100)
-    asked = [row["file"] for number in (0, 1) for row in people.batch(number)]
-    assert all(file.startswith("unlabeled/") for file in asked)
+    assert all(row["file"].startswith("unlabeled/") for n in (0, 1) for row in people.batch(n))
 
 
 def test_a_test_set_may_come_later(after, monkeypatch, tmp_path):
@@ -193,8 +190,7 @@ def test_cod_trains_on_the_pool_and_bad_names_come_back(tmp_path):
     people = People(tmp_path, 30, ("=ten", 'a,"b"', "two\nlines", "<script>", " blank "))
     people.add("unlabeled/=x.png", "unlabeled/a,b.png", 'unlabeled/say "hi"\n.png')
     people.rounds((-1, 0), auxiliary="TOD")
-    given = people.table("labels.csv")
-    assert [row["class"] for row in given] == [people.truth[row["sha256"]] for row in given]
+    assert people.labels().items() <= people.truth.items()
     for number in (0, 1):
         for row in people.batch(number):
             assert digest(people.data / row["file"]) == row["sha256"]

@@ -70,11 +70,8 @@ class Process(subprocess.Popen):
         ignored = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
         place = cwd or Path.cwd()
         request = Request(arguments, variables, place, starts_session, ignored, preexec_fn)
-        streams = [
-            number if pipe == -1 else pipe
-            for number, pipe in enumerate((pipes[0], pipes[3], pipes[5]))
-        ]
-        self.pid = _fork(request, streams)
+        ours = enumerate((pipes[0], pipes[3], pipes[5]))
+        self.pid = _fork(request, [number if pipe == -1 else pipe for number, pipe in ours])
         self._child_created = True
         self._close_pipe_fds(*pipes)
 
@@ -159,15 +156,10 @@ def serve() -> None:
     assert len(list(Path("/proc/self/task").iterdir())) == 1, "threads do not survive a fork"
     while True:
         Path("/proc/self/comm").write_text(FORK_SERVER)
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for number in range(3):
-            os.dup2(nothing, number)
-        os.close(nothing)
+        _give([os.open(os.devnull, os.O_RDWR) for _ in range(3)])
         request, streams = _asked_for(requests)
         requests.close()
-        for number, stream in enumerate(streams):
-            os.dup2(stream, number)
-            os.close(stream)
+        _give(streams)
         os.chdir(request.cwd)
         if request.starts_session:
             os.setsid()
@@ -196,6 +188,13 @@ def serve() -> None:
         raise
 
 
+def _give(streams: Sequence[int]) -> None:
+    """Makes these the standard streams."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+
+
 def _leave() -> None:
     """Ends as Python would, but that it does not take its modules apart: that takes longer."""
     if _status:
@@ -213,16 +212,15 @@ def _asked_for(requests: socket.socket) -> tuple[Request, list[int]]:
         reading, writing = os.pipe()
         between = os.fork()
         if between == 0:
-            between = os.getpid()
-            child = os.fork()
-            if child == 0:
-                os.close(reading)
-                os.close(writing)
-                while os.getppid() == between:
-                    time.sleep(0.001)
-                return pickle.loads(content), streams
-            os.write(writing, str(child).encode())
-            os._exit(0)
+            between, child = os.getpid(), os.fork()
+            if child:
+                os.write(writing, str(child).encode())
+                os._exit(0)
+            os.close(reading)
+            os.close(writing)
+            while os.getppid() == between:
+                time.sleep(0.001)
+            return pickle.loads(content), streams
         answer = os.read(reading, 32)
         for descriptor in (reading, writing, *streams):
             os.close(descriptor)

@@ -115,6 +115,14 @@ class People:
         """The digests of all images that these batches ask for."""
         return [row["sha256"] for number in numbers for row in self.batch(number)]
 
+    def unasked(self) -> list[str]:
+        """The files of the pool that no batch asks for, by name."""
+        asked = {
+            row["file"] for path in self.run.glob("batches/*/batch.csv") for row in table(path)
+        }
+        files = {str(path.relative_to(self.data)) for path in self.data.glob("unlabeled/*.png")}
+        return sorted(files - asked)
+
     def table(self, name: str) -> list[dict[str, str]]:
         """The rows of a CSV file of the run."""
         return table(self.run / name)

@@ -148,14 +148,9 @@ def test_gradients_of_shared_batches_are_those_of_one_process(ranks, world_size,
 @pytest.mark.parametrize("name", ["resnet", "imagenet_resnet"])
 @pytest.mark.parametrize(("width", "precision"), [(4, "fp32"), (16, "bf16")])
 def test_a_rank_without_a_share_of_the_last_batch_trains_on(ranks, name, width, precision):
-    train = partial(
-        trained,
-        auxiliary=CODLoss,
-        overrides=(f"model.name={name}", f"model.width={width}", "training.lr=1.0e-4"),
-        factory=NetworkFactory,
-        batches=ImageBatches,
-        precision=precision,
-    )
+    settings = (f"model.name={name}", f"model.width={width}", "training.lr=1.0e-4")
+    usual = {"factory": NetworkFactory, "batches": ImageBatches, "precision": precision}
+    train = partial(trained, auxiliary=CODLoss, overrides=settings, **usual)
     one, other = ranks.ask(2, on_rank, train)
     assert all(value.isfinite().all() for value in one.values())
     torch.testing.assert_close(other, one, rtol=0, atol=0)
@@ -228,9 +223,7 @@ def shared(
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_scores_and_queries_of_shared_passes_are_those_of_one_process(
-    ranks, world_size, tmp_path, alone
-):
+def test_scores_and_queries_of_shared_passes_are_those_of_one(ranks, world_size, tmp_path, alone):
     (found, _), *others = ranks.ask(world_size, shared, tmp_path, query)
     assert others == [(None, "")] * (world_size - 1)
     assert len(set(alone["ties"][1].tolist())) == 1

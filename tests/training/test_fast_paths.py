@@ -1,6 +1,7 @@
 """What is fast computes what the plain PyTorch of the paper's formulas does, on every device."""
 
 import copy
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from unittest.mock import Mock
@@ -16,7 +17,6 @@ from models import NetworkFactory, build_backbone, fastest_memory_format, fold_b
 from samplers import query_by_tod
 from tests.support.pools import pool_of, positions
 from tod import config as configuration
-from tod.config import Config
 from tod.data.batches import ImageBatches
 from tod.diversity import DRAWS, k_center_greedy, k_means_plus_plus, nearest_squared_distances
 from tod.schema import Augmentation
@@ -37,13 +37,6 @@ def full_precision() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def tiny_config(*overrides: str) -> Config:
-    return configuration.load(
-        "digits",
-        [f"model.width={WIDTH}", "active_learning.query_size=20", "training.lr=0.1", *overrides],
-    )
-
-
 def learner_on(
     device: str,
     auxiliary: type[AuxiliaryLoss],
@@ -51,7 +44,8 @@ def learner_on(
     dtype: torch.dtype = torch.float32,
     model: str = "resnet",
 ) -> Learner:
-    config = tiny_config("ll4al.detach_epoch=0", f"model.name={model}")
+    settings = [f"model.width={WIDTH}", "training.lr=0.1", "ll4al.detach_epoch=0"]
+    config = configuration.load("digits", [*settings, f"model.name={model}"])
     networks = NetworkFactory(config.model, 10, torch.device(device), seed=0, trial=1)
     backbone = networks.backbone("backbone").train()
     loss = auxiliary(config, networks)
@@ -87,26 +81,25 @@ def plain_step(
     momenta: list[dict[str, Tensor]],
     step: int,
     epoch: int,
-    images: Tensor,
-    labels: Tensor,
-    unlabeled: Tensor,
+    batch: Sequence[Tensor],
 ) -> Tensor:
     """The method's step as one would write it down; changes networks and momenta, gives the loss.
 
     Learning rate 0.1, momentum 0.9, weight decay 5e-4, λ 0.02, EMA decay 0.999, ξ 1.
     """
+    images, labels, unlabeled = (each.contiguous() for each in batch)
     backbone = networks[0]
     for network in networks:
         network.zero_grad()
-    logits, consistency, _, maps = backbone(images.contiguous())
+    logits, consistency, _, maps = backbone(images)
     losses = F.cross_entropy(logits, labels, reduction="none")
     loss = losses.mean()
     if kind is CODLoss:
         batches = [(images, logits, consistency)]
         if len(unlabeled) > 0:
-            batches.append((unlabeled, *backbone(unlabeled.contiguous())[:2]))
+            batches.append((unlabeled, *backbone(unlabeled)[:2]))
         for inputs, f, f1 in batches:
-            ema = networks[1](inputs.contiguous())[0].detach()
+            ema = networks[1](inputs)[0].detach()
             loss = loss + COD_WEIGHT * (((f - f1) ** 2).mean() + ((f1 - ema) ** 2).mean())
     elif kind is not NoAuxiliary:
         detached = kind is DetachedLossPrediction or epoch > 0
@@ -162,23 +155,21 @@ def test_step_is_the_plain_one(device, model, kind, dtype, tolerance):
         inputs = (images.to(dtype), labels, unlabeled.to(dtype))
         # From the same point each time: what is compared is one step, not how errors grow.
         expected = plain_copies(all_networks(learner))
-        expected_loss = plain_step(kind, expected, momenta, number + 1, learner.epoch, *inputs)
+        expected_loss = plain_step(kind, expected, momenta, number + 1, learner.epoch, inputs)
         loss = learner._step(*inputs, len(inputs[2]))[0]
         assert_equal(loss, expected_loss, tolerance, f"loss of step {number}")
         for network, plain in zip(all_networks(learner), expected, strict=True):
             # In float32, rounding can flip a ReLU, which moves all gradients but the heads'.
             flips = 5e-2 if dtype == torch.float32 else tolerance
             heads = ("linear.", "linear1.") if network is learner.backbone else ()
-            gradients = {n: p.grad for n, p in network.named_parameters()}
+            found = dict(network.named_parameters())
             for name, parameter in plain.named_parameters():
                 bound = tolerance if name.startswith(heads) else flips
                 if parameter.grad is not None:
-                    assert_equal(gradients[name], parameter.grad, bound, f"gradient of {name}")
-                found = network.state_dict()[name]
-                assert_equal(found, parameter, bound, f"{name} after step {number}")
+                    assert_equal(found[name].grad, parameter.grad, bound, f"gradient of {name}")
+                assert_equal(found[name], parameter, bound, f"{name} after step {number}")
             for name, buffer in plain.named_buffers():
-                found = network.state_dict()[name]
-                assert_equal(found, buffer, tolerance, f"{name} after step {number}")
+                assert_equal(network.state_dict()[name], buffer, tolerance, f"{name}, {number}")
     if learner.graphs is not None:
         assert learner.graphs.works
         assert len(learner.graphs.captured) == len(graphs)
@@ -195,7 +186,7 @@ def test_step_in_bf16_is_the_plain_one_up_to_its_rounding(device, kind):
         before = copy.deepcopy(learner.backbone.state_dict())
         # In the same precision: rounding may turn a pair of the ranking loss round.
         with torch.autocast(device, torch.bfloat16):
-            expected_loss = plain_step(kind, expected, momenta, number + 1, 0, *inputs)
+            expected_loss = plain_step(kind, expected, momenta, number + 1, 0, inputs)
         loss = learner._step(*inputs, len(inputs[2]))[0]
         assert loss.dtype == torch.float32
         assert_equal(loss, expected_loss, 3e-2, f"loss of step {number}")
@@ -208,18 +199,15 @@ def test_step_in_bf16_is_the_plain_one_up_to_its_rounding(device, kind):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_scores_and_queries_are_the_plain_ones(device):
-    config = tiny_config()
+    model = configuration.load("digits", [f"model.width={WIDTH}"]).model
     memory_format = fastest_memory_format(torch.device(device), WIDTH)
-    networks = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        network = build_backbone(config.model, 10).to(device).train()
-        for _ in range(5):
-            network(torch.randn(32, 3, 32, 32, device=device))
-        networks.append(network.eval())
+    torch.manual_seed(0)
+    networks = [build_backbone(model, 10).to(device).train() for _ in range(2)]
+    for network in networks * 5:
+        network(torch.randn(32, 3, 32, 32, device=device))
     images = torch.randn(60, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.no_grad():
-        p, q = (network(images)[0].softmax(dim=1) for network in networks)
+        p, q = (network.eval()(images)[0].softmax(dim=1) for network in networks)
     expected = 0.5 * ((p - q) ** 2).sum(dim=1)
     backbone, previous = (
         fold_batch_norm(copy.deepcopy(n).to(memory_format=memory_format)) for n in networks
@@ -307,15 +295,12 @@ def stand_in_graphs(monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", [None, "loss", "gradients", "stops", "stream"])
-def test_a_graph_is_used_only_where_it_gives_the_same_loss_and_gradients(
-    stand_in_graphs, caplog, wrong, monkeypatch
-):
+def test_a_graph_is_used_only_where_it_gives_the_same(stand_in_graphs, caplog, wrong, monkeypatch):
     own, current, set_streams = stand_in_graphs
     ended = []
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(
-        torch._C, "_cuda_endAllocateToPool", lambda *of: ended.append(of), raising=False
-    )
+    end_of_capture = "_cuda_endAllocateToPool"
+    monkeypatch.setattr(torch._C, end_of_capture, lambda *of: ended.append(of), raising=False)
     network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     graphs = GraphedGradients([network])
     calls = []
