@@ -5,21 +5,9 @@ import shutil
 
 import pytest
 
-from tests.support.people import (
-    People,
-    all_but,
-    contents,
-    killed_behind_the_batch,
-    stop_in_step,
-)
+from tests.support.people import all_but, contents, killed_behind_the_batch, stop_in_step
 from tod.analysis.results import DIAGNOSTICS
 from tod.config import InputError
-
-
-def other_files(people: People) -> list[str]:
-    """The pictures that no batch has asked for, when there is one."""
-    files = {str(path.relative_to(people.data)) for path in people.data.glob("unlabeled/*.png")}
-    return sorted(files - {row["file"] for row in people.batch(0)})
 
 
 def test_names_and_places_of_files_do_not_matter(after, capsys):
@@ -38,7 +26,7 @@ def test_images_that_come_and_go_are_taken_in_and_left_out_with_a_word(after, ca
     people = after(0)
     waiting = contents(people.run / "batches")
     people.add(*(f"unlabeled/new/{i}.png" for i in range(5)))
-    gone = other_files(people)[:3]
+    gone = people.unasked()[:3]
     for file in gone:
         (people.data / file).unlink()
     people.round("--labels", people.answers(0), quiet=False)
@@ -69,7 +57,7 @@ def test_a_name_that_shows_another_picture_than_was_asked_for_is_refused(after, 
     people = after(0)
     asked = people.batch(0)[0]
     path, place = people.data / asked["file"], people.data / "place"
-    other = people.data / other_files(people)[0]
+    other = people.data / people.unasked()[0]
     path.rename(place)
     other.rename(path)
     if change == "changed places":
@@ -87,9 +75,8 @@ def test_copies_links_back_and_files_that_are_no_images_are_no_images_more(peopl
     (folder / "broken.png").write_bytes(b"no picture")
     (folder / "back").symlink_to(folder)
     people.round("--set=active_learning.query_size=70", "--set=active_learning.subset_size=70")
-    assert {*people.asked([0])} == {*people.truth}
+    assert sorted(people.asked([0])) == sorted(people.truth)
     files = {row["file"] for row in people.batch(0)} - {"unlabeled/copy.png"}
-    assert len(people.batch(0)) == 60
     assert files <= {f"unlabeled/{number:03d}.png" for number in range(60)}
     assert people.table("unreadable.csv")[0]["file"] == "unlabeled/broken.png"
 
@@ -131,8 +118,7 @@ def test_other_classes_need_another_run(after, make, says):
         (lambda data: (data / "test" / "cow").mkdir(parents=True), "cow: is none of the classes"),
         (
             lambda data: [
-                shutil.copy(data / "unlabeled/000.png", data / "train" / name)
-                for name in ("cat", "dog")
+                shutil.copy(data / "unlabeled/000.png", to) for to in data.glob("train/*")
             ],
             "are one image under two classes",
         ),

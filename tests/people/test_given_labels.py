@@ -12,9 +12,8 @@ def test_images_on_which_people_disagree_are_named_and_asked_again(after):
     ties = [rows[1], rows[4]]
     others = [(row["file"], row["sha256"], people.wrong(row)) for row in ties]
     people.round("--labels", people.answers(0), write_table(people.place / "other.csv", others))
-    told = people.table("disagreements.csv")
-    assert [row["sha256"] for row in told] == [row["sha256"] for row in ties]
-    assert {row["votes"] for row in told} == {"cat (1), dog (1)"}
+    told = [(row["sha256"], row["votes"]) for row in people.table("disagreements.csv")]
+    assert told == [(row["sha256"], "cat (1), dog (1)") for row in ties]
     assert len(people.labels()) == 8
     again = people.batch(1)
     assert [(row["sha256"], row["reason"]) for row in again[:2]] == [
@@ -31,13 +30,12 @@ def test_skipped_images_are_set_aside_and_never_asked_or_trained_on(after):
     rows = people.batch(0)
     people.round("--labels", people.says(rows[3:], skips=rows[:3]))
     aside = {row["sha256"] for row in people.table("set_aside.csv")}
-    assert aside == {row["sha256"] for row in rows[:3]}
+    assert aside == {*people.asked([0])[:3]}
     people.rounds([1])
     assert {*people.asked([1])} == {*people.truth} - {*people.asked([0])}
     assert not (people.run / "batches" / "batch2").exists()
     audits = [row["reason"] for row in people.table("labels.csv")].count("audit")
-    columns = ("num_labeled", "audited")
-    assert people.results(*columns)[-1] == (str(17 - audits), str(audits))
+    assert people.results("num_labeled", "audited")[-1] == (str(17 - audits), str(audits))
 
 
 def test_files_moved_into_class_folders_are_labels(after):
@@ -46,9 +44,8 @@ def test_files_moved_into_class_folders_are_labels(after):
         source = people.data / row["file"]
         source.rename(people.data / "train" / people.truth[row["sha256"]] / source.name)
     people.round()
-    given = people.table("labels.csv")
-    assert {row["sha256"] for row in given} == {*people.asked([0])}
-    assert {(row["source"], row["batch"]) for row in given} == {("train", "0")}
+    given = {(row["sha256"], row["source"], row["batch"]) for row in people.table("labels.csv")}
+    assert given == {(digest, "train", "0") for digest in people.asked([0])}
     assert people.results("audited") == ["1"]
 
 
@@ -84,10 +81,9 @@ def test_everything_wrong_in_several_files_is_named_at_once_and_nothing_is_taken
     with pytest.raises(InputError) as refusal:
         people.round("--labels", given, bad, broken, loop)
     lines = str(refusal.value).splitlines()
-    assert "broken.json: cannot be read" in lines[0]
-    assert "loop.csv: cannot be read" in lines[1]
-    assert "cta is no class; the nearest is cat" in lines[2]
-    assert "../secret.png is no image of" in lines[3]
+    said = ["broken.json: cannot be read", "loop.csv: cannot be read"]
+    said += ["cta is no class; the nearest is cat", "../secret.png is no image of"]
+    assert all(words in line for words, line in zip(said, lines, strict=False))
     assert lines[-2:] == ["16 problems in all", "no label was taken"]
     assert contents(people.place) == before
 

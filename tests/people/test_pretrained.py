@@ -1,5 +1,6 @@
 """People's runs that start from ImageNet weights, which they may not have."""
 
+from unittest.mock import Mock
 from urllib.error import URLError
 
 import pytest
@@ -9,21 +10,16 @@ import models
 from tests.support.formats import write_imagenet_weights
 from tod.config import InputError
 
-PRETRAINED = [
-    "--set=model.name=imagenet_resnet",
-    "--set=model.pretrained=true",
-    "--set=model.width=64",
-]
+SETTINGS = ("model.name=imagenet_resnet", "model.pretrained=true", "model.width=64")
+PRETRAINED = [f"--set={setting}" for setting in SETTINGS]
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """Where torch.hub keeps weights, empty; nothing can be downloaded."""
 
-    def offline(*_: object, **__: object) -> None:
-        raise URLError("no network")
-
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    offline = Mock(side_effect=URLError("no network"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     return tmp_path / "torch" / "hub" / "checkpoints"
 
@@ -35,9 +31,7 @@ def cache(tmp_path, monkeypatch):
         (True, "is no readable checkpoint; remove it"),
     ],
 )
-def test_weights_that_will_not_do_are_refused_before_anybody_is_asked(
-    people, cache, is_damaged, says
-):
+def test_weights_that_will_not_do_are_refused_at_first(people, cache, is_damaged, says):
     if is_damaged:
         path = cache / models.IMAGENET_FILES[1]
         write_imagenet_weights(path)
@@ -50,8 +44,8 @@ def test_weights_that_will_not_do_are_refused_before_anybody_is_asked(
 
 def test_weights_in_the_cache_are_read_once(people, cache, monkeypatch):
     write_imagenet_weights(cache / models.IMAGENET_FILES[1])
-    loads, load = [], torch.load
-    monkeypatch.setattr(torch, "load", lambda *a, **b: (loads.append(a), load(*a, **b))[1])
+    load = Mock(wraps=torch.load)
+    monkeypatch.setattr(torch, "load", load)
     people.round(*PRETRAINED)
     assert len(people.batch(0)) == 10
-    assert len(loads) == 1
+    load.assert_called_once()

@@ -23,9 +23,7 @@ def test_shortcuts_are_the_digits_of_the_names_or_those_left():
     letters = [*"abcdefghijk"]
     assert shortcuts(letters) == dict(zip("abcdefghij", "1234567890", strict=True))
     assert shortcuts(["²", "٣", ""]) == {"²": "1", "٣": "2", "": "3"}
-
-
-def test_a_digit_that_begins_a_longer_name_is_no_shortcut():
+    # A digit that begins a longer name is none.
     assert shortcuts(["1", "10", "2", "cat"]) == {"2": "2", "10": "3", "cat": "4"}
     assert shortcuts(["2-wheeler", "cat", "dog"]) == {"2-wheeler": "1", "cat": "3", "dog": "4"}
 
@@ -35,20 +33,16 @@ def test_a_digit_that_begins_a_longer_name_is_no_shortcut():
 def test_a_small_thumbnail_is_the_picture_to_the_pixel(size, mode):
     image = noise(*size, mode)
     with Image.open(io.BytesIO(thumbnail(image))) as shown:
-        assert shown.format == "PNG"
-        assert shown.mode == mode
+        assert (shown.format, shown.mode) == ("PNG", mode)
         assert shown.tobytes() == image.tobytes()
 
 
 def test_a_large_thumbnail_is_a_jpeg_of_512_pixels_at_most():
-    for size, expected in [
-        ((129, 10), (129, 10)),
-        ((2048, 512), (512, 128)),
-        ((3000, 2), (512, 1)),
-    ]:
+    expected = {(129, 10): (129, 10), (2048, 512): (512, 128), (3000, 2): (512, 1)}
+    for size in expected:
         image = noise(*size)
         with Image.open(io.BytesIO(thumbnail(image))) as shown:
-            assert (shown.format, shown.size) == ("JPEG", expected)
+            assert (shown.format, shown.size) == ("JPEG", expected[size])
         assert image.size == size
 
 

@@ -20,12 +20,8 @@ from tod.config import InputError
 pytestmark = pytest.mark.usefixtures("cheap_pictures")
 TWO_TRIALS = "--set=active_learning.trials=2"
 IMAGE_FOLDER = [
-    *TINY_DIGITS[1:],
-    TWO_TRIALS,
-    "--config=image_folder",
-    "--set=images.size=16",
-    "--set=active_learning.initial_labels=10",
-    "--set=active_learning.query_size=2",
+    *(*TINY_DIGITS[1:], TWO_TRIALS, "--config=image_folder", "--set=images.size=16"),
+    *("--set=active_learning.initial_labels=10", "--set=active_learning.query_size=2"),
 ]
 
 
@@ -41,16 +37,14 @@ def test_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, 
     assert "cannot be written (File too large)" in full.stderr
     folder = run_folder("main_TOD.py", tmp_path)
     assert not list(folder.rglob("*.partial"))
-    assert go_on(tmp_path).returncode == 0
+    go_on(tmp_path)
     assert not differences(results(finished), results(folder))
 
 
 def test_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", Path("/proc/nowhere")):
-        refused = refusal(place)
-        assert "cannot be written" in refused
-        assert "--output-dir" in refused
+        assert re.search("cannot be written .*--output-dir", refusal(place))
 
 
 def test_a_finished_run_shows_its_table_and_stays_as_it_is(finished, capsys):
@@ -58,9 +52,7 @@ def test_a_finished_run_shows_its_table_and_stays_as_it_is(finished, capsys):
     assert not list((finished / "progress").iterdir())
     assert not list(finished.rglob("*.partial"))
     main_TOD.main([*RUN, f"--output-dir={finished.parent}"])
-    shown = capsys.readouterr().out
-    assert "is finished" in shown
-    assert "± " in shown
+    assert re.search("(?s)is finished.*± ", capsys.readouterr().out)
     other = refusal(finished.parent, "--set=training.momentum=0.5")
     assert "training.momentum (0.9 there, 0.5 here)" in other
     assert before == contents(finished)

@@ -106,8 +106,8 @@ def test_the_images_of_a_trial_are_counted(tmp_path):
     config = tiny_run(tmp_path).config  # 40 labels, then 60, two epochs each
     labeled = config.active_learning.labels_of_cycles(1437)
     assert labeled == [40, 60]
-    places = ((1, 0), (1, 1), (2, 0), (2, 1), (3, 0))
-    assert [images_until(labeled, 2, *place) for place in places] == [0, 40, 80, 140, 200]
+    expected = {(1, 0): 0, (1, 1): 40, (2, 0): 80, (2, 1): 140, (3, 0): 200}
+    assert {place: images_until(labeled, 2, *place) for place in expected} == expected
 
 
 @pytest.mark.parametrize("saved", [(1, 1), (1, 2), (2, 0), (2, 1), (2, 2)])
@@ -116,35 +116,23 @@ def test_a_resumed_run_shows_each_epoch_once(tmp_path, monkeypatch, saved):
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     config = tiny_run(tmp_path).config
     places = [(1, 1), (1, 2), (2, 1), (2, 2)]
-
-    def follow(monitor: Monitor, places: list[tuple[int, int]], value: float) -> None:
-        for cycle, epoch in places:
-            monitor.epoch_ended(1, cycle, epoch, 40, {"loss": value}, 0.1)
-            if epoch == 2:
-                end_cycle(monitor, value)
-
-    def end_cycle(monitor: Monitor, value: float) -> None:
-        monitor.evaluated(40, value)
-        monitor.scored(np.arange(3.0))
-
-    with Monitor(config, 1, [40, 60], tensorboard=tmp_path / "tensorboard") as monitor:
-        monitor.start_trial(1, 1, 0, {}, 0.1)
-        follow(monitor, places, 1.0)
-    with Monitor(config, 1, [40, 60], tensorboard=tmp_path / "tensorboard") as monitor:
-        monitor.start_trial(1, *saved, {"loss": 1.0}, 0.1)
-        assert monitor.bar.total == 200 - images_until([40, 60], 2, *saved)
-        if saved[1] == 2:
-            end_cycle(monitor, 2.0)
-        follow(monitor, [place for place in places if place > saved], 2.0)
+    for start, losses, value in (((1, 0), {}, 1.0), (saved, {"loss": 1.0}, 2.0)):
+        with Monitor(config, 1, [40, 60], tensorboard=tmp_path / "tensorboard") as monitor:
+            monitor.start_trial(1, *start, losses, 0.1)
+            assert monitor.bar.total == 200 - images_until([40, 60], 2, *start)
+            for cycle, epoch in [place for place in places if place >= start]:
+                if (cycle, epoch) != start:
+                    monitor.epoch_ended(1, cycle, epoch, 40, {"loss": value}, 0.1)
+                if epoch == 2:
+                    monitor.evaluated(40, value)
+                    monitor.scored(np.arange(3.0))
     found = events(tmp_path)
     for tag, expected in (("loss/loss", [1, 2, 3, 4]), ("test accuracy", [2, 4])):
         assert steps(found, tag) == expected
     assert [histogram.step for histogram in found.Histograms("scores")] == [2, 4]
-    taken = sum(place <= saved for place in places)
-    losses = [event.value for event in found.Scalars("loss/loss")]
-    assert losses == [1.0] * taken + [2.0] * (4 - taken)
-    accuracies = [event.value for event in found.Scalars("test accuracy")]
-    assert accuracies == [1.0 if saved > (1, 2) else 2.0, 2.0]
+    values = {tag: [event.value for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+    assert values["loss/loss"] == [1.0 if place <= saved else 2.0 for place in places]
+    assert values["test accuracy"] == [1.0 if saved > (1, 2) else 2.0, 2.0]
 
 
 def test_what_is_saved_is_also_shown_after_kill_9(tmp_path):

@@ -6,29 +6,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
-NO_BROWSER = (
-    "no Chromium to open the page in: install Debian's package chromium, or run "
-    "`python -m playwright install chromium`"
-)
+INSTALL = "install Debian's package chromium, or run `python -m playwright install chromium`"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
+    """The system's Chromium, or the one that Playwright has downloaded."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium_of(playwright))
+        path = next(filter(None, map(shutil.which, BROWSERS)), playwright.chromium.executable_path)
+        if not Path(path).exists():
+            pytest.fail(f"no Chromium to open the page in: {INSTALL}")
+        browser = playwright.chromium.launch(executable_path=path)
         yield browser
         browser.close()
-
-
-def chromium_of(playwright: Playwright) -> str:
-    """The path of a Chromium: the system's, or the one that Playwright has downloaded."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), playwright.chromium.executable_path)
-    if not Path(found).exists():
-        pytest.fail(NO_BROWSER)
-    return found
 
 
 def wait_until_ready(page: Page) -> None:

@@ -45,13 +45,8 @@ SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 """Those that a process ignores where the one that starts it does."""
 
 
-class Server(NamedTuple):
-    """Where a process asks for others, and the variables with which these have begun."""
-
-    requests: socket.socket
-    variables: Mapping[str, str]
-
-
+Server = tuple[socket.socket, Mapping[str, str]]
+"""Where a process asks for others, and the variables with which these have begun."""
 _server: Server | None = None
 _status: list[int] = []
 _one_at_a_time = Lock()
@@ -65,28 +60,19 @@ class Process(subprocess.Popen):
     read at its start, starts cold.
     """
 
-    def _execute_child(
-        self, args: Any, executable: Any, preexec_fn: Any, close_fds: bool, pass_fds: Any,
-        cwd: Any, env: Any, startupinfo: Any, creationflags: int, shell: bool,
-        p2cread: int, p2cwrite: int, c2pread: int, c2pwrite: int, errread: int, errwrite: int,
-        *rest: Any,
-    ) -> None:  # fmt: skip
-        pipes = (p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
+    def _execute_child(self, *given: Any) -> None:
+        args, _, preexec_fn, _, _, cwd, env, _, _, is_shell, *rest = given
+        pipes, starts_session = rest[:6], rest[11]
         variables = dict(os.environ if env is None else env)
-        if shell or not _is_forkable(args, variables):
-            settings = (close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell)
-            _start_cold(self, args, executable, preexec_fn, *settings, *pipes, *rest)
+        if is_shell or not _is_forkable(args, variables):
+            _start_cold(self, *given)
             return
-        starts_session = rest[5]
         arguments = [*map(os.fsdecode, args[1:])]
         ignored = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_IGN]
-        place = (cwd or Path.cwd(), starts_session, ignored, preexec_fn)
-        request = Request(arguments, variables, *place)
-        streams = [
-            number if pipe == -1 else pipe
-            for number, pipe in enumerate((p2cread, c2pwrite, errwrite))
-        ]
-        self.pid = _fork(request, streams)
+        place = cwd or Path.cwd()
+        request = Request(arguments, variables, place, starts_session, ignored, preexec_fn)
+        ours = enumerate((pipes[0], pipes[3], pipes[5]))
+        self.pid = _fork(request, [number if pipe == -1 else pipe for number, pipe in ours])
         self._child_created = True
         self._close_pipe_fds(*pipes)
 
@@ -122,7 +108,7 @@ def _is_forkable(args: Any, variables: Mapping[str, str]) -> bool:
     first = next(argument for argument in map(os.fsdecode, args[1:3]) if argument != "-u")
     ours, theirs = (
         {name: each[name] for name in each if READ_AT_START.match(name)}
-        for each in (variables, _started().variables)
+        for each in (variables, _started()[1])
     )
     return ours == theirs and (first in ("-c", "-m") or not first.startswith("-"))
 
@@ -137,13 +123,13 @@ def _started() -> Server:
         process = subprocess.Popen(command, stdin=theirs, cwd=PROJECT_DIR, env=variables)
         theirs.close()
         atexit.register(lambda: (ours.close(), process.wait()))
-        _server = Server(ours, variables)
+        _server = ours, variables
     return _server
 
 
 def _fork(request: Request, streams: Sequence[int]) -> int:
     """The process id of a new child of this process."""
-    requests = _started().requests
+    requests, _ = _started()
     prctl = ctypes.CDLL(None).prctl
     with _one_at_a_time:
         # Whose parent ends is ours now: the server has the child by way of one that ends at once.
@@ -171,15 +157,10 @@ def serve() -> None:
     assert len(list(Path("/proc/self/task").iterdir())) == 1, "threads do not survive a fork"
     while True:
         Path("/proc/self/comm").write_text(FORK_SERVER)
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for number in range(3):
-            os.dup2(nothing, number)
-        os.close(nothing)
+        _give([os.open(os.devnull, os.O_RDWR) for _ in range(3)])
         request, streams = _asked_for(requests)
         requests.close()
-        for number, stream in enumerate(streams):
-            os.dup2(stream, number)
-            os.close(stream)
+        _give(streams)
         os.chdir(request.cwd)
         if request.starts_session:
             os.setsid()
@@ -191,24 +172,28 @@ def serve() -> None:
             requests.close()
             break
         ours.close()
-    _server = Server(ours, variables)
+    _server = ours, variables
     subprocess.Popen._execute_child = Process._execute_child
     for number in SIGNALS:
         default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, signal.SIG_IGN if number in request.ignored else default)
     try:
         _run(request)
+        _status.append(0)
     except SystemExit as leaving:
-        _status.append(
-            leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-        )
+        code = leaving.code
+        _status.append(code if isinstance(code, int) else int(code is not None))
         raise
-    except KeyboardInterrupt:  # which ends Python by the signal
-        raise
-    except BaseException:
+    except Exception:  # KeyboardInterrupt ends Python by the signal
         _status.append(1)
         raise
-    _status.append(0)
+
+
+def _give(streams: Sequence[int]) -> None:
+    """Makes these the standard streams."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
 
 
 def _leave() -> None:
@@ -228,16 +213,15 @@ def _asked_for(requests: socket.socket) -> tuple[Request, list[int]]:
         reading, writing = os.pipe()
         between = os.fork()
         if between == 0:
-            between = os.getpid()
-            child = os.fork()
-            if child == 0:
-                os.close(reading)
-                os.close(writing)
-                while os.getppid() == between:
-                    time.sleep(0.001)
-                return pickle.loads(content), streams
-            os.write(writing, str(child).encode())
-            os._exit(0)
+            between, child = os.getpid(), os.fork()
+            if child:
+                os.write(writing, str(child).encode())
+                os._exit(0)
+            os.close(reading)
+            os.close(writing)
+            while os.getppid() == between:
+                time.sleep(0.001)
+            return pickle.loads(content), streams
         answer = os.read(reading, 32)
         for descriptor in (reading, writing, *streams):
             os.close(descriptor)
@@ -258,10 +242,9 @@ def _run(request: Request) -> None:
     if FIRST in os.environ:
         module, _, name = os.environ[FIRST].partition(":")
         getattr(importlib.import_module(module), name)()
-    arguments = request.arguments
-    is_unbuffered = arguments[0] == "-u"
+    is_unbuffered = request.arguments[0] == "-u"
     _reopen_standard_streams(is_unbuffered or bool(os.environ.get("PYTHONUNBUFFERED")))
-    kind, *sys.argv = arguments[is_unbuffered:]
+    kind, *sys.argv = request.arguments[is_unbuffered:]
     if kind == "-m":
         sys.path[0] = str(request.cwd)
         sys.modules.pop(sys.argv[0], None)
@@ -269,8 +252,8 @@ def _run(request: Request) -> None:
     elif kind == "-c":
         sys.path[0] = ""
         code, sys.argv[0] = sys.argv[0], "-c"
-        module = sys.modules["__main__"] = ModuleType("__main__")
-        exec(compile(code, "<string>", "exec"), vars(module))
+        sys.modules["__main__"] = ModuleType("__main__")
+        exec(compile(code, "<string>", "exec"), vars(sys.modules["__main__"]))
     else:
         sys.path[0] = str(Path(kind).resolve().parent)
         sys.argv.insert(0, kind)
@@ -282,12 +265,8 @@ def _reopen_standard_streams(is_unbuffered: bool) -> None:
         former = getattr(sys, name)
         buffering = 0 if is_unbuffered and number else -1
         binary = open(number, "wb" if number else "rb", buffering, closefd=False)  # noqa: SIM115
-        stream = io.TextIOWrapper(
-            binary,
-            former.encoding,
-            former.errors,
-            line_buffering=not is_unbuffered and (number == 2 or binary.isatty()),
-            write_through=is_unbuffered,
-        )
+        is_by_line = not is_unbuffered and (number == 2 or binary.isatty())
+        ends = {"line_buffering": is_by_line, "write_through": is_unbuffered}
+        stream = io.TextIOWrapper(binary, former.encoding, former.errors, **ends)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)

@@ -27,29 +27,18 @@ SETTINGS = [
     f"--device={DEVICE}",
     "--precision=fp32",
     *["--deterministic"] * (DEVICE != "cpu"),  # where each process would import a compiler for it
-    *(
-        f"--set={setting}"
-        for setting in (
-            "model.width=4",
-            "images.size=8",
-            "active_learning.query_size=10",
-            "active_learning.subset_size=40",
-            "training.batch_size=8",
-            "training.epochs=2",
-            "training.milestones=[1]",
-        )
-    ),
+    "--set=model.width=4",
+    "--set=images.size=8",
+    "--set=active_learning.query_size=10",
+    "--set=active_learning.subset_size=40",
+    "--set=training.batch_size=8",
+    "--set=training.epochs=2",
+    "--set=training.milestones=[1]",
 ]
 
 
 class People:
-    """A data folder, the runs on it, and somebody who knows what each picture shows.
-
-    Args:
-        place: where all of it lies.
-        count: how many pictures there are.
-        classes: their names; the pictures are of one after the other.
-    """
+    """A folder of pictures, of one class after the other; the runs on it; and the truth."""
 
     def __init__(self, place: Path, count: int = 60, classes: Sequence[str] = CLASSES) -> None:
         self.place = place
@@ -83,11 +72,7 @@ class People:
         return twin
 
     def command(
-        self,
-        *arguments: object,
-        sampling: str = "TOD",
-        auxiliary: str = "NONE",
-        quiet: bool = True,
+        self, *arguments: object, sampling: str = "TOD", auxiliary: str = "NONE", quiet: bool = True
     ) -> list[str]:
         """The arguments of main_TOD.py for a run on the folder."""
         return [
@@ -130,6 +115,14 @@ class People:
         """The digests of all images that these batches ask for."""
         return [row["sha256"] for number in numbers for row in self.batch(number)]
 
+    def unasked(self) -> list[str]:
+        """The files of the pool that no batch asks for, by name."""
+        asked = {
+            row["file"] for path in self.run.glob("batches/*/batch.csv") for row in table(path)
+        }
+        files = {str(path.relative_to(self.data)) for path in self.data.glob("unlabeled/*.png")}
+        return sorted(files - asked)
+
     def table(self, name: str) -> list[dict[str, str]]:
         """The rows of a CSV file of the run."""
         return table(self.run / name)
@@ -141,9 +134,9 @@ class People:
     def results(self, *columns: str) -> list[Any]:
         """The rows of the run's results; or of these columns, as tuples; or of one, as texts."""
         rows = self.table("results.csv")
-        if len(columns) == 1:
-            return [row[columns[0]] for row in rows]
-        return [tuple(row[name] for name in columns) for row in rows] if columns else rows
+        if len(columns) < 2:
+            return [row[columns[0]] for row in rows] if columns else rows
+        return [tuple(row[name] for name in columns) for row in rows]
 
     def wrong(self, row: dict[str, str]) -> str:
         """A class that a batch's image does not show."""
@@ -162,15 +155,10 @@ class People:
         file: str = "given.csv",
         skips: Sequence[dict[str, str]] = (),
     ) -> Path:
-        """A file of the page: what images of a batch show, by rows, and that others were skipped.
-
-        Without a class, they show what they do.
-        """
+        """A file of the page: what rows of a batch show, the truth or a class, and its skips."""
         cells = [(row["file"], row["sha256"], "", "yes") for row in skips]
-        cells += [
-            (row["file"], row["sha256"], class_name or self.truth[row["sha256"]], "")
-            for row in rows
-        ]
+        for row in rows:
+            cells.append((row["file"], row["sha256"], class_name or self.truth[row["sha256"]], ""))
         return write_table(self.place / file, cells, ("file", "sha256", "class", "skipped"))
 
     def disagreeing(self, rows: Sequence[dict[str, str]]) -> list[Path]:
@@ -198,11 +186,7 @@ def digest(path: Path) -> str:
 
 
 def stop_in_step(monkeypatch: pytest.MonkeyPatch, step: int) -> list[object]:
-    """Sends SIGTERM to this process in one of the next optimiser steps, from 1.
-
-    Returns:
-        A list that has an entry for each step that was taken since.
-    """
+    """Sends SIGTERM to this process in one of the next optimiser steps, from 1; lists these."""
     after_step, steps = Loop._after_step, []
 
     def count(loop: Loop) -> None:

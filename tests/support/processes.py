@@ -10,6 +10,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL, CompletedProcess, Popen
@@ -22,9 +23,11 @@ from tests.support.saves import wait_after_two_saves
 from tests.support.soak import RUN, run_folder, start
 
 
-def go_on(output_dir: Path, *arguments: str) -> CompletedProcess:
-    """Runs main_TOD.py on the soak's run to its end, from where it stands."""
-    return run_script("main_TOD.py", *RUN, f"--output-dir={output_dir}", *arguments)
+def go_on(output_dir: Path, *arguments: str) -> str:
+    """Runs main_TOD.py on the soak's run to its good end, from where it stands; what it shows."""
+    done = run_script("main_TOD.py", *RUN, f"--output-dir={output_dir}", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def wait_for(
@@ -33,11 +36,7 @@ def wait_for(
     former: int | None = None,
     meanwhile: Callable[[], object] = lambda: time.sleep(0.02),
 ) -> None:
-    """Waits until the process has written the file, another than the `former` inode.
-
-    Raises:
-        AssertionError: it has ended without, or takes longer than two minutes.
-    """
+    """Waits two minutes at most until the process has written a file with another inode."""
     deadline = time.monotonic() + 120
     while inode(path) in (None, former):
         assert process.poll() is None, f"ended without {path}"
@@ -81,8 +80,7 @@ def hung_up(output_dir: Path) -> Popen:
             os.read(ours, 65536)  # fails where the process has ended
 
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
-    settings = {"meanwhile": read_its_bar, "preexec_fn": lead_the_session}
-    process = begun(output_dir, **streams, **settings)
+    process = begun(output_dir, meanwhile=read_its_bar, preexec_fn=lead_the_session, **streams)
     for end in (theirs, ours):
         os.close(end)
     return process
@@ -102,10 +100,8 @@ def shown_in_a_terminal(command: Sequence[object]) -> str:
     with Process(command, stdout=theirs, stderr=theirs, env=forks.one_thread()) as process:
         os.close(theirs)
         shown = b""
-        try:
+        with suppress(OSError):  # the other end is closed
             while chunk := os.read(ours, 65536):
                 shown += chunk
-        except OSError:  # the other end is closed
-            pass
     assert process.returncode == 0
     return shown.decode()

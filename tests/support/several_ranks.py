@@ -23,11 +23,7 @@ def free_port() -> int:
 
 
 class RankPool:
-    """Processes that are, for each question, the ranks of a group of its own.
-
-    Args:
-        size: of the largest group.
-    """
+    """Processes that are, for each question, the ranks of a group of its own, or some of them."""
 
     def __init__(self, size: int) -> None:
         code = "from tests.support.several_ranks import answer; answer()"
@@ -40,9 +36,7 @@ class RankPool:
     def ask(self, world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """What `function(rank, world_size, *arguments)` gives in so many processes, by rank.
 
-        Raises:
-            AssertionError: one has failed.
-            EOFError: one has ended, or takes longer than five minutes.
+        Fails where one has failed, has ended, or takes longer than five minutes.
         """
         ranks = self.processes[:world_size]
         port = free_port()
@@ -71,10 +65,9 @@ def answer() -> None:
     os.dup2(2, 1)  # where gloo says that it has found the others
     while True:
         port, function, (rank, world_size, *arguments) = pickle.load(questions)
-        ranks = {"RANK": rank, "LOCAL_RANK": rank}
-        sizes = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        os.environ |= {name: str(value) for name, value in {**ranks, **sizes, **place}.items()}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ |= dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank))
+        os.environ |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(world_size))
         try:
             given, error = function(rank, world_size, *arguments), ""
         except BaseException:

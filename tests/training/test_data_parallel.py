@@ -15,14 +15,7 @@ from torch import Tensor, nn
 import main_LL4AL
 import main_TOD
 import samplers
-from losses import (
-    AuxiliaryLoss,
-    CODLoss,
-    DetachedLossPrediction,
-    LossPrediction,
-    NoAuxiliary,
-    Step,
-)
+from losses import AuxiliaryLoss, CODLoss, DetachedLossPrediction, LossPrediction, NoAuxiliary, Step
 from models import NetworkFactory, Outputs, fold_batch_norm
 from tests.support.harness import Run, tiny_run
 from tests.support.people import People
@@ -117,17 +110,10 @@ def trained(
     precision: str = "fp32",
 ) -> dict[str, Tensor]:
     """The gradients of the last of four steps, weights and losses after them."""
-    config = configuration.load(
-        "digits",
-        [
-            "model.width=4",
-            "training.batch_size=7",  # the last batch, of two, is one rank's
-            "training.epochs=2",
-            "training.milestones=[1]",
-            "ll4al.detach_epoch=0",
-            *overrides,
-        ],
-    )
+    settings = ["model.width=4", "training.epochs=2", "training.milestones=[1]"]
+    # The last batch, of two, is one rank's.
+    settings += ["training.batch_size=7", "ll4al.detach_epoch=0", *overrides]
+    config = configuration.load("digits", settings)
     dataset = data.load(config, 0)
     images = batches(dataset.train.stored, dataset.mean, dataset.std, config.augmentation, CPU)
     networks = factory(config.model, 10, CPU, seed=0, trial=1)
@@ -163,14 +149,9 @@ def test_gradients_of_shared_batches_are_those_of_one_process(ranks, world_size,
 @pytest.mark.parametrize("name", ["resnet", "imagenet_resnet"])
 @pytest.mark.parametrize(("width", "precision"), [(4, "fp32"), (16, "bf16")])
 def test_a_rank_without_a_share_of_the_last_batch_trains_on(ranks, name, width, precision):
-    train = partial(
-        trained,
-        auxiliary=CODLoss,
-        overrides=(f"model.name={name}", f"model.width={width}", "training.lr=1.0e-4"),
-        factory=NetworkFactory,
-        batches=ImageBatches,
-        precision=precision,
-    )
+    settings = (f"model.name={name}", f"model.width={width}", "training.lr=1.0e-4")
+    usual = {"factory": NetworkFactory, "batches": ImageBatches, "precision": precision}
+    train = partial(trained, auxiliary=CODLoss, overrides=settings, **usual)
     one, other = ranks.ask(2, on_rank, train)
     assert all(value.isfinite().all() for value in one.values())
     torch.testing.assert_close(other, one, rtol=0, atol=0)
@@ -187,22 +168,19 @@ def test_integers_reach_all_ranks_as_they_are(ranks):
     assert ranks.ask(2, on_rank, targets_of) == [whole, whole]
 
 
-def queried(experiment: Experiment) -> dict[str, object]:
+def query(place: Path, group: DataParallel | None = None) -> dict[str, object]:
     """What strategies answer on untrained networks, and the test images' logits."""
-    trial = Trial(experiment, 1)
+    trial = Trial(begun(place, group), 1)
     logits = trial.test_logits().numpy()
-    found: dict[str, object] = {"test": (logits.argmax(axis=1), logits)}
     strategies = {**main_TOD.SAMPLING, **main_LL4AL.SAMPLING}
-    for name, strategy in strategies.items():
-        query = strategy(trial.pool())
-        found[name] = (query.indices, query.scores)
+    queries = {name: strategy(trial.pool()) for name, strategy in strategies.items()}
     trial.previous.load_state_dict(trial.backbone.state_dict())
-    ties = samplers.query_by_tod(trial.pool())
-    found["ties"] = (ties.indices, ties.scores)
     pool = trial.pool()
+    queries["ties"] = samplers.query_by_tod(pool)
     (own,) = pool.compute(pool.backbone, logits_alone, lambda: iter([torch.zeros(3, 3, 8, 8)]))
     assert len(own) == 3  # images of a strategy's own, which no other rank has
-    return found
+    found = {name: (query.indices, query.scores) for name, query in queries.items()}
+    return {"test": (logits.argmax(axis=1), logits), **found}
 
 
 @pytest.fixture(scope="module")
@@ -223,8 +201,8 @@ def begun(place: Path, group: DataParallel | None = None, device: str = "cpu") -
     dataset = data.load(config, 0)
     if group is not None:
         group.begin(begin(dataset, dataset.fingerprint(), torch.device(device), "fp32"), CPU)
-    args = (config, 0, LossPrediction, dataset, CPU, "fp32", Interruption(""))
-    return Experiment(*args, ranks=group)
+    interruption = Interruption("")
+    return Experiment(config, 0, LossPrediction, dataset, CPU, "fp32", interruption, ranks=group)
 
 
 def shared(
@@ -245,21 +223,15 @@ def shared(
     return None, ""
 
 
-def query(place: Path, group: DataParallel | None = None) -> dict[str, object]:
-    return queried(begun(place, group))
-
-
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_scores_and_queries_of_shared_passes_are_those_of_one_process(
-    ranks, world_size, tmp_path, alone
-):
+def test_scores_and_queries_of_shared_passes_are_those_of_one(ranks, world_size, tmp_path, alone):
     (found, _), *others = ranks.ask(world_size, shared, tmp_path, query)
     assert others == [(None, "")] * (world_size - 1)
     assert len(set(alone["ties"][1].tolist())) == 1
     assert found.keys() == alone.keys()
-    for name, (indices, scores) in alone.items():
-        np.testing.assert_array_equal(found[name][0], indices, name)
-        np.testing.assert_array_equal(found[name][1], scores, name)
+    for name, expected in alone.items():
+        for each, of_one in zip(found[name], expected, strict=True):
+            np.testing.assert_array_equal(each, of_one, name)
 
 
 def compute_locally(place: Path, group: DataParallel) -> None:
@@ -276,29 +248,22 @@ def begin_for_a_gpu(place: Path, group: DataParallel) -> None:
 
 
 REFUSALS = {
-    "a function that cannot be sent": (
-        compute_locally,
+    compute_locally: (
         "--parallel data: cannot be sent to the other processes .* at the top of a module$",
         r"\[rank 1\] another rank has failed, and says why \(",
     ),
-    "more ranks than GPUs": (
-        partial(begin_on, device="cuda"),
-        "--parallel data: needs a GPU for each rank",
-        "$",
-    ),
-    "MPS": (partial(begin_on, device="mps"), "--parallel data: needs CUDA devices", "$"),
-    "another kind of device": (
-        begin_for_a_gpu,
+    partial(begin_on, device="cuda"): ("--parallel data: needs a GPU for each rank", "$"),
+    partial(begin_on, device="mps"): ("--parallel data: needs CUDA devices", "$"),
+    begin_for_a_gpu: (
         "$",
         "--device cpu: is cpu on this machine, and cuda on rank 0's; name one that all have$",
     ),
 }
 
 
-@pytest.mark.parametrize("case", REFUSALS)
-def test_what_ranks_cannot_share_ends_them_all_with_one_line(ranks, tmp_path, case):
-    lead, *lines = REFUSALS[case]
-    answers = ranks.ask(2, shared, tmp_path, lead)
+@pytest.mark.parametrize("lead", REFUSALS)
+def test_what_ranks_cannot_share_ends_them_all_with_one_line(ranks, tmp_path, lead):
+    answers, lines = ranks.ask(2, shared, tmp_path, lead), REFUSALS[lead]
     for (_, refusal), line in zip(answers, lines, strict=True):
         assert re.match(line, refusal), refusal
 
@@ -307,11 +272,9 @@ def test_no_share_is_of_a_single_image():
     for world_size in range(1, 6):
         for count in range(2, 24):
             views = torch.arange(count).view(-1, 1)
-            shares = [
-                DataParallel(rank, world_size).own_share(views, count) for rank in range(world_size)
-            ]
-            assert torch.equal(torch.cat([views for views, _ in shares]), views)
-            sizes = [num_labeled for _, num_labeled in shares]
+            groups = [DataParallel(rank, world_size) for rank in range(world_size)]
+            shares, sizes = zip(*(group.own_share(views, count) for group in groups), strict=True)
+            assert torch.equal(torch.cat(shares), views)
             given = [size for size in sizes if size]
             assert 1 not in sizes
             assert max(given) - min(given) <= 1
@@ -334,21 +297,21 @@ def test_a_rank_that_sees_other_images_than_the_leader_refuses(tmp_path):
     order = begin(dataset, dataset.fingerprint(), CPU, "fp32")
     assert len(order.dataset.train.stored) == 0
     assert _same_dataset(config, 0, order).fingerprint() == dataset.fingerprint()
-    with pytest.raises(InputError, match="holds other images here than for rank 0"):
+    refused = partial(pytest.raises, InputError, match="holds other images here than for rank 0")
+    with refused():
         _same_dataset(config, 0, order._replace(fingerprint="other"))
     people = People(tmp_path, count=4)
     config = configuration.load("own_images", ["images.size=8"], str(people.data))
     found = own_images.find(people.data)
     read = own_images.read(found, config.images)
-    pixels = read.images.pixels
-    statistics = torch.zeros(3), torch.ones(3)
-    dataset = Dataset(read.images, read.images, found.class_names, *statistics)
+    images = read.images
+    dataset = Dataset(images, images, found.class_names, torch.zeros(3), torch.ones(3))
     order = begin(dataset, own_images.fingerprint_of_rows(found, read), CPU, "fp32")
-    assert torch.equal(_same_dataset(config, 0, order).train.pixels, pixels)
+    assert torch.equal(_same_dataset(config, 0, order).train.pixels, images.pixels)
     # The same images: only their places in the order of names differ.
     first = people.data / "unlabeled" / "000.png"
     first.rename(first.with_name("9.png"))
-    with pytest.raises(InputError, match="holds other images here than for rank 0"):
+    with refused():
         _same_dataset(config, 0, order)
 
 
@@ -359,8 +322,8 @@ def test_a_loss_whose_network_would_run_on_whole_batches_is_refused():
 
 
 def test_batch_norm_folds_and_converts_for_ranks_on_gpus():
-    config = configuration.load("digits", ["model.width=4"])
-    network = NetworkFactory(config.model, 10, CPU, 0, 1).backbone("backbone")
+    model = configuration.load("digits", ["model.width=4"]).model
+    network = NetworkFactory(model, 10, CPU, 0, 1).backbone("backbone")
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean)

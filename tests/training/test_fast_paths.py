@@ -1,6 +1,7 @@
 """What is fast computes what the plain PyTorch of the paper's formulas does, on every device."""
 
 import copy
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from unittest.mock import Mock
@@ -23,7 +24,6 @@ from models import NetworkFactory, build_backbone, fastest_memory_format, fold_b
 from samplers import query_by_tod
 from tests.support.pools import pool_of, positions
 from tod import config as configuration
-from tod.config import Config
 from tod.data.batches import ImageBatches
 from tod.diversity import DRAWS, k_center_greedy, k_means_plus_plus, nearest_squared_distances
 from tod.schema import Augmentation
@@ -44,13 +44,6 @@ def full_precision() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def tiny_config(*overrides: str) -> Config:
-    return configuration.load(
-        "digits",
-        [f"model.width={WIDTH}", "active_learning.query_size=20", "training.lr=0.1", *overrides],
-    )
-
-
 def learner_on(
     device: str,
     auxiliary: type[AuxiliaryLoss],
@@ -58,7 +51,8 @@ def learner_on(
     dtype: torch.dtype = torch.float32,
     model: str = "resnet",
 ) -> Learner:
-    config = tiny_config("ll4al.detach_epoch=0", f"model.name={model}")
+    settings = [f"model.width={WIDTH}", "training.lr=0.1", "ll4al.detach_epoch=0"]
+    config = configuration.load("digits", [*settings, f"model.name={model}"])
     networks = NetworkFactory(config.model, 10, torch.device(device), seed=0, trial=1)
     backbone = networks.backbone("backbone").train()
     loss = auxiliary(config, networks)
@@ -73,11 +67,10 @@ def steps_of(kind: type[AuxiliaryLoss]) -> list[tuple[int, int]]:
 
 def batch(device: str, sizes: tuple[int, int], seed: int) -> tuple[Tensor, Tensor, Tensor]:
     random = torch.Generator().manual_seed(seed)
-    labeled, unlabeled = (torch.randn(size, 3, 32, 32, generator=random) for size in sizes)
+    images = [torch.randn(size, 3, 32, 32, generator=random) for size in sizes]
     labels = torch.randint(10, (sizes[0],), generator=random)
     memory_format = fastest_memory_format(torch.device(device), WIDTH)
-    images = (x.to(device, memory_format=memory_format) for x in (labeled, unlabeled))
-    labeled, unlabeled = images
+    labeled, unlabeled = (each.to(device, memory_format=memory_format) for each in images)
     return labeled, labels.to(device), unlabeled
 
 
@@ -100,38 +93,34 @@ def plain_step(
     momenta: list[dict[str, Tensor]],
     step: int,
     epoch: int,
-    images: Tensor,
-    labels: Tensor,
-    unlabeled: Tensor,
+    batch: Sequence[Tensor],
 ) -> Tensor:
     """The method's step as one would write it down; changes networks and momenta, gives the loss.
 
     Learning rate 0.1, momentum 0.9, weight decay 5e-4, λ 0.02, EMA decay 0.999, ξ 1.
     """
+    images, labels, unlabeled = (each.contiguous() for each in batch)
     backbone = networks[0]
     for network in networks:
         network.zero_grad()
-    logits, consistency, _, maps = backbone(images.contiguous())
+    logits, consistency, _, maps = backbone(images)
     losses = F.cross_entropy(logits, labels, reduction="none")
     loss = losses.mean()
     if kind is CODLoss:
-        teacher = networks[1]
-        pairs = [(logits, consistency, teacher(images.contiguous())[0].detach())]
+        batches = [(images, logits, consistency)]
         if len(unlabeled) > 0:
-            outputs = backbone(unlabeled.contiguous())
-            pairs.append((outputs[0], outputs[1], teacher(unlabeled.contiguous())[0].detach()))
-        for f, f1, ema in pairs:
+            batches.append((unlabeled, *backbone(unlabeled)[:2]))
+        for inputs, f, f1 in batches:
+            ema = networks[1](inputs)[0].detach()
             loss = loss + COD_WEIGHT * (((f - f1) ** 2).mean() + ((f1 - ema) ** 2).mean())
     elif kind is not NoAuxiliary:
         detached = kind is DetachedLossPrediction or epoch > 0
         predicted = networks[1]([m.detach() if detached else m for m in maps])
-        pairs = range(len(losses) // 2)
-        ranking = 0.0
-        for i in pairs:
-            j = len(losses) - 1 - i
+        pairs = [(i, len(losses) - 1 - i) for i in range(len(losses) // 2)]
+        for i, j in pairs:
             sign = 1.0 if losses[i] > losses[j] else -1.0
-            ranking = ranking + (1.0 - sign * (predicted[i] - predicted[j])).clamp_min(0)
-        loss = loss + ranking / len(pairs)
+            rank = (1.0 - sign * (predicted[i] - predicted[j])).clamp_min(0)
+            loss = loss + rank / len(pairs)
     loss.backward()
     trained = networks[:1] if kind is CODLoss else networks
     with torch.no_grad():
@@ -178,23 +167,21 @@ def test_step_is_the_plain_one(device, model, kind, dtype, tolerance):
         inputs = (images.to(dtype), labels, unlabeled.to(dtype))
         # From the same point each time: what is compared is one step, not how errors grow.
         expected = plain_copies(all_networks(learner))
-        expected_loss = plain_step(kind, expected, momenta, number + 1, learner.epoch, *inputs)
+        expected_loss = plain_step(kind, expected, momenta, number + 1, learner.epoch, inputs)
         loss = step(learner, *inputs)[0]
         assert_equal(loss, expected_loss, tolerance, f"loss of step {number}")
         for network, plain in zip(all_networks(learner), expected, strict=True):
             # In float32, rounding can flip a ReLU, which moves all gradients but the heads'.
             flips = 5e-2 if dtype == torch.float32 else tolerance
             heads = ("linear.", "linear1.") if network is learner.backbone else ()
-            gradients = {n: p.grad for n, p in network.named_parameters()}
+            found = dict(network.named_parameters())
             for name, parameter in plain.named_parameters():
                 bound = tolerance if name.startswith(heads) else flips
                 if parameter.grad is not None:
-                    assert_equal(gradients[name], parameter.grad, bound, f"gradient of {name}")
-                found = network.state_dict()[name]
-                assert_equal(found, parameter, bound, f"{name} after step {number}")
+                    assert_equal(found[name].grad, parameter.grad, bound, f"gradient of {name}")
+                assert_equal(found[name], parameter, bound, f"{name} after step {number}")
             for name, buffer in plain.named_buffers():
-                found = network.state_dict()[name]
-                assert_equal(found, buffer, tolerance, f"{name} after step {number}")
+                assert_equal(network.state_dict()[name], buffer, tolerance, f"{name}, {number}")
     if learner.graphs is not None:
         assert learner.graphs.works
         assert len(learner.graphs.captured) == len(graphs)
@@ -211,34 +198,28 @@ def test_step_in_bf16_is_the_plain_one_up_to_its_rounding(device, kind):
         before = copy.deepcopy(learner.backbone.state_dict())
         # In the same precision: rounding may turn a pair of the ranking loss round.
         with torch.autocast(device, torch.bfloat16):
-            expected_loss = plain_step(kind, expected, momenta, number + 1, 0, *inputs)
+            expected_loss = plain_step(kind, expected, momenta, number + 1, 0, inputs)
         loss = step(learner, *inputs)[0]
         assert loss.dtype == torch.float32
         assert_equal(loss, expected_loss, 3e-2, f"loss of step {number}")
         moved, should_move = (
-            torch.cat([(state[name] - before[name]).flatten() for name in dict(parameters)])
-            for state, parameters in [
-                (learner.backbone.state_dict(), learner.backbone.named_parameters()),
-                (expected[0].state_dict(), expected[0].named_parameters()),
-            ]
+            torch.cat([(p - before[name]).flatten() for name, p in network.named_parameters()])
+            for network in (learner.backbone, expected[0])
         )
         assert F.cosine_similarity(moved, should_move, dim=0) > 0.9
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_scores_and_queries_are_the_plain_ones(device):
-    config = tiny_config()
+    model = configuration.load("digits", [f"model.width={WIDTH}"]).model
     memory_format = fastest_memory_format(torch.device(device), WIDTH)
-    networks = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        network = build_backbone(config.model, 10).to(device).train()
-        for _ in range(5):
-            network(torch.randn(32, 3, 32, 32, device=device))
-        networks.append(network.eval())
+    torch.manual_seed(0)
+    networks = [build_backbone(model, 10).to(device).train() for _ in range(2)]
+    for network in networks * 5:
+        network(torch.randn(32, 3, 32, 32, device=device))
     images = torch.randn(60, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.no_grad():
-        p, q = (network(images)[0].softmax(dim=1) for network in networks)
+        p, q = (network.eval()(images)[0].softmax(dim=1) for network in networks)
     expected = 0.5 * ((p - q) ** 2).sum(dim=1)
     backbone, previous = (
         fold_batch_norm(copy.deepcopy(n).to(memory_format=memory_format)) for n in networks
@@ -293,7 +274,8 @@ def test_steps_are_launched_singly_where_a_graph_cannot_be_captured(caplog, monk
     caplog.set_level("WARNING", logger="tod")
     for number, sizes in enumerate(STEPS[:3]):
         inputs = batch(device, sizes, number)
-        assert torch.equal(step(learner, *inputs), step(plain, *inputs))
+        losses = [step(each, *inputs) for each in (learner, plain)]
+        assert torch.equal(*losses)
     assert not learner.graphs.works
     assert caplog.text.count("CUDA graphs do not work here") == 1
     for network, expected in zip(all_networks(learner), all_networks(plain), strict=True):
@@ -310,39 +292,27 @@ def backward(loss: Tensor) -> Tensor:
 def stand_in_graphs(monkeypatch):
     """CUDA graphs as they are seen from outside, so that a CPU can test what is around them."""
 
-    class Stream:
-        is_lost = False
-
-        def wait_stream(self, other) -> None: ...
-
-        def synchronize(self) -> None:
-            if self.is_lost:
-                raise RuntimeError("the stream is lost")
-
-    stream, set_streams = Stream(), []
+    own, current, set_streams = Mock(), Mock(), []
     for name, stand_in in {
         "CUDAGraph": Mock,  # on a CPU, what was captured has been computed
         "graph": lambda graph, **kind: nullcontext(),
         "graph_pool_handle": lambda: (0, len(set_streams)),
-        "Stream": Stream,
+        "Stream": lambda: own,
         "stream": lambda stream: nullcontext(),
-        "current_stream": lambda *device: stream,
+        "current_stream": lambda *device: current,
         "set_stream": set_streams.append,
     }.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
-    return set_streams, stream
+    return own, current, set_streams
 
 
 @pytest.mark.parametrize("wrong", [None, "loss", "gradients", "stops", "stream"])
-def test_a_graph_is_used_only_where_it_gives_the_same_loss_and_gradients(
-    stand_in_graphs, caplog, wrong, monkeypatch
-):
-    set_streams, stream = stand_in_graphs
+def test_a_graph_is_used_only_where_it_gives_the_same(stand_in_graphs, caplog, wrong, monkeypatch):
+    own, current, set_streams = stand_in_graphs
     ended = []
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(
-        torch._C, "_cuda_endAllocateToPool", lambda *of: ended.append(of), raising=False
-    )
+    end_of_capture = "_cuda_endAllocateToPool"
+    monkeypatch.setattr(torch._C, end_of_capture, lambda *of: ended.append(of), raising=False)
     network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     graphs = GraphedGradients([network])
     calls = []
@@ -350,7 +320,8 @@ def test_a_graph_is_used_only_where_it_gives_the_same_loss_and_gradients(
     def compute(inputs: Tensor) -> Tensor:
         calls.append(1)
         captures = len(calls) == 4  # after three steps to warm up
-        stream.is_lost = captures and wrong == "stream"
+        if captures and wrong == "stream":
+            own.synchronize.side_effect = RuntimeError("the stream is lost")
         if captures and wrong in ("stops", "stream"):
             raise RuntimeError("the capture is invalid")
         loss = backward((network(inputs) - inputs[:, :2]).square().mean())
@@ -360,14 +331,14 @@ def test_a_graph_is_used_only_where_it_gives_the_same_loss_and_gradients(
 
     caplog.set_level("WARNING", logger="tod")
     graphs(compute, "key", torch.randn(4, 3))
+    works = wrong is None
     # The batch norm has seen the batch once, not the warm-up's times too.
-    assert int(network[1].num_batches_tracked) == (0 if wrong is None else 1)
-    assert graphs.works == (wrong is None)
-    assert bool(graphs.captured) == (wrong is None)
+    assert int(network[1].num_batches_tracked) == (not works)
+    assert graphs.works == bool(graphs.captured) == works
     # What PyTorch's own end of an invalid capture leaves open in the allocator.
-    assert ended == ([] if wrong is None else [(0, (0, 0))])
-    assert set_streams == [stream]  # the one that was current, whatever has happened
-    assert caplog.text.count("CUDA graphs do not work here") == (wrong is not None)
+    assert ended == ([] if works else [(0, (0, 0))])
+    assert set_streams == [current]  # the one that was current, whatever has happened
+    assert caplog.text.count("CUDA graphs do not work here") == (not works)
     if wrong == "gradients":
         assert "other gradients than without a graph" in caplog.text
 
@@ -424,12 +395,8 @@ def test_views_and_picks_are_those_of_a_cpu(device):
     gradients = features[:, :3].contiguous()
     draws = torch.randint(DRAWS, (10,), generator=torch.Generator().manual_seed(1))
     nearest = nearest_squared_distances(features, features[:2])
-    expected = (
-        k_center_greedy(features, nearest, 10),
-        k_means_plus_plus(gradients, features, draws),
-    )
-    features, gradients, nearest, draws = (
-        each.to(device) for each in (features, gradients, nearest, draws)
-    )
-    assert torch.equal(k_center_greedy(features, nearest, 10).cpu(), expected[0])
-    assert torch.equal(k_means_plus_plus(gradients, features, draws).cpu(), expected[1])
+    center, spread = (features, nearest), (gradients, features, draws)
+    found = k_center_greedy(*(each.to(device) for each in center), 10).cpu()
+    assert torch.equal(found, k_center_greedy(*center, 10))
+    found = k_means_plus_plus(*(each.to(device) for each in spread)).cpu()
+    assert torch.equal(found, k_means_plus_plus(*spread))

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -51,15 +52,11 @@ def has_bf16_units(monkeypatch: pytest.MonkeyPatch, *units: str) -> str | None:
 
 
 @pytest.mark.parametrize(
-    ("units", "unit"),
-    [
-        ((), None),
-        (("avx512_bf16",), "avx512_bf16"),
-        (("avx512_bf16", "amx_bf16"), "amx_bf16"),
-    ],
+    "units", [(), ("avx512_bf16",), ("avx512_bf16", "amx_bf16")], ids=["no unit", "one", "two"]
 )
-def test_a_cpu_with_bf16_units_trains_in_bf16_and_says_why(monkeypatch, caplog, units, unit):
+def test_a_cpu_with_bf16_units_trains_in_bf16_and_says_why(monkeypatch, caplog, units):
     caplog.set_level(logging.INFO, logger="tod")
+    unit = units[-1] if units else None
     assert has_bf16_units(monkeypatch, *units) == unit
     chosen = "bf16" if unit else "fp32"
     assert select_precision("auto", CPU, LARGE) == chosen
@@ -79,16 +76,12 @@ def test_a_small_step_is_in_fp32_everywhere_and_it_is_said_why(monkeypatch, capl
     has_bf16_units(monkeypatch, "avx512_bf16")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     for device in map(torch.device, ("cpu", "cuda")):
-        chosen = {
-            (name, width): select_precision("auto", device, work_of_a_step(load(name, [width])))
-            for name, width in (
-                ("digits", "model.width=16"),
-                ("digits", "model.width=64"),
-                ("cifar10", "model.width=64"),
-                ("cifar10_small_network", "model.width=16"),
-            )
-        }
-        assert list(chosen.values()) == ["fp32", "fp32", "bf16", "bf16"]
+        for chosen, name, width in (
+            *(("fp32", "digits", 16), ("fp32", "digits", 64), ("bf16", "cifar10", 64)),
+            ("bf16", "cifar10_small_network", 16),
+        ):
+            work = work_of_a_step(load(name, [f"model.width={width}"]))
+            assert select_precision("auto", device, work) == chosen
     say_why("auto", "fp32", CPU, work_of_a_step(load("digits")))
     assert caplog.messages[-1].endswith(
         "has 0.11 billion multiply-adds a step to do; bf16 pays from 2 billion on"
@@ -124,22 +117,14 @@ def test_an_older_pytorch_is_asked_for_each_unit(monkeypatch):
 
 
 def test_a_run_goes_on_in_the_precision_it_began_with_to_the_same_bytes(tmp_path):
-    whole, run, fp32, auto, anew = (
-        run_in(tmp_path / place, *arguments)
-        for place, *arguments in (
-            ("whole", "--precision=bf16"),
-            ("run", "--precision=bf16"),
-            ("run", "--precision=fp32"),
-            ("run", "--precision=auto"),
-            ("run", "--precision=fp32", "--overwrite"),
-        )
-    )
+    whole, run = (run_in(tmp_path / place, "--precision=bf16") for place in ("whole", "run"))
+    again = partial(run_in, tmp_path / "run")
     whole.start(query_by_tod, CODLoss)
     run.stop_after(8, query_by_tod, CODLoss)  # within an epoch
     with pytest.raises(InputError, match=r"^.*another precision \(bf16 there, fp32 here\).*$"):
-        fp32.start(query_by_tod, CODLoss)
-    auto.start(query_by_tod, CODLoss)
+        again("--precision=fp32").start(query_by_tod, CODLoss)
+    again("--precision=auto").start(query_by_tod, CODLoss)
     in_bf16 = results(run.folder)
     assert not differences(results(whole.folder), in_bf16)
-    anew.start(query_by_tod, CODLoss)
+    again("--precision=fp32", "--overwrite").start(query_by_tod, CODLoss)
     assert differences(in_bf16, results(run.folder))

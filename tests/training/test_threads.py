@@ -33,11 +33,8 @@ def selected(config: str, ranks: int = 1, **begun: object) -> int:
 @pytest.mark.parametrize(
     ("config", "ranks", "threads"),
     [
-        ("digits", 1, 1),
-        ("cifar10_small_network", 1, 4),
-        ("cifar10_small_network", 4, 1),
-        ("cifar10", 1, 8),
-        ("cifar10", 4, 8),
+        *(("digits", 1, 1), ("cifar10", 1, 8), ("cifar10", 4, 8)),
+        *(("cifar10_small_network", 1, 4), ("cifar10_small_network", 4, 1)),
     ],
 )
 def test_a_cpu_takes_the_threads_that_a_step_pays_for(config, ranks, threads):
