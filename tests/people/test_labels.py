@@ -103,6 +103,7 @@ def kind(labels: Labels) -> str:
 
 CAT_OF_ALICE, DOG_OF_BOB = of("alice.csv", "cat"), of("bob.csv", "dog")
 SKIP_OF_CAROL = of("carol.csv", None)
+ORDERS = [*itertools.permutations((CAT_OF_ALICE, DOG_OF_BOB, SKIP_OF_CAROL))]
 
 
 def test_a_tie_is_resolved_by_who_has_not_voted_yet():
@@ -116,7 +117,7 @@ def test_a_tie_is_resolved_by_who_has_not_voted_yet():
 
 
 @pytest.mark.parametrize("skips", ["together", "first", "last"])
-@pytest.mark.parametrize("order", itertools.permutations((CAT_OF_ALICE, DOG_OF_BOB, SKIP_OF_CAROL)))
+@pytest.mark.parametrize("order", ORDERS)
 def test_in_which_order_people_answer_does_not_matter(order, skips):
     votes, skip = [each for each in order if each.class_name], [SKIP_OF_CAROL]
     labels = Labels()

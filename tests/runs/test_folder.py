@@ -44,7 +44,8 @@ def test_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, 
 def test_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", Path("/proc/nowhere")):
-        assert re.search("cannot be written .*--output-dir", refusal(place))
+        refused = refusal(place)
+        assert "cannot be written" in refused and "--output-dir" in refused
 
 
 def test_a_finished_run_shows_its_table_and_stays_as_it_is(finished, capsys):
@@ -52,7 +53,8 @@ def test_a_finished_run_shows_its_table_and_stays_as_it_is(finished, capsys):
     assert not list((finished / "progress").iterdir())
     assert not list(finished.rglob("*.partial"))
     main_TOD.main([*RUN, f"--output-dir={finished.parent}"])
-    assert re.search("(?s)is finished.*± ", capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert "is finished" in shown and "± " in shown
     other = refusal(finished.parent, "--set=training.momentum=0.5")
     assert "training.momentum (0.9 there, 0.5 here)" in other
     assert before == contents(finished)
