@@ -19,7 +19,7 @@ from tests.support.forks import run as run_forked
 from tests.support.harness import PROJECT_DIR, write_run
 from tests.support.processes import shown_in_a_terminal
 
-GRID = ["--config", "digits", "--strategy", "RANDOM/NONE", "LL4AL/LL4AL", "--seed", "0"]
+GRID = ["--config", "digits", "--strategy", "RANDOM/NONE", "LL4AL/LL4AL"]
 FOLDERS = [
     f"digits_auxiliary_{name}_seed0" for name in ("LL4AL_sampling_LL4AL", "NONE_sampling_RANDOM")
 ]

@@ -143,6 +143,16 @@ def test_what_was_trained_on_here_is_no_audit_any_more_and_told(after, capsys):
     assert {row["reason"] for row in new.table("labels.csv")} == {""}
 
 
+def test_audits_of_an_earlier_version_stay_audits(after):
+    people = after(2)
+    asked = {row["sha256"]: row["reason"] for row in people.table("labels.csv")}
+    as_an_earlier_version(people.run / "labels.csv")
+    people.round("--labels", people.answers(2))
+    kept = {row["sha256"]: row["reason"] for row in people.table("labels.csv")}
+    assert {digest: kept[digest] for digest in asked} == asked
+    assert "audit" in asked.values()
+
+
 def test_an_earlier_versions_labels_without_their_batches_are_refused(after):
     people = after(2)
     as_an_earlier_version(people.run / "labels.csv")

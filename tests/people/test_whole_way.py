@@ -103,7 +103,7 @@ def test_the_report_shows_the_audits_and_the_batches(labelled, tmp_path, capsys)
             assert min(image.size) > 100
 
 
-def test_the_docs_example_asks_for_digits_and_tells_the_truth(tmp_path, figures_stubbed):
+def test_the_docs_example_asks_for_digits_and_tells_the_truth(tmp_path, figures_stubbed, capsys):
     folder = tmp_path / "digits"
     digits_to_label.main([str(folder)])
     assert len(list(folder.glob("unlabeled/*.png"))) == 1437
@@ -113,6 +113,7 @@ def test_the_docs_example_asks_for_digits_and_tells_the_truth(tmp_path, figures_
     digits_to_label.main([str(folder), f"--answer={batch}"])
     truth = {row["file"]: row["class"] for row in table(folder / "truth.csv")}
     given = table(folder / "labels_batch0.csv")
+    assert capsys.readouterr().out.endswith(f"labels_batch0.csv: {len(given)} labels\n")
     assert [row["sha256"] for row in given] == [row["sha256"] for row in table(batch / "batch.csv")]
     assert all(row["class"] == truth[row["file"]] for row in given)
 

@@ -41,3 +41,12 @@ def test_what_is_held_for_a_moment_is_waited_for_and_else_stays_as_it_was(tmp_pa
         assert found.pop("results.csv") == "old"
     else:
         assert found == {"results.csv": "new", "batch.csv": "new"}
+
+
+def test_a_lock_is_waited_for_as_long_as_it_takes_or_not_at_all(tmp_path, monkeypatch):
+    timeouts = []
+    monkeypatch.setattr(files.FileLock, "acquire", lambda lock, timeout: timeouts.append(timeout))
+    for wait in (True, False):
+        with files.locked(tmp_path / "lock", wait=wait):
+            pass
+    assert timeouts == [-1, 0]
