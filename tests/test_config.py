@@ -241,11 +241,6 @@ def test_a_merged_mapping_may_be_overridden(tmp_path):
     assert run["b"]["d"] == run["b"]["c"] == {**DIGITS["cod"], "weight": 2}
 
 
-def test_the_least_values_are_allowed():
-    least = ("model.width=1", "training.batch_size=2", "training.momentum=0", "cod.ema_decay=0")
-    assert configuration.load("digits", least)
-
-
 def test_a_single_cycle_queries_nothing_and_may_have_all_labels():
     overrides = ["active_learning.subset_size=1", "active_learning.query_size=5000"]
     assert configuration.load("digits", [*overrides, "active_learning.cycles=1"])

@@ -194,7 +194,7 @@ VALUES = [
     ),
     *values(
         "should be less than 1",
-        "active_learning.audit_share=1 training.momentum=1 images.test_share=1|2",
+        "active_learning.audit_share=1 training.momentum=1 images.test_share=1|2 model.dropout=1",
     ),
     *values("should be a list", "training.milestones=16|null|{a} images.std={r}"),
     *values("0.5 should be a list", "images.mean=0.5"),
