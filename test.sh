@@ -25,5 +25,4 @@ install_browser() {
 has_browser >/dev/null || DEBIAN_FRONTEND=noninteractive install_browser >/dev/null || true
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m ruff check .
-# One thread for each of two test processes is faster than two threads for one.
-OMP_NUM_THREADS=1 exec "$PYTHON" -m pytest -n 2 "$@"
+exec "$PYTHON" -m pytest -n 2 "$@"

@@ -1,6 +1,7 @@
 """Options of the test run, what it must not inherit, and scripts called in its own process."""
 
 import importlib
+import os
 import signal
 from collections.abc import Callable, Iterator
 from subprocess import CompletedProcess
@@ -8,6 +9,10 @@ from subprocess import CompletedProcess
 import pytest
 
 from tod.cli import exit_status
+
+# Read when PyTorch is imported, which nothing has done yet: other numbers of threads round
+# differently, and two test processes of one thread are faster than one of two.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,15 +36,8 @@ def closing_terminal() -> Iterator[None]:
 
 
 @pytest.fixture
-def call_script(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., CompletedProcess]]:
-    """Calls a script in this process, on one thread, as `run_script` runs it in one of its own."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def call_script(capsys: pytest.CaptureFixture[str]) -> Callable[..., CompletedProcess]:
+    """Calls a script in this process, as `run_script` runs it in one of its own."""
 
     def call(script: str, *arguments: object) -> CompletedProcess:
         module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
@@ -52,8 +50,7 @@ def call_script(
             status = left.code or 0
         return CompletedProcess([script, *arguments], status, *capsys.readouterr())
 
-    yield call
-    torch.set_num_threads(threads)
+    return call
 
 
 @pytest.fixture
