@@ -30,7 +30,7 @@ class ImageBatches:
         std: Tensor,
         augmentation: Augmentation,
         device: torch.device,
-        memory_format: torch.memory_format = torch.channels_last,
+        memory_format: torch.memory_format = torch.contiguous_format,
         rows: Tensor | None = None,
     ) -> None:
         _, _, self.height, self.width = pixels.shape
