@@ -179,5 +179,4 @@ def test_the_script_and_the_module_refuse_with_status_2():
     )
     module = run_forked([sys.executable, "-m", "experiments.grid", *wrong], cwd=PROJECT_DIR)
     for done in (cold, module):
-        assert done.returncode == 2
-        assert done.stderr == "--only 9: must be from 0 to 4, or none\n"
+        assert (done.returncode, done.stderr) == (2, "--only 9: must be from 0 to 4, or none\n")

@@ -10,8 +10,6 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
-from losses import CODLoss
-from samplers import query_by_tod
 from tests.support import forks
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, tiny_run
 from tests.support.processes import shown_in_a_terminal
@@ -159,6 +157,6 @@ def test_a_run_goes_on_where_tensorboard_cannot_write(tmp_path, capsys):
     run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", "--tensorboard")
     run.folder.mkdir()
     (run.folder / "tensorboard").write_text("no folder")
-    run.start(query_by_tod, CODLoss)
+    run.start()
     assert capsys.readouterr().out.count("tensorboard: cannot be written") == 1
     assert len(read_rows(run.folder / "results.csv")) == 2
