@@ -65,9 +65,8 @@ def test_a_name_that_shows_another_picture_than_was_asked_for_is_refused(after, 
         place.rename(other)
     given, before = people.place / "own.csv", contents(people.run)
     given.write_text(f"file,sha256,class\n{row.format(path.name, **asked)}\n")
-    assert f"unlabeled/{path.name} has changed since" in refused(
-        people.round, "--labels", given, lines=2
-    )
+    line = refused(people.round, "--labels", given, lines=2)
+    assert f"unlabeled/{path.name} has changed since" in line
     assert contents(people.run) == before
 
 

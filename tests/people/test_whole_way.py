@@ -132,4 +132,4 @@ def test_a_run_that_waits_for_its_first_labels_is_left_out_of_a_report(after, tm
     done = run_script("report.py", people.run, other.run, output)
     assert done.returncode == 0, done.stderr
     assert f"{other.run}: has no results yet, and is left out" in done.stderr
-    assert "has no results yet" in refused(report.main, [str(other.run), output])
+    assert "results.csv: cannot be read (" in refused(report.main, [str(other.run), output])

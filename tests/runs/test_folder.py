@@ -30,8 +30,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 def test_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, finished):
     # No room for a state.
     full = run_limited(resource.RLIMIT_FSIZE, 100_000, *RUN, f"--output-dir={tmp_path}")
-    assert full.returncode == 2
-    assert len(full.stderr.strip().splitlines()) == 1
+    assert (full.returncode, len(full.stderr.strip().splitlines())) == (2, 1)
     assert "cannot be written (File too large)" in full.stderr
     folder = run_folder("main_TOD.py", tmp_path)
     assert not list(folder.rglob("*.partial"))
@@ -42,8 +41,8 @@ def test_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, 
 def test_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", Path("/proc/nowhere")):
-        refused = refusal(place)
-        assert "cannot be written" in refused and "--output-dir" in refused
+        line = refusal(place)
+        assert "cannot be written" in line and "--output-dir" in line
 
 
 def test_a_finished_run_shows_its_table_and_stays_as_it_is(finished, capsys):
@@ -71,9 +70,9 @@ def test_overwriting_that_was_killed_halfway_is_not_taken_for_another_run(tmp_pa
     folder = run_folder("main_TOD.py", tmp_path)
     shutil.copytree(finished, folder)
     (folder / "config.yaml").unlink()
-    refused = refusal(tmp_path)
-    assert f"{folder / 'config.yaml'}: cannot be read (" in refused
-    assert "start the run afresh with --overwrite" in refused
+    line = refusal(tmp_path)
+    assert f"{folder / 'config.yaml'}: cannot be read (" in line
+    assert "start the run afresh with --overwrite" in line
 
 
 def test_overwriting_some_trials_never_removes_the_others(tmp_path, capsys):

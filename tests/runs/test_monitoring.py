@@ -125,8 +125,7 @@ def test_a_resumed_run_shows_each_epoch_once(tmp_path, monkeypatch, saved):
                     monitor.evaluated(40, value)
                     monitor.scored(np.arange(3.0))
     found = events(tmp_path)
-    for tag, expected in (("loss/loss", [1, 2, 3, 4]), ("test accuracy", [2, 4])):
-        assert steps(found, tag) == expected
+    assert (steps(found, "loss/loss"), steps(found, "test accuracy")) == ([1, 2, 3, 4], [2, 4])
     assert [histogram.step for histogram in found.Histograms("scores")] == [2, 4]
     values = {tag: [event.value for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
     assert values["loss/loss"] == [1.0 if place <= saved else 2.0 for place in places]
