@@ -27,7 +27,6 @@ def cells(table: str) -> list[list[str]]:
 
 
 def rows_of(done: CompletedProcess) -> list[list[str]]:
-    """The rows of the table that a benchmark has printed, by their cells."""
     assert done.returncode == 0, done.stderr
     return cells(done.stdout)[2:]
 
@@ -81,10 +80,9 @@ def test_memory_shows_what_is_needed_and_what_is_held(call_script):
     # Each line is measured by a process that starts cold.
     what = ("digits", "image_folder", "--files", "10", "20")
     digits, few, many = rows_of(call_script("benchmarks/memory.py", CPU, *what))
-    names = ["digits", "image_folder, 10 images", "image_folder, 20 images"]
-    assert [row[0] for row in (digits, few, many)] == names
-    assert float(digits[4]) > 1
-    assert float(few[3]) > 0
+    names = ("digits", "image_folder, 10 images", "image_folder, 20 images")
+    assert (digits[0], few[0], many[0]) == names
+    assert float(digits[4]) > 1 and float(few[3]) > 0
 
 
 def test_rounds_shows_the_time_and_the_memory_of_each():

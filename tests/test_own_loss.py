@@ -15,15 +15,7 @@ import losses
 import main_TOD
 from losses import AuxiliaryLoss, Step
 from models import NetworkFactory
-from tests.support.harness import (
-    Run,
-    checkpoint,
-    python_in,
-    same_weights,
-    table,
-    tiny_run,
-    weights_of,
-)
+from tests.support.harness import checkpoint, python_in, same_weights, table, tiny_run, weights_of
 from tests.support.soak import differences, results
 from tod import config as configuration
 from tod.config import Config
@@ -105,7 +97,7 @@ def listed(monkeypatch) -> None:
         monkeypatch.setitem(main_TOD.AUXILIARY, loss.__name__, loss)
 
 
-def own_run(output_dir: Path, loss: type[AuxiliaryLoss], *arguments: str) -> Run:
+def own_run(output_dir: Path, loss: type[AuxiliaryLoss], *arguments: str):
     return tiny_run(output_dir, "main_TOD.py", "TOD", loss.__name__, *arguments)
 
 

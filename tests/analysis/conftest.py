@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-import main_TOD
 from tests.support.harness import tiny_run, write_run
 from tod import cli
 from tod.analysis.results import read_runs
@@ -28,7 +27,7 @@ def finished(tmp_path_factory):
     """The folder of a run of two cycles, with predictions; nobody changes it."""
     further = ("main_TOD.py", "TOD", "TOD", "--keep-predictions")
     run = tiny_run(tmp_path_factory.mktemp("finished"), *further)
-    run.start(main_TOD.SAMPLING["TOD"], main_TOD.AUXILIARY["TOD"])
+    run.start()
     return run.folder
 
 

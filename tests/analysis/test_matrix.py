@@ -168,7 +168,7 @@ def test_the_report_has_the_matrix_where_there_are_two_methods(tmp_path, monkeyp
     folders = three_methods(tmp_path)
     few = [write_run(tmp_path / "few", LOW[:3], sampling=s) for s in ("RANDOM", "TOD")]
     monkeypatch.setattr(figures, "rendered", lambda figure: b"")
+    written = tmp_path / "report.html"
     for chosen, expected in ((folders, True), (folders[:1], False), (few, False)):
-        report.main([*map(str, chosen), f"--output={tmp_path / 'report.html'}"])
-        page = (tmp_path / "report.html").read_text(encoding="utf-8")
-        assert ("Pairwise penalty matrix" in page) == expected
+        report.main([*map(str, chosen), f"--output={written}"])
+        assert ("Pairwise penalty matrix" in written.read_text(encoding="utf-8")) == expected

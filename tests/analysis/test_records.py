@@ -4,8 +4,6 @@ from unittest.mock import Mock
 
 from PIL import Image
 
-from losses import CODLoss
-from samplers import query_by_tod
 from tests.analysis.conftest import TWO_TRIALS
 from tests.support.harness import tiny_run, write_run
 from tod.analysis import figures, records
@@ -29,7 +27,7 @@ def test_a_picture_that_cannot_be_written_stops_no_run(tmp_path, capsys):
     run = tiny_run(tmp_path)
     for name in pictures:
         (run.folder / name / "in the way").mkdir(parents=True)
-    run.start(query_by_tod, CODLoss)
+    run.start()
     said = capsys.readouterr().out
     for name in pictures:
         assert f"{name}: cannot be written (Is a directory); the run goes on without it" in said

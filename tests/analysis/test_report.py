@@ -1,13 +1,11 @@
 """The report: one page that holds all it shows, read back here as a browser does."""
 
-import io
-
 import pytest
 from PIL import Image
 
 import report
 from tests.analysis.conftest import TWO_TRIALS
-from tests.support.browser import chromium
+from tests.support.browser import assert_ground_is, chromium
 from tests.support.harness import run_script, write_run
 from tod.analysis import results
 from tod.analysis.report import page
@@ -89,8 +87,7 @@ def test_several_runs_are_compared(tmp_path, browser):
             write_sheet(folder, name)
     opened = opened_report(browser, tmp_path, *folders)
     curves, diagnostics, *sheets = (alt for _, _, alt in opened.pictures())
-    assert "Learning curves" in curves
-    assert "Diagnostics" in diagnostics
+    assert "Learning curves" in curves and "Diagnostics" in diagnostics
     # Of the first trial alone, and cycle 10 after cycle 2.
     shown = [f"Trial 1, after cycle {cycle}" for cycle in (2, 10)] * 2
     assert [alt.partition(":")[0] for alt in sheets] == shown
@@ -157,11 +154,7 @@ def test_names_are_text_and_never_markup(tmp_path, browser):
 def test_text_stands_out_from_its_ground(tmp_path, browser, scheme):
     opened = opened_report(browser, tmp_path, write_run(tmp_path, TWO_TRIALS))
     opened.page.emulate_media(color_scheme=scheme)
-    with Image.open(io.BytesIO(opened.page.locator("h1").screenshot())) as image:
-        darkest, lightest = image.convert("L").getextrema()
-        ground = image.convert("L").getpixel((image.width - 1, 0))
-    assert lightest - darkest > 150
-    assert (ground > 128) == (scheme == "light")
+    assert_ground_is(scheme, opened.page)
 
 
 def test_the_page_prints_with_every_picture_within_the_paper(tmp_path, browser):

@@ -31,9 +31,8 @@ def test_the_area_is_the_mean_accuracy_over_the_budget():
     # By hand: 50 labels at (80 + 90) / 2 and 100 at (90 + 94) / 2, over a range of 150.
     accuracies = pd.DataFrame({100: [80, 60, 60], 150: [90, 60, 60], 250: [94, 60, math.nan]})
     areas = tables.area_under_budget_curve(accuracies)
-    assert areas[0] == pytest.approx((50 * 85 + 100 * 92) / 150)
-    assert areas[1] == pytest.approx(60)
-    assert math.isnan(areas[2])
+    expected = [(50 * 85 + 100 * 92) / 150, 60, math.nan]
+    assert areas.tolist() == pytest.approx(expected, nan_ok=True)
 
 
 def test_a_paired_interval_is_that_of_the_paired_t_test():

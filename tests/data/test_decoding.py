@@ -10,7 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.memory import most_private_bytes
-from tests.support.decoding import CONFIG, forbid_locks, load, names
+from tests.support.decoding import CONFIG, load, names, no_locks
 from tests.support.pictures import plain, write_classes
 from tod.data import Dataset, ImageSet, decoding, statistics
 from tod.data import kept as kept_images
@@ -64,7 +64,7 @@ def test_pictures_that_keep_few_grey_levels_are_told_once_a_run_also_when_they_a
     decoded.errors["0.png"] = OSError("for a moment")
     assert said(("c", ["0.png"])) == []
     decoded.errors.clear()
-    forbid_locks(tmp_path / "c")
+    no_locks(tmp_path / "c")
     assert said(("c", ["0.png"])) == [words.replace("2 such", "1 such").replace("b/0", "c/0")]
     (tmp_path / "c" / ".decoded_12_8").unlink()
     assert said(("c", ["0.png"]))[1:] == [words.replace("2 such", "1 such").replace("b/0", "c/0")]

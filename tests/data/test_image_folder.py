@@ -199,8 +199,7 @@ def test_no_class_loses_all_its_images_to_the_test_set(tmp_path):
     files = [*(f"train/a/{number}.png" for number in range(3)), "train/b/0.png"]
     write_classes(tmp_path, dict(zip(files, plain(4), strict=True)))
     dataset = load("image_folder", tmp_path, "images.test_share=0.9", *ONE_CYCLE)
-    assert dataset.train.labels.tolist() == [0, 1]
-    assert dataset.test.labels.tolist() == [0, 0]
+    assert [each.labels.tolist() for each in (dataset.train, dataset.test)] == [[0, 1], [0, 0]]
 
 
 def test_a_share_that_is_not_used_is_told(root, warnings):

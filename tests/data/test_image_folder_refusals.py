@@ -11,7 +11,6 @@ import pytest
 from tests.support.formats import write_small_folder
 from tests.support.loading import load, refusal
 from tests.support.pictures import write_classes
-from tod.config import InputError
 
 SKIP = "images.unreadable=skip"
 
@@ -117,9 +116,8 @@ def test_a_folder_that_cannot_be_entered_is_refused_by_name(place, mode):
         try:
             if user == 0:  # whom nothing stops
                 os.seteuid(65534)
-            with pytest.raises(InputError) as caught:
-                load("image_folder", root)
+            message = refusal("image_folder", root, lines=0)
         finally:
             os.seteuid(user)
             (root / place).chmod(0o755)
-    assert f"{root / place}: cannot be entered (Permission denied)" in str(caught.value)
+    assert f"{root / place}: cannot be entered (Permission denied)" in message

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.support.decoding import STORE, WHITE, decode, forbid_locks, kept, load, names
+from tests.support.decoding import STORE, WHITE, decode, kept, load, names, no_locks
 from tests.support.pictures import write_classes
 from tod.data import decoding, picture
 from tod.schema import Images
@@ -20,7 +20,7 @@ def test_images_are_decoded_once_and_then_need_no_lock(folder, decoded, caplog):
     assert first.shape == (6, 3, 8, 8)
     assert first.is_contiguous(memory_format=torch.channels_last)
     assert kept(folder) == [STORE]
-    forbid_locks(folder)
+    no_locks(folder)
     assert torch.equal(first, load(folder))
     assert sorted(decoded) == names(folder)
     assert not caplog.text

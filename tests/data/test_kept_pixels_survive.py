@@ -13,17 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from tests.support.decoding import (
-    CONFIG,
-    STORE,
-    WHITE,
-    decode,
-    forbid_locks,
-    forget,
-    kept,
-    load,
-    names,
-)
+from tests.support.decoding import CONFIG, STORE, WHITE, clear, decode, kept, load, names, no_locks
 from tests.support.loading import refused
 from tests.support.pictures import write_classes
 from tod.config import InputError
@@ -82,7 +72,7 @@ def test_at_whatever_file_operation_it_is_killed_each_image_keeps_its_own_pixels
     for killed, then in ((files, files), (files[:1:-1], files), (files[:4], files[1:])):
         again = []
         for step in itertools.count(1):
-            forget(folder)
+            clear(folder)
             write_classes(folder, begun)
             is_killed = is_killed_before(step, folder, killed)
             decoded.clear()
@@ -114,7 +104,7 @@ def test_whenever_the_disk_is_full_or_it_is_interrupted_what_is_safe_is_not_deco
     monkeypatch.setattr(kept_images, setting, value)
     again, said = [], []
     for moment in itertools.count(1):
-        forget(folder)
+        clear(folder)
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", Mock(side_effect=[None] * (moment - 1) + [error] * 99))
             try:
@@ -240,7 +230,7 @@ def test_where_nothing_can_be_kept_images_are_decoded_each_time(
     folder, decoded, caplog, monkeypatch, problem
 ):
     if problem == "Is a directory":
-        forbid_locks(folder)
+        no_locks(folder)
     else:
         monkeypatch.setattr(decoding, "locked", Mock(side_effect=OSError(errno.ENOLCK, problem)))
     (folder / "2.png").write_bytes(b"no image")
@@ -253,7 +243,7 @@ def test_where_nothing_can_be_kept_images_are_decoded_each_time(
 
 
 def test_without_any_place_for_temporary_files_one_line_names_tmpdir(folder, monkeypatch):
-    forbid_locks(folder)
+    no_locks(folder)
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(folder / "nowhere")])
     line = refused(load, folder)
@@ -264,7 +254,7 @@ def test_without_any_place_for_temporary_files_one_line_names_tmpdir(folder, mon
 def test_what_a_read_only_folder_lacks_is_read_each_time(folder, decoded, monkeypatch):
     decoded.errors["2.png"] = OSError(errno.EIO, "Input/output error")
     assert decode(folder)[1] == {2: "Input/output error"}
-    forbid_locks(folder)
+    no_locks(folder)
     assert decode(folder)[1] == {2: "Input/output error"}
     decoded.errors.clear()
     for _ in range(2):

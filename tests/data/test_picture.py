@@ -69,8 +69,7 @@ def test_a_transparent_colour_shows_white(tmp_path, bits, scale):
     # A line of the transparent colour above one of another.
     lines = scale * np.array([COLOUR] * SIDE + [(1, 2, 3)] * SIDE).reshape(2, SIDE, 3)
     pixels = shown(written(tmp_path / "a.png", raw_png(lines, bits, lines[0, 0])))
-    assert (pixels[0] == 255).all()
-    assert (pixels[-1] == (1, 2, 3)).all()
+    assert (pixels[0] == 255).all() and (pixels[-1] == (1, 2, 3)).all()
 
 
 def test_a_palette_of_transparent_colours_shows_white():
@@ -79,8 +78,7 @@ def test_a_palette_of_transparent_colours_shows_white():
     image.paste(1, (8, 0, SIDE, SIDE))
     image.tile = []  # as when it has been read from a file
     found = np.asarray(picture.as_shown(image, SIDE))
-    assert (found[:, :8] == 255).all()
-    assert (found[:, 8:] == COLOUR).all()
+    assert (found[:, :8] == 255).all() and (found[:, 8:] == COLOUR).all()
 
 
 @pytest.mark.parametrize("space", ["sRGB", "Adobe RGB", "Display P3"])
@@ -115,8 +113,7 @@ def test_a_profile_of_rgb_goes_with_every_mode(tmp_path, mode):
 
 def test_a_profile_and_transparency_go_together(tmp_path):
     image = disc(SIDE, (255, 0, 0), inside=expressed_in("Display P3", COLOUR))
-    path = written(tmp_path / "a.png", image, icc_profile=icc_profile("Display P3"))
-    pixels = shown(path)
+    pixels = shown(written(tmp_path / "a.png", image, icc_profile=icc_profile("Display P3")))
     assert pixels[0, 0].tolist() == [255] * 3
     assert differs(pixels[SIDE // 2, SIDE // 2], COLOUR) <= 2
 
@@ -251,5 +248,4 @@ def test_a_picture_that_lies_on_its_side_is_not_mixed_up(tmp_path, mode):
     exif = Image.Exif()
     exif[0x0112] = 6
     pixels = shown(written(tmp_path / "a.tif", image.convert("RGB").convert(mode), exif=exif))
-    assert pixels[:7].min() > 250
-    assert pixels[9:].max() < 5
+    assert pixels[:7].min() > 250 and pixels[9:].max() < 5

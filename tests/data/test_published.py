@@ -33,8 +33,7 @@ def md5(path: Path) -> str:
 
 def assert_read(dataset: Dataset, written: Sequence[formats.Written]) -> None:
     for images, expected in zip((dataset.train, dataset.test), written, strict=True):
-        assert images.pixels.dtype == torch.uint8
-        assert images.labels.dtype == torch.int64
+        assert (images.pixels.dtype, images.labels.dtype) == (torch.uint8, torch.int64)
         np.testing.assert_array_equal(images.pixels, expected.pixels.transpose(0, 3, 1, 2))
         np.testing.assert_array_equal(images.labels, expected.labels)
         assert images.names is None
@@ -194,8 +193,7 @@ def test_code_in_a_pickle_is_never_executed(tmp_path, file):
     path, witness = tmp_path / file, tmp_path / "executed"
     change_pickle(path, extra=Malicious())
     message = refusal("cifar10", tmp_path)
-    assert message.startswith(f"{path}: cannot be read")
-    assert "system" in message
+    assert message.startswith(f"{path}: cannot be read") and "system" in message
     assert not witness.exists()
     pickle.loads(path.read_bytes())
     assert witness.exists(), "the pickle holds no code: this test proves nothing"
@@ -206,8 +204,8 @@ def test_a_full_sized_cifar_file_with_another_checksum_is_damaged(tmp_path):
     path = tmp_path / CIFAR10 / "data_batch_4"
     content = {"labels": [0] * 10_000, "data": np.zeros((10_000, 3072), dtype=np.uint8)}
     formats.write_python2_pickle(path, content)
-    message = refusal("cifar10", tmp_path)
-    assert message.startswith(f"{path}: cannot be read (its checksum is not that of the published")
+    begins = f"{path}: cannot be read (its checksum is not that of the published"
+    assert refusal("cifar10", tmp_path).startswith(begins)
 
 
 @pytest.mark.parametrize(

@@ -107,9 +107,9 @@ def test_a_killed_grid_goes_on_where_it_stopped(tmp_path):
     # What was saved is gone on from, not begun again.
     again = run("grid", *command)
     assert again.returncode == 0, again.stderr
-    for name in FOLDERS:
-        assert "continuing with trial 1, cycle" in (tmp_path / name / "log.txt").read_text()
-        assert len((tmp_path / name / "results.csv").read_text().splitlines()) == 3
+    for folder in (tmp_path / name for name in FOLDERS):
+        assert "continuing with trial 1, cycle" in (folder / "log.txt").read_text()
+        assert len((folder / "results.csv").read_text().splitlines()) == 3
 
 
 def test_a_run_that_fails_is_told_with_what_it_printed(tmp_path):
@@ -179,5 +179,4 @@ def test_the_script_and_the_module_refuse_with_status_2():
     )
     module = run_forked([sys.executable, "-m", "experiments.grid", *wrong], cwd=PROJECT_DIR)
     for done in (cold, module):
-        assert done.returncode == 2
-        assert done.stderr == "--only 9: must be from 0 to 4, or none\n"
+        assert (done.returncode, done.stderr) == (2, "--only 9: must be from 0 to 4, or none\n")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.support.people import People, stop_in_step
+from tests.support.harness import stop_in_step
+from tests.support.people import People
 from tod.training.learner import Learner
 
 COD = {"sampling": "RANDOM", "auxiliary": "TOD"}

@@ -4,6 +4,7 @@
 becomes visible.
 """
 
+import itertools
 import random
 import sys
 from contextlib import ExitStack
@@ -13,10 +14,9 @@ import torch
 from torch.utils._pytree import tree_flatten
 
 from tests.support import forks
-from tests.support.faults import failing
+from tests.support.faults import failing, moments, why_it_ends
 from tests.support.harness import PROJECT_DIR
 from tests.support.people import People, stub_figures, table
-from tod.config import InputError
 
 KILLED = """
 import os, sys
@@ -117,8 +117,8 @@ def answers(people: People) -> tuple[object, ...]:
 def test_a_round_that_is_killed_ends_as_any_other(tmp_path, waiting, ended, pytestconfig):
     expected, count = ended[0], ended[1]["rename"]
     assert count >= 10
-    moments = [(moment, when) for moment in range(1, count + 1) for when in ("before", "after")]
-    chosen = random.Random(0).sample(moments, min(pytestconfig.getoption("--kills"), len(moments)))
+    every = [*itertools.product(range(1, count + 1), ("before", "after"))]
+    chosen = random.Random(0).sample(every, min(pytestconfig.getoption("--kills"), len(every)))
     for moment, when in chosen:
         people = waiting.copy(tmp_path / f"{moment} {when}")
         assert run_and_kill(people, moment, when, *answers(people)) is None
@@ -139,8 +139,8 @@ def test_a_round_killed_while_it_trains_goes_on_without_the_labels_file(tmp_path
 def test_the_first_batch_is_the_same_after_any_kill(tmp_path, pytestconfig):
     whole = People(tmp_path / "whole")
     count = int(run_and_kill(whole, 0, "before"))
-    moments = range(1, count + 1)
-    for moment in moments if pytestconfig.getoption("--kills") > 100 else (moments[-1],):
+    every = range(1, count + 1)
+    for moment in every if pytestconfig.getoption("--kills") > 100 else every[-1:]:
         people = People(tmp_path / str(moment))
         assert run_and_kill(people, moment, "before") is None
         people.round(**METHOD)
@@ -154,16 +154,11 @@ def test_a_round_says_which_operation_fails_and_goes_on(
     tmp_path, waiting, ended, pytestconfig, kind
 ):
     expected, count = ended[0], ended[1][kind]
-    wanted = min(pytestconfig.getoption("--faults"), count)
-    moments = {1 + i * (count - 1) // max(wanted - 1, 1) for i in range(wanted)}
-    assert moments
-    for moment in moments:
+    assert count
+    for moment in moments(count, pytestconfig.getoption("--faults")):
         people = waiting.copy(tmp_path / str(moment))
         with failing(kind, people.run, moment) as fault:
-            try:
-                people.round(*answers(people), **METHOD)
-            except InputError as error:
-                assert len(str(error).splitlines()) == 1
+            why_it_ends(people.round, *answers(people), **METHOD)
         assert fault.count >= moment
         for _ in range(2):
             people.round(*answers(people), **METHOD)

@@ -8,7 +8,7 @@ import torch
 
 import models
 from tests.support.formats import write_imagenet_weights
-from tod.config import InputError
+from tests.support.loading import refused
 
 SETTINGS = ("model.name=imagenet_resnet", "model.pretrained=true", "model.width=64")
 PRETRAINED = [f"--set={setting}" for setting in SETTINGS]
@@ -27,8 +27,8 @@ def cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("is_damaged", "says"),
     [
-        (False, r"could not be had .*no network.* model.pretrained=false"),
-        (True, "is no readable checkpoint; remove it"),
+        (False, ("could not be had ", "no network", " model.pretrained=false")),
+        (True, ("is no readable checkpoint; remove it",)),
     ],
 )
 def test_weights_that_will_not_do_are_refused_at_first(people, cache, is_damaged, says):
@@ -37,8 +37,8 @@ def test_weights_that_will_not_do_are_refused_at_first(people, cache, is_damaged
         write_imagenet_weights(path)
         path.write_bytes(path.read_bytes()[:-1000])
     before = sorted(people.place.rglob("*"))
-    with pytest.raises(InputError, match=says):
-        people.round(*PRETRAINED)
+    line = refused(people.round, *PRETRAINED)
+    assert all(words in line for words in says)
     assert sorted(people.place.rglob("*")) == before
 
 

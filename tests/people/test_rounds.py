@@ -10,9 +10,9 @@ import main_TOD
 import plot
 import report
 from samplers import query_by_score
+from tests.support.loading import refused
 from tests.support.people import People, all_but, contents, digest, killed_behind_the_batch
 from tod.analysis.results import DIAGNOSTICS
-from tod.config import InputError
 from tod.pool import takes_features
 from tod.training.learner import Learner
 
@@ -74,8 +74,8 @@ def test_the_same_command_without_labels_says_what_it_waits_for_and_changes_noth
         people.round(quiet=quiet)
         assert contents(people.place) == before
     (line,) = capsys.readouterr().out.splitlines()
-    for words in ("batch0: waits for the labels of 10 of 10 images", "--labels", "--partial"):
-        assert words in line
+    said = ("batch0: waits for the labels of 10 of 10 images", "--labels", "--partial")
+    assert all(words in line for words in said)
 
 
 def test_a_batch_that_is_not_complete_waits_and_keeps_what_it_has(after):
@@ -157,8 +157,8 @@ def test_without_a_test_set_and_audits_the_accuracy_is_unknown(people):
     found = people.results("test_accuracy", "audited", "accuracy_low")
     assert found == [("nan", "0", "")]
     assert not (people.run / "learning_curve.png").exists()
-    with pytest.raises(InputError, match=f"^{people.run}: no accuracy has been measured yet$"):
-        plot.main([str(people.run)])
+    line = refused(plot.main, [str(people.run)])
+    assert line == f"{people.run}: no accuracy has been measured yet"
 
 
 def test_how_many_labels_training_begins_with_can_be_said(people):

@@ -8,8 +8,6 @@ from unittest.mock import patch
 
 import pytest
 
-from losses import CODLoss
-from samplers import query_by_tod
 from tests.support.harness import tiny_run
 from tests.support.soak import outcome, run_folder, start
 from tod.analysis import figures
@@ -49,5 +47,5 @@ def whole(tmp_path_factory) -> Path:
     """The folder of a `tiny_run` in this process, with cheap pictures; nobody changes it."""
     run = tiny_run(tmp_path_factory.mktemp("whole"))
     with pictures_undrawn():
-        run.start(query_by_tod, CODLoss)
+        run.start()
     return run.folder

@@ -11,12 +11,9 @@ from typing import NamedTuple
 
 import pytest
 
-from losses import CODLoss
-from samplers import query_by_tod
-from tests.support.faults import KINDS, failing
+from tests.support.faults import KINDS, failing, moments, why_it_ends
 from tests.support.harness import Run, tiny_run
 from tests.support.soak import differences, results
-from tod.config import InputError
 
 SHORT = (
     *("--keep-weights=last", "--set=model.width=1", "--set=active_learning.initial_labels=8"),
@@ -52,8 +49,8 @@ def scenarios(tmp_path_factory, cheap_pictures) -> dict[str, Scenario]:
         name: short_run(place / name / "before") for name in ("new", "resumed", "overwritten")
     }
     before["new"].folder.parent.mkdir(parents=True)
-    before["resumed"].stop_after(3, query_by_tod, CODLoss)
-    before["overwritten"].start(query_by_tod, CODLoss)
+    before["resumed"].stop_after(3)
+    before["overwritten"].start()
     expected = results(before["overwritten"].folder)
     found = {}
     for name, run in before.items():
@@ -61,27 +58,10 @@ def scenarios(tmp_path_factory, cheap_pictures) -> dict[str, Scenario]:
         shutil.copytree(run.folder.parent, copy)
         with ExitStack() as stack:
             faults = {kind: stack.enter_context(failing(kind, copy)) for kind in KINDS}
-            short_run(copy, name).start(query_by_tod, CODLoss)
+            short_run(copy, name).start()
         counts = {kind: fault.count for kind, fault in faults.items()}
         found[name] = Scenario(run.folder.parent, counts, expected)
     return found
-
-
-def refused(run: Run) -> str:
-    """The line that says why it ends, if it does; any other exception is a failure."""
-    try:
-        run.start(query_by_tod, CODLoss)
-    except InputError as error:
-        assert len(str(error).splitlines()) == 1
-        return str(error)
-    return ""
-
-
-def moments(count: int, wanted: int) -> list[int]:
-    """So many of the operations, from the first to the last."""
-    if count <= max(wanted, 4):  # as many as a run removes
-        return [*range(1, count + 1)]
-    return [1 + i * (count - 1) // max(wanted - 1, 1) for i in range(wanted)]
 
 
 def test_only_the_last_weights_are_kept_where_asked(scenarios):
@@ -99,13 +79,13 @@ def test_a_run_ends_well_after_a_failure(tmp_path, scenarios, pytestconfig, caps
         run = short_run(place, name)
         capsys.readouterr()
         with failing(kind, place, moment) as fault:
-            line = refused(run)
+            line = why_it_ends(run.start)
         shown = capsys.readouterr().out + line
         what = f"operation {moment} of {scenario.counts[kind]}: {shown}"
         assert fault.count >= moment, what
         said = "removed (Operation not permitted)" if kind == "unlink" else ""
         assert f"cannot be {said}" in shown, what
-        assert not refused(run), what
+        assert not why_it_ends(run.start), what
         assert not list(place.rglob("*.partial")), what
         # What could not be removed, a user removes; a missing picture has had its warning.
         for path in re.findall(r"^(.*/weights/.*): cannot be removed", shown, re.MULTILINE):

@@ -7,8 +7,6 @@ from subprocess import PIPE
 
 import pytest
 
-from losses import CODLoss
-from samplers import query_by_tod
 from tests.support.forks import Process, one_thread
 from tests.support.harness import tiny_run
 from tests.support.processes import begun, go_on, hung_up
@@ -76,8 +74,8 @@ with Interruption("") as interruption:
 @pytest.mark.parametrize("steps", [1, 5, 8])
 def test_run_stopped_within_an_epoch_goes_on_with_its_next_step(tmp_path, whole, steps):
     run = tiny_run(tmp_path)
-    run.stop_after(steps, query_by_tod, CODLoss)
-    run.start(query_by_tod, CODLoss)
+    run.stop_after(steps)
+    run.start()
     assert not differences(results(whole), results(run.folder))
 
 
@@ -89,7 +87,7 @@ def test_state_is_saved_within_an_epoch_when_that_takes_long(tmp_path, monkeypat
     monkeypatch.setattr(
         Loop, "save", lambda loop: (saved.append(loop.trial.learner.step), save(loop))
     )
-    tiny_run(tmp_path).start(query_by_tod, CODLoss)
+    tiny_run(tmp_path).start()
     assert saved.count(1) == 4  # after the first step of each of two epochs in two cycles
 
 
@@ -107,11 +105,11 @@ def test_a_run_killed_after_its_last_row_is_ended_by_the_same_command(tmp_path, 
 
         patched.setattr(loop, last, kill_after_last_row)
         with pytest.raises(SystemExit):
-            run.start(query_by_tod, CODLoss)
+            run.start()
     rows, curve = run.folder / "results.csv", run.folder / "learning_curve.png"
     before = rows.read_text(), curve.read_bytes()
     assert len(before[0].splitlines()) == 1 + 2
-    run.start(query_by_tod, CODLoss)
+    run.start()
     assert curve.read_bytes() != before[1]
     assert not list((run.folder / "progress").iterdir())
     assert rows.read_text() == before[0]

@@ -10,8 +10,6 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
-from losses import CODLoss
-from samplers import query_by_tod
 from tests.support import forks
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, tiny_run
 from tests.support.processes import shown_in_a_terminal
@@ -127,8 +125,7 @@ def test_a_resumed_run_shows_each_epoch_once(tmp_path, monkeypatch, saved):
                     monitor.evaluated(40, value)
                     monitor.scored(np.arange(3.0))
     found = events(tmp_path)
-    for tag, expected in (("loss/loss", [1, 2, 3, 4]), ("test accuracy", [2, 4])):
-        assert steps(found, tag) == expected
+    assert (steps(found, "loss/loss"), steps(found, "test accuracy")) == ([1, 2, 3, 4], [2, 4])
     assert [histogram.step for histogram in found.Histograms("scores")] == [2, 4]
     values = {tag: [event.value for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
     assert values["loss/loss"] == [1.0 if place <= saved else 2.0 for place in places]
@@ -159,6 +156,6 @@ def test_a_run_goes_on_where_tensorboard_cannot_write(tmp_path, capsys):
     run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", "--tensorboard")
     run.folder.mkdir()
     (run.folder / "tensorboard").write_text("no folder")
-    run.start(query_by_tod, CODLoss)
+    run.start()
     assert capsys.readouterr().out.count("tensorboard: cannot be written") == 1
     assert len(read_rows(run.folder / "results.csv")) == 2

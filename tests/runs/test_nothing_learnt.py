@@ -2,8 +2,6 @@
 
 import logging
 
-from losses import CODLoss
-from samplers import query_by_tod
 from tests.support.harness import tiny_run
 from tests.support.people import People
 from tod.analysis.results import ACCURACY
@@ -11,7 +9,7 @@ from tod.analysis.results import ACCURACY
 
 def test_a_run_whose_network_learns_nothing_says_so_after_each_cycle(tmp_path, capsys):
     run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", "--quiet", "--set=training.lr=1.0e-9")
-    run.start(query_by_tod, CODLoss)
+    run.start()
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("trial 1, cycle 1: an accuracy of ")
     assert second.startswith("trial 1, cycle 2: an accuracy of ")
@@ -23,7 +21,7 @@ def test_a_run_whose_network_learns_nothing_says_so_after_each_cycle(tmp_path, c
 
 def test_a_standstill_is_seen_over_the_cycles_of_a_trial_alone(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("tod"), "propagate", True)
-    with tiny_run(tmp_path).loop(query_by_tod, CODLoss) as loop:
+    with tiny_run(tmp_path).loop() as loop:
         # A run that was killed comes to its last cycle again.
         for trial, cycle, accuracy in ((2, 1, 90), (1, 1, 60), (1, 2, 59), (1, 3, 60), (1, 4, 99)):
             row = {"trial": str(trial), "cycle": str(cycle), "num_labeled": "40"}

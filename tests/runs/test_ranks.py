@@ -33,7 +33,6 @@ OTHER = "--set=training.momentum=0.5"
 
 
 def torchrun(processes: int, *rendezvous: str) -> Sequence[str]:
-    """What starts so many ranks on one node."""
     place = rendezvous or ("--standalone",)
     return ("-m", "torch.distributed.run", *place, f"--nproc_per_node={processes}")
 

@@ -1,11 +1,13 @@
 """A real browser, in which tests open the pages that the project writes."""
 
+import io
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 INSTALL = "install Debian's package chromium, or run `python -m playwright install chromium`"
@@ -22,6 +24,19 @@ def chromium() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path)
         yield browser
         browser.close()
+
+
+def in_grey(page: Page, selector: str) -> Image.Image:
+    """How an element looks, in grey."""
+    return Image.open(io.BytesIO(page.locator(selector).screenshot())).convert("L")
+
+
+def assert_ground_is(scheme: str, page: Page) -> None:
+    """That the heading stands out from a ground that is light or dark."""
+    heading = in_grey(page, "h1")
+    darkest, lightest = heading.getextrema()
+    assert lightest - darkest > 150
+    assert (heading.getpixel((heading.width - 1, 0)) > 128) == (scheme == "light")
 
 
 def wait_until_ready(page: Page) -> None:

@@ -42,8 +42,7 @@ def kept(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob(".*decoded*"))
 
 
-def forget(folder: Path) -> None:
-    """Removes what is kept there."""
+def clear(folder: Path) -> None:
     for name in kept(folder):
         (folder / name).unlink()
 
@@ -75,7 +74,7 @@ def shown(path: Path, side: int = 16) -> np.ndarray:
     return np.frombuffer(content, np.uint8).reshape(side, side, 3)
 
 
-def forbid_locks(folder: Path) -> None:
+def no_locks(folder: Path) -> None:
     """Nothing can be locked there any more, and so nothing kept."""
     (folder / ".lock").unlink(missing_ok=True)
     (folder / ".lock").mkdir()

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from tod.config import InputError
+
 
 @dataclass
 class Fault:
@@ -132,3 +134,20 @@ def failing(kind: str, place: Path, at: int = 0) -> Iterator[Fault]:
         for each in patches:
             stack.enter_context(each)
         yield fault
+
+
+def moments(count: int, wanted: int) -> list[int]:
+    """So many of the operations, from the first to the last."""
+    if count <= max(wanted, 4):  # as many as a run removes
+        return [*range(1, count + 1)]
+    return [1 + i * (count - 1) // max(wanted - 1, 1) for i in range(wanted)]
+
+
+def why_it_ends(call: Callable, *arguments: Any, **settings: Any) -> str:
+    """The line that says it, if it ends early; any other exception is a failure."""
+    try:
+        call(*arguments, **settings)
+    except InputError as error:
+        assert len(str(error).splitlines()) == 1
+        return str(error)
+    return ""

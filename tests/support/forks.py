@@ -78,8 +78,6 @@ class Process(subprocess.Popen):
 
 
 class Request(NamedTuple):
-    """What a forked process is to be."""
-
     arguments: list[str]
     variables: dict[str, str]
     cwd: Path
@@ -190,7 +188,6 @@ def serve() -> None:
 
 
 def _give(streams: Sequence[int]) -> None:
-    """Makes these the standard streams."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -230,7 +227,6 @@ def _asked_for(requests: socket.socket) -> tuple[Request, list[int]]:
 
 
 def _run(request: Request) -> None:
-    """Does what Python does with such arguments."""
     import numpy as np
     import torch
 

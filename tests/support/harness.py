@@ -2,7 +2,6 @@
 
 import csv
 import importlib
-import itertools
 import os
 import re
 import signal
@@ -80,7 +79,6 @@ def run_script(
 
 
 def script_of(name: str) -> entry_script.EntryScript:
-    """What an entry script offers, by its file's name."""
     return importlib.import_module(name.removesuffix(".py")).SCRIPT
 
 
@@ -100,44 +98,28 @@ class Run(NamedTuple):
     def folder(self) -> Path:
         return self.options.output_dir / self.identity.folder_name
 
-    def method(self, sampling: Strategy | None, auxiliary: Loss | None) -> tuple[Strategy, Loss]:
-        """What is given instead of what the run is named after, and this where nothing is."""
-        script = script_of(self.identity.entry)
-        return (
-            sampling or script.sampling[self.identity.sampling],
-            auxiliary or script.auxiliary[self.identity.auxiliary],
-        )
+    def method(self) -> tuple[Strategy, Loss]:
+        """What the run is named after."""
+        script, identity = script_of(self.identity.entry), self.identity
+        return script.sampling[identity.sampling], script.auxiliary[identity.auxiliary]
 
-    def start(self, sampling: Strategy | None = None, auxiliary: Loss | None = None) -> None:
-        """Runs it to its end, or goes on with it."""
-        method = self.method(sampling, auxiliary)
-        run_experiment(self.identity, *method, self.options, **self.further)
+    def start(self, sampling: Strategy | None = None) -> None:
+        """Runs it to its end, or goes on with it; with another strategy, if one is given."""
+        own, auxiliary = self.method()
+        run_experiment(self.identity, sampling or own, auxiliary, self.options, **self.further)
 
-    def stop_after(
-        self, steps: int, sampling: Strategy | None = None, auxiliary: Loss | None = None
-    ) -> None:
+    def stop_after(self, steps: int) -> None:
         """Runs it until SIGTERM comes in this optimiser step, from 1; it saves its state there."""
-        after_step, taken = Loop._after_step, itertools.count(1)
-
-        def count(loop: Loop) -> None:
-            if next(taken) == steps:
-                os.kill(os.getpid(), signal.SIGTERM)
-            after_step(loop)
-
-        with pytest.raises(SystemExit) as leaving, patch.object(Loop, "_after_step", count):
-            self.start(sampling, auxiliary)
+        with pytest.MonkeyPatch.context() as patched, pytest.raises(SystemExit) as leaving:
+            stop_in_step(patched, steps)
+            self.start()
         assert leaving.value.code == 143
 
     @contextmanager
-    def loop(
-        self,
-        sampling: Strategy | None = None,
-        auxiliary: Loss | None = None,
-        number: int = 1,
-    ) -> Iterator[Loop]:
+    def loop(self, number: int = 1) -> Iterator[Loop]:
         """The loop over one of its trials, before the first cycle, in an open folder."""
         config, trials = self.config, self.further["trials"]
-        sampling, auxiliary = self.method(sampling, auxiliary)
+        sampling, auxiliary = self.method()
         device = select_device(self.options.device)
         precision = select_precision(self.options.precision, device, work_of_a_step(config))
         prepare(device, precision, self.identity.deterministic)
@@ -150,6 +132,20 @@ class Run(NamedTuple):
         with folder, interruption, Monitor(config, 1, [40, 60]) as monitor:
             folder.open(environment(dataset, device, precision))
             yield Loop(Trial(experiment, number), sampling, folder, monitor, self.options)
+
+
+def stop_in_step(patched: pytest.MonkeyPatch, step: int) -> list[Loop]:
+    """Sends SIGTERM to this process in one of the next optimiser steps, from 1; lists these."""
+    after_step, steps = Loop._after_step, []
+
+    def count(loop: Loop) -> None:
+        steps.append(loop)
+        if len(steps) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        after_step(loop)
+
+    patched.setattr(Loop, "_after_step", count)
+    return steps
 
 
 def tiny_run(
@@ -176,7 +172,6 @@ def run_tod_alone(output_dir: Path, *arguments: object) -> Path:
 
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
-    """A copy of a network's state."""
     return {name: value.clone() for name, value in network.state_dict().items()}
 
 
@@ -191,7 +186,6 @@ def checkpoint(folder: Path, cycle: int) -> dict[str, Any]:
 
 
 def table(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 

@@ -21,12 +21,12 @@ def load(name: str, data_dir: Path, *overrides: str, seed: int = 0) -> tod.data.
     return tod.data.load(config, seed)
 
 
-def refused(call: Callable, *arguments: object, lines: int = 1) -> str:
-    """The message, of so many lines, with which a function refuses its arguments."""
+def refused(call: Callable, *arguments: object, lines: int = 1, **settings: object) -> str:
+    """The message, of so many lines or, with 0, of any, with which a function refuses this."""
     with pytest.raises(tod.config.InputError) as caught:
-        call(*arguments)
+        call(*arguments, **settings)
     message = str(caught.value)
-    assert message.count("\n") == lines - 1
+    assert lines in (0, len(message.split("\n")))
     return message
 
 

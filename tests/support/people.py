@@ -2,9 +2,7 @@
 
 import csv
 import hashlib
-import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -18,7 +16,6 @@ import main_TOD
 from tests.support.harness import DEVICE
 from tod.analysis import figures
 from tod.files import rows_of_csv
-from tod.loop import Loop
 from tod.people.trial import PeopleTrial
 
 CLASSES = ("cat", "dog")
@@ -86,7 +83,6 @@ class People:
         ]
 
     def round(self, *arguments: object, **choices: Any) -> None:
-        """Runs one round in this process."""
         main_TOD.main(self.command(*arguments, **choices))
 
     def rounds(self, numbers: Iterable[int], *arguments: object, **choices: Any) -> None:
@@ -108,11 +104,9 @@ class People:
         return folder
 
     def batch(self, number: int) -> list[dict[str, str]]:
-        """The rows of a batch."""
         return self.table(f"batches/batch{number}/batch.csv")
 
     def asked(self, numbers: Iterable[int]) -> list[str]:
-        """The digests of all images that these batches ask for."""
         return [row["sha256"] for number in numbers for row in self.batch(number)]
 
     def unasked(self) -> list[str]:
@@ -124,7 +118,6 @@ class People:
         return sorted(files - asked)
 
     def table(self, name: str) -> list[dict[str, str]]:
-        """The rows of a CSV file of the run."""
         return table(self.run / name)
 
     def labels(self) -> dict[str, str]:
@@ -139,7 +132,6 @@ class People:
         return [tuple(row[name] for name in columns) for row in rows]
 
     def wrong(self, row: dict[str, str]) -> str:
-        """A class that a batch's image does not show."""
         return next(name for name in self.classes if name != self.truth[row["sha256"]])
 
     def answers(
@@ -181,22 +173,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def stop_in_step(monkeypatch: pytest.MonkeyPatch, step: int) -> list[object]:
-    """Sends SIGTERM to this process in one of the next optimiser steps, from 1; lists these."""
-    after_step, steps = Loop._after_step, []
-
-    def count(loop: Loop) -> None:
-        steps.append(loop)
-        if len(steps) == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        after_step(loop)
-
-    monkeypatch.setattr(Loop, "_after_step", count)
-    return steps
 
 
 def stub_figures(replace: Callable[[object, str, Any], None] = setattr) -> None:

@@ -69,7 +69,6 @@ def png_chunk(kind: bytes, content: bytes, crc: int | None = None) -> bytes:
 
 
 def png(image: Image.Image, *before_pixels: bytes) -> bytes:
-    """The image as a PNG file, with these chunks before its pixels."""
     content = io.BytesIO()
     image.save(content, "PNG")
     whole = content.getvalue()
@@ -107,7 +106,7 @@ def unsigned_tiff(pixels: np.ndarray) -> bytes:
     return header + pixels.astype("<u4").tobytes() + directory
 
 
-def exif_with_a_negative_ratio(orientation: int) -> bytes:
+def odd_exif(orientation: int) -> bytes:
     """EXIF with this orientation, and an exposure bias of −1/0, as some cameras write it."""
     entries = struct.pack("<HHII", 0x0112, 3, 1, orientation)
     entries += struct.pack("<HHII", 0x9204, 10, 1, 8 + 2 + 24 + 4)
@@ -147,7 +146,6 @@ def write_classes(root: Path, files: dict[str, bytes | Image.Image]) -> None:
 
 
 def plain(count: int, seed: int = 0, side: int = 16) -> Iterator[Image.Image]:
-    """Different pictures of noise."""
     random = np.random.default_rng(seed)
     for _ in range(count):
         yield Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8))

@@ -4,8 +4,6 @@ git worktree add ../before COMMIT && python -m tests.support.same_bytes ../befor
 """
 
 import argparse
-import csv
-import io
 import subprocess
 import sys
 import tempfile
@@ -16,8 +14,8 @@ from pathlib import Path
 import torch
 
 from tests.support.forks import one_thread
-from tests.support.harness import PROJECT_DIR, TINY_DIGITS
-from tests.support.people import CLASSES, People, write_table
+from tests.support.harness import PROJECT_DIR, TINY_DIGITS, table
+from tests.support.people import CLASSES, People
 
 TIMES = {"train_seconds"}
 LL4AL = ("main_LL4AL.py", "--sampling=LL4AL")
@@ -37,7 +35,6 @@ KINDS = (
 
 
 def simulated(version: Path, place: Path) -> None:
-    """Runs one of each kind."""
     pictures = People(place / "pictures", count=0)
     names = [f"{('train', 'test')[n >= 100]}/{CLASSES[n % 2]}/{n}.png" for n in range(120)]
     pictures.add(*names)
@@ -55,25 +52,18 @@ def labelled_by_people(version: Path, place: Path) -> None:
     command = ["main_TOD.py", *people.command(*settings, auxiliary="TOD")]
     run(version, *command)
     for number in range(5):
-        rows = [(r["file"], r["sha256"], people.truth[r["sha256"]]) for r in people.batch(number)]
-        wrong = next(name for name in people.classes if name != rows[2][2])
-
-        def labels(name: str, *said: tuple[str, ...], number: int = number) -> Path:
-            columns = ("file", "sha256", "class", "skipped")
-            rows = [(*row, "")[:4] for row in said]
-            return write_table(place / f"{name}{number}.csv", rows, columns)
-
-        skipped, undecided = (*rows[1][:2], "", "yes"), (*rows[2][:2], wrong)
+        first, skipped, tie, *others = people.batch(number)
         if number == 1:
-            run(version, *command, "--labels", labels("part", *rows[3:6]))
+            run(version, *command, "--labels", people.says(others[:3], file="part.csv"))
         if number == 2:
-            renamed = people.data / rows[0][0]
+            renamed = people.data / first["file"]
             renamed.rename(renamed.with_name(f"renamed_{renamed.name}"))
-        given = ["--labels", labels("all", rows[0], skipped, *rows[2:]), labels("two", undecided)]
+        whole = people.says([first, tie, *others], file=f"all{number}.csv", skips=[skipped])
+        given = ["--labels", whole, people.says([tie], people.wrong(tie), f"two{number}.csv")]
         if number == 3:
             kill_in_training(version, people, *command, *given)
         run(version, *command, *given)
-        run(version, *command, "--labels", labels("three", rows[2]))
+        run(version, *command, "--labels", people.says([tie], file=f"three{number}.csv"))
     people.add("unlabeled/later.png")
     run(version, *command)
 
@@ -112,7 +102,7 @@ def left(place: Path) -> Iterator[tuple[str, object]]:
     for path in sorted(place.rglob("*")):
         name = str(path.relative_to(place))
         if path.suffix == ".csv" and "own_images" not in path.name:
-            yield name, [*csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))]
+            yield name, table(path)
         elif path.suffix == ".pth":
             for network, state in torch.load(path, weights_only=True).items():
                 for key, tensor in state.items() if isinstance(state, dict) else ():

@@ -8,7 +8,6 @@ from tod.loop import Loop
 
 
 def save_after_each_epoch() -> None:
-    """Saves after each epoch, as few as they are."""
     loop.EPOCHS_BETWEEN_SAVES = 1
 
 

@@ -53,7 +53,6 @@ class RankPool:
         return [given for given, _ in answers]
 
     def close(self) -> None:
-        """Ends the processes."""
         for process in self.processes:
             process.kill()
             process.communicate()

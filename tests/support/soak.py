@@ -56,7 +56,6 @@ def start(
 
 
 def outcome(process: Popen) -> tuple[int, str]:
-    """The exit status of a process, and all that it has printed."""
     output, _ = process.communicate()
     return process.returncode, output
 
@@ -90,7 +89,6 @@ def results(folder: Path) -> dict[str, object]:
 
 
 def differences(a: dict[str, object], b: dict[str, object]) -> list[str]:
-    """The names of what differs between two runs' results."""
     return [name for name in a.keys() | b.keys() if a.get(name) != b.get(name)]
 
 
@@ -140,7 +138,6 @@ def soak(script: str, kills: int, output_dir: Path, seed: int = 0) -> int:
 
 
 def main() -> None:
-    """Soaks both entry scripts and says how it went."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20, help="of each entry script (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")

@@ -18,6 +18,7 @@ import samplers
 from losses import AuxiliaryLoss, CODLoss, DetachedLossPrediction, LossPrediction, NoAuxiliary, Step
 from models import NetworkFactory, Outputs, fold_batch_norm
 from tests.support.harness import Run, tiny_run
+from tests.support.loading import refused
 from tests.support.people import People
 from tests.support.several_ranks import RankPool
 from tests.test_own_loss import Remembering
@@ -93,8 +94,6 @@ class WithoutBatchNorm(NetworkFactory):
 
 
 class DoubleImages(ImageBatches):
-    """Batches in float64."""
-
     def augmented(self, views: Tensor) -> Tensor:
         return super().augmented(views).double()
 
@@ -185,7 +184,6 @@ def query(place: Path, group: DataParallel | None = None) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> dict[str, object]:
-    """What one process finds."""
     return query(tmp_path_factory.mktemp("alone"))
 
 
@@ -287,8 +285,8 @@ def test_gpus_have_shares_of_single_images_but_not_of_none():
     views = torch.arange(4).view(-1, 1)
     own, num_labeled = group.own_share(views, 4)
     assert (own.tolist(), num_labeled) == ([[2]], 1)
-    with pytest.raises(InputError, match="a batch of 2 images cannot be shared by 3 GPUs"):
-        group.own_share(views[:2], 2)
+    line = refused(group.own_share, views[:2], 2)
+    assert "a batch of 2 images cannot be shared by 3 GPUs" in line
 
 
 def test_a_rank_that_sees_other_images_than_the_leader_refuses(tmp_path):
@@ -297,9 +295,8 @@ def test_a_rank_that_sees_other_images_than_the_leader_refuses(tmp_path):
     order = begin(dataset, dataset.fingerprint(), CPU, "fp32")
     assert len(order.dataset.train.stored) == 0
     assert _same_dataset(config, 0, order).fingerprint() == dataset.fingerprint()
-    refused = partial(pytest.raises, InputError, match="holds other images here than for rank 0")
-    with refused():
-        _same_dataset(config, 0, order._replace(fingerprint="other"))
+    others = "holds other images here than for rank 0"
+    assert others in refused(_same_dataset, config, 0, order._replace(fingerprint="other"))
     people = People(tmp_path, count=4)
     config = configuration.load("own_images", ["images.size=8"], str(people.data))
     found = own_images.find(people.data)
@@ -311,14 +308,13 @@ def test_a_rank_that_sees_other_images_than_the_leader_refuses(tmp_path):
     # The same images: only their places in the order of names differ.
     first = people.data / "unlabeled" / "000.png"
     first.rename(first.with_name("9.png"))
-    with refused():
-        _same_dataset(config, 0, order)
+    assert others in refused(_same_dataset, config, 0, order)
 
 
 def test_a_loss_whose_network_would_run_on_whole_batches_is_refused():
     loss = type("InLosses", (Own,), {"predictions": AuxiliaryLoss.predictions})
-    with pytest.raises(InputError, match="--parallel data: InLosses must run its networks in"):
-        trained(DataParallel(0, 2), auxiliary=loss)
+    line = refused(trained, DataParallel(0, 2), auxiliary=loss)
+    assert "--parallel data: InLosses must run its networks in" in line
 
 
 def test_batch_norm_folds_and_converts_for_ranks_on_gpus():

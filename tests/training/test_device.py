@@ -7,8 +7,6 @@ import sys
 import pytest
 import torch
 
-from losses import CODLoss
-from samplers import query_by_tod
 from tests.support.harness import PROJECT_DIR, tiny_run
 from tod.training.device import select_device
 
@@ -52,5 +50,5 @@ def test_a_cpu_run_leaves_cuda_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", "--device=cpu")
-    run.start(query_by_tod, CODLoss)
+    run.start()
     assert (run.folder / "results.csv").exists()

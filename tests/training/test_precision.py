@@ -9,8 +9,6 @@ import pytest
 import torch
 
 import models
-from losses import CODLoss
-from samplers import query_by_tod
 from tests.support.harness import Run, tiny_run
 from tests.support.soak import differences, results
 from tod.config import InputError, load
@@ -29,7 +27,7 @@ def test_what_the_device_does_not_compute_in_is_refused(tmp_path):
     run = run_in(tmp_path, "--precision=tf32")
     line = r"^--precision tf32: cpu \(.+\) does not compute in it; it offers fp32, bf16$"
     with pytest.raises(InputError, match=line):
-        run.start(query_by_tod, CODLoss)
+        run.start()
     assert not run.folder.exists()
 
 
@@ -119,12 +117,12 @@ def test_an_older_pytorch_is_asked_for_each_unit(monkeypatch):
 def test_a_run_goes_on_in_the_precision_it_began_with_to_the_same_bytes(tmp_path):
     whole, run = (run_in(tmp_path / place, "--precision=bf16") for place in ("whole", "run"))
     again = partial(run_in, tmp_path / "run")
-    whole.start(query_by_tod, CODLoss)
-    run.stop_after(8, query_by_tod, CODLoss)  # within an epoch
+    whole.start()
+    run.stop_after(8)  # within an epoch
     with pytest.raises(InputError, match=r"^.*another precision \(bf16 there, fp32 here\).*$"):
-        again("--precision=fp32").start(query_by_tod, CODLoss)
-    again("--precision=auto").start(query_by_tod, CODLoss)
+        again("--precision=fp32").start()
+    again("--precision=auto").start()
     in_bf16 = results(run.folder)
     assert not differences(results(whole.folder), in_bf16)
-    again("--precision=fp32", "--overwrite").start(query_by_tod, CODLoss)
+    again("--precision=fp32", "--overwrite").start()
     assert differences(in_bf16, results(run.folder))

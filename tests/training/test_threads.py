@@ -4,8 +4,6 @@ import pytest
 import torch
 import yaml
 
-from losses import NoAuxiliary
-from samplers import query_at_random
 from tests.support.harness import tiny_run
 from tests.support.soak import differences, results
 from tod import machine
@@ -67,13 +65,13 @@ def test_a_small_run_goes_on_with_its_one_thread_to_the_same_bytes(tmp_path, mon
         tiny_run(tmp_path / name, "main_TOD.py", "RANDOM", "NONE", "--device=cpu")
         for name in ("whole", "stopped")
     )
-    whole.start(query_at_random, NoAuxiliary)
+    whole.start()
     recorded = yaml.safe_load((whole.folder / "config.yaml").read_text(encoding="utf-8"))
     assert torch.get_num_threads() == recorded["run"]["threads"] == 1
-    run.stop_after(3, query_at_random, NoAuxiliary)
+    run.stop_after(3)
     monkeypatch.setattr(devices, "WORK_OF_A_THREAD", 1)
     torch.set_num_threads(2)
-    run.start(query_at_random, NoAuxiliary)
+    run.start()
     assert torch.get_num_threads() == 1
     assert not differences(results(whole.folder), results(run.folder))
 
