@@ -149,7 +149,10 @@ def test_classes_have_their_order_and_those_that_look_alike_are_told(
     ("files", "said"),
     [
         (
-            ["train/a/0.png", "train/b/1.png", "train/a/2.png", "test/a/x0.bmp", "test/a/y2.bmp"],
+            [
+                *("train/a/0.png", "train/a/c0.png", "train/a/2.png", "train/b/1.png"),
+                *("test/a/x0.bmp", "test/a/y2.bmp"),
+            ],
             ["2 test images are training images too, as test/a/x0.bmp is train/a/0.png"],
         ),
         (
