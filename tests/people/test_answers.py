@@ -92,8 +92,8 @@ def test_an_answer_says_where_it_stands_and_in_which_file_and_only_a_runs_own_wh
     path = write(tmp_path / "mine.csv", 'file,class,reason\na,"x\ny",audit\n\nb,z,first\n')
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     assert read_answers(path) == [
-        Answer("a", "", "x\ny", f"{path}, line 3", "mine.csv", digest),
-        Answer("b", "", "z", f"{path}, line 5", "mine.csv", digest),
+        Answer("a", "", "x\ny", f"{path}, line 3", "mine.csv", digest, False),
+        Answer("b", "", "z", f"{path}, line 5", "mine.csv", digest, False),
     ]
 
 
