@@ -214,8 +214,8 @@ class Learner:
         epoch: Tensor,
     ) -> tuple[Tensor, ...]:
         """The loss of one step, the task loss and the auxiliary parts."""
-        counts = [len(labels), len(indices) - len(labels)]
-        batches = [images, unlabeled_images][: 1 + (counts[1] > 0)]
+        counts = [count for count in (len(labels), len(indices) - len(labels)) if count]
+        batches = [images, unlabeled_images][: len(counts)]
         with self._autocast():
             with self.side_stream.joined():
                 with torch.no_grad(), self.side_stream.work():
@@ -230,8 +230,7 @@ class Learner:
                 counts, outputs, targets, predictions
             )
             losses = task_losses(outputs[0][0], labels)
-            of_batches = indices.split(counts)[: len(batches)]
-            step = Step(epoch, of_batches, outputs, losses, targets, predictions)
+            step = Step(epoch, indices.split(counts), outputs, losses, targets, predictions)
             parts = self.auxiliary.losses(step)
             task_loss = losses.mean()
             loss = task_loss + self.auxiliary.weight * sum(parts)
