@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import samplers
 from losses import DetachedLossPrediction, LossPrediction
-from tod import cli, entry_script
+from tod.config import cli, entry_script
 
 SAMPLING = {"RANDOM": samplers.query_at_random, "LL4AL": samplers.query_by_predicted_loss}
 AUXILIARY = {"NONE": DetachedLossPrediction, "LL4AL": LossPrediction}

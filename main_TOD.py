@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import samplers
 from losses import CODLoss, NoAuxiliary
-from tod import cli, entry_script
+from tod.config import cli, entry_script
 
 SAMPLING = {
     "RANDOM": samplers.query_at_random,

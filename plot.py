@@ -9,12 +9,11 @@ alone are one curve, over all their trials; differences are to the first run, tr
 from collections.abc import Sequence
 from pathlib import Path
 
-from tod import cli
 from tod.analysis import figures, tables
 from tod.analysis.matrix import matrix_csv, matrix_table, penalty_matrix
 from tod.analysis.results import ACCURACY, DIAGNOSTICS, read_runs
-from tod.config import InputError
-from tod.files import write_atomically
+from tod.config import InputError, cli
+from tod.system.files import write_atomically
 
 
 def main(argv: Sequence[str] | None = None) -> None:

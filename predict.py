@@ -10,8 +10,8 @@ said of it. The pictures are read as the run's were.
 from collections.abc import Sequence
 from pathlib import Path
 
-from tod import cli
-from tod.files import as_csv, write_atomically
+from tod.config import cli
+from tod.system.files import as_csv, write_atomically
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,10 +35,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     arguments = parser.parse_args(argv)
 
-    from tod.prediction import predictions, read_classifier
-    from tod.training import device as devices
+    from tod.engine import device as devices
+    from tod.engine.prediction import predictions, read_classifier
 
-    with devices.out_of_memory_in_words():
+    with devices.explain_out_of_memory():
         device = devices.select_device(arguments.device)
         devices.prepare(device, "fp32", deterministic=False)
         classifier = read_classifier(arguments.run, arguments.weights, device)

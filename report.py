@@ -9,9 +9,9 @@ disk and printed. Runs that have not finished are shown as far as they have got.
 from collections.abc import Sequence
 from pathlib import Path
 
-from tod import cli
 from tod.analysis.report import write_report
 from tod.analysis.results import read_runs
+from tod.config import cli
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,14 +11,18 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from models import fold_batch_norm, with_noise
+from models.inference import logits_alone, without_tf32
 from tod.config import Config
-from tod.coverage import pick_covering, purity_radius
-from tod.diversity import DRAWS, k_center_greedy, k_means_plus_plus, nearest_squared_distances
-from tod.pool import Pool, Query, always_with, takes_features, unsuitable
-from tod.schema import OWN_IMAGES
-from tod.training.device import without_tf32
-from tod.training.inference import logits_alone
-from tod.typicality import pick_typical
+from tod.config.schema import OWN_IMAGES
+from tod.strategies.covering import pick_covering, purity_radius
+from tod.strategies.diversity import (
+    DRAWS,
+    k_center_greedy,
+    k_means_plus_plus,
+    nearest_squared_distances,
+)
+from tod.strategies.pool import Pool, Query, always_with, takes_features, unsuitable
+from tod.strategies.typicality import pick_typical
 
 DROPOUT_MASKS = 20
 NOISE_DRAWS = 30

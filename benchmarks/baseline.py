@@ -17,9 +17,9 @@ from benchmarks import machine
 from benchmarks.workload import NUM_CLASSES
 from losses import cod_loss, ranking_loss, task_losses
 from models import build_backbone, build_lossnet
+from models.inference import allow_tf32
 from samplers import temporal_output_discrepancy
 from tod.config import Config
-from tod.training.device import allow_tf32
 
 
 class PILImages(Dataset):

@@ -27,14 +27,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import machine
 from benchmarks.baseline import PILImages
 from benchmarks.workload import random_images, write_photographs
-from tod import cli
 from tod.analysis.tables import markdown
-from tod.config import load
+from tod.config import cli, load
+from tod.config.schema import Images
 from tod.data.batches import ImageBatches
 from tod.data.decoding import load_images
-from tod.files import remove
-from tod.schema import Images
-from tod.training.device import keep_freed_memory, select_device
+from tod.engine.device import keep_freed_memory, select_device
+from tod.system.files import remove
 
 LOADER = "DataLoader, 2 workers"
 SIZES = {(224, 224): 1.0, (500, 375): 0.5, (4000, 3000): 0.02}

@@ -11,7 +11,7 @@ import torchvision
 from torch import nn
 
 from tod.analysis.tables import markdown
-from tod.training.device import device_name
+from tod.engine.device import device_name
 
 PRODUCTS = {"cuda": 8192}
 """The side of the matrices whose product tells the peak, by device; elsewhere 2048."""

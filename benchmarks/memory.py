@@ -31,13 +31,13 @@ from benchmarks import machine
 from benchmarks.published import WRITERS
 from benchmarks.workload import write_photographs
 from losses import CODLoss
-from tod import cli, data
+from tod import data
 from tod.analysis.tables import markdown
-from tod.config import Config, load
+from tod.config import Config, cli, load
+from tod.engine.device import prepare, select_device, select_precision, work_of_a_step
+from tod.engine.trial import Experiment, Trial
 from tod.runs.checkpoints import Progress
 from tod.runs.signals import Interruption
-from tod.training.device import prepare, select_device, select_precision, work_of_a_step
-from tod.trial import Experiment, Trial
 
 FOLDER = "image_folder"
 HEADER = [

@@ -9,12 +9,12 @@ from torch import Tensor
 from benchmarks.workload import NUM_CLASSES
 from losses import CODLoss, LossPrediction, NoAuxiliary
 from models import NetworkFactory, fastest_memory_format, fold_batch_norm
+from models.inference import allow_tf32
 from samplers import temporal_output_discrepancy
 from tod.config import Config
 from tod.data.batches import ImageBatches
-from tod.training.device import allow_tf32
-from tod.training.learner import Learner
-from tod.training.one_rank import OneRank
+from tod.engine.learner import Learner
+from tod.engine.one_rank import OneRank
 
 AUXILIARIES = {"NONE": NoAuxiliary, "COD": CODLoss, "LL4AL": LossPrediction}
 

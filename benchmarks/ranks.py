@@ -23,13 +23,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import machine
 from benchmarks.ours import AUXILIARIES, Ours
 from benchmarks.workload import one_epoch, random_images
-from tod import cli
 from tod.analysis.tables import markdown
+from tod.config import cli
+from tod.engine.data_parallel import DataParallel
+from tod.engine.device import keep_freed_memory, select_device, select_precision
+from tod.engine.one_rank import OneRank
 from tod.runs.commands import Commands, share_of_machine
 from tod.runs.ranks import ranks_from_environment, run_as_ranks
-from tod.training.data_parallel import DataParallel
-from tod.training.device import keep_freed_memory, select_device, select_precision
-from tod.training.one_rank import OneRank
 
 Speeds = dict[str, float]
 """Images/s, by what is done."""

@@ -21,12 +21,11 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import machine
-from tod import cli
 from tod.analysis.results import read_rows
 from tod.analysis.tables import markdown
-from tod.config import PROJECT_DIR
+from tod.config import PROJECT_DIR, cli
+from tod.engine.device import select_device
 from tod.people.batches import read_batches
-from tod.training.device import select_device
 
 HEADER = ["round", "seconds without training", "memory, MB"]
 

@@ -25,20 +25,24 @@ from benchmarks import machine
 from benchmarks.ours import Ours
 from benchmarks.workload import one_epoch, random_images
 from samplers import DROPOUT_MASKS, mutual_information
-from tod import cli
 from tod.analysis.tables import markdown
-from tod.config import PROJECT_DIR, load
-from tod.coverage import pick_covering, purity_radius
-from tod.diversity import DRAWS, k_center_greedy, k_means_plus_plus, nearest_squared_distances
-from tod.schema import ActiveLearning
-from tod.training.device import (
+from tod.config import PROJECT_DIR, cli, load
+from tod.config.schema import ActiveLearning
+from tod.engine.device import (
     allow_tf32,
     keep_freed_memory,
     select_device,
     select_precision,
     work_of_a_step,
 )
-from tod.typicality import pick_typical
+from tod.strategies.covering import pick_covering, purity_radius
+from tod.strategies.diversity import (
+    DRAWS,
+    k_center_greedy,
+    k_means_plus_plus,
+    nearest_squared_distances,
+)
+from tod.strategies.typicality import pick_typical
 
 SIZES = (
     (16, 128, 256),

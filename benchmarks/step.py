@@ -24,9 +24,9 @@ from benchmarks import machine
 from benchmarks.baseline import Baseline, baseline_in_its_own_process
 from benchmarks.ours import AUXILIARIES, Ours
 from benchmarks.workload import one_epoch, random_images
-from tod import cli
 from tod.analysis.tables import markdown
-from tod.training.device import (
+from tod.config import cli
+from tod.engine.device import (
     allow_tf32,
     bf16_unit,
     keep_freed_memory,

@@ -4,9 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tod import cli
-from tod.config import InputError, load
-from tod.schema import OWN_IMAGES
+from tod.config import InputError, cli, load
+from tod.config.schema import OWN_IMAGES
 
 OF_THE_CELLS = ("--config", "--sampling", "--auxiliary", "--seed", "--output-dir")
 """What each cell gives its entry script itself."""

@@ -10,14 +10,13 @@ from tqdm import tqdm
 
 import main_LL4AL
 import main_TOD
-from tod import entry_script
 from tod.analysis.results import Curve, read_runs
-from tod.config import PROJECT_DIR, load
-from tod.machine import cores
-from tod.pool import refuse_unsuitable, why_unsuitable
+from tod.config import PROJECT_DIR, entry_script, load
+from tod.config.identity import Identity
 from tod.runs.commands import Commands, share_of_machine
 from tod.runs.folder import RunFolder
-from tod.runs.identity import Identity
+from tod.strategies.pool import refuse_unsuitable, why_unsuitable
+from tod.system.machine import cores
 
 PAPER = {
     "RANDOM/NONE": "random",

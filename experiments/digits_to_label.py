@@ -18,13 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pandas as pd
 from PIL import Image
 
-from tod import cli
 from tod import config as configuration
-from tod.config import InputError
+from tod.config import InputError, cli
+from tod.config.settings import as_yaml, shortened
 from tod.data.published import digits
-from tod.files import as_csv, read_table, write_atomically
 from tod.people.batches import read_rows
-from tod.settings import as_yaml, shortened
+from tod.system.files import as_csv, read_table, write_atomically
 
 SETTINGS = (
     *("model.width=16", "images.size=8", "augmentation.flip=false", "augmentation.crop_padding=1"),

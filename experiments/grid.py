@@ -19,10 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments.arguments import new_parser, parse, refuse_doubles
 from experiments.cells import ALL, PAPER, Cell, curves_of, run_all
-from tod import cli
 from tod.analysis.report import write_report
 from tod.analysis.tables import accuracy_tables, markdown, unpaired_notes
-from tod.config import InputError
+from tod.config import InputError, cli
 
 REFUSED = 2
 """The exit status of a run that was refused, or has diverged."""

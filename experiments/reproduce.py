@@ -21,13 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments.arguments import new_parser, parse
 from experiments.cells import PAPER, Cell, curves_of, run_all
-from tod import cli
 from tod.analysis import figures
 from tod.analysis.results import ACCURACY, Curve
 from tod.analysis.tables import Table, accuracy_tables, markdown
-from tod.config import InputError
-from tod.files import reason, write_atomically
-from tod.settings import counted
+from tod.config import InputError, cli
+from tod.config.settings import counted
+from tod.system.files import reason, write_atomically
 
 SEEDS = range(5)
 """Of three runs, the order of methods changes with the seeds."""

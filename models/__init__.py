@@ -11,8 +11,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models import lossnet, resnet
 from tod import config
-from tod.files import reason
-from tod.schema import Model
+from tod.config.schema import Model
+from tod.system.files import reason
 from utils import seed_torch
 
 IMAGENET_FILES = ("resnet18-5c106cde.pth", "resnet18-f37072fd.pth")

@@ -8,7 +8,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from tod.cli import exit_status
+from tod.config.cli import exit_status
 
 # Read when PyTorch is imported, which nothing has done yet: other numbers of threads round
 # differently, and two test processes of one thread are faster than one of two.

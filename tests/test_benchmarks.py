@@ -15,7 +15,7 @@ from benchmarks.scaling import images_per_second, table_of_picks
 from benchmarks.workload import one_epoch, random_images
 from tests.support.harness import run_script
 from tod.config import load
-from tod.training.device import bf16_unit
+from tod.engine.device import bf16_unit
 
 CPU = "--device=cpu"
 ROWS = ["train, NONE", "train, COD", "train, LL4AL", "score, TOD"]

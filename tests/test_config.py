@@ -15,9 +15,9 @@ from pydantic import Field, ValidationError
 import tod.config as configuration
 from tests.support.loading import refused
 from tod.config import CONFIG_DIR, Config, InputError
-from tod.schema import DATASETS, FILE_DATASETS, OWN_IMAGES, TRAINING_SET_SIZES, Section
-from tod.settings import as_yaml
-from tod.settings import flat as dotted
+from tod.config.schema import DATASETS, FILE_DATASETS, OWN_IMAGES, TRAINING_SET_SIZES, Section
+from tod.config.settings import as_yaml
+from tod.config.settings import flat as dotted
 
 COMMON = """
 active_learning: {trials: 3, cycles: 7, initial: random, imbalance: null, audit_share: 0.0}

@@ -1,6 +1,6 @@
 """What a strategy may look at, and what each that an entry script lists keeps to, a new one too.
 
-Ranks that share a trial query as one process does: `tests/training/test_data_parallel.py`.
+Ranks that share a trial query as one process does: `tests/engine/test_data_parallel.py`.
 """
 
 import os
@@ -22,8 +22,8 @@ from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, write_un
 from tests.support.pools import FIRST_INDEX, Table, pool_of, positions
 from tests.support.soak import differences, results
 from tod.analysis import records
-from tod.pool import Pool, Strategy
-from tod.trial import Trial
+from tod.engine.trial import Trial
+from tod.strategies.pool import Pool, Strategy
 
 SCRIPTS = {entry.SCRIPT.name: entry.SCRIPT for entry in (main_TOD, main_LL4AL)}
 STRATEGIES = {**main_TOD.SAMPLING, **main_LL4AL.SAMPLING}

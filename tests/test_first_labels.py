@@ -19,7 +19,7 @@ from tod import config as configuration
 from tod import data
 from tod.analysis.results import read_runs
 from tod.data.features import load_features
-from tod.first_labels import choose_first
+from tod.strategies.first_labels import choose_first
 
 
 def digits(*settings: str, seed: int = 0) -> data.Dataset:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tod import machine
+from tod.system import machine
 
 GB = 10**9
 V2 = "31 23 0:28 / /sys/fs/cgroup rw,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models import fold_batch_norm
+from models.inference import logits_alone, outputs_of
 from samplers import query_by_tod
 from tests.support.finished import PLAIN_COLUMNS
 from tests.support.harness import (
@@ -21,10 +22,9 @@ from tests.support.harness import (
     without_pictures,
 )
 from tod import config as configuration
-from tod.pool import Pool, Query
-from tod.training.inference import logits_alone, outputs_of
-from tod.training.learner import learning_rate, split_into_batches
-from tod.trial import Trial
+from tod.engine.learner import learning_rate, split_into_batches
+from tod.engine.trial import Trial
+from tod.strategies.pool import Pool, Query
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 THREE_CYCLES = ("--set=active_learning.cycles=3",)

@@ -16,7 +16,7 @@ from models import build_backbone, build_lossnet, fold_batch_norm, imagenet_resn
 from models.lossnet import LossNet
 from tests.support.loading import refused
 from tod.config import PROJECT_DIR
-from tod.schema import Model
+from tod.config.schema import Model
 
 NETWORKS = [resnet.ResNet18, imagenet_resnet.ResNet18]
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")

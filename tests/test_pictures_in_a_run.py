@@ -14,9 +14,8 @@ import plot
 from tests.support.harness import run_script
 from tests.support.loading import refused
 from tests.support.picture_runs import ODD, SETTINGS, folder_of, write_pictures
-from tod import entry_script
 from tod.analysis import records
-from tod.config import PROJECT_DIR
+from tod.config import PROJECT_DIR, entry_script
 
 
 @pytest.fixture(autouse=True)

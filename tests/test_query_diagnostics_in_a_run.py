@@ -8,7 +8,7 @@ import torch
 from tests.support.harness import checkpoint, table, tiny_run
 from tests.support.soak import differences, results
 from tod.analysis.results import COLUMNS, DIAGNOSTICS, METRICS
-from tod.loop import Loop
+from tod.engine.loop import Loop
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

@@ -11,13 +11,14 @@ from numpy.random import default_rng as generator
 
 import samplers
 from models import with_noise
+from models.inference import allow_tf32
 from models.resnet import ResNet18
 from tests.support.pools import pool_of, positions, slow_farthest_first
-from tod import coverage, typicality
-from tod.coverage import pick_covering, purity_radius
-from tod.diversity import common_offset, squared_distances
-from tod.training.device import allow_tf32
-from tod.typicality import pick_typical
+from tod.strategies import covering as coverage
+from tod.strategies import typicality
+from tod.strategies.covering import pick_covering, purity_radius
+from tod.strategies.diversity import common_offset, squared_distances
+from tod.strategies.typicality import pick_typical
 
 TYPICAL_OR_COVERING = [samplers.query_by_typiclust, samplers.query_by_probcover]
 

@@ -357,7 +357,7 @@ def test_help_and_refusals_import_only_what_they_use_and_take_little_time(tmp_pa
 import time, torch
 begun = time.process_time()
 import sys, main_TOD, main_LL4AL
-from tod.cli import exit_status
+from tod.config.cli import exit_status
 for entry in (main_TOD, main_LL4AL):
     for argument in sys.argv[1:]:
         try:

@@ -15,8 +15,9 @@ import main_TOD
 import samplers
 from tests.support.harness import TINY_DIGITS, python_in, run_tod_alone, table
 from tests.support.pools import logits_of, pool_of, positions, slow_farthest_first
-from tod import diversity, entry_script
-from tod.diversity import DRAWS
+from tod.config import entry_script
+from tod.strategies import diversity
+from tod.strategies.diversity import DRAWS
 
 # ------------------------------------------------------------- uncertainty
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.harness import tiny_run, write_run
-from tod import cli
 from tod.analysis.results import read_runs
+from tod.config import cli
 
 TWO_TRIALS = [[80, 90, 94], [82, 90, 98]]
 

@@ -6,8 +6,8 @@ import torch
 from torchvision.transforms import functional as reference
 
 from tests.support.harness import DEVICE
+from tod.config.schema import Augmentation
 from tod.data.batches import ImageBatches
-from tod.schema import Augmentation
 
 MEAN, STD = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2023, 0.1994, 0.2010])
 

@@ -12,9 +12,9 @@ from tqdm import tqdm
 from benchmarks.memory import most_private_bytes
 from tests.support.decoding import CONFIG, load, names, no_locks
 from tests.support.pictures import plain, write_classes
+from tod.config.schema import Images
 from tod.data import Dataset, ImageSet, decoding, statistics
 from tod.data import kept as kept_images
-from tod.schema import Images
 
 
 def test_images_are_those_of_pillow(folder):

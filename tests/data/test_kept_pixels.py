@@ -11,8 +11,8 @@ from PIL import Image
 
 from tests.support.decoding import STORE, WHITE, decode, kept, load, names, no_locks
 from tests.support.pictures import write_classes
+from tod.config.schema import Images
 from tod.data import decoding, picture
-from tod.schema import Images
 
 
 def test_images_are_decoded_once_and_then_need_no_lock(folder, decoded, caplog):

@@ -10,8 +10,8 @@ from PIL import Image, PngImagePlugin
 from tests.support.loading import refused
 from tests.support.people import People
 from tests.support.pictures import plain, write_classes
+from tod.config.schema import Images
 from tod.data import own_images
-from tod.schema import Images
 
 CONFIG = Images(size=8)
 

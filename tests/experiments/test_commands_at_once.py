@@ -11,8 +11,8 @@ import torch
 from tests.support.forks import Process, one_thread
 from tests.support.harness import PROJECT_DIR
 from tests.support.processes import wait_for
-from tod import machine
 from tod.runs.commands import Commands, share_of_machine
+from tod.system import machine
 
 
 def python(code: str) -> list[str]:

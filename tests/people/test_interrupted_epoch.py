@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.harness import stop_in_step
 from tests.support.people import People
-from tod.training.learner import Learner
+from tod.engine.learner import Learner
 
 COD = {"sampling": "RANDOM", "auxiliary": "TOD"}
 STEPS = 2 * 3

@@ -13,8 +13,8 @@ from samplers import query_by_score
 from tests.support.loading import refused
 from tests.support.people import People, all_but, contents, digest, killed_behind_the_batch
 from tod.analysis.results import DIAGNOSTICS
-from tod.pool import takes_features
-from tod.training.learner import Learner
+from tod.engine.learner import Learner
+from tod.strategies.pool import takes_features
 
 
 def reasons(people: People, number: int) -> Counter[str]:

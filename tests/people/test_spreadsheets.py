@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from tests.support.loading import refused
-from tod.files import as_csv, read_table
 from tod.people.answers import read_answers
 from tod.people.batches import Asking, read_rows
+from tod.system.files import as_csv, read_table
 
 COLUMNS = ["file", "sha256", "class", "note"]
 CELLS = [["unlabeled/a;b.png", "aa", "=ten", ""], ["ü\t.png", "bb", 'a,"b"', ""]]

@@ -6,9 +6,9 @@ from unittest.mock import patch
 
 import pytest
 
-from tod import files
 from tod.config import InputError
-from tod.files import atomic_folder, write_atomically
+from tod.system import files
+from tod.system.files import atomic_folder, write_atomically
 
 
 @pytest.mark.parametrize("seconds", [0.2, 1.0, 600.0])

@@ -11,8 +11,8 @@ from tests.support.forks import Process, one_thread
 from tests.support.harness import tiny_run
 from tests.support.processes import begun, go_on, hung_up
 from tests.support.soak import SCRIPTS, differences, outcome, results, run_folder, soak
-from tod import loop
-from tod.loop import Loop
+from tod.engine import loop
+from tod.engine.loop import Loop
 from tod.runs.folder import RunFolder
 from tod.runs.signals import Interruption
 

@@ -15,8 +15,8 @@ from tests.support.harness import PROJECT_DIR, TINY_DIGITS, tiny_run
 from tests.support.loading import refused
 from tests.support.processes import begun, go_on
 from tests.support.soak import differences, refusal, results, run_folder
-from tod.files import InUseError, locked
 from tod.runs.folder import RunFolder
+from tod.system.files import InUseError, locked
 
 
 def test_a_trial_is_one_process_s_until_it_dies_and_others_share_the_folder(tmp_path, finished):
@@ -109,10 +109,12 @@ def test_while_a_folder_is_overwritten_no_trial_is_free(tmp_path, monkeypatch):
 
 
 def test_nothing_fails_on_a_system_without_fcntl(tmp_path):
-    modules = "main_TOD, main_LL4AL, plot, report, tod.experiment, tod.data, tod.analysis.report"
+    modules = (
+        "main_TOD, main_LL4AL, plot, report, tod.engine.experiment, tod.data, tod.analysis.report"
+    )
     script = (
         "import sys; sys.modules['fcntl'] = None\n"
-        f"import {modules}, tod.files, tod.runs.folder\n"
+        f"import {modules}, tod.system.files, tod.runs.folder\n"
         f"main_TOD.main({[*TINY_DIGITS, f'--output-dir={tmp_path}']!r})"
     )
     command = [sys.executable, "-W", "ignore", "-c", script]

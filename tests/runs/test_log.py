@@ -45,7 +45,7 @@ def test_closed_standard_streams_do_not_stop_a_run_nor_its_processes(tmp_path):
 def test_what_is_written_to_closed_streams_reaches_no_file(tmp_path):
     code = (
         "import os, pathlib, sys\n"
-        "from tod.cli import exit_status\n"
+        "from tod.config.cli import exit_status\n"
         "with exit_status():\n"
         f"    file = pathlib.Path({str(tmp_path)!r}, 'results.csv').open('w')\n"
         "    print('lost', flush=True)\n"

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tod.config.schema import Images
 from tod.data import decoding, picture
-from tod.schema import Images
 
 CONFIG = Images(size=8, resize=12)
 STORE = ".decoded_12_8"

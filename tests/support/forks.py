@@ -32,8 +32,14 @@ IMPORTED = (
     *("matplotlib.figure", "torch._inductor.config"),  # the latter for --deterministic, in seconds
     *("scipy.io", "scipy.stats", "sklearn.cluster", "sklearn.datasets", "sklearn.metrics"),
     *("sklearn.model_selection", "torch.utils.tensorboard", "torchvision.datasets"),
-    *("tod.analysis.report", "tod.experiment", "tod.follower", "tod.prediction", "tod.rounds"),
-    *("tod.training.data_parallel", "tests.support.people", "tests.support.saves"),
+    *(
+        "tod.analysis.report",
+        "tod.engine.experiment",
+        "tod.engine.follower",
+        "tod.engine.prediction",
+        "tod.engine.rounds",
+    ),
+    *("tod.engine.data_parallel", "tests.support.people", "tests.support.saves"),
 )
 READ_AT_START = re.compile("PYTHON|OMP_|MKL_|OPENBLAS_|ONEDNN_|LD_")
 """The variables that Python and the libraries read when they begin, and not again."""

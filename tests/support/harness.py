@@ -22,19 +22,19 @@ import main_TOD
 from losses import AuxiliaryLoss
 from tests.support.forks import Process, one_thread
 from tod import config as configuration
-from tod import data, entry_script
+from tod import data
 from tod.analysis import records
-from tod.config import PROJECT_DIR, Config
-from tod.experiment import environment, run_experiment
-from tod.files import write_atomically
-from tod.loop import Loop
-from tod.pool import Strategy
+from tod.config import PROJECT_DIR, Config, entry_script
+from tod.config.identity import Identity, Options
+from tod.engine.device import prepare, select_device, select_precision, work_of_a_step
+from tod.engine.experiment import environment, run_experiment
+from tod.engine.loop import Loop
+from tod.engine.trial import Experiment, Trial
 from tod.runs.folder import RunFolder
-from tod.runs.identity import Identity, Options
 from tod.runs.monitor import Monitor
 from tod.runs.signals import Interruption
-from tod.training.device import prepare, select_device, select_precision, work_of_a_step
-from tod.trial import Experiment, Trial
+from tod.strategies.pool import Strategy
+from tod.system.files import write_atomically
 
 Loss = type[AuxiliaryLoss]
 DEVICE = os.environ.get("TEST_DEVICE", "cpu")

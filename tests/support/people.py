@@ -15,8 +15,8 @@ from PIL import Image
 import main_TOD
 from tests.support.harness import DEVICE
 from tod.analysis import figures
-from tod.files import rows_of_csv
 from tod.people.trial import PeopleTrial
+from tod.system.files import rows_of_csv
 
 CLASSES = ("cat", "dog")
 SETTINGS = [

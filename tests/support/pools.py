@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tod import config as configuration
-from tod.pool import Pool, Query
+from tod.strategies.pool import Pool, Query
 
 FIRST_INDEX = 1000
 """The pool index of the subset's first image, so that indices cannot pass for positions."""

@@ -3,8 +3,8 @@
 import signal
 import time
 
-from tod import loop
-from tod.loop import Loop
+from tod.engine import loop
+from tod.engine.loop import Loop
 
 
 def save_after_each_epoch() -> None:

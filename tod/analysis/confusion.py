@@ -9,8 +9,8 @@ import pandas as pd
 from tod.analysis.results import Curve
 from tod.analysis.tables import Table, mean_and_deviation
 from tod.config import InputError
-from tod.files import as_csv, reason
-from tod.runs.identity import cycle_files
+from tod.config.identity import cycle_files
+from tod.system.files import as_csv, reason
 
 
 def as_text(predicted: np.ndarray, true: np.ndarray, class_names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tod.analysis.fonts import drawable, font_for, own_font
-from tod.settings import counted
+from tod.config.settings import counted
 
 if TYPE_CHECKING:
     from tod.data import Dataset

@@ -15,8 +15,8 @@ from tod.analysis.matrix import PenaltyMatrix
 from tod.analysis.results import ACCURACY, DIAGNOSTICS, Curve
 from tod.analysis.tables import shared_training_images, summarized
 from tod.config import InputError
-from tod.schema import TRAINING_SET_SIZES
-from tod.settings import shortened
+from tod.config.schema import TRAINING_SET_SIZES
+from tod.config.settings import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

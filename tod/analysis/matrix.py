@@ -14,7 +14,7 @@ from scipy.special import stdtr
 
 from tod.analysis.results import ACCURACY, Curve
 from tod.analysis.tables import SAME, Table
-from tod.files import as_csv
+from tod.system.files import as_csv
 
 LEVEL = 0.05
 FEWEST_PAIRS = 5

@@ -10,7 +10,7 @@ import pandas as pd
 from torch import Tensor
 
 from tod.analysis import confusion, contact_sheet, figures, results
-from tod.files import as_csv, atomic_file, reason, remove, write_atomically
+from tod.system.files import as_csv, atomic_file, reason, remove, write_atomically
 
 if TYPE_CHECKING:
     from tod.data import Dataset

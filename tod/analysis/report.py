@@ -13,8 +13,8 @@ from tod.analysis import confusion, figures, tables
 from tod.analysis.matrix import matrix_table, penalty_matrix
 from tod.analysis.results import Curve
 from tod.analysis.tables import Table
-from tod.files import write_atomically
-from tod.runs.identity import cycle_files
+from tod.config.identity import cycle_files
+from tod.system.files import write_atomically
 
 
 def write_report(path: Path, curves: Sequence[Curve]) -> None:

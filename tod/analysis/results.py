@@ -12,9 +12,9 @@ import pandas as pd
 
 from tod import config as configuration
 from tod.config import InputError
-from tod.files import reason
-from tod.schema import TRAINING_SET_SIZES
-from tod.settings import flat, shortened
+from tod.config.schema import TRAINING_SET_SIZES
+from tod.config.settings import flat, shortened
+from tod.system.files import reason
 
 log = logging.getLogger("tod")
 

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from tod.analysis.results import ACCURACY, AUDIT, DIAGNOSTICS, METRICS, Curve
-from tod.files import as_csv
+from tod.system.files import as_csv
 
 AREA = "area_under_budget_curve"
 ACCURACIES = (ACCURACY, AREA)

@@ -9,7 +9,7 @@ from torch import Tensor
 from tod.config import Config, InputError, too_many_labels
 from tod.data import image_folder, published
 from tod.data.dataset import WITHOUT_DATA, Dataset, Draw, ImageSet, Split
-from tod.files import reason
+from tod.system.files import reason
 from utils import random_generator
 
 __all__ = ["Dataset", "ImageSet", "in_long_tail", "load", "statistics"]

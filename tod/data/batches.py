@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tod.schema import Augmentation
+from tod.config.schema import Augmentation
 
 
 class ImageBatches:

@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageCms
 
-from tod.files import machine_lacks
+from tod.system.files import machine_lacks
 
 
 def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

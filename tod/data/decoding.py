@@ -19,13 +19,13 @@ from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from tod.config import InputError
+from tod.config.schema import Images
+from tod.config.settings import shortened
 from tod.data import depth, picture
 from tod.data.kept import AHEAD, KEY_SIZE, NO_KEY, Decoded, Kept, KeptImages, mapped, progress_bar
 from tod.data.picture import Pixels
-from tod.files import locked, reason, refuse_what_the_machine_lacks
-from tod.machine import cores
-from tod.schema import Images
-from tod.settings import shortened
+from tod.system.files import locked, reason, refuse_what_the_machine_lacks
+from tod.system.machine import cores
 
 log = logging.getLogger("tod")
 
@@ -66,7 +66,7 @@ def load_images(
         for folder, files in listings
     ]
     _refuse_a_small_disk(stores, keys)
-    with decoding_as_we_like():
+    with pillow_limits_off():
         loaded = [
             _load(store, partial(_decoded, folder, files, decode), of_files)
             for store, (folder, files), of_files in zip(stores, listings, keys, strict=True)
@@ -170,7 +170,7 @@ def decoded_once(
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
         pixels, problems = np.zeros((len(batch), size, size, 3), np.uint8), {}
-        with decoding_as_we_like():
+        with pillow_limits_off():
             for index, found in _decoded(folder, batch, decode, range(len(batch)), batch_size):
                 if isinstance(found, str):
                     problems[index] = found
@@ -217,7 +217,7 @@ def folder_lock(folder: Path) -> Iterator[str | None]:
 
 
 @contextmanager
-def decoding_as_we_like() -> Iterator[None]:
+def pillow_limits_off() -> Iterator[None]:
     """Without Pillow's limit, and without its warnings, which do not name the file."""
     with picture.without_pillows_limit(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")

@@ -6,7 +6,7 @@ import numpy as np
 
 from tod.config import InputError
 from tod.data.dataset import Dataset
-from tod.files import reason
+from tod.system.files import reason
 
 
 def load_features(path: Path, dataset: Dataset) -> np.ndarray:

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from tod.config import InputError
+from tod.config.schema import Images
+from tod.config.settings import shortened
 from tod.data import picture
 from tod.data.dataset import Draw, ImageSet, Split
 from tod.data.decoding import load_images
 from tod.data.listing import Listing, check_classes, listed, refuse, shown
-from tod.schema import Images
-from tod.settings import shortened
 from utils import random_generator
 
 log = logging.getLogger("tod")

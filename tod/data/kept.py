@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tod.data.picture import Pixels
-from tod.files import atomic_file, refuse_what_the_machine_lacks, remove
+from tod.system.files import atomic_file, refuse_what_the_machine_lacks, remove
 
 KEY_SIZE = 16
 NO_KEY = bytes(KEY_SIZE)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tod.config import InputError
+from tod.config.settings import shortened
 from tod.data import picture
-from tod.files import reason, refuse_what_the_machine_lacks
-from tod.settings import shortened
+from tod.system.files import reason, refuse_what_the_machine_lacks
 
 log = logging.getLogger("tod")
 

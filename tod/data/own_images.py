@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from tod.config import InputError
+from tod.config.schema import Images
 from tod.data.dataset import ImageSet
 from tod.data.decoding import file_key
 from tod.data.image_folder import load_all, same_pixels
@@ -25,9 +26,8 @@ from tod.data.listing import (
     refuse,
     shown,
 )
-from tod.files import reason, refuse_what_the_machine_lacks, sha256, write_atomically
-from tod.machine import cores
-from tod.schema import Images
+from tod.system.files import reason, refuse_what_the_machine_lacks, sha256, write_atomically
+from tod.system.machine import cores
 
 log = logging.getLogger("tod")
 

@@ -16,8 +16,8 @@ from PIL.IcoImagePlugin import IcoFile
 from PIL.PngImagePlugin import PngImageFile
 
 from tod.data import colour, depth, png
-from tod.files import machine_lacks
-from tod.machine import memory
+from tod.system.files import machine_lacks
+from tod.system.machine import memory
 
 VERSION = f"3, Pillow {PIL.__version__}"
 """Differs where the same file may give other pixels."""

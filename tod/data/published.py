@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from tod.config import InputError
+from tod.config.schema import TRAINING_SET_SIZES, Images
 from tod.data import image_folder, listing, picture
 from tod.data.dataset import WITHOUT_DATA, Draw, ImageSet, Split
 from tod.data.decoding import folder_lock
-from tod.files import reason
-from tod.schema import TRAINING_SET_SIZES, Images
+from tod.system.files import reason
 from utils import random_generator
 
 log = logging.getLogger("tod")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tod.config import InputError
+from tod.config.settings import shortened
 from tod.data.listing import class_name_of
-from tod.files import NAMES, decoded, reason, rows_of_csv
-from tod.settings import shortened
+from tod.system.files import NAMES, decoded, reason, rows_of_csv
 
 log = logging.getLogger("tod")
 

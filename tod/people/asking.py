@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 
 from tod.data.own_images import Found
+from tod.engine.trial import Trial
 from tod.people.batches import Asking
 from tod.people.labels import AUDIT, FIRST, QUERY
-from tod.pool import Pool, Query
-from tod.trial import Trial
+from tod.strategies.pool import Pool, Query
 
 
 class Candidates(NamedTuple):

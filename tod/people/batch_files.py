@@ -12,13 +12,13 @@ import pandas as pd
 from tod.analysis import contact_sheet
 from tod.config import InputError
 from tod.data import picture
-from tod.data.decoding import decoding_as_we_like
-from tod.files import NAMES, as_csv, atomic_folder, reason, refuse_what_the_machine_lacks
-from tod.machine import cores
+from tod.data.decoding import pillow_limits_off
 from tod.people import label_studio
 from tod.people.batches import Asking, Batch, batch_folder
 from tod.people.labels import AUDIT
 from tod.people.page import LARGEST_SIDE, PageImage, page, thumbnail
+from tod.system.files import NAMES, as_csv, atomic_folder, reason, refuse_what_the_machine_lacks
+from tod.system.machine import cores
 
 log = logging.getLogger("tod")
 
@@ -41,7 +41,7 @@ def write_batch(run_folder: Path, batch: Batch, root: Path, class_names: Sequenc
     path = batch_folder(run_folder, batch.number)
     rows = [_as_seen(row) for row in batch.rows]
     files = [root / row.file for row in rows]
-    with decoding_as_we_like(), ThreadPoolExecutor(cores()) as threads:
+    with pillow_limits_off(), ThreadPoolExecutor(cores()) as threads:
         pictures = [*threads.map(_page_picture, files)]
     images = [
         PageImage(

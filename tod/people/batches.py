@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from tod.files import damaged, read_table
+from tod.config.settings import shortened
 from tod.people.labels import Asked, Labels
-from tod.settings import shortened
+from tod.system.files import damaged, read_table
 
 
 class Asking(NamedTuple):

@@ -9,9 +9,9 @@ from tod.analysis.diagnostics import query_diagnostics
 from tod.analysis.metrics import accuracy_interval
 from tod.analysis.results import AUDIT as AUDIT_COLUMNS
 from tod.data.own_images import indices_of
+from tod.engine.trial import Trial
 from tod.people.batches import Batch
 from tod.people.labels import AUDIT, Labels
-from tod.trial import Trial
 
 
 def audit_columns(accuracy: float, count: int) -> dict[str, str]:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from tod.files import as_csv, damaged, read_table, reason, write_atomically
 from tod.people.answers import LABEL_COLUMNS, UNDECIDED_COLUMNS
 from tod.people.labels import Label, Labels, Row, Unlabeled
 from tod.people.votes import as_cells, votes_in
+from tod.system.files import as_csv, damaged, read_table, reason, write_atomically
 
 COPY = ".copy"
 """In the name of each table's copy, which is written last: what a hand has lost is there."""

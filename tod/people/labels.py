@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
+from tod.config.settings import counted, shortened
 from tod.data.listing import NAMED, class_name_of
 from tod.data.own_images import Found
 from tod.people.answers import Answer, name_finder, not_utf8
 from tod.people.votes import Vote, added, are_skips, counts, majority, votes_of
-from tod.settings import counted, shortened
 
 log = logging.getLogger("tod")
 

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from tod.config import InputError
+from tod.config.settings import counted
 from tod.people.batches import batch_folder
 from tod.people.label_files import COPY, read_labels
 from tod.people.labels import Labels
-from tod.settings import counted
 
 
 def refuse_missing(

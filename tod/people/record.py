@@ -11,10 +11,11 @@ import pandas as pd
 import torch
 
 from tod.config import InputError
+from tod.config.schema import Images
+from tod.config.settings import counted, shortened
 from tod.data import Dataset, statistics
 from tod.data.listing import refuse
 from tod.data.own_images import UNKNOWN, Found, Read, indices_of, with_labels
-from tod.files import as_csv, read_table, write_atomically
 from tod.people.answers import Answer, not_utf8, read_answers
 from tod.people.batches import (
     Asking,
@@ -27,8 +28,7 @@ from tod.people.batches import (
 from tod.people.label_files import read_labels, write_labels
 from tod.people.labels import AUDIT, Labels
 from tod.people.votes import counts, one_answer_each
-from tod.schema import Images
-from tod.settings import counted, shortened
+from tod.system.files import as_csv, read_table, write_atomically
 
 log = logging.getLogger("tod")
 

@@ -9,9 +9,10 @@ import numpy as np
 from tod.analysis.metrics import FEW_IMAGES
 from tod.analysis.results import ACCURACY
 from tod.config import Config, InputError
+from tod.config.settings import counted
 from tod.data import Dataset
 from tod.data.own_images import UNKNOWN, indices_of
-from tod.loop import Loop, draw_learning_curve
+from tod.engine.loop import Loop, draw_learning_curve
 from tod.people import asking
 from tod.people.batch_files import write_batch
 from tod.people.batches import Batch
@@ -19,7 +20,6 @@ from tod.people.judging import audit_columns, judged_scores
 from tod.people.record import Record
 from tod.people.trial import PeopleTrial
 from tod.runs.folder import RunFolder
-from tod.settings import counted
 from utils import random_generator
 
 log = logging.getLogger("tod")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from tod.data.own_images import UNKNOWN, indices_of
-from tod.trial import Experiment, Trial
+from tod.engine.trial import Experiment, Trial
 
 
 class PeopleTrial(Trial):

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from tod.config import InputError
-from tod.files import atomic_file, reason, remove
-from tod.runs.identity import cycle_name
-from tod.training.device import is_out_of_memory
+from tod.config.identity import cycle_name
+from tod.system.files import atomic_file, reason, remove
+from tod.system.machine import is_out_of_memory
 
 log = logging.getLogger("tod")
 

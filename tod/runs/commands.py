@@ -12,8 +12,8 @@ from typing import IO, NamedTuple, TypeVar
 
 import torch
 
-from tod.machine import share_of_cores
 from tod.runs.signals import answered
+from tod.system.machine import share_of_cores
 
 Key = TypeVar("Key", bound=Hashable)
 

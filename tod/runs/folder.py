@@ -11,9 +11,9 @@ import pandas as pd
 
 from tod.analysis import results
 from tod.config import InputError, read_run
-from tod.files import InUseError, as_csv, locked, reason, remove, write_atomically
-from tod.runs.identity import Identity
-from tod.settings import as_yaml, flat
+from tod.config.identity import Identity
+from tod.config.settings import as_yaml, flat
+from tod.system.files import InUseError, as_csv, locked, reason, remove, write_atomically
 
 log = logging.getLogger("tod")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tod.config import InputError
-from tod.files import NAMES, reason
 from tod.runs.ranks import Ranks
+from tod.system.files import NAMES, reason
 
 log = logging.getLogger("tod")
 progress = logging.getLogger("tod.progress")

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tod.config import Config
-from tod.files import reason
+from tod.system.files import reason
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from torch import distributed
 
 from tod.config import InputError
-from tod.machine import share_of_cores
 from tod.runs.commands import Commands
+from tod.system.machine import share_of_cores
 
 PROCESSES = "processes"
 """Instead of a name that `torchrun` gives: the ranks of `run_as_ranks`."""

@@ -14,14 +14,14 @@ from tod.analysis.diagnostics import query_diagnostics
 from tod.analysis.metrics import FEW_IMAGES, metrics_of_test_set, why_nothing_seems_learnt
 from tod.analysis.results import ACCURACY
 from tod.config import InputError
-from tod.pool import Pool, Query
+from tod.config.identity import Options, cycle_name
+from tod.config.schema import FILE_DATASETS
+from tod.engine.learner import learning_rate
+from tod.engine.trial import Trial
 from tod.runs.checkpoints import Progress, write_weights
 from tod.runs.folder import RunFolder
-from tod.runs.identity import Options, cycle_name
 from tod.runs.monitor import Monitor
-from tod.schema import FILE_DATASETS
-from tod.training.learner import learning_rate
-from tod.trial import Trial
+from tod.strategies.pool import Pool, Query
 
 log = logging.getLogger("tod")
 
@@ -72,7 +72,7 @@ class Loop:
             records.write_first_labels(
                 self._query_path(0), self.trial.labeled, self.trial.experiment.dataset
             )
-        with self.divergence_in_words():
+        with self.explain_divergence():
             row = self.train_and_evaluate()
             while self.trial.cycle < self.config.active_learning.cycles:
                 self._query(row)
@@ -83,7 +83,7 @@ class Loop:
         return has_ended_the_run
 
     @contextmanager
-    def divergence_in_words(self) -> Iterator[None]:
+    def explain_divergence(self) -> Iterator[None]:
         """Says where training was when an output or a score is found not to be finite.
 
         Raises:

@@ -10,18 +10,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tod.cli import Parser, path, positive, seed, whole_number
 from tod.config import PROJECT_DIR, Config, InputError, config_names, load, read_run
-from tod.files import reason, sha256
-from tod.runs.identity import Identity, Options
-from tod.schema import OWN_IMAGES
+from tod.config.cli import Parser, path, positive, seed, whole_number
+from tod.config.identity import Identity, Options
+from tod.config.schema import OWN_IMAGES
+from tod.system.files import reason, sha256
 
 CHOICES = ("sampling", "auxiliary", "seed", "deterministic")
 """The arguments that make a run another one."""
 
 if TYPE_CHECKING:
     from losses import AuxiliaryLoss
-    from tod.pool import Pool, Query
+    from tod.strategies.pool import Pool, Query
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def main(script: EntryScript, argv: Sequence[str] | None = None) -> None:
     parallel, processes = arguments.pop("parallel"), arguments.pop("processes")
     sampling, auxiliary = script.sampling[identity.sampling], script.auxiliary[identity.auxiliary]
 
-    from tod.pool import refuse_unsuitable
     from tod.runs.ranks import PROCESSES, ranks_from_environment, run_as_ranks, started_by
+    from tod.strategies.pool import refuse_unsuitable
 
     refuse_unsuitable(sampling, identity.sampling, identity.config)
     if parallel == "trials":
@@ -73,17 +73,17 @@ def main(script: EntryScript, argv: Sequence[str] | None = None) -> None:
             f"start them by torchrun --nproc_per_node=2 {script.name} --parallel data"
         )
     if identity.config.dataset == OWN_IMAGES:
-        from tod.rounds import run_round as run
+        from tod.engine.rounds import run_round as run
     else:
-        from tod.experiment import run_experiment as run
+        from tod.engine.experiment import run_experiment as run
 
     ranks = ranks_from_environment()
     if parallel == "trials" or ranks.world_size == 1:
         run(identity, sampling, auxiliary, options, **arguments)
         return
 
-    from tod.follower import follow
-    from tod.training.data_parallel import DataParallel
+    from tod.engine.data_parallel import DataParallel
+    from tod.engine.follower import follow
 
     with DataParallel(ranks.rank, ranks.world_size, options.device) as group:
         if ranks.is_main_process:

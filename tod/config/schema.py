@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo
 from pydantic.functional_validators import AfterValidator, field_validator
 
-from tod.settings import expanded
+from tod.config.settings import expanded
 
 TRAINING_SET_SIZES = {
     "cifar10": 50_000,

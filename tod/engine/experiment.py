@@ -12,19 +12,19 @@ from losses import AuxiliaryLoss
 from models import imagenet_weights
 from tod import data
 from tod.analysis import records, tables
+from tod.config.identity import Identity, Options
 from tod.data.features import load_features
-from tod.follower import begin
-from tod.loop import Loop, finish_trial
-from tod.pool import Pool, Query
+from tod.engine import device as devices
+from tod.engine.data_parallel import DataParallel
+from tod.engine.follower import begin
+from tod.engine.loop import Loop, finish_trial
+from tod.engine.trial import Experiment, Trial
 from tod.runs.folder import RunFolder
-from tod.runs.identity import Identity, Options
 from tod.runs.log import RunLog
 from tod.runs.monitor import Monitor
 from tod.runs.ranks import Ranks, main_process_first, ranks_from_environment
 from tod.runs.signals import Interruption
-from tod.training import device as devices
-from tod.training.data_parallel import DataParallel
-from tod.trial import Experiment, Trial
+from tod.strategies.pool import Pool, Query
 
 log = logging.getLogger("tod")
 
@@ -70,7 +70,7 @@ def run_experiment(
     )
     without = " without --overwrite" if overwrite else ""
     interruption = Interruption(f"the same command again{without} continues where it stopped")
-    with devices.out_of_memory_in_words(), RunLog(options.quiet, ranks) as run_log, folder:
+    with devices.explain_out_of_memory(), RunLog(options.quiet, ranks) as run_log, folder:
         with main_process_first(ranks):
             folder.claim()
             unfinished = folder.unfinished_trials()

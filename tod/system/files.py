@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from filelock import FileLock, Timeout
 
 from tod.config import InputError
-from tod.settings import shortened
+from tod.config.settings import shortened
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tod.diversity import common_offset, squared_distances
+from tod.strategies.diversity import common_offset, squared_distances
 
 MOST_CLUSTERS = 500
 FEW_CLUSTERS = 50

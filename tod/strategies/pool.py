@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from losses import task_losses
 from models import Outputs
+from models.inference import OfOutputs, features_alone, joined, logits_alone, outputs_of
 from models.lossnet import LossNet
 from tod.config import Config, InputError
-from tod.training.inference import OfOutputs, features_alone, joined, logits_alone, outputs_of
 
 Strategy = Callable[["Pool"], "Query"]
 """What a sampling strategy is."""

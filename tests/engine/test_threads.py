@@ -6,10 +6,10 @@ import yaml
 
 from tests.support.harness import tiny_run
 from tests.support.soak import differences, results
-from tod import machine
 from tod.config import load
+from tod.engine import device as devices
 from tod.runs.commands import share_of_machine
-from tod.training import device as devices
+from tod.system import machine
 
 CPU = torch.device("cpu")
 

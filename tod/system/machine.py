@@ -91,3 +91,9 @@ def _read(path: Path) -> str:
 def _unescaped(path: str) -> str:
     """A path of `/proc/self/mountinfo`, where a blank is `\\040`."""
     return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), path)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the device or the host had no room, for a tensor or for what a library needs."""
+    messages = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(m in str(error) for m in messages)

@@ -12,8 +12,8 @@ from losses import AuxiliaryLoss, Step, task_losses
 from models import Outputs
 from tod.config import Config, InputError
 from tod.data.batches import ImageBatches
-from tod.training.cuda_graph import GraphedGradients, SideStream
-from tod.training.one_rank import OneRank
+from tod.engine.cuda_graph import GraphedGradients, SideStream
+from tod.engine.one_rank import OneRank
 from utils import random_generator, seed_torch
 
 

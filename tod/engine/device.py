@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from models import multiply_adds
+from models.inference import allow_tf32
 from tod.config import Config, InputError
-from tod.machine import own_cores
-from tod.settings import counted
+from tod.config.settings import counted
+from tod.system.machine import is_out_of_memory, own_cores
 
 log = logging.getLogger("tod")
 
@@ -181,23 +182,6 @@ def prepare(
         keep_freed_memory()
 
 
-def allow_tf32(allowed: bool) -> None:
-    """Whether CUDA may round the inputs of fp32 products and convolutions to TF32's 10 bits."""
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    torch.backends.cudnn.allow_tf32 = allowed
-
-
-@contextmanager
-def without_tf32() -> Iterator[None]:
-    """Computes in fp32 what is smaller than TF32's rounding."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    allow_tf32(False)
-    try:
-        yield
-    finally:
-        allow_tf32(before)
-
-
 def make_deterministic() -> None:
     """Makes CUDA give the same bytes each time, for some speed.
 
@@ -222,14 +206,8 @@ def keep_freed_memory() -> None:
         libc.mallopt(mmap_max, 0)
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether the device or the host had no room, for a tensor or for what a library needs."""
-    messages = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-    return isinstance(error, MemoryError) or any(m in str(error) for m in messages)
-
-
 @contextmanager
-def out_of_memory_in_words() -> Iterator[None]:
+def explain_out_of_memory() -> Iterator[None]:
     """Says what to lower where memory runs out.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tod.typicality import pick_typical
+from tod.strategies.typicality import pick_typical
 
 
 def choose_first(

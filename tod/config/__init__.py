@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tod.schema import FILE_DATASETS, KEYS, OWN_IMAGES, TRAINING_SET_SIZES, Config
-from tod.settings import expanded, parse, put, shortened
+from tod.config.schema import FILE_DATASETS, KEYS, OWN_IMAGES, TRAINING_SET_SIZES, Config
+from tod.config.settings import expanded, parse, put, shortened
 
-PROJECT_DIR = Path(__file__).resolve().parent.parent
+PROJECT_DIR = Path(__file__).resolve().parents[2]
 CONFIG_DIR = PROJECT_DIR / "config"
 
 

@@ -14,27 +14,27 @@ from losses import AuxiliaryLoss
 from models import imagenet_weights
 from tod.analysis import records
 from tod.config import InputError
+from tod.config.identity import Identity, Options
+from tod.config.settings import counted, shortened
 from tod.data import own_images
-from tod.experiment import environment
-from tod.follower import begin
-from tod.loop import Loop
+from tod.engine import device as devices
+from tod.engine.data_parallel import DataParallel
+from tod.engine.experiment import environment
+from tod.engine.follower import begin
+from tod.engine.loop import Loop
+from tod.engine.trial import Experiment
 from tod.people.batches import batch_folder
 from tod.people.missing import refuse_missing
 from tod.people.record import Record
 from tod.people.round import Round
 from tod.people.trial import PeopleTrial
-from tod.pool import Pool, Query
 from tod.runs.checkpoints import Progress
 from tod.runs.folder import RunFolder
-from tod.runs.identity import Identity, Options
 from tod.runs.log import RunLog
 from tod.runs.monitor import Monitor
 from tod.runs.ranks import Ranks, ranks_from_environment
 from tod.runs.signals import Interruption
-from tod.settings import counted, shortened
-from tod.training import device as devices
-from tod.training.data_parallel import DataParallel
-from tod.trial import Experiment
+from tod.strategies.pool import Pool, Query
 
 log = logging.getLogger("tod")
 
@@ -77,7 +77,7 @@ def run_round(
         f"said, audits too, by --labels {path / 'labels.csv'} and the tables beside it"
     )
     folder = RunFolder(path, identity, trials=[1], chosen=[1], advice=advice)
-    with devices.out_of_memory_in_words(), RunLog(options.quiet, Ranks()) as run_log, folder:
+    with devices.explain_out_of_memory(), RunLog(options.quiet, Ranks()) as run_log, folder:
         found = own_images.find(Path(config.data_dir))
         folder.claim(makes_it=True)  # two first commands would each find nothing there
         state = Progress(folder.path, 1).load()
@@ -143,7 +143,7 @@ def run_round(
         with interruption, Monitor(config, 1, planned, options.quiet, True, events) as monitor:
             loop = Loop(trial, sampling, folder, monitor, options)
             loop.continue_where_it_stopped()
-            with loop.divergence_in_words():
+            with loop.explain_divergence():
                 if not has_begun:
                     this_round.begin(loop)
                 batch_was_there = this_round.train_and_ask(loop)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tod.config import InputError
-from tod.settings import expanded
+from tod.config.settings import expanded
 
 
 class Parser(argparse.ArgumentParser):

@@ -17,6 +17,7 @@ import main_TOD
 import samplers
 from losses import AuxiliaryLoss, CODLoss, DetachedLossPrediction, LossPrediction, NoAuxiliary, Step
 from models import NetworkFactory, Outputs, fold_batch_norm
+from models.inference import logits_alone
 from tests.support.harness import Run, tiny_run
 from tests.support.loading import refused
 from tests.support.people import People
@@ -28,14 +29,13 @@ from tod.config import InputError
 from tod.data import own_images
 from tod.data.batches import ImageBatches
 from tod.data.dataset import Dataset
-from tod.follower import _same_dataset, begin, follow
+from tod.engine.data_parallel import DataParallel
+from tod.engine.follower import _same_dataset, begin, follow
+from tod.engine.learner import Learner
+from tod.engine.one_rank import OneRank
+from tod.engine.trial import Experiment, Trial
 from tod.runs.ranks import Ranks
 from tod.runs.signals import Interruption
-from tod.training.data_parallel import DataParallel
-from tod.training.inference import logits_alone
-from tod.training.learner import Learner
-from tod.training.one_rank import OneRank
-from tod.trial import Experiment, Trial
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ import models
 from tests.support.harness import Run, tiny_run
 from tests.support.soak import differences, results
 from tod.config import InputError, load
-from tod.training.device import bf16_unit, say_why, select_precision, work_of_a_step
+from tod.engine.device import bf16_unit, say_why, select_precision, work_of_a_step
 
 CPU = torch.device("cpu")
 LARGE = 2 * 10**9

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 import models
 from tod.config import Config, InputError, load, read_run
+from tod.config.identity import cycle_files
+from tod.config.schema import OWN_IMAGES, Images
 from tod.data import picture
 from tod.data.batches import ImageBatches
 from tod.data.decoding import decoded_once
 from tod.data.listing import image_files
-from tod.files import reason, sha256
 from tod.people.label_files import read_labels
 from tod.people.labels import Label
-from tod.runs.identity import cycle_files
-from tod.schema import OWN_IMAGES, Images
+from tod.system.files import reason, sha256
 
 log = logging.getLogger("tod")
 

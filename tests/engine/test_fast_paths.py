@@ -21,15 +21,20 @@ from losses import (
     Step,
 )
 from models import NetworkFactory, build_backbone, fastest_memory_format, fold_batch_norm
+from models.inference import allow_tf32
 from samplers import query_by_tod
 from tests.support.pools import pool_of, positions
 from tod import config as configuration
+from tod.config.schema import Augmentation
 from tod.data.batches import ImageBatches
-from tod.diversity import DRAWS, k_center_greedy, k_means_plus_plus, nearest_squared_distances
-from tod.schema import Augmentation
-from tod.training.cuda_graph import WARM_UP_STEPS, GraphedGradients
-from tod.training.device import allow_tf32
-from tod.training.learner import Learner
+from tod.engine.cuda_graph import WARM_UP_STEPS, GraphedGradients
+from tod.engine.learner import Learner
+from tod.strategies.diversity import (
+    DRAWS,
+    k_center_greedy,
+    k_means_plus_plus,
+    nearest_squared_distances,
+)
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 WIDTH = 16

@@ -1,6 +1,7 @@
 """Passes of a network over images, without gradients."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,3 +33,20 @@ def logits_alone(outputs: Sequence[Any]) -> tuple[Tensor, ...]:
 def features_alone(outputs: Sequence[Any]) -> tuple[Tensor, ...]:
     """Of a backbone's outputs, the features."""
     return tuple(outputs[2:3])
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether CUDA may round the inputs of fp32 products and convolutions to TF32's 10 bits."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Computes in fp32 what is smaller than TF32's rounding."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    allow_tf32(False)
+    try:
+        yield
+    finally:
+        allow_tf32(before)

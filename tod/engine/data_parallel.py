@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, distributed, nn
 
 from models import Outputs
+from models.inference import OfOutputs
 from tod.config import InputError
-from tod.settings import shortened
-from tod.training.device import is_out_of_memory
-from tod.training.inference import OfOutputs
-from tod.training.one_rank import OneRank
+from tod.config.settings import shortened
+from tod.engine.one_rank import OneRank
+from tod.system.machine import is_out_of_memory
 
 
 class TrainCycle(NamedTuple):
@@ -152,7 +152,7 @@ class DataParallel(OneRank):
             ) from None
         rows = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         size = torch.tensor(len(rows))
-        with self._failures_in_words():
+        with self._explain_failures():
             distributed.broadcast(size, 0, self._between_steps)
             distributed.broadcast(rows, 0, self._between_steps)
         self._of_last_order = size, rows
@@ -160,7 +160,7 @@ class DataParallel(OneRank):
     def next_order(self) -> Any:
         """Waits for the leader's next order; its tensors come to this rank's device."""
         size = torch.tensor(0)
-        with self._failures_in_words():
+        with self._explain_failures():
             distributed.broadcast(size, 0, self._between_steps)
             rows = torch.empty(int(size), dtype=torch.uint8)
             distributed.broadcast(rows, 0, self._between_steps)
@@ -170,7 +170,7 @@ class DataParallel(OneRank):
     def agree(self, go_on: bool = True) -> bool:
         """Whether the leader goes on, which all are told; called by all ranks after each step."""
         answer = torch.tensor(go_on)
-        with self._failures_in_words():
+        with self._explain_failures():
             distributed.broadcast(answer, 0, self._between_steps)
         return bool(answer)
 
@@ -245,7 +245,7 @@ class DataParallel(OneRank):
         padded = packed.new_zeros(max(counts), packed.shape[1])
         padded[: len(packed)] = packed
         received = [torch.empty_like(padded) for _ in counts]
-        with self._failures_in_words():
+        with self._explain_failures():
             distributed.all_gather(received, padded)
         everything = torch.cat([part[:n] for part, n in zip(received, counts, strict=True)])
         columns = everything.split([of_tensor.shape[1] for of_tensor in rows], dim=1)
@@ -261,7 +261,7 @@ class DataParallel(OneRank):
         # What takes no part in the loss takes none on any rank.
         gradients = [p.grad for p in parameters if p.grad is not None]
         summed = torch.cat([gradient.flatten() for gradient in gradients])
-        with self._failures_in_words():
+        with self._explain_failures():
             distributed.all_reduce(summed)
         parts = summed.split([gradient.numel() for gradient in gradients])
         parts = [part.view(g.shape) for part, g in zip(parts, gradients, strict=True)]
@@ -274,7 +274,7 @@ class DataParallel(OneRank):
 
     def gather(self, found: Sequence[tuple[Tensor, ...]]) -> Sequence[tuple[Tensor, ...]]:
         of_ranks = [b""] * self.world_size if self.leads else None
-        with self._failures_in_words():
+        with self._explain_failures():
             distributed.gather_object(_saved(found), of_ranks, 0, self._between_steps)
         in_order = zip_longest(*map(self._loaded, of_ranks or ()))
         return [tensors for tensors in chain.from_iterable(in_order) if tensors is not None]
@@ -283,7 +283,7 @@ class DataParallel(OneRank):
         return torch.load(io.BytesIO(content), map_location=self.device, weights_only=False)
 
     @contextmanager
-    def _failures_in_words(self) -> Iterator[None]:
+    def _explain_failures(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:

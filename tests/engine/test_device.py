@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.support.harness import PROJECT_DIR, tiny_run
-from tod.training.device import select_device
+from tod.engine.device import select_device
 
 
 @pytest.mark.parametrize(("ranks", "gpus"), [(2, 2), (5, 2), (3, 1)])
@@ -26,7 +26,7 @@ def test_ranks_share_out_the_gpus_of_their_node(monkeypatch, ranks, gpus):
 def test_memory_is_kept_for_the_next_step_and_not_cleared_anew():
     script = """
 import resource, torch
-from tod.training.device import keep_freed_memory
+from tod.engine.device import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for size in (10, 9, 11):  # more than malloc ever keeps by default

@@ -7,20 +7,20 @@ from typing import NamedTuple
 import torch
 
 from losses import AuxiliaryLoss
+from models.inference import allow_tf32, outputs_of
 from tod import data
 from tod.config import Config, InputError
+from tod.config.identity import Identity
+from tod.config.schema import OWN_IMAGES
 from tod.data import Dataset, own_images
 from tod.data.dataset import ImageSet
-from tod.runs.identity import Identity
+from tod.engine import device as devices
+from tod.engine.data_parallel import DataParallel, LostRankError, Pass, TrainCycle
+from tod.engine.learner import DivergenceError, Learner
+from tod.engine.trial import Experiment, Views
 from tod.runs.log import RunLog
 from tod.runs.ranks import Ranks
 from tod.runs.signals import Interruption
-from tod.schema import OWN_IMAGES
-from tod.training import device as devices
-from tod.training.data_parallel import DataParallel, LostRankError, Pass, TrainCycle
-from tod.training.inference import outputs_of
-from tod.training.learner import DivergenceError, Learner
-from tod.trial import Experiment, Views
 
 
 class Begin(NamedTuple):
@@ -73,7 +73,7 @@ def follow(
         SystemExit: with status 130, 143 or 129, when interrupted by a signal.
     """
     interruption = _Noted("")
-    with devices.out_of_memory_in_words(), RunLog(quiet, ranks), interruption:
+    with devices.explain_out_of_memory(), RunLog(quiet, ranks), interruption:
         try:
             order = group.next_order()
             if order is not None:
@@ -157,7 +157,7 @@ class _Follower:
                     self._pass(order)
 
     def _train(self, order: TrainCycle) -> None:
-        devices.allow_tf32(self.experiment.precision == "tf32")
+        allow_tf32(self.experiment.precision == "tf32")
         learner = self._learner_of(order.trial)
         learner.load_state_dict(order.state)
         with suppress(DivergenceError):  # which the leader finds too, and says
@@ -174,7 +174,7 @@ class _Follower:
             raise _LeaderHasLeft
 
     def _pass(self, order: Pass) -> None:
-        devices.allow_tf32(order.allow_tf32)
+        allow_tf32(order.allow_tf32)
         views = Views(self.experiment, order.rows.cpu(), order.of_test)
         batches = views(self.group.batches)
         self.group.gather(outputs_of(order.network, order.of_outputs, batches))

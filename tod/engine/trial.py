@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 import models
 from losses import AuxiliaryLoss
+from models.inference import OfOutputs, joined, logits_alone, outputs_of
 from tod.config import Config
 from tod.data import Dataset
 from tod.data.batches import ImageBatches
-from tod.first_labels import choose_first
-from tod.pool import Batches, Pool, Query, run_here
+from tod.engine.data_parallel import Pass, TrainCycle
+from tod.engine.learner import Learner
+from tod.engine.one_rank import OneRank
 from tod.runs.signals import Interruption
-from tod.training.data_parallel import Pass, TrainCycle
-from tod.training.inference import OfOutputs, joined, logits_alone, outputs_of
-from tod.training.learner import Learner
-from tod.training.one_rank import OneRank
+from tod.strategies.first_labels import choose_first
+from tod.strategies.pool import Batches, Pool, Query, run_here
 from utils import random_generator
 
 

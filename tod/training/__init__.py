@@ -1,1 +1,0 @@
-"""One cycle's training, and the device that it runs on."""
