@@ -1,28 +1,28 @@
-"""A run of trials × cycles, and what its folder holds."""
+"""A run of trials × cycles, whoever gives the labels."""
 
 import logging
 import platform
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 
 from losses import AuxiliaryLoss
 from models import imagenet_weights
-from tod import data
-from tod.analysis import records, tables
+from tod.analysis import records
+from tod.config import InputError
 from tod.config.identity import Identity, Options
-from tod.data.features import load_features
+from tod.data import Dataset
 from tod.engine import device as devices
-from tod.engine.data_parallel import DataParallel
-from tod.engine.follower import begin
-from tod.engine.loop import Loop, finish_trial
-from tod.engine.trial import Experiment, Trial
-from tod.runs.folder import RunFolder
+from tod.engine.loop import Loop
+from tod.engine.oracle import DatasetOracle
+from tod.engine.people_oracle import PeopleOracle
+from tod.engine.ranks import LostRankError, OneRank
+from tod.engine.trial import Experiment
 from tod.runs.log import RunLog
 from tod.runs.monitor import Monitor
-from tod.runs.ranks import Ranks, main_process_first, ranks_from_environment
+from tod.runs.ranks import main_process_first, ranks_from_environment
 from tod.runs.signals import Interruption
 from tod.strategies.pool import Pool, Query
 
@@ -34,127 +34,119 @@ def run_experiment(
     sampling: Callable[[Pool], Query],
     auxiliary: type[AuxiliaryLoss],
     options: Options,
-    *,
-    trials: Sequence[int],
-    overwrite: bool = False,
-    features: Path | None = None,
-    group: DataParallel | None = None,
+    oracle: DatasetOracle | PeopleOracle,
+    ranks: OneRank | None = None,
 ) -> None:
-    """Runs the chosen trials, or what an earlier run of the same command has left of them.
+    """Runs the oracle's trials, or what an earlier command has left of them.
 
     Args:
         identity: the configuration, the seed, and what the strategy and the loss are called.
         sampling: chooses what to query.
         auxiliary: the loss beside the task loss.
         options: where and how it runs, and what it leaves.
-        trials: those to run, from 1.
-        overwrite: start afresh.
-        features: a file of features of the training images, for strategies that take them.
-        group: the ranks that share each trial, which this process leads; None: it is alone, or
-            the ranks share out the trials.
+        oracle: labels what is queried, and knows which trials there are to run.
+        ranks: those that share each trial; None: this process alone has its trials.
 
     Raises:
         InputError: something that the user must mend; what was saved before stays good.
         SystemExit: with status 130, 143 or 129, when interrupted by a signal.
     """
-    config, ranks = identity.config, ranks_from_environment()
-    local_rank = ranks.local_rank
-    if group is not None:
-        ranks = Ranks()  # as if alone
-    folder = RunFolder(
-        options.output_dir / identity.folder_name,
-        identity,
-        trials=ranks.share(trials),
-        chosen=trials,
-        overwrite=overwrite and ranks.is_main_process,  # what rank 0 has emptied, the others fill
-    )
-    without = " without --overwrite" if overwrite else ""
-    interruption = Interruption(f"the same command again{without} continues where it stopped")
-    with devices.explain_out_of_memory(), RunLog(options.quiet, ranks) as run_log, folder:
-        with main_process_first(ranks):
-            folder.claim()
-            unfinished = folder.unfinished_trials()
-            is_finished = not unfinished and folder.is_finished()
-            if unfinished:
-                on = devices.select_device(options.device, local_rank)
-                asked = folder.precision(options.precision)
-                work = devices.work_of_a_step(config)
-                precision = devices.select_precision(asked, on, work)
-                own_work = work // (group.world_size if group is not None else 1)
-                threads = devices.select_threads(on, own_work, folder.begun())
-                devices.prepare(on, precision, identity.deterministic, threads)
-                dataset = data.load(config, identity.seed)
-                fingerprint = dataset.fingerprint()
-                if group is not None:
-                    group.begin(begin(dataset, fingerprint, on, precision), on)
+    config, ranks, processes = identity.config, ranks or OneRank(), oracle.processes
+    folder = oracle.folder(options.output_dir / identity.folder_name)
+    interruption = Interruption(oracle.advice, leaves=ranks.is_main)
+    with (
+        nullcontext() if ranks.is_main else _led_by_rank_0(interruption),
+        devices.explain_out_of_memory(),
+        RunLog(options.quiet or not ranks.is_main, processes) as run_log,
+        folder,
+    ):
+        if not ranks.is_main:
+            log.setLevel(logging.ERROR)
+        experiment, has_ended = None, False
+        with main_process_first(processes):
+            # Where ranks share a trial, all go on with what rank 0 has found there.
+            oracle = ranks.from_main(lambda: oracle.prepared(folder, run_log))
+            if oracle.trials:
+                device = devices.select_device(options.device, ranks_from_environment().local_rank)
+                ranks.use(device)
+                asked, work = options.precision, devices.work_of_a_step(config)
+                if asked == "auto":
+                    asked = oracle.recorded.get("precision", asked)
+                precision, threads = ranks.from_main(
+                    lambda: (
+                        devices.select_precision(asked, device, work),
+                        devices.select_threads(device, work // ranks.world_size, oracle.recorded),
+                    )
+                )
+                devices.prepare(device, precision, identity.deterministic, threads)
+                dataset = oracle.load()
+                if oracle.content != ranks.from_main(lambda: oracle.content):
+                    raise InputError(
+                        f"{config.data_dir}: holds other images here than for rank 0; all ranks "
+                        "must see the same, and none may come while they read them"
+                    )
                 experiment = Experiment(
                     config,
                     identity.seed,
                     auxiliary,
                     dataset,
-                    on,
+                    device,
                     precision,
                     interruption,
                     imagenet_weights() if config.model.pretrained else None,
-                    load_features(features, dataset) if identity.features else None,
+                    oracle.given_features(dataset),
                     options.cuda_graphs,
-                    group,
+                    ranks,
                 )
-                folder.open(environment(dataset, on, precision, fingerprint, group))
-                with folder.shared_files():
-                    records.write_unreadable(folder.path, dataset.unreadable)
-                if features and not identity.features:
-                    log.warning(f"--features {features}: {identity.sampling} has no use for it")
-                run_log.write_to(folder.path / "log.txt")
-                if ranks.is_main_process:
-                    devices.say_why(asked, precision, on, work)
-            elif folder.trials and folder.recorded().get("data_dir") != config.data_dir:
-                folder.refuse_other_images(data.load(config, identity.seed).fingerprint())
-        for number in set(folder.trials) - set(unfinished):
-            finish_trial(folder, number)
-        ended = False
-        if unfinished:
-            events = folder.path / "tensorboard" if options.tensorboard else None
-            planned = config.active_learning.labels_of_cycles(len(dataset.train))
-            shows_bar = ranks.is_main_process
-            monitor = Monitor(config, len(unfinished), planned, options.quiet, shows_bar, events)
-            with interruption, monitor:
-                for number in unfinished:
-                    trial = Trial(experiment, number)
-                    ended = Loop(trial, sampling, folder, monitor, options).run()
-        # Of several ranks, one shows the table.
-        shows = ranks.world_size == 1 or (ranks.is_main_process and is_finished)
-        if shows and is_finished:
-            log.info(f"{folder.path}: is finished; --overwrite starts it afresh")
-        elif shows and not unfinished:
-            log.info(f"{folder.path}: the trials of --trials are finished, others are not")
-        if shows or ended:
-            for line in tables.accuracy_lines(folder.rows()):
-                log.info(line)
+                found = environment(dataset, device, precision, oracle.fingerprint, ranks)
+                if not ranks.from_main(lambda: oracle.open(folder, dataset, found, run_log)):
+                    return
+                if processes.is_main_process:
+                    devices.say_why(asked, precision, device, work)
+        if experiment is not None:
+            writes_events = options.tensorboard and ranks.is_main
+            monitor = Monitor(
+                config,
+                len(oracle.trials),
+                oracle.labels_of_cycles(dataset),
+                options.quiet,
+                ranks.is_main and processes.is_main_process,
+                folder.path / "tensorboard" if writes_events else None,
+            )
+            with interruption if ranks.is_main else nullcontext(), monitor:
+                for number in oracle.trials:
+                    trial = oracle.trial(experiment, number)
+                    has_ended = Loop(trial, oracle, sampling, folder, monitor, options).run()
+        if ranks.is_main:
+            oracle.conclude(folder, has_ended)
+
+
+@contextmanager
+def _led_by_rank_0(interruption: Interruption) -> Iterator[None]:
+    """Notes signals, which are rank 0's to answer: a rank that left by itself would be missed."""
+    with interruption:
+        try:
+            yield
+        except LostRankError:
+            if interruption.requested:  # so was rank 0, which says so
+                raise SystemExit(128 + interruption.requested) from None
+            raise
 
 
 def environment(
-    dataset: data.Dataset,
-    device: torch.device,
-    precision: str,
-    fingerprint: str | None = None,
-    group: DataParallel | None = None,
+    dataset: Dataset, device: torch.device, precision: str, fingerprint: str, ranks: OneRank
 ) -> dict[str, Any]:
-    """What the run has found, for its `config.yaml`.
-
-    `fingerprint` identifies images that come and go; None: the dataset's own. `group` are the
-    ranks that share each trial, if several do.
-    """
+    """What the run has found, for its `config.yaml`; `fingerprint` identifies the images."""
     return {
         "class_names": list(dataset.class_names),
         "mean": [round(value, 6) for value in dataset.mean.tolist()],
         "std": [round(value, 6) for value in dataset.std.tolist()],
-        "data": fingerprint or dataset.fingerprint(),
+        "data": fingerprint,
         "training_images": len(dataset.train),
         "device": devices.device_name(device),
         "precision": precision,
         **({"threads": torch.get_num_threads()} if device.type == "cpu" else {}),
-        "ranks": group.world_size if group is not None else 1,
+        "ranks": ranks.world_size,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
     }

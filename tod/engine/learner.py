@@ -13,7 +13,7 @@ from models import Outputs
 from tod.config import Config, InputError
 from tod.data.batches import ImageBatches
 from tod.engine.cuda_graph import GraphedGradients, SideStream
-from tod.engine.one_rank import OneRank
+from tod.engine.ranks import OneRank
 from utils import random_generator, seed_torch
 
 

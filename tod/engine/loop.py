@@ -1,22 +1,22 @@
-"""One trial's loop: train → evaluate → score → query → label → record, cycle after cycle."""
+"""The method: train → evaluate → score the pool → query → label → record, cycle after cycle."""
 
 import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from tod.analysis import records
-from tod.analysis.diagnostics import query_diagnostics
 from tod.analysis.metrics import FEW_IMAGES, metrics_of_test_set, why_nothing_seems_learnt
 from tod.analysis.results import ACCURACY
 from tod.config import InputError
 from tod.config.identity import Options, cycle_name
 from tod.config.schema import FILE_DATASETS
-from tod.engine.learner import learning_rate
+from tod.engine.learner import DivergenceError, learning_rate
 from tod.engine.trial import Trial
 from tod.runs.checkpoints import Progress, write_weights
 from tod.runs.folder import RunFolder
@@ -29,11 +29,31 @@ EPOCHS_BETWEEN_SAVES = 20
 SECONDS_BETWEEN_SAVES = 300.0
 
 
+class Oracle(Protocol):
+    """Who labels what is queried: a dataset that has all labels, or people."""
+
+    def has_labels(self, loop: "Loop") -> bool:
+        """Whether the trial has the labels to train its cycle on; if not, the loop ends."""
+
+    def query(self, loop: "Loop", row: dict[str, str]) -> None:
+        """Asks for the labels of the next cycle, records what for, and starts that cycle.
+
+        `row` is this cycle's row of results, as far as it is known before the query.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is saved beside the trial's state."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+
+
 class Loop:
-    """The method's loop over one trial, and what it leaves in the run's folder.
+    """The loop over one trial, and what it leaves in the run's folder: rank 0 alone writes it.
 
     Args:
         trial: where it begins.
+        oracle: labels what is queried.
         sampling: chooses what to query.
         folder: the run's.
         monitor: follows the loop.
@@ -43,23 +63,27 @@ class Loop:
     def __init__(
         self,
         trial: Trial,
+        oracle: Oracle,
         sampling: Callable[[Pool], Query],
         folder: RunFolder,
         monitor: Monitor,
         options: Options,
     ) -> None:
         self.trial = trial
-        self.config = trial.config
+        self.oracle = oracle
         self.sampling = sampling
         self.folder = folder
         self.monitor = monitor
         self.options = options
+        self.config = trial.config
+        self.ranks = trial.experiment.ranks
+        self.writes = self.ranks.is_main
         self.progress = Progress(folder.path, trial.number)
         self.train_seconds = 0.0
         self.clock = time.monotonic()
 
     def run(self) -> bool:
-        """From where the trial stopped to the last cycle's accuracy.
+        """From where the trial stopped to its end, or to where it waits for labels.
 
         Returns:
             Whether the run has all its results with this trial's.
@@ -67,32 +91,27 @@ class Loop:
         Raises:
             InputError: training has diverged, or a file cannot be written.
         """
-        self.continue_where_it_stopped()
-        if self.trial.cycle == 1:
-            records.write_first_labels(
-                self._query_path(0), self.trial.labeled, self.trial.experiment.dataset
-            )
-        with self.explain_divergence():
-            row = self.train_and_evaluate()
-            while self.trial.cycle < self.config.active_learning.cycles:
-                self._query(row)
+        self.resume()
+        with self._explain_divergence():
+            while self.oracle.has_labels(self):
                 row = self.train_and_evaluate()
-        self.monitor.flush()
-        has_ended_the_run = self.folder.write_row(row)
-        finish_trial(self.folder, self.trial.number)
-        return has_ended_the_run
+                if self.trial.cycle == self.config.active_learning.cycles:
+                    return self._finish(row)
+                self.oracle.query(self, row)
+                self.train_seconds = 0.0
+                self.save()
+        return False
 
     @contextmanager
-    def explain_divergence(self) -> Iterator[None]:
-        """Says where training was when an output or a score is found not to be finite.
-
-        Raises:
-            InputError: one is.
-        """
+    def _explain_divergence(self) -> Iterator[None]:
         try:
             yield
         except FloatingPointError as error:
             raise self.trial.learner.divergence(str(error)) from None
+        except DivergenceError:
+            if not self.writes:  # all ranks find it; one says so
+                raise SystemExit(2) from None
+            raise
 
     def train_and_evaluate(self) -> dict[str, str]:
         """Takes the cycle to its end, and keeps its network.
@@ -103,28 +122,25 @@ class Loop:
         trial = self.trial
         self.clock = time.monotonic()
         trial.train(self._after_step)
-        row = self._evaluate()
-        networks = {"backbone": trial.backbone, **trial.auxiliary.modules()}
-        place = (self.folder.path, trial.number, trial.cycle)
-        write_weights(*place, networks, self.options.keep_weights)
-        return row
+        logits = trial.test_logits()
+        row = metrics_of_test_set(logits, trial.experiment.dataset.test.labels)
+        if self.writes:
+            self._record_evaluation(logits, float(row[ACCURACY]))
+            networks = {"backbone": trial.backbone, **trial.auxiliary.modules()}
+            place = (self.folder.path, trial.number, trial.cycle)
+            write_weights(*place, networks, self.options.keep_weights)
+        return {
+            "trial": str(trial.number),
+            "cycle": str(trial.cycle),
+            "num_labeled": str(len(trial.labeled)),
+            **row,
+            "train_loss": f"{trial.learner.epoch_losses['loss']:.6g}",
+            "train_seconds": f"{self.train_seconds:.1f}",
+        }
 
-    def _query(self, row: dict[str, str]) -> None:
-        """Queries what the next cycle learns of, and completes this one's row of results."""
-        pool = self.trial.pool()
-        query = self.sampling(pool)
-        self._record(pool, query, row)
-        self.trial.label(query)
-        self.train_seconds = 0.0
-        self.save()
-
-    def _evaluate(self) -> dict[str, str]:
-        """The cycle's row of results, as far as it is known before the query."""
+    def _record_evaluation(self, logits: Tensor, accuracy: float) -> None:
         trial, settings = self.trial, self.config.active_learning
         dataset, num_labeled = trial.experiment.dataset, len(trial.labeled)
-        logits = trial.test_logits()
-        metrics = metrics_of_test_set(logits, dataset.test.labels)
-        accuracy = float(metrics[ACCURACY])
         log.info(
             f"{self.folder.identity.title} Trial:{trial.number}/{settings.trials} || "
             f"Cycle:{settings.among_cycles(trial.cycle)} || Label set size:{num_labeled} ||  "
@@ -139,14 +155,6 @@ class Loop:
             if self.options.keep_predictions:
                 path = self.folder.path / "predictions" / f"{name}.npz"
                 records.write_predictions(path, logits, dataset)
-        return {
-            "trial": str(trial.number),
-            "cycle": str(trial.cycle),
-            "num_labeled": str(num_labeled),
-            **metrics,
-            "train_loss": f"{trial.learner.epoch_losses['loss']:.6g}",
-            "train_seconds": f"{self.train_seconds:.1f}",
-        }
 
     def _warn_if_nothing_seems_learnt(self, accuracy: float) -> None:
         trial, rows = self.trial, self.folder.rows()
@@ -166,26 +174,9 @@ class Loop:
                 f"--output-dir, {', '.join(settings)}"
             )
 
-    def _record(self, pool: Pool, query: Query, row: dict[str, str]) -> None:
-        """Writes what was queried, and the cycle's row with a judgement of the query."""
-        self.monitor.scored(query.scores)
-        trial, dataset = self.trial, self.trial.experiment.dataset
-        path = self._query_path(trial.cycle)
-        records.write_query(path, pool.subset, query.scores, query.indices, dataset)
-        self.folder.write_row(row | self._diagnostics(pool, query))
-        draw_learning_curve(self.folder)
-
-    def _query_path(self, cycle: int) -> Path:
+    def query_path(self, cycle: int) -> Path:
+        """Where it is recorded what a cycle has queried; 0: what was labelled before the first."""
         return self.folder.path / "queries" / f"{cycle_name(self.trial.number, cycle)}.csv"
-
-    def _diagnostics(self, pool: Pool, query: Query) -> dict[str, str]:
-        return query_diagnostics(
-            query.scores,
-            pool.true_losses.cpu().numpy(),
-            (pool.logits.argmax(dim=1) != pool.labels).cpu().numpy(),
-            pool.labels.cpu().numpy(),
-            np.isin(pool.subset, query.indices),
-        )
 
     def _after_step(self) -> None:
         learner, interruption = self.trial.learner, self.trial.experiment.interruption
@@ -201,29 +192,34 @@ class Loop:
                 learner.epoch_losses,
                 learning_rate(self.config, learner.epoch - 1),
             )
+        requested = self.ranks.agree(interruption.requested or 0)
         due = epoch_ended and (cycle_trained or learner.epoch % EPOCHS_BETWEEN_SAVES == 0)
-        if due or seconds > SECONDS_BETWEEN_SAVES or interruption.requested:
+        if due or seconds > SECONDS_BETWEEN_SAVES or requested:
             self.train_seconds += seconds
             self.save()
             self.clock = time.monotonic()
-            interruption.stop_if_requested()
+            if requested:
+                interruption.stop(requested)
 
     def save(self) -> None:
         """Saves where the trial stands: a killed run goes on from here."""
         self.trial.learner.check_finite()
-        self.monitor.flush()
-        self.progress.save({**self.trial.state_dict(), "train_seconds": self.train_seconds})
+        if self.writes:
+            self.monitor.flush()
+            state = {**self.trial.state_dict(), **self.oracle.state_dict()}
+            self.progress.save({**state, "train_seconds": self.train_seconds})
 
-    def continue_where_it_stopped(self) -> None:
+    def resume(self) -> None:
         """Takes back what an earlier process has saved of the trial, if it has.
 
         Raises:
             InputError: another version has saved it.
         """
-        learner, state = self.trial.learner, self.progress.load()
+        learner, state = self.trial.learner, self.ranks.from_main(self.progress.load)
         if state is not None:
             try:
                 self.trial.load_state_dict(state)
+                self.oracle.load_state_dict(state)
                 self.train_seconds = state["train_seconds"]
             except KeyError as error:
                 raise InputError(
@@ -238,16 +234,18 @@ class Loop:
             self.trial.number, learner.cycle, learner.epoch, learner.epoch_losses, rate
         )
 
+    def _finish(self, row: dict[str, str]) -> bool:
+        if not self.writes:
+            return False
+        self.monitor.flush()
+        has_ended_the_run = self.folder.write_row(row)
+        finish_trial(self.folder, self.trial.number)
+        return has_ended_the_run
+
 
 def finish_trial(folder: RunFolder, trial: int) -> None:
     """Ends a trial whose last row is written, unless that was done: a kill may come between."""
     progress = Progress(folder.path, trial)
     if progress.exists():
-        draw_learning_curve(folder)
-        progress.remove()
-
-
-def draw_learning_curve(folder: RunFolder) -> None:
-    """Draws the run's curve as far as it has got; its trials share the picture."""
-    with folder.shared_files():
         records.write_learning_curve(folder.path)
+        progress.remove()

@@ -1,6 +1,6 @@
 """One trial: what goes from cycle to cycle, and what is computed of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +13,9 @@ from models.inference import OfOutputs, joined, logits_alone, outputs_of
 from tod.config import Config
 from tod.data import Dataset
 from tod.data.batches import ImageBatches
-from tod.engine.data_parallel import Pass, TrainCycle
+from tod.data.own_images import UNKNOWN, indices_of
 from tod.engine.learner import Learner
-from tod.engine.one_rank import OneRank
+from tod.engine.ranks import OneRank
 from tod.runs.signals import Interruption
 from tod.strategies.first_labels import choose_first
 from tod.strategies.pool import Batches, Pool, Query, run_here
@@ -94,35 +94,27 @@ class Experiment:
         num_classes, place = len(self.dataset.class_names), (self.seed, trial, cycle)
         return models.NetworkFactory(self.config.model, num_classes, self.device, *place)
 
-    def learner(self, trial: int, backbone: nn.Module, auxiliary: AuxiliaryLoss) -> Learner:
-        """Trains the networks of one trial."""
-        return Learner(
-            self.config,
-            self.seed,
-            trial,
-            backbone,
-            auxiliary,
-            self.precision,
-            self.cuda_graphs,
-            self.ranks,
-        )
-
     def run(self, network: nn.Module, of_outputs: OfOutputs, views: Batches) -> tuple[Tensor, ...]:
         """What `of_outputs` keeps of a network's outputs for all the images, (N, …).
 
         Each rank takes its share of the batches.
         """
-        if not isinstance(views, Views):  # a strategy's own images, which no other rank has
+        if not isinstance(views, Views):  # a strategy's own images
             return run_here(network, of_outputs, views)
-        allow_tf32 = torch.backends.cuda.matmul.allow_tf32
-        order = Pass(network.eval(), of_outputs, views.rows, views.of_test, allow_tf32)
-        self.ranks.lead(order)
         found = outputs_of(network, of_outputs, views(self.ranks.batches))
         return joined(self.ranks.gather(found))
 
 
 class Trial:
     """One trial of an experiment, in one of its cycles.
+
+    Args:
+        experiment: its data and settings.
+        number: from 1.
+        labeled: indices of the images that are labelled at the start; None: chosen as configured.
+        pool: indices of all images that may ever be queried; None: all training images.
+        names: the lasting names of all images, by index, where images come and go between two
+            commands; elsewhere an index is the name.
 
     Attributes:
         labeled: indices of the labelled images, in the order in which they were labelled.
@@ -132,7 +124,12 @@ class Trial:
     """
 
     def __init__(
-        self, experiment: Experiment, number: int, labeled: np.ndarray | None = None
+        self,
+        experiment: Experiment,
+        number: int,
+        labeled: np.ndarray | None = None,
+        pool: np.ndarray | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
         self.experiment = experiment
         self.config = experiment.config
@@ -144,15 +141,26 @@ class Trial:
                 settings.labels_of_cycles(len(train))[0],
                 train.labels.numpy(),
                 experiment.features,
-                self._random("initial labels"),
+                self.random("initial labels"),
             )
         self.labeled = labeled
+        self._pool = np.arange(len(experiment.dataset.train)) if pool is None else pool
+        self._names = names
         networks = experiment.networks(number)
         self.backbone = self._initial_backbone(networks)
         # The first cycle has no predecessor: an untrained network stands in for it.
         self.previous = networks.backbone("previous")
         self.auxiliary = experiment.auxiliary(self.config, networks)
-        self.learner = experiment.learner(number, self.backbone, self.auxiliary)
+        self.learner = Learner(
+            self.config,
+            experiment.seed,
+            number,
+            self.backbone,
+            self.auxiliary,
+            experiment.precision,
+            experiment.cuda_graphs,
+            experiment.ranks,
+        )
 
     @property
     def cycle(self) -> int:
@@ -161,20 +169,14 @@ class Trial:
 
     @property
     def unlabeled(self) -> np.ndarray:
-        """Indices of all training images that are not labelled, in order."""
-        return np.setdiff1d(np.arange(len(self.experiment.dataset.train)), self.labeled)
+        """Indices of all images that may be queried, in order."""
+        return np.setdiff1d(self._pool, self.labeled)
 
     def train(self, after_step: Callable[[], None] = lambda: None) -> None:
         """Trains to the end of the cycle; `after_step` is called after each optimiser step."""
-        state, ranks, unlabeled = self.learner.state_dict(), self.experiment.ranks, self.unlabeled
-        ranks.lead(TrainCycle(self.number, state, self.labeled, unlabeled))
-        self.learner.train_cycle(
-            self.experiment.train_images,
-            self.experiment.train_labels,
-            self.labeled,
-            unlabeled,
-            ranks.leading(after_step),
-        )
+        images, labels = self.experiment.train_images, self.experiment.train_labels
+        self.learner.train_cycle(images, labels, self.labeled, self.unlabeled, after_step)
+        self.experiment.ranks.synchronize([self.backbone, *self.auxiliary.networks()])
 
     def test_logits(self) -> Tensor:
         """f(x; w_c) of the test images, (N, C), on the host.
@@ -199,7 +201,7 @@ class Trial:
     def random_subset(self, indices: np.ndarray) -> np.ndarray:
         """Of these images, those that this cycle scores: as many as are configured, at most all."""
         size = min(self.config.active_learning.subset_size, len(indices))
-        return self._random("subset", self.cycle).choice(indices, size, replace=False)
+        return self.random("subset", self.cycle).choice(indices, size, replace=False)
 
     def pool_of(
         self, subset: np.ndarray, query_size: int | None = None, purpose: str = "sampling"
@@ -224,7 +226,7 @@ class Trial:
             previous=models.fold_batch_norm(self.previous),
             network=self.backbone,
             modules=self.auxiliary.modules(),
-            random=self._random(purpose, self.cycle),
+            random=self.random(purpose, self.cycle),
             given_features=self._given_features(subset),
             run=self.experiment.run,
         )
@@ -257,30 +259,54 @@ class Trial:
             backbone.load_imagenet_weights(self.experiment.imagenet_weights)
         return backbone
 
-    def _random(self, purpose: str, *place: int) -> np.random.Generator:
+    def random(self, purpose: str, *place: int) -> np.random.Generator:
+        """The random numbers for one purpose in this trial."""
         return random_generator(self.experiment.seed, purpose, self.number, *place)
 
     def _scoring_views(self, indices: np.ndarray, purpose: str) -> Views:
         """The images in the configured view; the random views for a purpose are always the same."""
         if not self.config.scoring.augment:
             return Views(self.experiment, torch.from_numpy(indices))
-        random = self._random(purpose, self.cycle)
+        random = self.random(purpose, self.cycle)
         return Views(self.experiment, self.experiment.train_images.random_views(indices, random))
+
+    @property
+    def _draws_from_pool(self) -> bool:
+        return self.learner.draws_from(self.unlabeled)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to end bit for bit as an uninterrupted one."""
+        labeled: Any = torch.from_numpy(self.labeled)
+        if self._names is not None:
+            labeled = [self._names[index] for index in self.labeled.tolist()]
         return {
-            "labeled": torch.from_numpy(self.labeled),
+            "labeled": labeled,
             "previous": self.previous.state_dict(),
             "learner": self.learner.state_dict(),
+            "draws_from_pool": self._draws_from_pool,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave.
+        """Takes back what `state_dict` gave; images that have lost their label
+        since, or have gone themselves, are left out.
+
+        The epoch that was under way begins anew where its other steps would be of another kind:
+        in other batches of labelled images, or with unlabelled ones where it had none, or the
+        other way round. Otherwise it goes on; each step draws its unlabelled images by itself,
+        from the pool as it is now.
 
         Raises:
             KeyError: another version has saved it.
         """
-        self.labeled = state["labeled"].numpy()
         self.previous.load_state_dict(state["previous"])
         self.learner.load_state_dict(state["learner"])
+        if self._names is None:
+            self.labeled = state["labeled"].numpy()
+            return
+        labeled = indices_of(state["labeled"], self._names)
+        is_labeled = self.experiment.dataset.train.labels[labeled] != UNKNOWN
+        self.labeled = labeled[is_labeled.numpy()]
+        # Earlier versions have not saved whether there was a pool.
+        has_same_losses = state.get("draws_from_pool") == self._draws_from_pool
+        if len(self.labeled) < len(state["labeled"]) or not has_same_losses:
+            self.learner.restart_epoch()

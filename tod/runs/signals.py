@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 log = logging.getLogger("tod")
 Item = TypeVar("Item")
@@ -21,28 +21,29 @@ def answered() -> list[signal.Signals]:
 class Interruption:
     """Turns a signal into a request, which the loop answers once its progress is saved.
 
-    A second SIGINT leaves at once. `advice` says how to go on.
+    A second SIGINT leaves at once.
+
+    Args:
+        advice: how to go on.
+        leaves: whether this process leaves by itself, and not where another rank tells it to.
     """
 
-    def __init__(self, advice: str) -> None:
+    def __init__(self, advice: str, leaves: bool = True) -> None:
         self.advice = advice
+        self.leaves = leaves
         self.requested: int | None = None
         """The signal that has come."""
 
-    def stop_if_requested(self) -> None:
-        """Leaves with the shell's exit status for the signal: 130, 143 or 129.
-
-        Raises:
-            SystemExit: where a signal has come.
-        """
-        if self.requested:
-            log.warning(f"interrupted; {self.advice}")
-            raise SystemExit(128 + self.requested)
+    def stop(self, number: int) -> NoReturn:
+        """Leaves with the shell's exit status for a signal: 130, 143 or 129."""
+        log.warning(f"interrupted; {self.advice}")
+        raise SystemExit(128 + number)
 
     def watched(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items, one after the other; leaves before the next one where a signal has come."""
         for item in items:
-            self.stop_if_requested()
+            if self.requested and self.leaves:
+                self.stop(self.requested)
             yield item
 
     def _request(self, number: int, frame: FrameType | None) -> None:

@@ -1,99 +1,119 @@
-"""One trial on several devices: rank 0 leads, and all ranks share the work on its batches.
+"""Processes that share one trial: all run the same loop, and each computes its share.
 
-Rank 0 goes through the experiment as a process alone would, and writes all files. The others hold
-the same images, and do what it orders: to train through a cycle beside it, each on its share of
-every batch, or to take their share of a pass over images.
+Draws depend on their place alone, so every rank makes the same ones. Rank 0 alone reads and writes
+the run's files and answers signals; the others get from it what it has read or decided, so that no
+difference in rounding can part them.
 """
 
-import io
 import math
 import os
-import pickle
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import reduce
 from itertools import chain, zip_longest
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
 from models import Outputs
-from models.inference import OfOutputs
 from tod.config import InputError
 from tod.config.settings import shortened
-from tod.engine.one_rank import OneRank
 from tod.system.machine import is_out_of_memory
 
-
-class TrainCycle(NamedTuple):
-    """The order to train a trial's cycle to its end.
-
-    Attributes:
-        trial: its number.
-        state: of rank 0's learner.
-        labeled: indices of the labelled images.
-        unlabeled: indices of the pool.
-    """
-
-    trial: int
-    state: dict[str, Any]
-    labeled: np.ndarray
-    unlabeled: np.ndarray
-
-
-class Pass(NamedTuple):
-    """The order to take a network over images.
-
-    Attributes:
-        network: in evaluation mode.
-        of_outputs: what to keep.
-        rows: indices of the images (N,), or views of them (N, 4).
-        of_test: whether they are test images.
-        allow_tf32: whether products are rounded to TF32.
-    """
-
-    network: nn.Module
-    of_outputs: OfOutputs
-    rows: Tensor
-    of_test: bool
-    allow_tf32: bool
+T = TypeVar("T")
+Of = tuple[Tensor, ...]
+"""What is kept of one batch's outputs: tensors (n, …)."""
 
 
 class LostRankError(InputError):
     """A rank does not answer any more."""
 
 
+class OneRank:
+    """The only process of a trial, whose share of everything is all of it.
+
+    Attributes:
+        place: distinguishes what the ranks draw for their own share.
+        batches: which batches of a pass are this rank's: whole ones, computed as in one process.
+    """
+
+    world_size = 1
+    is_main = True
+    place: tuple[int, ...] = ()
+    batches = slice(None)
+
+    def use(self, device: torch.device) -> None:
+        """Computes on this device from now on."""
+
+    def from_main(self, find: Callable[[], T]) -> T:
+        """What rank 0 finds. Where that fails, the others end too and leave the word to it."""
+        return find()
+
+    def agree(self, number: int) -> int:
+        """Rank 0's number."""
+        return number
+
+    def own_share(self, views: Tensor, num_labeled: int) -> tuple[Tensor, int]:
+        """This rank's rows of a batch that begins with labelled images, and how many of these."""
+        return views, num_labeled
+
+    def of_whole_batches(
+        self,
+        counts: Sequence[int],
+        outputs: Sequence[Outputs],
+        targets: Sequence[Tensor],
+        predictions: Sequence[Tensor],
+    ) -> tuple[Sequence[Outputs], Sequence[Tensor], Sequence[Tensor]]:
+        """What all ranks have computed of some batches, where gradients reach the own rows alone.
+
+        The gradients of a loss of all this, summed over the ranks, are those of one process. Of
+        several ranks, there are no feature maps any more.
+
+        Args:
+            counts: N, the images of each whole batch.
+            outputs: the backbone's, of this rank's share of each.
+            targets: (n, …) for each batch, or none.
+            predictions: (n, …) for each of the first batches, or none.
+        """
+        return outputs, targets, predictions
+
+    def backward(self, loss: Tensor, networks: Sequence[nn.Module]) -> None:
+        """Adds the gradients of the loss, summed over the ranks, to the networks' own."""
+        loss.backward()
+
+    def share_statistics(self, networks: Sequence[nn.Module]) -> None:
+        """On GPUs, batch norm takes the statistics of the whole batch; changes the networks."""
+
+    def synchronize(self, networks: Sequence[nn.Module]) -> None:
+        """Gives all ranks rank 0's networks: batch-norm statistics are of each one's own share."""
+
+    def gather(self, found: Sequence[Of]) -> Sequence[Of]:
+        """What all ranks have found of their batches, in the batches' order."""
+        return found
+
+
 class DataParallel(OneRank):
     """One of several ranks, made by all of them and used as a context.
 
+    Whatever speaks to the others raises `LostRankError` when one does not answer any more.
+
     Args:
-        rank: of this process; 0 leads.
+        rank: of this process.
         world_size: how many there are.
         device: `auto`, `cpu` or `cuda`.
-
-    Raises:
-        LostRankError: by whatever speaks to the others, when one does not answer any more.
     """
 
     def __init__(self, rank: int, world_size: int, device: str = "cpu") -> None:
         self.rank = rank
         self.world_size = world_size
+        self.is_main = rank == 0
         self.place = (rank,) if rank else ()
         self.batches = slice(rank, None, world_size)
         self.device = torch.device("cpu")
         self.may_use_gpus = device in ("auto", "cuda") and distributed.is_nccl_available()
-        self.has_begun = False
-        # A thread of gloo's that frees a tensor of Python's waits for the interpreter, which waits
-        # for it where the group is destroyed: so these are freed after that.
-        self._of_last_order: tuple[Tensor, ...] = ()
-
-    @property
-    def leads(self) -> bool:
-        """Whether this is the process that goes through the experiment."""
-        return self.rank == 0
 
     def __enter__(self) -> "DataParallel":
         with_gpus = self.may_use_gpus and torch.cuda.is_available()
@@ -101,90 +121,52 @@ class DataParallel(OneRank):
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if with_gpus else "gloo", timeout=timedelta(minutes=30)
         )
-        # A follower waits as long as the leader chooses and writes.
+        # The others wait as long as rank 0 reads and writes.
         self._between_steps = distributed.new_group(backend="gloo", timeout=timedelta(days=1))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         # What the others wait for comes to nothing when this process ends.
-        if kind is not None and (self.has_begun or not self.leads):
-            return
-        if self.leads:
-            with suppress(LostRankError):
-                self.lead(None)
-        distributed.destroy_process_group()
-
-    def begin(self, order: object, device: torch.device) -> None:
-        """Gives the first order, and computes on this device.
-
-        Raises:
-            InputError: ranks cannot share it; the others end too.
-        """
-        self.use(device)
-        self.has_begun = True
-        self.lead(order)
+        if kind is None:
+            distributed.destroy_process_group()
 
     def use(self, device: torch.device) -> None:
-        """Computes on this device from now on; called by all ranks.
+        """See `OneRank`.
 
         Raises:
             InputError: ranks cannot share it.
         """
-        self.device = device
-        if device.type == "mps":
-            raise InputError("--parallel data: needs CUDA devices, or --device cpu")
-        local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
-        if device.type == "cuda" and local_world_size > torch.cuda.device_count():
-            raise InputError("--parallel data: needs a GPU for each rank; start fewer ranks")
+        wanted = self.from_main(lambda: _shareable(device).type)
+        if device.type != wanted:
+            raise InputError(
+                f"--device: is {device.type} on this machine, and {wanted} on rank 0's; name one "
+                "that all have"
+            )
+        self.device = _shareable(device)
 
-    def lead(self, order: object) -> None:
-        """See `OneRank`; to the others, whatever it holds.
+    def from_main(self, find: Callable[[], T]) -> T:
+        """See `OneRank`.
 
         Raises:
-            InputError: the order holds something that cannot be sent, or a rank is lost.
+            SystemExit: on the other ranks, where rank 0 has failed.
         """
+        found: list[Any] = [False, None]
         try:
-            content = _saved(order)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise InputError(
-                f"--parallel data: cannot be sent to the other processes ({error}); what a "
-                "strategy gives to Pool.compute must be defined at the top of a module"
-            ) from None
-        rows = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        size = torch.tensor(len(rows))
-        with self._explain_failures():
-            distributed.broadcast(size, 0, self._between_steps)
-            distributed.broadcast(rows, 0, self._between_steps)
-        self._of_last_order = size, rows
+            if self.is_main:
+                found = [True, find()]
+        finally:
+            with self._explain_failures():
+                distributed.broadcast_object_list(found, 0, self._between_steps)
+        if not found[0]:
+            raise SystemExit(2)
+        return found[1]
 
-    def next_order(self) -> Any:
-        """Waits for the leader's next order; its tensors come to this rank's device."""
-        size = torch.tensor(0)
-        with self._explain_failures():
-            distributed.broadcast(size, 0, self._between_steps)
-            rows = torch.empty(int(size), dtype=torch.uint8)
-            distributed.broadcast(rows, 0, self._between_steps)
-        self._of_last_order = size, rows
-        return self._loaded(rows.numpy().tobytes())
-
-    def agree(self, go_on: bool = True) -> bool:
-        """Whether the leader goes on, which all are told; called by all ranks after each step."""
-        answer = torch.tensor(go_on)
+    def agree(self, number: int) -> int:
+        """See `OneRank`; one short message, for each step."""
+        answer = torch.tensor(number)
         with self._explain_failures():
             distributed.broadcast(answer, 0, self._between_steps)
-        return bool(answer)
-
-    def leading(self, after_step: Callable[[], None]) -> Callable[[], None]:
-        def agreed() -> None:
-            try:
-                after_step()
-            except BaseException:
-                with suppress(LostRankError):
-                    self.agree(False)
-                raise
-            self.agree()
-
-        return agreed
+        return int(answer)
 
     def own_share(self, views: Tensor, num_labeled: int) -> tuple[Tensor, int]:
         labeled, unlabeled = (
@@ -272,15 +254,22 @@ class DataParallel(OneRank):
             for network in networks:
                 nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
-    def gather(self, found: Sequence[tuple[Tensor, ...]]) -> Sequence[tuple[Tensor, ...]]:
-        of_ranks = [b""] * self.world_size if self.leads else None
+    def synchronize(self, networks: Sequence[nn.Module]) -> None:
         with self._explain_failures():
-            distributed.gather_object(_saved(found), of_ranks, 0, self._between_steps)
-        in_order = zip_longest(*map(self._loaded, of_ranks or ()))
-        return [tensors for tensors in chain.from_iterable(in_order) if tensors is not None]
+            for tensor in chain(*(network.state_dict().values() for network in networks)):
+                distributed.broadcast(tensor, 0)
 
-    def _loaded(self, content: bytes) -> Any:
-        return torch.load(io.BytesIO(content), map_location=self.device, weights_only=False)
+    def gather(self, found: Sequence[Of]) -> Sequence[Of]:
+        of_ranks: list[Any] = [None] * self.world_size
+        own = [tuple(tensor.cpu() for tensor in of_batch) for of_batch in found]
+        with self._explain_failures():
+            distributed.all_gather_object(of_ranks, own, self._between_steps)
+        in_order = chain.from_iterable(zip_longest(*of_ranks))
+        return [
+            tuple(tensor.to(self.device) for tensor in of_batch)
+            for of_batch in in_order
+            if of_batch is not None
+        ]
 
     @contextmanager
     def _explain_failures(self) -> Iterator[None]:
@@ -295,7 +284,10 @@ class DataParallel(OneRank):
             ) from None
 
 
-def _saved(content: object) -> bytes:
-    file = io.BytesIO()
-    torch.save(content, file)
-    return file.getvalue()
+def _shareable(device: torch.device) -> torch.device:
+    if device.type == "mps":
+        raise InputError("--parallel data: needs CUDA devices, or --device cpu")
+    local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
+    if device.type == "cuda" and local_world_size > torch.cuda.device_count():
+        raise InputError("--parallel data: needs a GPU for each rank; start fewer ranks")
+    return device

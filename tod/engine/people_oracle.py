@@ -1,0 +1,350 @@
+"""People give the labels: a command trains on those that there are, and asks for the next ones.
+
+What the run is doing is a word in its saved state: it trains, or it waits for people.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models import imagenet_weights
+from tod.analysis import records
+from tod.analysis.metrics import FEW_IMAGES
+from tod.analysis.results import ACCURACY
+from tod.config import InputError
+from tod.config.identity import Identity
+from tod.config.settings import counted, shortened
+from tod.data import Dataset, own_images
+from tod.data.own_images import UNKNOWN, indices_of
+from tod.engine import asking
+from tod.engine.judging import audit_columns, judged_scores
+from tod.engine.loop import Loop
+from tod.engine.trial import Experiment, Trial
+from tod.people.batch_files import write_batch
+from tod.people.batches import Batch, batch_folder
+from tod.people.missing import refuse_missing
+from tod.people.record import Record
+from tod.runs.checkpoints import Progress
+from tod.runs.folder import RunFolder
+from tod.runs.log import RunLog
+from tod.runs.ranks import Ranks
+from utils import random_generator
+
+log = logging.getLogger("tod")
+
+TRAINING, WAITING = "training", "waiting"
+"""What a run is doing."""
+
+
+class PeopleOracle:
+    """Takes what people have said, and asks them by batches.
+
+    Args:
+        identity: of the run.
+        labels: files in which people give labels.
+        relabel: whether these may change labels taken before.
+        partial: go on without what is missing of the last batch, if it has an answer at least.
+
+    Attributes:
+        trials: the only one, or none where the run waits for people.
+        recorded: what the run has recorded of itself, if it has begun.
+        content: what all ranks that share the trial must see alike.
+        stage: what the run is doing.
+        trained: the fingerprint of what the last cycle that has begun is trained on.
+        num_batches: how many batches there were when it began.
+        num_written: how many there are now.
+    """
+
+    advice = "the same command again continues where it stopped"
+    processes = Ranks()
+
+    def __init__(
+        self,
+        identity: Identity,
+        labels: Sequence[Path] = (),
+        relabel: bool = False,
+        partial: bool = False,
+    ) -> None:
+        self.identity = identity
+        self.config = identity.config
+        self.paths = labels
+        self.relabel = relabel
+        self.partial = partial
+        self.stage, self.trained = WAITING, ""
+        self.num_batches = self.num_written = 0
+        self._has_asked = False
+
+    def folder(self, path: Path) -> RunFolder:
+        """The run's folder."""
+        advice = (
+            "have it as there, or name another place with --output-dir, and give it what people "
+            f"have said, audits too, by --labels {path / 'labels.csv'} and the tables beside it"
+        )
+        return RunFolder(path, self.identity, trials=[1], chosen=[1], advice=advice)
+
+    def prepared(self, folder: RunFolder, run_log: RunLog) -> "PeopleOracle":
+        """Itself, once it has taken people's labels and knows whether they reach.
+
+        Raises:
+            InputError: something that people must mend; no label was taken.
+        """
+        if self.config.model.pretrained:
+            imagenet_weights()  # They may not be had: people are not to be asked in vain.
+        found = own_images.find(Path(self.config.data_dir))
+        folder.claim(makes_it=True)  # two first commands would each find nothing there
+        state = Progress(folder.path, 1).load()
+        self.recorded = folder.begun()
+        _refuse_other_classes(folder.path, self.recorded, found.class_names)
+        self.record = Record(folder.path, found)
+        refuse_missing(folder.path, self.record.labels, state, folder.rows())
+        self.record.take(self.paths, self.relabel)
+        if self.recorded and self.record.has_news():
+            run_log.write_to(folder.path / "log.txt")
+            self.record.write_labels()
+        self._cycle, self._num_labeled = 1, len(self.record.for_training())
+        if state is not None:
+            self.load_state_dict(state)
+            self._cycle = state["learner"]["cycle"]
+        self._waits = self.record.waiting() and not (self.partial and self.record.has_answers())
+        self.trials = [1]
+        if self.stage == TRAINING:
+            self._num_labeled = len(state["labeled"])
+        elif self._waits:
+            self._say_what_it_waits_for()
+            self.trials = []
+        return self
+
+    def load(self) -> Dataset:
+        """The images, with the labels that people have given."""
+        found = self.record.found
+        read = own_images.read(found, self.config.images)
+        dataset = self.record.dataset(read, self.config.images, self.recorded)
+        self.content = own_images.fingerprint_of_rows(found, read)
+        self.fingerprint = self.recorded.get("data") or own_images.fingerprint(found)
+        self.digests = read.digests
+        self.for_training = indices_of(self.record.for_training(), self.digests)
+        self.is_in_pool = (dataset.train.labels == UNKNOWN).numpy()
+        self.is_in_pool[indices_of(self.record.labels.set_aside, self.digests)] = False
+        return dataset
+
+    def given_features(self, dataset: Dataset) -> None:
+        """There are none: images come and go."""
+
+    def open(
+        self, folder: RunFolder, dataset: Dataset, found: dict[str, Any], run_log: RunLog
+    ) -> bool:
+        """Makes the folder ready for results; `found` goes into its `config.yaml`.
+
+        Returns:
+            Whether there is anything to train for.
+        """
+        begins = self.stage == WAITING
+        same = self.trained == self.record.fingerprint()
+        if begins and same and not self.is_in_pool.any():
+            self._say_that_all_is_labelled()
+            return False
+        folder.open({**found, "settings": [*self.identity.settings]})
+        run_log.write_to(folder.path / "log.txt")
+        records.write_unreadable(folder.path, dataset.unreadable)
+        self.record.write_labels()
+        self.record.say_what_changed()
+        active = self.config.active_learning
+        begins_with = active.initial_labels or active.query_size
+        if begins and len(self.for_training) < (2 if self.record.batches else max(begins_with, 2)):
+            self._ask_at_random(folder)
+            return False
+        return True
+
+    def trial(self, experiment: Experiment, number: int) -> Trial:
+        """The only trial, before what is saved of it."""
+        nothing, pool = np.empty(0, np.int64), np.flatnonzero(self.is_in_pool)
+        return Trial(experiment, number, nothing, pool, names=self.digests)
+
+    def labels_of_cycles(self, dataset: Dataset) -> list[int]:
+        """How many labelled images this command's cycle trains on; those before it are done."""
+        return [0] * (self._cycle - 1) + [self._num_labeled]
+
+    def has_labels(self, loop: Loop) -> bool:
+        """See `Oracle`."""
+        if self.stage == TRAINING:
+            return True
+        if not self._has_asked and self._waits:
+            self._say_what_it_waits_for()
+        if self._has_asked or self._waits:
+            return False
+        trial = loop.trial
+        self._judge_the_last_batch(loop)
+        trial.labeled, self.trained = self.for_training, self.record.fingerprint()
+        self.num_batches = self.num_written = len(self.record.batches)
+        trial.learner.start_cycle(trial.cycle)
+        self.stage = TRAINING
+        loop.save()
+        return True
+
+    def _judge_the_last_batch(self, loop: Loop) -> None:
+        """Records what its labels tell of the scores, before the network has trained on them."""
+        asked = self.record.batches[self.num_batches :]
+        if not asked or not asked[-1].is_of_a_network:
+            return
+        batch, trial = asked[-1], loop.trial
+        judgement, count = judged_scores(batch, self.record.labels, self.digests, trial)
+        if not loop.writes:
+            return
+        rows = loop.folder.rows()
+        for row in rows[rows["cycle"] == str(trial.cycle - 1)].to_dict("records"):
+            loop.folder.write_row(row | judgement)
+        if count:
+            log.info(
+                f"batch {batch.number}: Spearman correlation of score and true loss "
+                f"{judgement['score_loss_spearman'] or 'unknown'} over "
+                f"{counted(count, 'labelled image')}, before training on them"
+            )
+
+    def query(self, loop: Loop, row: dict[str, str]) -> None:
+        """See `Oracle`; a batch that is there already was written before a kill."""
+        trial = loop.trial
+        if self._measures_by_audits:
+            row |= _audit(row[ACCURACY], len(trial.experiment.dataset.test))
+        if loop.writes:
+            loop.folder.write_row(row)
+            if (loop.folder.rows()[ACCURACY] != "nan").any():
+                records.write_learning_curve(loop.folder.path)
+        batch_is_there = len(self.record.batches) > self.num_batches
+        self.num_written = self.num_batches + (batch_is_there or self._ask(loop))
+        self._has_asked = not batch_is_there
+        # The next cycle begins with this one's network, once there are labels.
+        self.stage, trial.labeled = WAITING, trial.labeled[:0]
+        trial.start_next_cycle()
+
+    def _ask(self, loop: Loop) -> bool:
+        """Whether there is anything left to ask for."""
+        number = len(self.record.batches)
+        chosen = asking.next_batch(
+            self._candidates(),
+            self.config.active_learning.query_size,
+            self._audit_share,
+            random_generator(self.identity.seed, "batch", number),
+            loop.trial,
+            loop.sampling,
+        )
+        chosen = loop.ranks.from_main(lambda: chosen)
+        if not chosen:
+            self._say_that_all_is_labelled()
+        elif loop.writes:
+            loop.monitor.scored(np.array([each.score for each in chosen]))
+            self._write(loop.folder, chosen)
+        return bool(chosen)
+
+    def _ask_at_random(self, folder: RunFolder) -> None:
+        """Writes a batch for which no network is needed.
+
+        Raises:
+            InputError: nothing is left to be asked for.
+        """
+        active, number = self.config.active_learning, len(self.record.batches)
+        size = active.query_size if number else active.initial_labels or active.query_size
+        random = random_generator(self.identity.seed, "first batch", number)
+        chosen = asking.first_batch(self._candidates(), size, self._audit_share, random)
+        if not chosen:
+            raise InputError(
+                f"{self.record.found.root}: there is no image left to be labelled, and fewer than "
+                "two have a label to train on; add images"
+            )
+        if number:
+            log.info("too few labels to train on: that needs two, without the audited images'")
+        self._write(folder, chosen)
+
+    def _write(self, folder: RunFolder, chosen: Sequence[asking.Chosen]) -> None:
+        """Writes a batch, and says what to do with it."""
+        found, number = self.record.found, len(self.record.batches)
+        rows = asking.as_rows(chosen, self.digests, found)
+        self.record.write_pool()
+        path = write_batch(folder.path, Batch(number, rows), found.root, found.class_names)
+        log.info(
+            f"{path}: asks for the labels of {counted(len(rows), 'image')}; open label.html there "
+            "(or import label_studio.json), then run the same command with "
+            f"--labels labels_batch{number}.csv"
+        )
+
+    @property
+    def _measures_by_audits(self) -> bool:
+        return self.record.found.test is None
+
+    @property
+    def _audit_share(self) -> float:
+        return self.config.active_learning.audit_share if self._measures_by_audits else 0.0
+
+    def _candidates(self) -> asking.Candidates:
+        again = self.record.to_ask_again()
+        indices = indices_of(again, self.digests)
+        is_audit = [again[self.digests[index]] for index in indices.tolist()]
+        return asking.Candidates(np.flatnonzero(self.is_in_pool), indices, is_audit)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Oracle`."""
+        names = ("stage", "trained", "num_batches", "num_written")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Oracle`."""
+        self.trained, self.num_batches = state["trained"], state["num_batches"]
+        # Earlier versions have saved neither.
+        self.num_written = state.get("num_written", self.num_batches)
+        self.stage = state.get("stage", TRAINING if state["labeled"] else WAITING)
+        labeled = self.record.labels.labels.keys() & self.record.found.files
+        if len(labeled.intersection(state["labeled"])) < 2:  # too few to train on
+            self.stage = WAITING
+
+    def conclude(self, folder: RunFolder, has_ended: bool) -> None:
+        """Nothing: the run goes on until people stop."""
+
+    def _say_that_all_is_labelled(self) -> None:
+        log.info(
+            f"{self.record.found.root}: every image has its label, or was set aside; the same "
+            "command goes on when images are added, or labels change"
+        )
+
+    def _say_what_it_waits_for(self) -> None:
+        number, rows = self.record.batches[-1]
+        count = f"{len(self.record.waiting())} of {counted(len(rows), 'image')}"
+        left_out = ""
+        if gone := self.record.gone():
+            left_out = f" ({len(gone)} gone or changed, as {shortened(gone[0].file)})"
+        how = "by --partial"
+        if self.partial:
+            how = "once there is one (--partial needs an answer at least)"
+        log.info(
+            f"{batch_folder(self.record.run_folder, number)}: waits for the labels of "
+            f"{count}{left_out}; give them by --labels FILE, or go on without {how}"
+        )
+
+
+def _audit(accuracy: str, count: int) -> dict[str, str]:
+    """The columns of `results.csv` about `count` audited images, said aloud."""
+    columns = audit_columns(float(accuracy), count)
+    if not count:
+        log.info("no image is audited yet: the accuracy is unknown")
+        return columns
+    low, high = (float(columns[name]) for name in ("accuracy_low", "accuracy_high"))
+    few = f"; under {FEW_IMAGES} images it means little" if count < FEW_IMAGES else ""
+    log.info(
+        f"accuracy on {counted(count, 'audited image')}: {float(accuracy):.1f} % "
+        f"(95 % interval: {low:.1f} to {high:.1f} %){few}"
+    )
+    return columns
+
+
+def _refuse_other_classes(path: Path, recorded: Mapping[str, Any], class_names: list[str]) -> None:
+    before = recorded.get("class_names", class_names)
+    if before != class_names:
+        new, gone = {*class_names} - {*before}, {*before} - {*class_names}
+        how = "in another order"
+        if new or gone:
+            how = f"{shortened(min(new or gone))} is {'new' if new else 'gone'}"
+        raise InputError(
+            f"{path}: its network knows other classes ({how}); have the same as before, or begin a "
+            f"run in another --output-dir with --labels {path / 'labels.csv'}"
+        )
