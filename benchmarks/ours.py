@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from tod.engine.one_rank import OneRank
 from torch import Tensor
 
 from benchmarks.workload import NUM_CLASSES
@@ -14,7 +15,6 @@ from samplers import temporal_output_discrepancy
 from tod.config import Config
 from tod.data.batches import ImageBatches
 from tod.engine.learner import Learner
-from tod.engine.one_rank import OneRank
 
 AUXILIARIES = {"NONE": NoAuxiliary, "COD": CODLoss, "LL4AL": LossPrediction}
 

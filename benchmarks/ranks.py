@@ -20,14 +20,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from tod.engine.data_parallel import DataParallel
+from tod.engine.one_rank import OneRank
+
 from benchmarks import machine
 from benchmarks.ours import AUXILIARIES, Ours
 from benchmarks.workload import one_epoch, random_images
 from tod.analysis.tables import markdown
 from tod.config import cli
-from tod.engine.data_parallel import DataParallel
 from tod.engine.device import keep_freed_memory, select_device, select_precision
-from tod.engine.one_rank import OneRank
 from tod.runs.commands import Commands, share_of_machine
 from tod.runs.ranks import ranks_from_environment, run_as_ranks
 

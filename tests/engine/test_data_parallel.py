@@ -18,7 +18,7 @@ import samplers
 from losses import AuxiliaryLoss, CODLoss, DetachedLossPrediction, LossPrediction, NoAuxiliary, Step
 from models import NetworkFactory, Outputs, fold_batch_norm
 from models.inference import logits_alone
-from tests.support.harness import Run, tiny_run
+from tests.support.harness import tiny_run
 from tests.support.loading import refused
 from tests.support.people import People
 from tests.support.several_ranks import RankPool
@@ -26,18 +26,15 @@ from tests.test_own_loss import Remembering
 from tod import config as configuration
 from tod import data
 from tod.config import InputError
+from tod.config.schema import Images
 from tod.data import own_images
 from tod.data.batches import ImageBatches
-from tod.data.dataset import Dataset
-from tod.engine.data_parallel import DataParallel
-from tod.engine.follower import _same_dataset, begin, follow
 from tod.engine.learner import Learner
-from tod.engine.one_rank import OneRank
+from tod.engine.ranks import DataParallel, OneRank
 from tod.engine.trial import Experiment, Trial
-from tod.runs.ranks import Ranks
 from tod.runs.signals import Interruption
 
-CPU = torch.device("cpu")
+CPU, IMAGES = torch.device("cpu"), Images(size=8)
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +164,16 @@ def test_integers_reach_all_ranks_as_they_are(ranks):
     assert ranks.ask(2, on_rank, targets_of) == [whole, whole]
 
 
-def query(place: Path, group: DataParallel | None = None) -> dict[str, object]:
+def query(group: OneRank, rank: int, place: Path) -> dict[str, object]:
     """What strategies answer on untrained networks, and the test images' logits."""
-    trial = Trial(begun(place, group), 1)
+    settings = ("model.dropout=0.3", "scoring.augment=true", "active_learning.subset_size=150")
+    overrides = [f"--set={setting}" for setting in settings]
+    config = tiny_run(place, "main_LL4AL.py", "LL4AL", "LL4AL", *overrides).config
+    dataset, interruption = data.load(config, 0), Interruption("")
+    experiment = Experiment(
+        config, 0, LossPrediction, dataset, CPU, "fp32", interruption, ranks=group
+    )
+    trial = Trial(experiment, 1)
     logits = trial.test_logits().numpy()
     strategies = {**main_TOD.SAMPLING, **main_LL4AL.SAMPLING}
     queries = {name: strategy(trial.pool()) for name, strategy in strategies.items()}
@@ -177,93 +181,60 @@ def query(place: Path, group: DataParallel | None = None) -> dict[str, object]:
     pool = trial.pool()
     queries["ties"] = samplers.query_by_tod(pool)
     (own,) = pool.compute(pool.backbone, logits_alone, lambda: iter([torch.zeros(3, 3, 8, 8)]))
-    assert len(own) == 3  # images of a strategy's own, which no other rank has
+    (local,) = pool.compute(pool.backbone, lambda outputs: outputs[:1])
+    assert (len(own), len(local)) == (3, 150)
     found = {name: (query.indices, query.scores) for name, query in queries.items()}
     return {"test": (logits.argmax(axis=1), logits), **found}
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> dict[str, object]:
-    return query(tmp_path_factory.mktemp("alone"))
-
-
-def run_in(place: Path) -> Run:
-    settings = ("model.dropout=0.3", "scoring.augment=true", "active_learning.subset_size=150")
-    overrides = [f"--set={setting}" for setting in settings]
-    return tiny_run(place, "main_LL4AL.py", "LL4AL", "LL4AL", "--device=cpu", *overrides)
-
-
-def begun(place: Path, group: DataParallel | None = None, device: str = "cpu") -> Experiment:
-    """What one process works on, or ranks that share it do."""
-    config = run_in(place).config
-    dataset = data.load(config, 0)
-    if group is not None:
-        group.begin(begin(dataset, dataset.fingerprint(), torch.device(device), "fp32"), CPU)
-    interruption = Interruption("")
-    return Experiment(config, 0, LossPrediction, dataset, CPU, "fp32", interruption, ranks=group)
-
-
-def shared(
-    rank: int, world_size: int, place: Path, lead: Callable[[Path, DataParallel], Any]
-) -> tuple[Any, str]:
-    """What the leader finds while the others follow, and a rank's refusal; as without a GPU."""
-    try:
-        with (
-            patch.object(torch.cuda, "device_count", return_value=0),
-            DataParallel(rank, world_size) as group,
-        ):
-            if group.leads:
-                return lead(place, group), ""
-            ranks = Ranks(rank, rank, world_size)
-            follow(run_in(place).identity, LossPrediction, ranks, group, "cpu", quiet=True)
-    except InputError as error:
-        return None, str(error)
-    return None, ""
+    return query(OneRank(), 0, tmp_path_factory.mktemp("alone"))
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_scores_and_queries_of_shared_passes_are_those_of_one(ranks, world_size, tmp_path, alone):
-    (found, _), *others = ranks.ask(world_size, shared, tmp_path, query)
-    assert others == [(None, "")] * (world_size - 1)
     assert len(set(alone["ties"][1].tolist())) == 1
-    assert found.keys() == alone.keys()
-    for name, expected in alone.items():
-        for each, of_one in zip(found[name], expected, strict=True):
-            np.testing.assert_array_equal(each, of_one, name)
+    for found in ranks.ask(world_size, on_rank, partial(query, place=tmp_path)):
+        assert found.keys() == alone.keys()
+        for name, expected in alone.items():
+            for each, of_one in zip(found[name], expected, strict=True):
+                np.testing.assert_array_equal(each, of_one, name)
 
 
-def compute_locally(place: Path, group: DataParallel) -> None:
-    pool = Trial(begun(place, group), 1).pool()
-    pool.compute(pool.backbone, lambda outputs: outputs[:1])
+def ended(group: OneRank, rank: int, *, then: Callable[[OneRank, int], object]) -> str:
+    """How a rank ends, as on machines without a GPU: its exit status or its line."""
+    try:
+        with patch.object(torch.cuda, "device_count", return_value=0):
+            then(group, rank)
+    except (SystemExit, InputError) as error:
+        return str(error)
+    return "goes on"
 
 
-def begin_on(place: Path, group: DataParallel, device: str) -> None:
-    group.begin(None, torch.device(device))
+def use(group: OneRank, rank: int, *, devices: Sequence[str]) -> None:
+    group.use(torch.device(devices[rank]))
 
 
-def begin_for_a_gpu(place: Path, group: DataParallel) -> None:
-    begun(place, group, "cuda")
+def fail_on_main(group: OneRank, rank: int) -> None:
+    def fail() -> None:
+        raise InputError("what rank 0 says")
+
+    group.from_main(fail)
 
 
-REFUSALS = {
-    compute_locally: (
-        "--parallel data: cannot be sent to the other processes .* at the top of a module$",
-        r"\[rank 1\] another rank has failed, and says why \(",
-    ),
-    partial(begin_on, device="cuda"): ("--parallel data: needs a GPU for each rank", "$"),
-    partial(begin_on, device="mps"): ("--parallel data: needs CUDA devices", "$"),
-    begin_for_a_gpu: (
-        "$",
-        "--device cpu: is cpu on this machine, and cuda on rank 0's; name one that all have$",
-    ),
-}
-
-
-@pytest.mark.parametrize("lead", REFUSALS)
-def test_what_ranks_cannot_share_ends_them_all_with_one_line(ranks, tmp_path, lead):
-    answers, lines = ranks.ask(2, shared, tmp_path, lead), REFUSALS[lead]
-    for (_, refusal), line in zip(answers, lines, strict=True):
-        assert re.match(line, refusal), refusal
+@pytest.mark.parametrize(
+    ("then", "lines"),
+    [
+        (partial(use, devices=("cuda", "cuda")), ("--parallel data: needs a GPU for each", "2$")),
+        (partial(use, devices=("mps", "mps")), ("--parallel data: needs CUDA devices", "2$")),
+        (partial(use, devices=("cpu", "cuda")), ("goes on$", "--device: is cuda on this machine")),
+        (fail_on_main, ("what rank 0 says$", "2$")),
+    ],
+)
+def test_what_ranks_cannot_share_ends_them_with_one_line(ranks, then, lines):
+    for answer, line in zip(ranks.ask(2, on_rank, partial(ended, then=then)), lines, strict=True):
+        assert re.match(line, answer), answer
 
 
 def test_no_share_is_of_a_single_image():
@@ -289,28 +260,6 @@ def test_gpus_have_shares_of_single_images_but_not_of_none():
     assert "a batch of 2 images cannot be shared by 3 GPUs" in line
 
 
-def test_a_rank_that_sees_other_images_than_the_leader_refuses(tmp_path):
-    config = configuration.load("digits")
-    dataset = data.load(config, 0)
-    order = begin(dataset, dataset.fingerprint(), CPU, "fp32")
-    assert len(order.dataset.train.stored) == 0
-    assert _same_dataset(config, 0, order).fingerprint() == dataset.fingerprint()
-    others = "holds other images here than for rank 0"
-    assert others in refused(_same_dataset, config, 0, order._replace(fingerprint="other"))
-    people = People(tmp_path, count=4)
-    config = configuration.load("own_images", ["images.size=8"], str(people.data))
-    found = own_images.find(people.data)
-    read = own_images.read(found, config.images)
-    images = read.images
-    dataset = Dataset(images, images, found.class_names, torch.zeros(3), torch.ones(3))
-    order = begin(dataset, own_images.fingerprint_of_rows(found, read), CPU, "fp32")
-    assert torch.equal(_same_dataset(config, 0, order).train.pixels, images.pixels)
-    # The same images: only their places in the order of names differ.
-    first = people.data / "unlabeled" / "000.png"
-    first.rename(first.with_name("9.png"))
-    assert others in refused(_same_dataset, config, 0, order)
-
-
 def test_a_loss_whose_network_would_run_on_whole_batches_is_refused():
     loss = type("InLosses", (Own,), {"predictions": AuxiliaryLoss.predictions})
     line = refused(trained, DataParallel(0, 2), auxiliary=loss)
@@ -333,3 +282,21 @@ def test_batch_norm_folds_and_converts_for_ranks_on_gpus():
     folded = fold_batch_norm(network)
     assert nn.SyncBatchNorm not in {type(module) for module in folded.modules()}
     torch.testing.assert_close(folded(images)[0], expected)
+
+
+def test_a_rank_that_sees_other_images_than_rank_0_refuses(tmp_path, monkeypatch):
+    people = People(tmp_path, count=4)
+
+    def seen() -> str:
+        read = own_images.read(own_images.find(people.data), IMAGES)
+        return own_images.fingerprint_of_rows(own_images.find(people.data), read)
+
+    of_rank_0 = seen()
+    # The same images: only their places in the order of names differ.
+    first = people.data / "unlabeled" / "000.png"
+    first.rename(first.with_name("9.png"))
+    assert seen() != of_rank_0
+    monkeypatch.setattr(
+        OneRank, "from_main", lambda rank, find: of_rank_0 if find() == seen() else find()
+    )
+    assert "holds other images here than for rank 0" in refused(people.round)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from operator import attrgetter
 from subprocess import PIPE
 
 import pytest
@@ -11,9 +12,9 @@ from tests.support.forks import Process, one_thread
 from tests.support.harness import tiny_run
 from tests.support.processes import begun, go_on, hung_up
 from tests.support.soak import SCRIPTS, differences, outcome, results, run_folder, soak
+from tod.analysis.results import read_rows
 from tod.engine import loop
 from tod.engine.loop import Loop
-from tod.runs.folder import RunFolder
 from tod.runs.signals import Interruption
 
 
@@ -92,18 +93,18 @@ def test_state_is_saved_within_an_epoch_when_that_takes_long(tmp_path, monkeypat
 
 
 @pytest.mark.usefixtures("cheap_pictures")
-@pytest.mark.parametrize("last", ["draw_learning_curve", "finish_trial"])
+@pytest.mark.parametrize("last", ["records.write_learning_curve", "finish_trial"])
 def test_a_run_killed_after_its_last_row_is_ended_by_the_same_command(tmp_path, monkeypatch, last):
     run = tiny_run(tmp_path)
     with monkeypatch.context() as patched:
-        original = getattr(loop, last)
+        original = attrgetter(last)(loop)
 
-        def kill_after_last_row(folder: RunFolder, *arguments: int) -> None:
-            if len(folder.rows()) == 2:
+        def kill_after_last_row(*arguments: object) -> None:
+            if len(read_rows(run.folder / "results.csv")) == 2:
                 raise SystemExit(137)
-            original(folder, *arguments)
+            original(*arguments)
 
-        patched.setattr(loop, last, kill_after_last_row)
+        patched.setattr(f"tod.engine.loop.{last}", kill_after_last_row)
         with pytest.raises(SystemExit):
             run.start()
     rows, curve = run.folder / "results.csv", run.folder / "learning_curve.png"

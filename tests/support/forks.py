@@ -35,11 +35,10 @@ IMPORTED = (
     *(
         "tod.analysis.report",
         "tod.engine.experiment",
-        "tod.engine.follower",
+        "tod.engine.launch",
         "tod.engine.prediction",
-        "tod.engine.rounds",
     ),
-    *("tod.engine.data_parallel", "tests.support.people", "tests.support.saves"),
+    *("tod.engine.ranks", "tests.support.people", "tests.support.saves"),
 )
 READ_AT_START = re.compile("PYTHON|OMP_|MKL_|OPENBLAS_|ONEDNN_|LD_")
 """The variables that Python and the libraries read when they begin, and not again."""

@@ -31,6 +31,8 @@ from tod.engine.device import prepare, select_device, select_precision, work_of_
 from tod.engine.experiment import environment, run_experiment
 from tod.engine.launch import checked
 from tod.engine.loop import Loop
+from tod.engine.oracle import DatasetOracle
+from tod.engine.ranks import OneRank
 from tod.engine.trial import Experiment, Trial
 from tod.runs.folder import RunFolder
 from tod.runs.monitor import Monitor
@@ -89,7 +91,7 @@ class Run(NamedTuple):
     identity: Identity
     options: Options
     further: dict[str, Any]
-    """The further arguments of `run_experiment`."""
+    """The further arguments of the oracle."""
 
     @property
     def config(self) -> Config:
@@ -106,7 +108,12 @@ class Run(NamedTuple):
     def start(self, sampling: Strategy | None = None) -> None:
         """Runs it to its end, or goes on with it; with another strategy, if one is given."""
         own, auxiliary = self.method()
-        run_experiment(self.identity, sampling or own, auxiliary, self.options, **self.further)
+        oracle = self.oracle()
+        run_experiment(self.identity, sampling or own, auxiliary, self.options, oracle)
+
+    def oracle(self) -> DatasetOracle:
+        """Labels what the run queries."""
+        return DatasetOracle(self.identity, **self.further)
 
     def stop_after(self, steps: int) -> None:
         """Runs it until SIGTERM comes in this optimiser step, from 1; it saves its state there."""
@@ -130,8 +137,10 @@ class Run(NamedTuple):
             config, self.identity.seed, auxiliary, dataset, device, precision, interruption
         )
         with folder, interruption, Monitor(config, 1, [40, 60]) as monitor:
-            folder.open(environment(dataset, device, precision))
-            yield Loop(Trial(experiment, number), sampling, folder, monitor, self.options)
+            fingerprint = dataset.fingerprint()
+            folder.open(environment(dataset, device, precision, fingerprint, OneRank()))
+            trial, oracle = Trial(experiment, number), self.oracle()
+            yield Loop(trial, oracle, sampling, folder, monitor, self.options)
 
 
 def stop_in_step(patched: pytest.MonkeyPatch, step: int) -> list[Loop]:

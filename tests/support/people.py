@@ -15,7 +15,7 @@ from PIL import Image
 import main_TOD
 from tests.support.harness import DEVICE
 from tod.analysis import figures
-from tod.people.trial import PeopleTrial
+from tod.engine.trial import Trial
 from tod.system.files import rows_of_csv
 
 CLASSES = ("cat", "dog")
@@ -201,4 +201,4 @@ def all_but(*left: int) -> Callable[[list[dict]], list[dict]]:
 
 def killed_behind_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next round leaves once its batch is there, and before it has saved that it is."""
-    monkeypatch.setattr(PeopleTrial, "end_cycle", lambda trial: sys.exit(137))
+    monkeypatch.setattr(Trial, "start_next_cycle", lambda trial: sys.exit(137))

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 
 from losses import AuxiliaryLoss
-from models import imagenet_weights
-from tod.analysis import records
 from tod.config import InputError
 from tod.config.identity import Identity, Options
 from tod.data import Dataset
@@ -93,7 +91,7 @@ def run_experiment(
                     device,
                     precision,
                     interruption,
-                    imagenet_weights() if config.model.pretrained else None,
+                    oracle.imagenet_weights,
                     oracle.given_features(dataset),
                     options.cuda_graphs,
                     ranks,

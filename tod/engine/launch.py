@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from tod.config import PROJECT_DIR, InputError
@@ -20,7 +19,7 @@ def launch(script: EntryScript, command: Command) -> None:
     identity, options, processes = command.identity, command.options, command.processes
     sampling, auxiliary = script.method(identity)
 
-    from tod.runs.ranks import PROCESSES, ranks_from_environment, run_as_ranks, started_by
+    from tod.runs.ranks import PROCESSES, Ranks, ranks_from_environment, run_as_ranks, started_by
 
     if command.parallel == "trials":
         processes = min(processes, len(command.trials))
@@ -34,30 +33,27 @@ def launch(script: EntryScript, command: Command) -> None:
             "--parallel data: shares a trial among several processes; add --processes 2, say, or "
             f"start them by torchrun --nproc_per_node=2 {script.name} --parallel data"
         )
-    if identity.config.facts.from_people:
-        from tod.engine.rounds import run_round
 
-        further = {name: getattr(command, name) for name in ("labels", "relabel", "partial")}
-        run = partial(run_round, identity, sampling, auxiliary, options, **further)
-    else:
-        from tod.engine.experiment import run_experiment
-
-        further = {name: getattr(command, name) for name in ("trials", "overwrite", "features")}
-        run = partial(run_experiment, identity, sampling, auxiliary, options, **further)
+    from tod.engine.experiment import run_experiment
+    from tod.engine.oracle import DatasetOracle
+    from tod.engine.people_oracle import PeopleOracle
+    from tod.engine.ranks import DataParallel
 
     ranks = ranks_from_environment()
-    if command.parallel == "trials" or ranks.world_size == 1:
-        run()
+    shares_data = command.parallel == "data" and ranks.world_size > 1
+    if identity.config.facts.from_people:
+        oracle = PeopleOracle(identity, command.labels, command.relabel, command.partial)
+        if not (shares_data or ranks.is_main_process):
+            return  # there is one trial
+    else:
+        deals_out = Ranks() if shares_data else ranks
+        further = (command.trials, command.overwrite, command.features, deals_out)
+        oracle = DatasetOracle(identity, *further)
+    if not shares_data:
+        run_experiment(identity, sampling, auxiliary, options, oracle)
         return
-
-    from tod.engine.data_parallel import DataParallel
-    from tod.engine.follower import follow
-
     with DataParallel(ranks.rank, ranks.world_size, options.device) as group:
-        if ranks.is_main_process:
-            run(group=group)
-        else:
-            follow(identity, auxiliary, ranks, group, options.device, options.quiet)
+        run_experiment(identity, sampling, auxiliary, options, oracle, group)
 
 
 def checked(script: EntryScript, command: Command) -> Command:

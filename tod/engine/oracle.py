@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from models import imagenet_weights
 from tod import data
 from tod.analysis import records, tables
 from tod.analysis.diagnostics import query_diagnostics
@@ -85,6 +86,7 @@ class DatasetOracle:
         """The dataset, whose images are identified by `fingerprint`."""
         dataset = data.load(self.config, self.identity.seed)
         self.fingerprint = self.content = dataset.fingerprint()
+        self.imagenet_weights = imagenet_weights() if self.config.model.pretrained else None
         return dataset
 
     def given_features(self, dataset: Dataset) -> np.ndarray | None:

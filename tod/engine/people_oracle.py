@@ -91,8 +91,8 @@ class PeopleOracle:
         Raises:
             InputError: something that people must mend; no label was taken.
         """
-        if self.config.model.pretrained:
-            imagenet_weights()  # They may not be had: people are not to be asked in vain.
+        # They may not be had: people are not to be asked in vain.
+        self.imagenet_weights = imagenet_weights() if self.config.model.pretrained else None
         found = own_images.find(Path(self.config.data_dir))
         folder.claim(makes_it=True)  # two first commands would each find nothing there
         state = Progress(folder.path, 1).load()

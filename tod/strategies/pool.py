@@ -139,7 +139,7 @@ class Pool:
         Args:
             network: the backbone, or the previous one.
             of_outputs: a batch's logits, consistency logits, features and feature maps → tensors
-                (N, …); for `--parallel data`, a function at the top of a module.
+                (N, …).
             batches: other images than the subset's.
 
         Returns:
