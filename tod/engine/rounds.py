@@ -24,7 +24,6 @@ from tod.engine.follower import begin
 from tod.engine.loop import Loop
 from tod.engine.trial import Experiment
 from tod.people.batches import batch_folder
-from tod.people.missing import refuse_missing
 from tod.people.record import Record
 from tod.people.round import Round
 from tod.people.trial import PeopleTrial
@@ -84,7 +83,7 @@ def run_round(
         recorded = folder.begun()
         _refuse_other_classes(folder.path, recorded, found.class_names)
         record = Record(folder.path, found)
-        refuse_missing(folder.path, record.labels, state, folder.rows())
+        record.refuse_missing(state, folder.rows())
         record.take(labels, relabel)
         if recorded and record.has_news():
             run_log.write_to(folder.path / "log.txt")
@@ -156,7 +155,7 @@ def run_round(
 
 def _has_begun(state: Mapping[str, Any] | None, record: Record) -> bool:
     """Whether a cycle has begun, and there are still enough of its labelled images to go on."""
-    labeled = record.labels.labels.keys() & record.found.files
+    labeled = record.labels.keys() & record.found.files
     return state is not None and len(labeled.intersection(state["labeled"])) >= 2
 
 
@@ -174,7 +173,7 @@ def _refuse_other_classes(path: Path, recorded: Mapping[str, Any], class_names: 
 
 
 def _say_what_it_waits_for(record: Record, partial: bool) -> None:
-    number, rows = record.batches[-1]
+    number, rows = len(record.batches) - 1, record.batches[-1]
     count = f"{len(record.waiting())} of {counted(len(rows), 'image')}"
     gone = record.gone()
     left_out = ""

@@ -7,8 +7,7 @@ import numpy as np
 
 from tod.data.own_images import Found
 from tod.engine.trial import Trial
-from tod.people.batches import Asking
-from tod.people.labels import AUDIT, FIRST, QUERY
+from tod.people.batches import AUDIT, FIRST, QUERY, Request
 from tod.strategies.pool import Pool, Query
 
 
@@ -149,12 +148,12 @@ def _by_index(pool: Pool, query: Query, reasons: Sequence[str]) -> dict[int, Cho
     return {index: Chosen(index, *row) for index, *row in zip(*columns, strict=True)}
 
 
-def as_rows(chosen: Sequence[Chosen], digests: Sequence[str], found: Found) -> list[Asking]:
+def as_rows(chosen: Sequence[Chosen], digests: Sequence[str], found: Found) -> list[Request]:
     """The rows of `batch.csv`; `digests` are those of all images, by index."""
     rows = []
     for rank, (index, reason, score, predicted, probability) in enumerate(chosen, start=1):
         digest, judged = digests[index], ()
         if predicted is not None:
             judged = (repr(score), found.class_names[predicted], f"{probability:.6g}")
-        rows.append(Asking(str(rank), found.files[digest], digest, reason, *judged))
+        rows.append(Request(str(rank), found.files[digest], digest, reason, *judged))
     return rows

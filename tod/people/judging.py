@@ -1,6 +1,6 @@
 """What people's labels tell: of the network's accuracy, and of the scores it asked by."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,8 +10,8 @@ from tod.analysis.metrics import accuracy_interval
 from tod.analysis.results import AUDIT as AUDIT_COLUMNS
 from tod.data.own_images import indices_of
 from tod.engine.trial import Trial
-from tod.people.batches import Batch
-from tod.people.labels import AUDIT, Labels
+from tod.people.batches import AUDIT, Request
+from tod.people.labels import Label
 
 
 def audit_columns(accuracy: float, count: int) -> dict[str, str]:
@@ -23,7 +23,10 @@ def audit_columns(accuracy: float, count: int) -> dict[str, str]:
 
 
 def judged_scores(
-    batch: Batch, labels: Labels, digests: Sequence[str], trial: Trial
+    batch: Sequence[Request],
+    labels: Mapping[str, Label],
+    digests: Sequence[str],
+    trial: Trial,
 ) -> tuple[dict[str, str], int]:
     """The diagnostics of a batch, as `query_diagnostics` gives them, over its labelled images.
 
@@ -38,7 +41,7 @@ def judged_scores(
     Returns:
         The columns of `results.csv`, and the number of labelled images; none, if that is 0.
     """
-    by_digest = {row.sha256: row for row in batch.rows if row.sha256 in labels.labels}
+    by_digest = {row.sha256: row for row in batch if row.sha256 in labels}
     indices = indices_of(by_digest, digests)
     if len(indices) == 0:
         return {}, 0

@@ -15,7 +15,6 @@ from tod.data.own_images import UNKNOWN, indices_of
 from tod.engine.loop import Loop, draw_learning_curve
 from tod.people import asking
 from tod.people.batch_files import write_batch
-from tod.people.batches import Batch
 from tod.people.judging import audit_columns, judged_scores
 from tod.people.record import Record
 from tod.people.trial import PeopleTrial
@@ -58,7 +57,7 @@ class Round:
         self.dataset = dataset
         self.for_training = indices_of(record.for_training(), digests)
         self.is_in_pool = (dataset.train.labels == UNKNOWN).numpy()
-        self.is_in_pool[indices_of(record.labels.set_aside, digests)] = False
+        self.is_in_pool[indices_of(record.set_aside, digests)] = False
 
     def has_too_few_labels(self) -> bool:
         """Whether images are to be asked for before there is a network."""
@@ -106,7 +105,7 @@ class Round:
     def _judge_the_last_batch(self, trial: PeopleTrial) -> None:
         """Records what its labels tell of the scores, before the network has trained on them."""
         asked = self.record.batches[trial.num_batches :]
-        if not asked or not asked[-1].is_of_a_network:
+        if not asked or not any(request.predicted for request in asked[-1]):
             return
         batch, rows = asked[-1], self.folder.rows()
         judgement, count = judged_scores(batch, self.record.labels, self.digests, trial)
@@ -114,7 +113,7 @@ class Round:
             self.folder.write_row(row | judgement)
         if count:
             log.info(
-                f"batch {batch.number}: Spearman correlation of score and true loss "
+                f"batch {batch[0].batch}: Spearman correlation of score and true loss "
                 f"{judgement['score_loss_spearman'] or 'unknown'} over "
                 f"{counted(count, 'labelled image')}, before training on them"
             )
@@ -202,7 +201,7 @@ class Round:
         found, number = self.record.found, len(self.record.batches)
         rows = asking.as_rows(chosen, self.digests, found)
         self.record.write_pool()
-        path = write_batch(self.folder.path, Batch(number, rows), found.root, found.class_names)
+        path = write_batch(self.folder.path, number, rows, found.root, found.class_names)
         log.info(
             f"{path}: asks for the labels of {counted(len(rows), 'image')}; open label.html there "
             "(or import label_studio.json), then run the same command with "
