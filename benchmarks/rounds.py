@@ -65,7 +65,7 @@ def private_bytes(process: int) -> int:
 
 def answers(run_folder: Path, path: Path) -> Path:
     """Writes some class for each image of the last batch."""
-    rows = read_batches(run_folder)[-1].rows
+    rows = read_batches(run_folder)[-1]
     lines = (f"{row.sha256},{'ab'[i % 2]}\n" for i, row in enumerate(rows))
     path.write_text("sha256,class\n" + "".join(lines))
     return path

@@ -22,7 +22,7 @@ from tod import config as configuration
 from tod.config import InputError, cli
 from tod.config.settings import as_yaml, shortened
 from tod.data.published import digits
-from tod.people.batches import read_rows
+from tod.people.batches import read_requests
 from tod.system.files import as_csv, read_table, write_atomically
 
 SETTINGS = (
@@ -66,7 +66,7 @@ def answer(folder: Path, batch: Path) -> None:
     Raises:
         InputError: the batch cannot be read, or the labels cannot be written.
     """
-    rows = read_rows(batch / "batch.csv")
+    rows = read_requests(batch / "batch.csv")
     truth = {row["file"]: row["class"] for row in read_table(folder / "truth.csv", TRUTH)}
     if unknown := [row.file for row in rows if row.file not in truth]:
         raise InputError(f"{folder / 'truth.csv'}: does not know {shortened(unknown[0])}")

@@ -12,16 +12,16 @@ from PIL import Image
 
 from tod.analysis import contact_sheet
 from tod.people.batch_files import write_batch
-from tod.people.batches import Asking, Batch
+from tod.people.batches import Request
 from tod.people.label_studio import label_config, tasks
 
 FILES = ("a b.png", "ü#?%20&.png", "caf\udce9: x.png")
 NETWORK = [
-    Asking("1", FILES[0], "aa", "query", "2.5", "cat", "0.75"),
-    Asking("2", FILES[1], "bb", "audit", "0.123456", "what it says", "0.654321"),
-    Asking("3", FILES[2], "cc", "query", "1.5", "dog", "0.5"),
+    Request("1", FILES[0], "aa", "query", "2.5", "cat", "0.75"),
+    Request("2", FILES[1], "bb", "audit", "0.123456", "what it says", "0.654321"),
+    Request("3", FILES[2], "cc", "query", "1.5", "dog", "0.5"),
 ]
-DRAWN = [Asking(*row[:3], "audit" if row.reason == "audit" else "first") for row in NETWORK]
+DRAWN = [Request(*row[:3], "audit" if row.reason == "audit" else "first") for row in NETWORK]
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def written(tmp_path):
         Image.fromarray(np.full((8, 8, 3), 50 * number, np.uint8)).save(tmp_path / "photos" / file)
 
     def write(rows):
-        return write_batch(tmp_path / "run", Batch(0, rows), tmp_path / "photos", ("cat", "dog"))
+        return write_batch(tmp_path / "run", 0, rows, tmp_path / "photos", ("cat", "dog"))
 
     return write
 
@@ -107,7 +107,7 @@ def test_the_interface_offers_each_class_by_its_exact_name():
     "file", ["unlabeled/a b.png", "unlabeled/ü#?%20&.png", 'a"b\n.png', "unlabeled/caf\udce9.png"]
 )
 def test_an_image_is_addressed_by_its_exact_name(file):
-    text = tasks(0, [Asking("1", file, "ab", "query")])
+    text = tasks(0, [Request("1", file, "ab", "query")])
     (task,) = json.loads(text)
     begins, path = task["data"]["image"].split("=", 1)
     assert begins == "/data/local-files/?d" and path.isascii()

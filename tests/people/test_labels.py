@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from tod.data.own_images import Found
-from tod.people import label_files
+from tod.people import labels as tables
 from tod.people.answers import Answer, read_answers
-from tod.people.label_files import read_labels, write_labels
-from tod.people.labels import Asked, Label, Labels, Unlabeled
-from tod.people.votes import Vote, counts, one_answer_each
+from tod.people.batches import Request
+from tod.people.labels import Label, Said, in_table, read_labels, write_labels
+from tod.people.record import Record
+from tod.people.taking import answers_by_image, with_answers
+from tod.people.votes import Vote, counts, one_answer_each, voters
 
 EXPORTS = Path(__file__).parent / "exports"
 A = "unlabeled/a.png"
@@ -23,7 +25,10 @@ FOUND = Found(
     {"cc": "cat"},
     None,
 )
-ASKED = {"aa": Asked(A, 0), "bb": Asked("unlabeled/old name.png", 2)}
+REQUESTS = {
+    "aa": Request("1", A, "aa", "", batch="0"),
+    "bb": Request("1", "unlabeled/old name.png", "bb", "", batch="2"),
+}
 
 
 def answer(file: str, name: str | None, sha256: str = "") -> Answer:
@@ -31,15 +36,15 @@ def answer(file: str, name: str | None, sha256: str = "") -> Answer:
 
 
 def take(
-    before: Labels, *answers: Answer, relabel: bool = False, found: Found = FOUND
-) -> tuple[Labels, list[str]]:
+    before: Said, *answers: Answer, relabel: bool = False, found: Found = FOUND
+) -> tuple[Said, list[str]]:
     problems: list[str] = []
-    by_image = before.by_image(answers, found, ASKED, problems)
-    return before.with_answers(by_image, found, ASKED, relabel, problems), problems
+    by_image = answers_by_image(answers, before, found, REQUESTS, problems)
+    return with_answers(before, by_image, found, REQUESTS, relabel, problems), problems
 
 
-def taken(*answers: Answer, before: Labels | None = None, relabel: bool = False) -> Labels:
-    labels, problems = take(before or Labels(), *answers, relabel=relabel)
+def taken(*answers: Answer, before: Said | None = None, relabel: bool = False) -> Said:
+    labels, problems = take(before or {}, *answers, relabel=relabel)
     assert problems == []
     return labels
 
@@ -47,44 +52,46 @@ def taken(*answers: Answer, before: Labels | None = None, relabel: bool = False)
 CAT = Label(A, "cat", "0", "labels.csv")
 
 
+def undecided(table: str, *votes: Vote, file: str = A, batch: str = "0", reason: str = "") -> Label:
+    return Label(file, "", batch, voters(votes), reason, votes, table)
+
+
 def test_a_label_says_the_file_the_class_the_batch_and_the_source():
-    assert taken(answer(A, "cat")).labels == {"aa": CAT}
+    assert taken(answer(A, "cat")) == {"aa": CAT}
     # Nobody was asked for this one.
-    assert taken(answer("", "dog", "cc")).labels["cc"].batch == ""
+    assert taken(answer("", "dog", "cc"))["cc"].batch == ""
 
 
 def test_an_image_is_known_by_its_digest_or_by_any_way_to_write_its_name():
     ways = ("a.png", "./unlabeled/a.png", "unlabeled\\a.png", ".\\a.png")
     for file, digest in (("elsewhere/x.png", "aa"), ("", "aa"), *((way, "") for way in ways)):
-        assert taken(answer(file, "cat", digest)).labels == {"aa": CAT}
+        assert taken(answer(file, "cat", digest)) == {"aa": CAT}
     label = Label("unlabeled/b.png", "dog", "2", "labels.csv")
     for file in ("unlabeled/old name.png", ".\\unlabeled\\old name.png"):  # as it was asked for
-        assert taken(answer(file, "dog")).labels == {"bb": label}
+        assert taken(answer(file, "dog")) == {"bb": label}
 
 
 VOTES = {
-    "label": [["cat"], ["cat", "cat"], ["dog", "cat", "cat"], ["cat", None], ["cat", None, None]],
-    "tie": [["cat", "dog"], ["cat", "dog", None]],
-    "skip": [[None], [None, None]],
+    "labels": [["cat"], ["cat", "cat"], ["dog", "cat", "cat"], ["cat", None], ["cat", None, None]],
+    "disagreements": [["cat", "dog"], ["cat", "dog", None]],
+    "set_aside": [[None], [None, None]],
 }
 
 
 @pytest.mark.parametrize(("expected", "votes"), [(e, v) for e, each in VOTES.items() for v in each])
 def test_of_several_people_the_majority_of_those_who_name_a_class_counts(expected, votes):
-    labels = taken(*(answer(A, vote) for vote in votes))
-    found = {digest: label._replace(votes=()) for digest, label in labels.labels.items()}
-    assert found == ({"aa": CAT} if expected == "label" else {})
     given = tuple(Vote("labels.csv", vote) for vote in votes)
-    row = Unlabeled(A, "0", given)
-    assert labels.disagreements == ({"aa": row} if expected == "tie" else {})
-    assert labels.set_aside == ({"aa": row} if expected == "skip" else {})
+    label = CAT._replace(votes=given if len(given) > 1 else ())
+    if expected != "labels":
+        label = undecided(expected, *given)
+    assert taken(*(answer(A, vote) for vote in votes)) == {"aa": label}
 
 
 def test_the_same_answers_given_twice_change_nothing():
     tie = [answer(A, "cat"), answer(A, "dog")]
     given = [*tie, answer("", None, "bb"), answer("", "cat", "cc")]
     once = taken(*given)
-    assert once.labels and once.set_aside and once.disagreements
+    assert {label.table for label in once.values()} == {*tables.TABLES}
     assert taken(*given, before=once) == once
 
 
@@ -92,12 +99,9 @@ def of(file: str, name: str | None, sha256: str = "aa") -> Answer:
     return answer("", name, sha256)._replace(source=file, content=f"{file}, {name}")
 
 
-def kind(labels: Labels) -> str:
+def kind(labels: Said) -> str:
     """The class of an image, or the table in which it stands without one."""
-    if "aa" in labels.labels:
-        return labels.labels["aa"].class_name
-    (table,) = (name for name, rows in labels if "aa" in rows)
-    return table
+    return labels["aa"].class_name or labels["aa"].table
 
 
 CAT_OF_ALICE, DOG_OF_BOB = of("alice.csv", "cat"), of("bob.csv", "dog")
@@ -119,7 +123,7 @@ def test_a_tie_is_resolved_by_who_has_not_voted_yet():
 @pytest.mark.parametrize("order", ORDERS)
 def test_in_which_order_people_answer_does_not_matter(order, skips):
     votes, skip = [each for each in order if each.class_name], [SKIP_OF_CAROL]
-    labels = Labels()
+    labels: Said = {}
     for answers in {"together": [order], "first": [skip, votes], "last": [votes, skip]}[skips]:
         labels = taken(*answers, before=labels)
     assert kind(labels) == "disagreements"
@@ -127,15 +131,16 @@ def test_in_which_order_people_answer_does_not_matter(order, skips):
     assert kind(taken(of("dora.csv", None), before=labels)) == "set_aside"
 
 
-def test_a_second_disagreement_of_files_with_the_same_names_is_an_answer():
+def test_a_second_disagreement_of_files_with_the_same_names_is_an_answer(tmp_path):
     def both(content: str) -> list[Answer]:
         return [of("answers.csv", name)._replace(content=content + name) for name in ("cat", "dog")]
 
-    before, later = taken(*both("first")), {"aa": Asked(A, 1)}
-    for answers, has_answer in ((both("first"), False), (both("second"), True)):
-        labels = before.with_answers({"aa": answers}, FOUND, later, False, [])
-        assert kind(labels) == "disagreements"
-        assert labels.has_answer("aa", 1) == has_answer
+    before, request = taken(*both("first")), REQUESTS["aa"]._replace(batch="1")
+    store = Record(tmp_path, FOUND)
+    for answers, is_answered in ((both("first"), False), (both("second"), True)):
+        store.said = with_answers(before, {"aa": answers}, FOUND, {"aa": request}, False, [])
+        assert kind(store.said) == "disagreements"
+        assert store.is_answered(request) == is_answered
 
 
 def test_votes_that_have_decided_contradict_nothing_when_they_come_again():
@@ -157,12 +162,12 @@ def test_an_older_answer_of_the_same_person_takes_nothing_back():
 def test_an_audit_of_another_run_stays_one():
     audit = answer("", "cat", "aa")._replace(may_be_gone=True, reason="audit")
     orders = ([audit, CAT_OF_ALICE], [CAT_OF_ALICE, audit])
-    for before in (Labels(), taken(CAT_OF_ALICE, DOG_OF_BOB)):
-        labels = [taken(*answers, before=before).labels for answers in orders]
+    for before in ({}, taken(CAT_OF_ALICE, DOG_OF_BOB)):
+        labels = [taken(*answers, before=before) for answers in orders]
         assert [each["aa"].reason for each in labels] == ["audit"] * 2
     tie = taken(CAT_OF_ALICE, DOG_OF_BOB, before=taken(audit), relabel=True)
-    assert tie.disagreements["aa"].reason == "audit"
-    assert taken(of("carol.csv", "dog"), before=tie).labels["aa"].reason == "audit"
+    assert tie["aa"].reason == "audit"
+    assert taken(of("carol.csv", "dog"), before=tie)["aa"].reason == "audit"
 
 
 def annotated(name: str | None, annotation: str, annotator: str, updated_at: str = "1") -> Answer:
@@ -217,8 +222,8 @@ def test_an_image_in_a_class_folder_is_relabelled_by_moving_it():
 
 def test_a_runs_own_labels_may_be_of_images_that_are_gone():
     gone = answer("unlabeled/z.png", "cat", "zz")._replace(may_be_gone=True)
-    assert taken(gone) == Labels()
-    (problem,) = take(Labels(), gone._replace(file="unlabeled/a.png"))[1]
+    assert taken(gone) == {}
+    (problem,) = take({}, gone._replace(file="unlabeled/a.png"))[1]
     assert "has changed since" in problem
 
 
@@ -226,7 +231,7 @@ def test_a_skip_takes_no_label_away_and_a_label_ends_a_skip():
     labelled, skipped = (taken(answer(A, name)) for name in ("cat", None))
     assert taken(answer(A, None), before=labelled) == labelled
     labels = taken(answer(A, "cat"), before=skipped)
-    assert (kind(labels), labels.set_aside) == ("cat", {})
+    assert kind(labels) == "cat"
 
 
 @pytest.mark.parametrize(
@@ -242,8 +247,8 @@ def test_a_skip_takes_no_label_away_and_a_label_ends_a_skip():
     ],
 )
 def test_what_is_wrong_is_named_where_it_stands(given, says):
-    after, (problem,) = take(Labels(), given)
-    assert after == Labels()
+    after, (problem,) = take({}, given)
+    assert after == {}
     assert problem.startswith(f"{given.place}: ")
     assert says in problem
 
@@ -251,15 +256,15 @@ def test_what_is_wrong_is_named_where_it_stands(given, says):
 @pytest.mark.parametrize("given", [(A, "cat"), ("", "cat", "aa")])
 def test_what_was_asked_for_and_has_changed_is_refused_and_what_is_gone_may_be_labelled(given):
     changed = FOUND._replace(files={"dd": A}, digests={**FOUND.digests, A: "dd"})
-    _, (problem,) = take(Labels(), answer(*given), found=changed)
+    _, (problem,) = take({}, answer(*given), found=changed)
     assert "unlabeled/a.png has changed since" in problem
     gone = FOUND._replace(files={"bb": "unlabeled/b.png"}, digests={"unlabeled/b.png": "bb"})
-    labels, problems = take(Labels(), answer(*given), found=gone)
-    assert ([*labels.labels], problems) == (["aa"], [])
+    labels, problems = take({}, answer(*given), found=gone)
+    assert ([*labels], problems) == (["aa"], [])
 
 
 def test_a_name_in_another_encoding_is_refused_with_what_to_do():
-    _, (problem,) = take(Labels(), answer("unlabeled/\udcc4pfel.png", "cat"))
+    _, (problem,) = take({}, answer("unlabeled/\udcc4pfel.png", "cat"))
     assert "is no image of photos: it is not UTF-8 but, as it seems, Windows-1252" in problem
     assert "(unlabeled/Äpfel.png); save the file as UTF-8" in problem
 
@@ -268,7 +273,7 @@ def test_a_wrong_file_of_many_rows_and_classes_is_refused_at_once():
     found = FOUND._replace(class_names=[f"class of things {number}" for number in range(1000)])
     wrong = [answer(A, f"another label {number}") for number in range(2000)]
     begun = time.process_time()
-    _, problems = take(Labels(), *wrong, found=found)
+    _, problems = take({}, *wrong, found=found)
     assert time.process_time() - begun < 5
     assert len(problems) == len(wrong)
     assert all("is no class; the nearest is class of things" in each for each in problems[:10])
@@ -278,22 +283,20 @@ def test_names_that_look_the_same_are_one_class(caplog):
     for class_name, given in (("Gr\u00fcn", "Gru\u0308n"), ("cat", " cat ")):
         assert caplog.text == ""
         found = FOUND._replace(class_names=[class_name, "dog"])
-        labels, problems = take(Labels(), answer(A, given), found=found)
-        assert (problems, labels.labels["aa"].class_name) == ([], class_name)
+        labels, problems = take({}, answer(A, given), found=found)
+        assert (problems, kind(labels)) == ([], class_name)
     assert "' cat ' is taken without the blanks around it (1 such in all)" in caplog.text
 
 
 def test_what_is_written_is_read_back_exactly(tmp_path):
     names = ["=ten", "a,b", 'say "hi"', "two\nlines", "carriage\rreturn", " b ", "ü", "caf\udce9"]
     votes = tuple(Vote(name, name, "1", "2026") for name in names)
-    labels = Labels(
-        {f"{i}": Label(name, name, "", name, "audit", votes) for i, name in enumerate(names)},
-        {"x": Unlabeled("two\nlines", "3", (Vote("a.csv", None),), "first")},
-        {"y": Unlabeled("z", "", votes)},
-    )
-    write_labels(labels, tmp_path, Labels())
-    assert read_labels(tmp_path) == labels
-    assert read_labels(tmp_path / "empty") == Labels()
+    labels = {f"{i}": Label(name, name, "", name, "audit", votes) for i, name in enumerate(names)}
+    skip, tie = (Vote("a.csv", None),), undecided("disagreements", *votes)
+    labels |= {"x": undecided("set_aside", *skip, file="two\nlines", reason="first"), "y": tie}
+    write_labels(labels, tmp_path, {})
+    assert read_labels(tmp_path, {}) == labels
+    assert read_labels(tmp_path / "empty", {}) == {}
     first = (tmp_path / "labels.csv").read_bytes().splitlines()[0]
     assert first.replace(b'"', b"") == b"file,sha256,class,batch,source,reason,answers"
 
@@ -304,35 +307,34 @@ def test_what_an_earlier_version_has_written_is_read(tmp_path):
     (tmp_path / "set_aside.csv").write_text(f"{header}b,bb,1,,b.csv\n")
     tie = 'c,cc,1,"cat (2), dog (2)","b.csv, c.csv"\n'
     (tmp_path / "disagreements.csv").write_text(header + tie)
-    labels = read_labels(tmp_path)
-    assert labels.labels == {"aa": Label("a", "cat", "0", "b.csv")}
-    assert labels.set_aside == {"bb": Unlabeled("b", "1", (Vote("b.csv", None),))}
-    votes = labels.disagreements["cc"].votes
-    assert [vote.class_name for vote in votes] == ["cat", "cat", "dog", "dog"]
+    labels = read_labels(tmp_path, {("aa", "0"): "audit", ("aa", "1"): "query"})
+    assert labels["aa"] == Label("a", "cat", "0", "b.csv", "audit")
+    assert labels["bb"] == undecided("set_aside", Vote("b.csv", None), file="b", batch="1")
+    assert [vote.class_name for vote in labels["cc"].votes] == ["cat", "cat", "dog", "dog"]
     found = FOUND._replace(files={**FOUND.files, "cc": "c"})
     settled, _ = take(labels, of("d.csv", "dog", "cc"), found=found)
-    assert settled.labels["cc"].class_name == "dog"
+    assert settled["cc"].class_name == "dog"
 
 
-TABLES = [
-    Labels(labels={"aa": CAT}),
-    Labels(set_aside={"aa": Unlabeled("a", "", (Vote("a", None),))}),
-    Labels(disagreements={"aa": Unlabeled("a", "", (Vote("a", "cat"), Vote("b", "dog")))}),
+IN_EACH_TABLE = [
+    {"aa": CAT},
+    {"aa": undecided("set_aside", Vote("a", None))},
+    {"aa": undecided("disagreements", Vote("a", "cat"), Vote("b", "dog"))},
 ]
 
 
-@pytest.mark.parametrize(("before", "after"), [*itertools.permutations(TABLES, 2)])
+@pytest.mark.parametrize(("before", "after"), [*itertools.permutations(IN_EACH_TABLE, 2)])
 def test_an_image_comes_to_a_table_before_it_leaves_one(tmp_path, monkeypatch, before, after):
-    write_labels(before, tmp_path, Labels())
-    write = label_files.write_atomically
+    write_labels(before, tmp_path, {})
+    write = tables.write_atomically
 
     def written(path: Path, content: str) -> None:
         write(path, content)
-        assert read_labels(tmp_path).decided() in (before, after)
+        assert read_labels(tmp_path, {}) in (before, after)
 
-    monkeypatch.setattr(label_files, "write_atomically", written)
+    monkeypatch.setattr(tables, "write_atomically", written)
     write_labels(after, tmp_path, before)
-    assert read_labels(tmp_path) == after
+    assert read_labels(tmp_path, {}) == after
 
 
 @pytest.mark.parametrize("name", ["export.json", "export.min.json", "export.csv"])
@@ -348,12 +350,14 @@ def test_the_exports_of_a_real_server_give_the_same_labels_in_each_format(name):
     problems: list[str] = []
     # All annotations are of one person here; whoever wrote them posed as several.
     answers = [a._replace(annotator=a.annotation) for a in answers]
-    by_image = Labels().by_image(one_answer_each([answers]), found, {}, problems)
-    labels = Labels().with_answers(by_image, found, {}, False, problems)
+    by_image = answers_by_image(one_answer_each([answers]), {}, found, {}, problems)
+    labels = with_answers({}, by_image, found, {}, False, problems)
     assert problems == []
-    by_file = {label.file: label.class_name for label in labels.labels.values()}
+    by_file = {label.file: label.class_name for label in in_table(labels, "labels").values()}
     assert list(by_file.values()) == [*found.class_names, "cat", "cat"]
     assert by_file["unlabeled/sub dir/b.png"] == by_file["unlabeled/o'p.png"] == "cat"
-    assert [counts(t.votes) for t in labels.disagreements.values()] == ["=ten (1), cat (1)"]
-    skips = [skip.file for skip in labels.set_aside.values()]
+    assert [counts(t.votes) for t in in_table(labels, "disagreements").values()] == [
+        "=ten (1), cat (1)"
+    ]
+    skips = [skip.file for skip in in_table(labels, "set_aside").values()]
     assert skips == (["unlabeled/m\nn.png"] if name == "export.json" else [])

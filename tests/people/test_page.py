@@ -8,7 +8,8 @@ import pytest
 
 from tests.support.browser import assert_ground_is, chromium, in_grey, wait_until_ready
 from tests.support.pictures import plain
-from tod.people.page import PageImage, page, thumbnail
+from tod.people.batches import Request
+from tod.people.page import page, thumbnail
 
 ANIMALS = ("cat", "dog", "bird")
 HOSTILE = (
@@ -25,9 +26,9 @@ def noise(side):
 SMALL, LARGE = thumbnail(noise(8)), thumbnail(noise(300))
 
 
-def images(count=4, picture=SMALL, predicted="cat", probability=0.834, file="a/{}.png"):
+def images(count=4, picture=SMALL, said=("cat", "0.834"), file="a/{}.png"):
     return [
-        PageImage(file.format(n), f"{n:064x}", picture, predicted, probability, f"{n}.png")
+        (Request("", file.format(n), f"{n:064x}", "query", "1", *said), picture, f"{n}.png")
         for n in range(count)
     ]
 
@@ -319,18 +320,17 @@ def test_the_page_asks_for_what_is_kept_only_when_the_browser_answers_it(labelli
 
 
 def test_names_are_text_and_come_back_to_the_letter(labelling):
+    files = [f"{name}/\u2028</script>&{index}" for index, name in enumerate(HOSTILE)]
     named = [
-        image._replace(file=f"{name}/\u2028</script>&{index}")
-        for index, (image, name) in enumerate(zip(images(len(HOSTILE)), HOSTILE, strict=True))
+        (request._replace(file=file), *rest)
+        for file, (request, *rest) in zip(files, images(len(files)), strict=True)
     ]
     opened = labelling(HOSTILE, named)
     assert opened.shown_classes() == list(HOSTILE)
-    assert opened.page.locator("#file").text_content() == named[0].file
+    assert opened.page.locator("#file").text_content() == files[0]
     opened.keys(*"123456789")
-    rows = [
-        [image.file, image.sha256, name, ""] for image, name in zip(named, HOSTILE, strict=True)
-    ]
-    assert opened.saved() == [HEADER, *rows]
+    rows = zip(files, (f"{n:064x}" for n in range(len(files))), HOSTILE, strict=True)
+    assert opened.saved() == [HEADER, *([*row, ""] for row in rows)]
     assert opened.page.evaluate("window.hacked") is None
 
 
@@ -347,7 +347,7 @@ def test_the_file_is_quoted_where_it_must_be_and_bytes_that_are_no_utf8_are_repl
 
 
 def test_the_prediction_is_hidden_until_asked_for_and_there_is_none_of_an_audit(labelling):
-    opened = labelling(images=[*images(2, predicted="tabby"), *images(1, predicted=None)])
+    opened = labelling(images=[*images(2, said=("tabby", "0.834")), *images(1, said=())])
     body = opened.page.locator("body")
     assert "tabby" not in body.inner_text()
     opened.keys("?")
@@ -365,12 +365,11 @@ def test_the_prediction_is_hidden_until_asked_for_and_there_is_none_of_an_audit(
 
 
 @pytest.mark.parametrize(
-    ("predicted", "probability", "told"),
-    [("cat", None, "Predicted: cat"), ("cat", float("nan"), "Predicted: cat"), (None, None, "")],
+    ("said", "told"), [(("cat", "nan"), "Predicted: cat"), ((), "")], ids=["diverged", "none"]
 )
-def test_there_may_be_no_probability_or_prediction(labelling, predicted, probability, told):
-    opened = labelling(images=images(1, predicted=predicted, probability=probability))
-    assert opened.page.locator("#reveal").is_visible() == bool(predicted)
+def test_there_may_be_no_probability_or_prediction(labelling, said, told):
+    opened = labelling(images=images(1, said=said))
+    assert opened.page.locator("#reveal").is_visible() == bool(said)
     opened.keys("?")
     assert opened.text("prediction") == told
     assert opened.text("typed") == ""

@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.loading import refused
 from tod.people.answers import read_answers
-from tod.people.batches import Asking, read_rows
+from tod.people.batches import COLUMNS as REQUEST_COLUMNS
+from tod.people.batches import read_requests
 from tod.system.files import as_csv, read_table
 
 COLUMNS = ["file", "sha256", "class", "note"]
@@ -61,16 +62,16 @@ def test_a_table_that_is_cut_short_is_not_read_back(tmp_path, cut):
 @pytest.mark.parametrize("written", ["2,5", "2.5", "2,5E+00"])
 def test_a_score_may_have_a_decimal_comma(tmp_path, written):
     path = tmp_path / "batch.csv"
-    path.write_text(f"{';'.join(Asking._fields)}\r\n1;a;aa;query;{written};cat;0,9\r\n")
-    (row,) = read_rows(path)
+    path.write_text(f"{';'.join(REQUEST_COLUMNS)}\r\n1;a;aa;query;{written};cat;0,9\r\n")
+    (row,) = read_requests(path)
     assert float(row.score) == 2.5
     path.write_text(path.read_text().replace(written, "02. Mai"))
-    assert "cannot be read back (rank 1 has the score 02. Mai)" in refused(read_rows, path)
+    assert "cannot be read back (rank 1 has the score 02. Mai)" in refused(read_requests, path)
 
 
 def test_a_batchs_table_has_the_answers_of_a_further_column_alone(tmp_path):
     rows = ["1,a,aa,query,2.5,dog,0.9,cat", "2,b,bb,query,2.4,dog,0.9,", "3,c,cc,query,2.3,dog,0.9"]
-    columns = ",".join(Asking._fields)
+    columns = ",".join(REQUEST_COLUMNS)
     path = tmp_path / "batch.csv"
     path.write_text("\n".join([f"{columns},class", *rows]))
     assert [(answer.file, answer.class_name) for answer in read_answers(path)] == [("a", "cat")]

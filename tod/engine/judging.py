@@ -1,56 +1,67 @@
 """What people's labels tell: of the network's accuracy, and of the scores it asked by."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Container, Sequence
 
 import numpy as np
 
 from losses import task_losses
 from tod.analysis.diagnostics import query_diagnostics
-from tod.analysis.metrics import accuracy_interval
+from tod.analysis.metrics import FEW_IMAGES, accuracy_interval
 from tod.analysis.results import AUDIT as AUDIT_COLUMNS
+from tod.config.settings import counted
 from tod.data.own_images import indices_of
 from tod.engine.trial import Trial
-from tod.people.batches import Batch
-from tod.people.labels import AUDIT, Labels
+from tod.people.batches import AUDIT, Request
+
+log = logging.getLogger("tod")
 
 
-def audit_columns(accuracy: float, count: int) -> dict[str, str]:
-    """The columns of `results.csv` on an accuracy in %, measured on `count` audited images."""
-    cells = (str(count), "", "")
-    if count:
-        cells = (str(count), *(f"{end:.4f}" for end in accuracy_interval(accuracy, count)))
-    return dict(zip(AUDIT_COLUMNS, cells, strict=True))
+def audited(accuracy: float, count: int) -> dict[str, str]:
+    """The columns of `results.csv` on an accuracy in % of `count` audited images, said aloud."""
+    if not count:
+        log.info("no image is audited yet: the accuracy is unknown")
+        return dict(zip(AUDIT_COLUMNS, ("0", "", ""), strict=True))
+    low, high = (f"{end:.4f}" for end in accuracy_interval(accuracy, count))
+    few = f"; under {FEW_IMAGES} images it means little" if count < FEW_IMAGES else ""
+    log.info(
+        f"accuracy on {counted(count, 'audited image')}: {accuracy:.1f} % "
+        f"(95 % interval: {float(low):.1f} to {float(high):.1f} %){few}"
+    )
+    return dict(zip(AUDIT_COLUMNS, (str(count), low, high), strict=True))
 
 
 def judged_scores(
-    batch: Batch, labels: Labels, digests: Sequence[str], trial: Trial
-) -> tuple[dict[str, str], int]:
+    batch: Sequence[Request], labels: Container[str], digests: Sequence[str], trial: Trial
+) -> dict[str, str]:
     """The diagnostics of a batch, as `query_diagnostics` gives them, over its labelled images.
 
     What was not queried, for these, are the audits: drawn at random.
 
     Args:
         batch: of a network.
-        labels: that people have given.
+        labels: the digests of all labelled images.
         digests: of all images, by index.
         trial: whose network has asked for the batch, and has not trained on these labels.
-
-    Returns:
-        The columns of `results.csv`, and the number of labelled images; none, if that is 0.
     """
-    by_digest = {row.sha256: row for row in batch.rows if row.sha256 in labels.labels}
+    by_digest = {request.sha256: request for request in batch if request.sha256 in labels}
     indices = indices_of(by_digest, digests)
     if len(indices) == 0:
-        return {}, 0
-    rows = [by_digest[digests[index]] for index in indices.tolist()]
+        return {}
+    requests = [by_digest[digests[index]] for index in indices.tolist()]
     pool = trial.pool_of(indices)
     # With fresh weights, the backbone is an untrained one by now.
     logits = pool.previous_logits
     columns = query_diagnostics(
-        np.array([float(row.score) for row in rows]),
+        np.array([float(request.score) for request in requests]),
         task_losses(logits, pool.labels).cpu().numpy(),
         (logits.argmax(dim=1) != pool.labels).cpu().numpy(),
         pool.labels.cpu().numpy(),
-        np.array([row.reason != AUDIT for row in rows]),
+        np.array([request.reason != AUDIT for request in requests]),
     )
-    return columns, len(rows)
+    log.info(
+        f"batch {batch[0].batch}: Spearman correlation of score and true loss "
+        f"{columns['score_loss_spearman'] or 'unknown'} over "
+        f"{counted(len(requests), 'labelled image')}, before training on them"
+    )
+    return columns

@@ -12,7 +12,6 @@ import numpy as np
 
 from models import imagenet_weights
 from tod.analysis import records
-from tod.analysis.metrics import FEW_IMAGES
 from tod.analysis.results import ACCURACY
 from tod.config import InputError
 from tod.config.identity import Identity
@@ -20,12 +19,11 @@ from tod.config.settings import counted, shortened
 from tod.data import Dataset, own_images
 from tod.data.own_images import UNKNOWN, indices_of
 from tod.engine import asking
-from tod.engine.judging import audit_columns, judged_scores
+from tod.engine.judging import audited, judged_scores
 from tod.engine.loop import Loop
 from tod.engine.trial import Experiment, Trial
 from tod.people.batch_files import write_batch
-from tod.people.batches import Batch, batch_folder
-from tod.people.missing import refuse_missing
+from tod.people.batches import batch_folder
 from tod.people.record import Record
 from tod.runs.checkpoints import Progress
 from tod.runs.folder import RunFolder
@@ -99,7 +97,7 @@ class PeopleOracle:
         self.recorded = folder.begun()
         _refuse_other_classes(folder.path, self.recorded, found.class_names)
         self.record = Record(folder.path, found)
-        refuse_missing(folder.path, self.record.labels, state, folder.rows())
+        self.record.refuse_missing(state, folder.rows())
         self.record.take(self.paths, self.relabel)
         if self.recorded and self.record.has_news():
             run_log.write_to(folder.path / "log.txt")
@@ -127,7 +125,7 @@ class PeopleOracle:
         self.digests = read.digests
         self.for_training = indices_of(self.record.for_training(), self.digests)
         self.is_in_pool = (dataset.train.labels == UNKNOWN).numpy()
-        self.is_in_pool[indices_of(self.record.labels.set_aside, self.digests)] = False
+        self.is_in_pool[indices_of(self.record.set_aside, self.digests)] = False
         return dataset
 
     def given_features(self, dataset: Dataset) -> None:
@@ -187,27 +185,19 @@ class PeopleOracle:
     def _judge_the_last_batch(self, loop: Loop) -> None:
         """Records what its labels tell of the scores, before the network has trained on them."""
         asked = self.record.batches[self.num_batches :]
-        if not asked or not asked[-1].is_of_a_network:
-            return
-        batch, trial = asked[-1], loop.trial
-        judgement, count = judged_scores(batch, self.record.labels, self.digests, trial)
-        if not loop.writes:
-            return
-        rows = loop.folder.rows()
-        for row in rows[rows["cycle"] == str(trial.cycle - 1)].to_dict("records"):
-            loop.folder.write_row(row | judgement)
-        if count:
-            log.info(
-                f"batch {batch.number}: Spearman correlation of score and true loss "
-                f"{judgement['score_loss_spearman'] or 'unknown'} over "
-                f"{counted(count, 'labelled image')}, before training on them"
-            )
+        if asked and any(request.predicted for request in asked[-1]):
+            judged = judged_scores(asked[-1], self.record.labels, self.digests, loop.trial)
+            if loop.writes:
+                rows = loop.folder.rows()
+                last = rows[rows["cycle"] == str(loop.trial.cycle - 1)]
+                for row in last.to_dict("records"):
+                    loop.folder.write_row(row | judged)
 
     def query(self, loop: Loop, row: dict[str, str]) -> None:
         """See `Oracle`; a batch that is there already was written before a kill."""
         trial = loop.trial
         if self._measures_by_audits:
-            row |= _audit(row[ACCURACY], len(trial.experiment.dataset.test))
+            row |= audited(float(row[ACCURACY]), len(trial.experiment.dataset.test))
         if loop.writes:
             loop.folder.write_row(row)
             if (loop.folder.rows()[ACCURACY] != "nan").any():
@@ -221,20 +211,19 @@ class PeopleOracle:
 
     def _ask(self, loop: Loop) -> bool:
         """Whether there is anything left to ask for."""
-        number = len(self.record.batches)
         chosen = asking.next_batch(
             self._candidates(),
             self.config.active_learning.query_size,
-            self._audit_share,
-            random_generator(self.identity.seed, "batch", number),
+            random_generator(self.identity.seed, "batch", len(self.record.batches)),
             loop.trial,
             loop.sampling,
+            self.record.found.class_names,
         )
         chosen = loop.ranks.from_main(lambda: chosen)
         if not chosen:
             self._say_that_all_is_labelled()
         elif loop.writes:
-            loop.monitor.scored(np.array([each.score for each in chosen]))
+            loop.monitor.scored(np.array([float(score) for _, _, (score, *_) in chosen]))
             self._write(loop.folder, chosen)
         return bool(chosen)
 
@@ -247,7 +236,7 @@ class PeopleOracle:
         active, number = self.config.active_learning, len(self.record.batches)
         size = active.query_size if number else active.initial_labels or active.query_size
         random = random_generator(self.identity.seed, "first batch", number)
-        chosen = asking.first_batch(self._candidates(), size, self._audit_share, random)
+        chosen = asking.first_batch(self._candidates(), size, random)
         if not chosen:
             raise InputError(
                 f"{self.record.found.root}: there is no image left to be labelled, and fewer than "
@@ -257,15 +246,14 @@ class PeopleOracle:
             log.info("too few labels to train on: that needs two, without the audited images'")
         self._write(folder, chosen)
 
-    def _write(self, folder: RunFolder, chosen: Sequence[asking.Chosen]) -> None:
-        """Writes a batch, and says what to do with it."""
+    def _write(self, folder: RunFolder, chosen: Sequence[tuple]) -> None:
         found, number = self.record.found, len(self.record.batches)
-        rows = asking.as_rows(chosen, self.digests, found)
+        requests = asking.as_requests(chosen, self.digests, found)
         self.record.write_pool()
-        path = write_batch(folder.path, Batch(number, rows), found.root, found.class_names)
+        path = write_batch(folder.path, number, requests, found.root, found.class_names)
         log.info(
-            f"{path}: asks for the labels of {counted(len(rows), 'image')}; open label.html there "
-            "(or import label_studio.json), then run the same command with "
+            f"{path}: asks for the labels of {counted(len(requests), 'image')}; open label.html "
+            "there (or import label_studio.json), then run the same command with "
             f"--labels labels_batch{number}.csv"
         )
 
@@ -273,15 +261,12 @@ class PeopleOracle:
     def _measures_by_audits(self) -> bool:
         return self.record.found.test is None
 
-    @property
-    def _audit_share(self) -> float:
-        return self.config.active_learning.audit_share if self._measures_by_audits else 0.0
-
     def _candidates(self) -> asking.Candidates:
         again = self.record.to_ask_again()
-        indices = indices_of(again, self.digests)
-        is_audit = [again[self.digests[index]] for index in indices.tolist()]
-        return asking.Candidates(np.flatnonzero(self.is_in_pool), indices, is_audit)
+        indices = indices_of(again, self.digests).tolist()
+        share = self.config.active_learning.audit_share if self._measures_by_audits else 0.0
+        repeated = {index: again[self.digests[index]] for index in indices}
+        return asking.Candidates(np.flatnonzero(self.is_in_pool), repeated, share)
 
     def state_dict(self) -> dict[str, Any]:
         """See `Oracle`."""
@@ -294,7 +279,7 @@ class PeopleOracle:
         # Earlier versions have saved neither.
         self.num_written = state.get("num_written", self.num_batches)
         self.stage = state.get("stage", TRAINING if state["labeled"] else WAITING)
-        labeled = self.record.labels.labels.keys() & self.record.found.files
+        labeled = self.record.labels.keys() & self.record.found.files
         if len(labeled.intersection(state["labeled"])) < 2:  # too few to train on
             self.stage = WAITING
 
@@ -308,8 +293,8 @@ class PeopleOracle:
         )
 
     def _say_what_it_waits_for(self) -> None:
-        number, rows = self.record.batches[-1]
-        count = f"{len(self.record.waiting())} of {counted(len(rows), 'image')}"
+        batch, number = self.record.batches[-1], len(self.record.batches) - 1
+        count = f"{len(self.record.waiting())} of {counted(len(batch), 'image')}"
         left_out = ""
         if gone := self.record.gone():
             left_out = f" ({len(gone)} gone or changed, as {shortened(gone[0].file)})"
@@ -320,21 +305,6 @@ class PeopleOracle:
             f"{batch_folder(self.record.run_folder, number)}: waits for the labels of "
             f"{count}{left_out}; give them by --labels FILE, or go on without {how}"
         )
-
-
-def _audit(accuracy: str, count: int) -> dict[str, str]:
-    """The columns of `results.csv` about `count` audited images, said aloud."""
-    columns = audit_columns(float(accuracy), count)
-    if not count:
-        log.info("no image is audited yet: the accuracy is unknown")
-        return columns
-    low, high = (float(columns[name]) for name in ("accuracy_low", "accuracy_high"))
-    few = f"; under {FEW_IMAGES} images it means little" if count < FEW_IMAGES else ""
-    log.info(
-        f"accuracy on {counted(count, 'audited image')}: {float(accuracy):.1f} % "
-        f"(95 % interval: {low:.1f} to {high:.1f} %){few}"
-    )
-    return columns
 
 
 def _refuse_other_classes(path: Path, recorded: Mapping[str, Any], class_names: list[str]) -> None:

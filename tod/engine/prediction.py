@@ -17,8 +17,7 @@ from tod.data import picture
 from tod.data.batches import ImageBatches
 from tod.data.decoding import decoded_once
 from tod.data.listing import image_files
-from tod.people.label_files import read_labels
-from tod.people.labels import Label
+from tod.people.labels import Label, read_labels
 from tod.system.files import reason, sha256
 
 log = logging.getLogger("tod")
@@ -64,7 +63,7 @@ def read_classifier(run_folder: Path, weights: Path | None, device: torch.device
         ) from None
     memory_format = models.fastest_memory_format(device, config.model.width)
     network = models.fold_batch_norm(network).to(device, memory_format=memory_format)
-    labels = read_labels(run_folder).labels if config.dataset == OWN_IMAGES else None
+    labels = read_labels(run_folder, {}) if config.dataset == OWN_IMAGES else None
     if labels is not None and not (run_folder / "labels.csv").exists():
         log.warning(f"{run_folder / 'labels.csv'}: is missing: `labelled` stays empty")
     return Classifier(network, config, class_names, mean, std, device, labels)

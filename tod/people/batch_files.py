@@ -14,59 +14,59 @@ from tod.config import InputError
 from tod.data import picture
 from tod.data.decoding import pillow_limits_off
 from tod.people import label_studio
-from tod.people.batches import Asking, Batch, batch_folder
-from tod.people.labels import AUDIT
-from tod.people.page import LARGEST_SIDE, PageImage, page, thumbnail
+from tod.people.batches import AUDIT, COLUMNS, Request, batch_folder
+from tod.people.page import LARGEST_SIDE, page, thumbnail
 from tod.system.files import NAMES, as_csv, atomic_folder, reason, refuse_what_the_machine_lacks
 from tod.system.machine import cores
 
 log = logging.getLogger("tod")
 
 
-def write_batch(run_folder: Path, batch: Batch, root: Path, class_names: Sequence[str]) -> Path:
-    """Writes what people need to label a batch.
+def write_batch(
+    run_folder: Path,
+    number: int,
+    requests: Sequence[Request],
+    root: Path,
+    class_names: Sequence[str],
+) -> Path:
+    """Writes what people need to label a batch, and returns its folder.
 
-    Args:
-        run_folder: the run's.
-        batch: to be written.
-        root: the data folder.
-        class_names: what may be chosen.
-
-    Returns:
-        The batch's folder.
-
-    Raises:
-        InputError: an image cannot be read any more, or the folder cannot be written.
+    `root` is the data folder.
     """
-    path = batch_folder(run_folder, batch.number)
-    rows = [_as_seen(row) for row in batch.rows]
-    files = [root / row.file for row in rows]
+    path = batch_folder(run_folder, number)
+    # Of an audit, which measures the network, people see nothing that it says.
+    shown = [
+        each._replace(score="", predicted="", probability="") if each.reason == AUDIT else each
+        for each in requests
+    ]
+    files = [root / request.file for request in shown]
     with pillow_limits_off(), ThreadPoolExecutor(cores()) as threads:
         pictures = [*threads.map(_page_picture, files)]
-    images = [
-        PageImage(
-            row.file,
-            row.sha256,
-            content,
-            row.predicted or None,
-            float(row.probability) if row.predicted else None,
-            quote(os.fsencode(os.path.relpath(file, path))),
+    originals = (quote(os.fsencode(os.path.relpath(file, path))) for file in files)
+    table = pd.DataFrame([each[: len(COLUMNS)] for each in requests], columns=COLUMNS, dtype=object)
+    contents: dict[str, bytes] = {
+        "batch.csv": as_csv(table).encode("utf-8", NAMES),
+        "label_studio.json": label_studio.tasks(number, shown).encode(),
+        "label_config.xml": label_studio.label_config(class_names).encode(),
+        "label.html": page(
+            number, class_names, [*zip(shown, pictures, originals, strict=True)]
+        ).encode(),
+    }
+    if any(request.predicted for request in requests):
+        predicted = label_studio.tasks(number, shown, with_predictions=True)
+        contents["label_studio_predicted.json"] = predicted.encode()
+    captions = [
+        (
+            request.predicted or f"rank {request.rank}",
+            f"{float(request.score):.4g}" if request.score else request.reason,
         )
-        for row, file, content in zip(rows, files, pictures, strict=True)
+        for request in shown
     ]
-    sheet = _contact_sheet(batch.number, rows, pictures)
+    try:
+        contents["contact_sheet.png"] = contact_sheet.of_batch(number, pictures, captions)
+    except Exception as error:
+        log.warning(f"batch {number}: its contact sheet cannot be drawn ({reason(error)})")
     with atomic_folder(path) as folder:
-        table = pd.DataFrame(batch.rows, columns=Asking._fields, dtype=object)
-        contents: dict[str, bytes] = {
-            "batch.csv": as_csv(table).encode("utf-8", NAMES),
-            "label_studio.json": label_studio.tasks(batch.number, rows).encode(),
-            "label_config.xml": label_studio.label_config(class_names).encode(),
-            "label.html": page(batch.number, class_names, images).encode(),
-            **sheet,
-        }
-        if batch.is_of_a_network:
-            predicted = label_studio.tasks(batch.number, rows, with_predictions=True)
-            contents["label_studio_predicted.json"] = predicted.encode()
         for name, content in contents.items():
             (folder / name).write_bytes(content)
     return path
@@ -82,26 +82,3 @@ def _page_picture(path: Path) -> bytes:
             f"{path}: cannot be read any more ({reason(error)}); bring it back, or remove it, and "
             "run the same command again"
         ) from None
-
-
-def _as_seen(row: Asking) -> Asking:
-    """What people see of a row: of an audit, which measures the network, nothing that it says."""
-    return row._replace(score="", predicted="", probability="") if row.reason == AUDIT else row
-
-
-def _contact_sheet(
-    number: int, rows: Sequence[Asking], pictures: Sequence[bytes]
-) -> dict[str, bytes]:
-    """The sheet by its file's name; none, where it cannot be drawn."""
-    captions = [
-        (
-            row.predicted or f"rank {row.rank}",
-            f"{float(row.score):.4g}" if row.score else row.reason,
-        )
-        for row in rows
-    ]
-    try:
-        return {"contact_sheet.png": contact_sheet.of_batch(number, pictures, captions)}
-    except Exception as error:
-        log.warning(f"batch {number}: its contact sheet cannot be drawn ({reason(error)})")
-        return {}

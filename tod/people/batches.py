@@ -1,26 +1,28 @@
-"""Batches of images that people are asked to label."""
+"""What people are asked: requests for the class of an image, in batches."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tod.config.settings import shortened
-from tod.people.labels import Asked, Labels
 from tod.system.files import damaged, read_table
 
+FIRST, QUERY, AUDIT = "first", "query", "audit"
+"""Why an image is asked for: drawn before there is a network, by its score, to be audited."""
 
-class Asking(NamedTuple):
-    """An image of a batch; named as the columns of `batch.csv`, and as text as there.
+
+class Request(NamedTuple):
+    """An image that people are asked about: a row of `batch.csv`, as text as there.
 
     Attributes:
         rank: from 1, best first.
         file: relative to the data folder.
         sha256: its digest in hex.
         reason: `first`, `query` or `audit`.
-        score: the strategy's; empty in a batch that no network has asked for.
-        predicted: the class that the network takes it for; empty there too.
+        score: the strategy's; empty, as what follows, where no network has asked.
+        predicted: the class that the network takes it for.
         probability: of that class.
+        batch: the number of its batch, from 0; no column.
     """
 
     rank: str
@@ -30,18 +32,11 @@ class Asking(NamedTuple):
     score: str = ""
     predicted: str = ""
     probability: str = ""
+    batch: str = ""
 
 
-class Batch(NamedTuple):
-    """A batch, and its number from 0."""
-
-    number: int
-    rows: list[Asking]
-
-    @property
-    def is_of_a_network(self) -> bool:
-        """Whether a network has asked for it; the first batches are drawn at random."""
-        return any(row.predicted for row in self.rows)
+COLUMNS = Request._fields[:-1]
+"""Of `batch.csv`."""
 
 
 def batch_folder(run_folder: Path, number: int | str) -> Path:
@@ -49,54 +44,33 @@ def batch_folder(run_folder: Path, number: int | str) -> Path:
     return run_folder / "batches" / f"batch{number}"
 
 
-def read_batches(run_folder: Path) -> list[Batch]:
-    """The batches of a run, in their order.
-
-    Raises:
-        InputError: a file is damaged.
-    """
-    batches: list[Batch] = []
+def read_batches(run_folder: Path) -> list[list[Request]]:
+    """The batches of a run, in their order, up to the first that is missing."""
+    batches: list[list[Request]] = []
     while (folder := batch_folder(run_folder, len(batches))).exists():
-        batches.append(Batch(len(batches), read_rows(folder / "batch.csv")))
+        batches.append(read_requests(folder / "batch.csv", str(len(batches))))
     return batches
 
 
-def read_rows(path: Path) -> list[Asking]:
-    """The rows of a `batch.csv`.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    rows = [Asking(**row) for row in read_table(path, Asking._fields)]
+def read_requests(path: Path, batch: str = "") -> list[Request]:
+    """The requests of a `batch.csv`, of the batch of this number."""
+    requests = [Request(**row, batch=batch) for row in read_table(path, COLUMNS)]
     # Where people write 0,5, so does their spreadsheet.
-    rows = [row._replace(score=row.score.replace(",", ".")) for row in rows]
-    try:
-        for row in rows:
-            float(row.score or 0)
-    except ValueError:
-        raise damaged(path, f"rank {row.rank} has the score {shortened(row.score)}") from None
-    return rows
+    requests = [request._replace(score=request.score.replace(",", ".")) for request in requests]
+    for request in requests:
+        try:
+            float(request.score or 0)
+        except ValueError:
+            words = f"rank {request.rank} has the score {shortened(request.score)}"
+            raise damaged(path, words) from None
+    return requests
 
 
-def asked_images(batches: Sequence[Batch]) -> dict[str, Asked]:
-    """The images that batches have asked for, by their digests."""
-    return {
-        row.sha256: Asked(row.file, batch.number, row.reason)
-        for batch in batches
-        for row in batch.rows
-    }
+def by_digest(batches: Iterable[Sequence[Request]]) -> dict[str, Request]:
+    """The last request for each image."""
+    return {request.sha256: request for batch in batches for request in batch}
 
 
-def reasons_of(batches: Sequence[Batch]) -> dict[tuple[str, str], str]:
-    """Why batches have asked for images, by their digest and the batch's number, as in tables."""
-    return {(row.sha256, str(batch.number)): row.reason for batch in batches for row in batch.rows}
-
-
-def with_reasons(labels: Labels, batches: Sequence[Batch]) -> Labels:
-    """Labels, each with the reason why a batch asked for it: an earlier version wrote none."""
-    reasons = reasons_of(batches)
-    filled = {
-        digest: label._replace(reason=label.reason or reasons.get((digest, label.batch), ""))
-        for digest, label in labels.labels.items()
-    }
-    return replace(labels, labels=filled)
+def reasons_of(batches: Iterable[Sequence[Request]]) -> dict[tuple[str, str], str]:
+    """Why images were asked for, by their digest and the batch."""
+    return {(each.sha256, each.batch): each.reason for batch in batches for each in batch}

@@ -7,10 +7,11 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
+
+from tod.people.batches import Request
 
 LARGEST_SIDE = 512
 LARGEST_PNG = 128
@@ -18,50 +19,39 @@ LARGEST_PNG = 128
 DIGITS = frozenset("0123456789")
 
 
-class PageImage(NamedTuple):
-    """An image to be labelled, as the page needs it."""
-
-    file: str
-    """Relative to the data folder, with forward slashes; may hold any character."""
-    sha256: str
-    """Of the file, hexadecimal."""
-    picture: bytes
-    """A PNG or JPEG file: what the person sees."""
-    predicted: str | None
-    """The class that the network predicts; None where nobody is to see it."""
-    probability: float | None
-    original: str
-    """The address of the file, relative to the page's."""
-
-
-def page(number: int, class_names: Sequence[str], images: Sequence[PageImage]) -> str:
+def page(
+    number: int, class_names: Sequence[str], images: Sequence[tuple[Request, bytes, str]]
+) -> str:
     """The page for one batch, as HTML that holds all it needs.
 
     Args:
         number: the batch's.
         class_names: all classes, each name once.
-        images: in the order in which they are shown.
+        images: in the order in which they are shown, each with its picture as a PNG or JPEG file,
+            and the address of the original, relative to the page.
     """
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.filters["hash"] = lambda text: _base64(hashlib.sha256(text.encode()).digest())
     keys = shortcuts(class_names)
+    content = json.dumps([number, [*class_names], [request.sha256 for request, *_ in images]])
     return environment.get_template("label.html").render(
         batch={
             "number": number,
-            "key": storage_key(number, class_names, images),
+            # Where the browser keeps the answers: all pages opened from disk may share one storage.
+            "key": f"tod-labels-{hashlib.sha256(content.encode()).hexdigest()}",
             "classes": [{"name": name, "key": keys.get(name)} for name in class_names],
             "images": [
                 {
-                    "file": image.file,
-                    "sha256": image.sha256,
-                    "original": image.original,
-                    "prediction": _prediction(image),
+                    "file": request.file,
+                    "sha256": request.sha256,
+                    "original": original,
+                    "prediction": _prediction(request),
                 }
-                for image in images
+                for request, _, original in images
             ],
         },
-        pictures=(_data_url(image.picture) for image in images),
+        pictures=(_data_url(picture) for _, picture, _ in images),
         largest_small_side=LARGEST_PNG,
     )
 
@@ -79,20 +69,10 @@ def shortcuts(class_names: Sequence[str]) -> dict[str, str]:
     return named | dict(zip(others, free, strict=False))
 
 
-def storage_key(number: int, class_names: Sequence[str], images: Sequence[PageImage]) -> str:
-    """Under which name the browser keeps the answers: another for any other batch.
-
-    All pages that are opened from disk may share one storage.
-    """
-    content = json.dumps([number, list(class_names), [image.sha256 for image in images]])
-    return f"tod-labels-{hashlib.sha256(content.encode()).hexdigest()}"
-
-
 def thumbnail(image: Image.Image) -> bytes:
     """A picture for the page, as a file: to the pixel if it is small, otherwise as JPEG."""
     shown = image.copy() if image.mode in ("L", "RGB") else image.convert("RGB")
-    # Pillow would write the source's metadata into the new file.
-    shown.info = {}
+    shown.info = {}  # else Pillow writes the source's metadata into the new file
     shown.thumbnail((LARGEST_SIDE,) * 2, Image.Resampling.LANCZOS, reducing_gap=2.0)
     content = io.BytesIO()
     kind = "PNG" if max(shown.size) <= LARGEST_PNG else "JPEG"
@@ -100,11 +80,11 @@ def thumbnail(image: Image.Image) -> bytes:
     return content.getvalue()
 
 
-def _prediction(image: PageImage) -> str | None:
-    # A network that has diverged says NaN.
-    if image.predicted is None or image.probability is None or math.isnan(image.probability):
-        return image.predicted
-    return f"{image.predicted}, {100 * image.probability:.0f} %"
+def _prediction(request: Request) -> str | None:
+    probability = float(request.probability or "nan")
+    if math.isnan(probability):  # a network that has diverged says so, too
+        return request.predicted or None
+    return f"{request.predicted}, {100 * probability:.0f} %"
 
 
 def _data_url(picture: bytes) -> str:

@@ -1,9 +1,8 @@
-"""What a run's folder knows of people's images: those asked for, and what people say of them."""
+"""The label store: what people were asked of a run's images, and what they have said."""
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,11 @@ from tod.config.settings import counted, shortened
 from tod.data import Dataset, statistics
 from tod.data.listing import refuse
 from tod.data.own_images import UNKNOWN, Found, Read, indices_of, with_labels
+from tod.people import labels as tables
 from tod.people.answers import Answer, not_utf8, read_answers
-from tod.people.batches import (
-    Asking,
-    asked_images,
-    batch_folder,
-    read_batches,
-    reasons_of,
-    with_reasons,
-)
-from tod.people.label_files import read_labels, write_labels
-from tod.people.labels import AUDIT, Labels
+from tod.people.batches import AUDIT, Request, batch_folder, by_digest, read_batches, reasons_of
+from tod.people.labels import COPY, DISAGREEMENTS, LABELS, SET_ASIDE, TABLES, Label, in_table
+from tod.people.taking import answers_by_image, with_answers
 from tod.people.votes import counts, one_answer_each
 from tod.system.files import as_csv, read_table, write_atomically
 
@@ -37,24 +30,20 @@ TRAIN = "train"
 
 
 class Record:
-    """The labels and batches of a run, and the images that there are now.
+    """The labels and batches in a run's folder, which need not be there yet.
 
     Attributes:
-        labels: what people have said.
-        batches: in their order.
-
-    Args:
-        run_folder: the run's; it need not be there yet.
-        found: the images that there are.
+        found: the images that there are now.
+        batches: the requests of each, in their order.
+        said: what people have said of each image, by its digest.
     """
 
     def __init__(self, run_folder: Path, found: Found) -> None:
         self.run_folder = run_folder
         self.found = found
         self.batches = read_batches(run_folder)
-        labels = with_reasons(read_labels(run_folder), self.batches).decided()
-        self.labels = self._written = labels
-        for digest, label in self.labels.labels.items():
+        self.said = self._written = tables.read_labels(run_folder, reasons_of(self.batches))
+        for digest, label in self.labels.items():
             if label.class_name not in found.class_names:
                 words = not_utf8(label.class_name) or (
                     f"{digest} is {shortened(label.class_name)}, which is no class; bring back the "
@@ -62,12 +51,54 @@ class Record:
                 )
                 raise InputError(f"{run_folder / 'labels.csv'}: {words}")
 
-    def take(self, paths: Sequence[Path], relabel: bool) -> None:
-        """Takes the labels of the class folders and of people's files: all, or none.
+    @property
+    def labels(self) -> dict[str, Label]:
+        """The images that have a class, in the order in which it was taken."""
+        return in_table(self.said, LABELS)
 
-        Raises:
-            InputError: something in them is wrong.
+    @property
+    def set_aside(self) -> dict[str, Label]:
+        """The images that people could not label."""
+        return in_table(self.said, SET_ASIDE)
+
+    def refuse_missing(self, state: Mapping[str, Any] | None, rows: pd.DataFrame) -> None:
+        """Refuses to go on without labels or batches that the run had.
+
+        `state` is the one saved last; `rows` are those of `results.csv`.
         """
+        labels = self.run_folder / "labels.csv"
+        for table in TABLES:
+            path, copy = (self.run_folder / f"{table}{end}.csv" for end in ("", COPY))
+            if lost := tables.read_rows(copy, table, {}).keys() - self.said.keys():
+                raise InputError(
+                    f"{path}: lacks {counted(len(lost), 'row')} of those in {copy.name}; copy that "
+                    "file over it"
+                )
+        if not rows.empty and not (self.run_folder / f"labels{COPY}.csv").exists():
+            last = rows.iloc[-1]
+            trained = int(last["num_labeled"]) + int(last.get("audited") or 0)
+            if trained > len(self.said):
+                raise InputError(
+                    f"{labels}: has {counted(len(self.labels), 'label')}, and the last cycle had "
+                    f"{trained:,}; bring the file back as it was"
+                )
+        saved = (state or {}).get("num_written", 0)  # an earlier version says nothing
+        folders = self.run_folder.glob("batches/batch*")
+        numbers = [path.name.removeprefix("batch") for path in folders]
+        numbers += [label.batch for label in self.said.values()]
+        known = [int(number) for number in numbers if number.isdecimal()]
+        for number in range(max([saved - 1, *known], default=-1) + 1):
+            path = batch_folder(self.run_folder, number) / "batch.csv"
+            if not path.exists():
+                raise InputError(
+                    f"{path}: is missing, and says what was asked; bring it back (the other files "
+                    "beside it may go), or begin another run in another --output-dir, with the "
+                    f"settings of this one and --labels {labels}, and set_aside.csv and "
+                    "disagreements.csv beside it"
+                )
+
+    def take(self, paths: Sequence[Path], relabel: bool) -> None:
+        """Takes the labels of the class folders and of people's files: all, or none."""
         problems: list[str] = []
         files: dict[Path, list[Answer]] = {}
         for path in paths:
@@ -76,140 +107,114 @@ class Record:
                 files.setdefault(path.resolve(), answers)
             except InputError as error:
                 problems.append(str(error))
-        asked, labels = asked_images(self.batches), self.labels
-        by_image: Mapping[str, Sequence[Answer]] = {}
+        found, requests, answers = self.found, by_digest(self.batches), [*files.values()]
+        given = one_answer_each(answers)
+        by_image = answers_by_image(given, self.said, found, requests, problems)
+        # Another run's audits stay audits where a class folder gives their labels.
+        audits = {d for d, answers in by_image.items() if AUDIT in {a.reason for a in answers}}
+        in_folders = {}
+        for digest, name in found.labels.items():
+            file, reason = found.files[digest], AUDIT if digest in audits else ""
+            place = str(found.root / file)
+            in_folders[digest] = [Answer(file, digest, name, place, TRAIN, reason=reason)]
+        said = self.said
         # The folders' first: of a file that was moved and is in a list too, the list is newer.
-        for source in (self._answers_of_folders(), one_answer_each([*files.values()])):
-            by_image = labels.by_image(source, self.found, asked, problems)
-            labels = labels.with_answers(by_image, self.found, asked, relabel, problems)
+        for each in (in_folders, by_image):
+            said = with_answers(said, each, found, requests, relabel, problems)
         refuse(problems, "no label was taken")
-        labels = self._with_audits(labels, by_image)
+        # What this run has trained on can measure nothing any more.
+        if trained := audits.intersection(self.for_training()):
+            log.warning(f"{counted(len(trained), 'audit')} of another run had a label here before")
         news = {
             (answer.source, answer.content)
             for digest, answers in by_image.items()
-            if not labels.says_the_same(self.labels, digest)
+            if said[digest] != self.said.get(digest)
             for answer in answers
         }
         for path, answers in files.items():
             if news.isdisjoint((answer.source, answer.content) for answer in answers):
                 log.info(f"{path}: nothing new in it")
-        self.labels = labels
-
-    def _with_audits(self, labels: Labels, by_image: Mapping[str, Sequence[Answer]]) -> Labels:
-        """Another run's audits, as such also where a class folder gives their labels.
-
-        What this run has trained on can measure nothing any more.
-        """
-        audits = [d for d, answers in by_image.items() if AUDIT in {a.reason for a in answers}]
-        known = self.labels.labels
-        trained = {d for d in audits if d in known and known[d].reason != AUDIT}
-        if trained:
-            log.warning(f"{counted(len(trained), 'audit')} of another run had a label here before")
-        new = {d: labels.labels[d] for d in audits if d in labels.labels and d not in trained}
-        of_audits = {digest: label._replace(reason=AUDIT) for digest, label in new.items()}
-        return replace(labels, labels={**labels.labels, **of_audits})
-
-    def _answers_of_folders(self) -> Iterator[Answer]:
-        for digest, name in self.found.labels.items():
-            file = self.found.files[digest]
-            yield Answer(file, digest, name, str(self.found.root / file), TRAIN)
+        self.said = said
 
     def write_labels(self) -> None:
-        """Writes what was taken, and says so.
-
-        Raises:
-            InputError: a file cannot be written.
-        """
-        before, now = self._written, self.labels
-        write_labels(now, self.run_folder, before)
-        self._written = now
-        taken = sum(before.labels.get(digest) != label for digest, label in now.labels.items())
-        aside = now.set_aside.keys() - before.set_aside.keys()
-        ties = [d for d, row in now.disagreements.items() if before.disagreements.get(d) != row]
-        if taken:
-            log.info(f"{self.run_folder / 'labels.csv'}: takes {counted(taken, 'label')}")
+        """Writes what was taken, and says so."""
+        folder, before = self.run_folder, self._written
+        tables.write_labels(self.said, folder, before)
+        self._written = self.said
+        changed = {d: label for d, label in self.said.items() if before.get(d) != label}
+        aside = self.set_aside.keys() - in_table(before, SET_ASIDE).keys()
+        if taken := in_table(changed, LABELS):
+            log.info(f"{folder / 'labels.csv'}: takes {counted(len(taken), 'label')}")
         if aside:
-            log.info(f"{self.run_folder / 'set_aside.csv'}: {counted(len(aside), 'skipped image')}")
-        if ties:
-            first = now.disagreements[ties[0]]
-            words = f"as {shortened(first.file)}: {counts(first.votes)}"
+            log.info(f"{folder / 'set_aside.csv'}: {counted(len(aside), 'skipped image')}")
+        if ties := [*in_table(changed, DISAGREEMENTS).values()]:
+            words = f"as {shortened(ties[0].file)}: {counts(ties[0].votes)}"
             count = counted(len(ties), "image")
             log.info(f"people disagree about {count}, {words}; to be asked again")
 
     def has_news(self) -> bool:
         """Whether something was taken that is not written yet."""
-        return self.labels != self._written
+        return self.said != self._written
 
     def has_answers(self) -> bool:
         """Whether people have said something of the last batch."""
-        return bool(self.batches) and len(self._unanswered()) < len(self.batches[-1].rows)
+        return bool(self.batches) and len(self._unanswered()) < len(self.batches[-1])
 
-    def waiting(self) -> list[Asking]:
-        """The images of the last batch of which people have said nothing yet."""
-        return [row for row in self._unanswered() if row.sha256 in self.found.files]
+    def waiting(self) -> list[Request]:
+        """The requests of the last batch of which people have said nothing yet."""
+        return [each for each in self._unanswered() if each.sha256 in self.found.files]
 
-    def gone(self) -> list[Asking]:
-        """Those of which they cannot say anything: they are gone, or have changed."""
-        return [row for row in self._unanswered() if row.sha256 not in self.found.files]
+    def gone(self) -> list[Request]:
+        """Those of which they cannot say anything: the images are gone, or have changed."""
+        return [each for each in self._unanswered() if each.sha256 not in self.found.files]
 
-    def _unanswered(self) -> list[Asking]:
-        if not self.batches:
-            return []
-        number, rows = self.batches[-1]
-        return [row for row in rows if not self.labels.has_answer(row.sha256, number)]
+    def _unanswered(self) -> list[Request]:
+        last = self.batches[-1] if self.batches else []
+        return [request for request in last if not self.is_answered(request)]
+
+    def is_answered(self, request: Request) -> bool:
+        """Whether people have said of an image what they can, since its batch asked for it."""
+        label = self.said.get(request.sha256)
+        return label is not None and (label.table != DISAGREEMENTS or label.batch == request.batch)
 
     def audits(self) -> list[str]:
         """The digests of the labelled images that measure the accuracy: never trained on."""
-        labels = self.labels.labels.items()
-        return sorted(digest for digest, label in labels if label.reason == AUDIT)
+        return sorted(d for d, label in self.labels.items() if label.reason == AUDIT)
 
     def for_training(self) -> list[str]:
         """The digests of the labelled images to train on, in the order in which they were taken."""
-        audits = {*self.audits()}
-        return [digest for digest in self.labels.labels if digest not in audits]
+        return [d for d, label in self.labels.items() if label.reason != AUDIT]
 
     def fingerprint(self) -> str:
         """Differs where other images are to be trained on, or the same with other labels."""
-        labels = self.labels.labels
-        lines = sorted(
-            f"{digest} {labels[digest].class_name}"
-            for digest in self.for_training()
-            if digest in self.found.files
-        )
+        there = [digest for digest in self.for_training() if digest in self.found.files]
+        lines = sorted(f"{digest} {self.said[digest].class_name}" for digest in there)
         return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
     def to_ask_again(self) -> dict[str, bool]:
         """The images to be asked for again, by their digests, and whether that is for an audit."""
-        last = {row.sha256: row.reason for batch in self.batches for row in batch.rows}
-        return {
-            digest: AUDIT in (tie.reason, last.get(digest))
-            for digest, tie in self.labels.disagreements.items()
-        }
+        audits = {d for d, last in by_digest(self.batches).items() if last.reason == AUDIT}
+        ties = in_table(self.said, DISAGREEMENTS)
+        return {digest: tie.reason == AUDIT or digest in audits for digest, tie in ties.items()}
 
     def dataset(self, read: Read, config: Images, recorded: Mapping[str, Any]) -> Dataset:
         """The images with the labels that there are; without a test set, audits stand in for it.
 
-        Args:
-            read: the images.
-            config: their statistics, if they are given.
-            recorded: the statistics of the first round, which stay; nothing before it.
-
-        Raises:
-            InputError: no image can be read.
+        The statistics are given by `config`, or `recorded` by the first round: they stay.
         """
-        class_names, digests = self.found.class_names, read.digests
+        class_names, digests, labels = self.found.class_names, read.digests, self.labels
         if not digests:
             raise InputError(f"{self.found.root}: holds no image that can be read; add some")
         unreadable = self.found.files.keys() - {*digests} - read.tested
-        unread = [
-            label.file for digest, label in self.labels.labels.items() if digest in unreadable
-        ]
+        unread = [label.file for digest, label in labels.items() if digest in unreadable]
         if unread:
             words = f"as {shortened(unread[0], 300)}: {counted(len(unread), 'such image')}"
             log.warning(f"a labelled image that cannot be read is not trained on, {words}")
-        named = (self.labels.labels.get(digest) for digest in digests)
-        labels = [UNKNOWN if each is None else class_names.index(each.class_name) for each in named]
-        images = with_labels(read.images, torch.tensor(labels, dtype=torch.int64))
+        numbers = [
+            class_names.index(labels[digest].class_name) if digest in labels else UNKNOWN
+            for digest in digests
+        ]
+        images = with_labels(read.images, torch.tensor(numbers, dtype=torch.int64))
         test = images.subset(indices_of(self.audits(), digests)) if read.test is None else read.test
         if not recorded:
             computed = (values.tolist() for values in statistics(images))
@@ -221,54 +226,36 @@ class Record:
 
     def say_what_changed(self) -> None:
         """Says which images have come or gone since the last batch was written."""
-        before = _read_pool(self.run_folder / "pool.csv")
-        if before is None:
-            return
-        now = self.found.files
-        for words, digests in (
-            ("new", now.keys() - before.keys()),
-            ("gone, and left out", before.keys() - now.keys()),
-        ):
-            if digests:
-                first = min((now.get(d) or before[d]) for d in digests)
+        try:
+            rows = read_table(self.run_folder / "pool.csv", ["file", "sha256"])
+        except InputError:
+            return  # there is nothing to compare with
+        before, now = {row["sha256"]: row["file"] for row in rows}, self.found.files
+        for words, files, others in (("new", now, before), ("gone, and left out", before, now)):
+            if digests := files.keys() - others.keys():
+                first = min(files[digest] for digest in digests)
                 count = counted(len(digests), "image")
                 log.info(f"{count} {words}, as {shortened(first, 300)}")
 
     def write_pool(self) -> None:
-        """Keeps which images there are, for the next round to compare.
-
-        Raises:
-            InputError: the file cannot be written.
-        """
+        """Keeps which images there are, for the next round to compare."""
         rows = [(file, digest) for digest, file in self.found.files.items()]
         table = pd.DataFrame(rows, columns=["file", "sha256"], dtype=object)
         write_atomically(self.run_folder / "pool.csv", as_csv(table))
 
 
 def _answers_in(path: Path) -> list[Answer]:
-    """The answers in a file; for an earlier version's labels, the batches beside it know why.
-
-    Raises:
-        InputError: the file cannot be read, or a batch is missing or damaged.
-    """
+    """The answers in a file; for an earlier version's labels, the batches beside it know why."""
     answers = read_answers(path)
-    if not any(answer.batch and not answer.reason for answer in answers):
+    if all(answer.reason or not answer.batch for answer in answers):
         return answers
-    reasons, filled = reasons_of(read_batches(path.parent)), []
-    for answer in answers:
+    reasons = reasons_of(read_batches(path.parent))
+    for place, answer in enumerate(answers):
         reason = answer.reason or reasons.get((answer.sha256, answer.batch), "")
         if answer.batch and not reason:
             raise InputError(
                 f"{answer.place}: {batch_folder(path.parent, answer.batch) / 'batch.csv'}, which "
                 "says whether it was an audit, is missing or has no such image; bring it back"
             )
-        filled.append(answer._replace(reason=reason))
-    return filled
-
-
-def _read_pool(path: Path) -> dict[str, str] | None:
-    """The images of `pool.csv`, by their digests; None where nothing can be compared."""
-    try:
-        return {row["sha256"]: row["file"] for row in read_table(path, ["file", "sha256"])}
-    except InputError:
-        return None
+        answers[place] = answer._replace(reason=reason)
+    return answers

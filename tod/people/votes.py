@@ -1,9 +1,7 @@
 """What several people say of an image: one vote each, in whatever order their answers come."""
 
-import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from tod.people.answers import Answer
@@ -60,12 +58,12 @@ def _age(answer: Answer) -> tuple[str, str, str]:
     return answer.updated_at, answer.annotation, answer.class_name or ""
 
 
-def votes_of(answers: Iterable[Answer]) -> list[Vote]:
+def votes_of(answers: Iterable[Answer]) -> tuple[Vote, ...]:
     """The votes of answers about one image."""
-    return [
+    return tuple(
         Vote(a.annotator or a.source, a.class_name, a.annotation or a.content, a.updated_at)
         for a in answers
-    ]
+    )
 
 
 def added(before: Sequence[Vote], now: Sequence[Vote]) -> tuple[Vote, ...]:
@@ -82,7 +80,7 @@ def added(before: Sequence[Vote], now: Sequence[Vote]) -> tuple[Vote, ...]:
             found += dict.fromkeys(vote for vote in (*old, *new) if vote.at == newest)
             continue
         skips = dict.fromkeys(vote for vote in (*old, *new) if vote.class_name is None)
-        old, new = ([v for v in votes if v.class_name is not None] for votes in (old, new))
+        old, new = _named(old), _named(new)
         if len(new) < len(old):
             changed = [vote for vote in new if vote.class_name not in {v.class_name for v in old}]
             new = [*old[len(changed) :], *changed]
@@ -90,42 +88,37 @@ def added(before: Sequence[Vote], now: Sequence[Vote]) -> tuple[Vote, ...]:
     return tuple(found)
 
 
+def _named(votes: Iterable[Vote]) -> list[Vote]:
+    """Those that name a class."""
+    return [vote for vote in votes if vote.class_name is not None]
+
+
+def _count(votes: Iterable[Vote]) -> Counter:
+    """How many votes each class has."""
+    return Counter(vote.class_name for vote in _named(votes))
+
+
 def majority(votes: Sequence[Vote]) -> str | None:
     """The class that more than half of those who name one give; None where there is none."""
-    named = Counter(vote.class_name for vote in votes if vote.class_name is not None)
+    named = _count(votes)
     return next((name for name, count in named.items() if 2 * count > named.total()), None)
 
 
 def are_skips(votes: Sequence[Vote]) -> bool:
     """Whether as many people have skipped the image as have named a class without agreeing."""
-    named = [vote.voter for vote in votes if vote.class_name is not None]
+    named = [vote.voter for vote in _named(votes)]
     skipping = {vote.voter for vote in votes} - {*named}
     return len(skipping) >= len(named)
 
 
-def as_cells(votes: Sequence[Vote]) -> list[str]:
-    """The cells `votes`, `source` and `answers` of a table; the first two are for people."""
-    voters = ", ".join(dict.fromkeys(vote.voter for vote in votes))
-    return [counts(votes), voters, json.dumps(votes, ensure_ascii=False)]
-
-
-def votes_in(row: Mapping[str, str]) -> tuple[Vote, ...]:
-    """The votes of a table's row; of a label that is one person's, none.
-
-    An earlier version has no `answers`: there, nobody knows who has given which.
-
-    Raises:
-        ValueError: the row is damaged.
-    """
-    if row["answers"] or "votes" not in row:
-        return tuple(Vote(*vote) for vote in json.loads(row["answers"] or "[]"))
-    named = re.findall(r"(.+?) \((\d+)\)(?:, |$)", row["votes"], re.DOTALL) or [(None, 1)]
-    return tuple(Vote(row["source"], name) for name, count in named for _ in range(int(count)))
+def voters(votes: Sequence[Vote]) -> str:
+    """Who has voted, for people to read."""
+    return ", ".join(dict.fromkeys(vote.voter for vote in votes))
 
 
 def counts(votes: Sequence[Vote]) -> str:
     """The classes that were named, in order, with their votes: `cat (1), dog (2)`."""
-    named = Counter(vote.class_name for vote in votes if vote.class_name is not None)
+    named = _count(votes)
     if len(named) == 1:
         return next(iter(named))
     return ", ".join(f"{name} ({named[name]})" for name in sorted(named))

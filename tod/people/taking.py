@@ -1,0 +1,144 @@
+"""From people's answers to labels: all that is wrong is told, and where several say something of
+one image, the majority counts.
+"""
+
+import difflib
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from tod.config.settings import counted, shortened
+from tod.data.listing import NAMED, class_name_of
+from tod.data.own_images import Found
+from tod.people.answers import Answer, name_finder, not_utf8
+from tod.people.batches import AUDIT, Request
+from tod.people.labels import DISAGREEMENTS, LABELS, SET_ASIDE, Label, Said
+from tod.people.votes import added, are_skips, counts, majority, voters, votes_of
+
+log = logging.getLogger("tod")
+
+Requests = Mapping[str, Request]
+"""The last request for each image, by its digest."""
+NOT_ASKED = Request("", "", "", "")
+
+
+def with_answers(
+    said: Said,
+    by_image: Mapping[str, Sequence[Answer]],
+    found: Found,
+    requests: Requests,
+    relabel: bool,
+    problems: list[str],
+) -> dict[str, Label]:
+    """The labels with these answers, which may change what was taken before if they `relabel`.
+
+    `problems` takes what contradicts it.
+    """
+    taken = dict(said)
+    for digest, answers in by_image.items():
+        first, before = answers[0], said.get(digest)
+        file = found.files.get(digest) or first.file
+        request = requests.get(digest, NOT_ASKED)
+        batch, votes = request.batch, votes_of(answers)
+        reasons = {request.reason, *(answer.reason for answer in answers)}
+        if before is not None:
+            reasons.add(before.reason)
+            if not relabel and {*votes} <= {*before.votes}:
+                continue  # the same answers again, whatever has been asked since
+            votes = votes if relabel else added(before.votes, votes)
+        class_name = majority(votes)
+        if before is not None and before.class_name:
+            if class_name == before.class_name or not counts(votes):
+                continue  # a skip takes no label away
+            in_folder = found.labels.get(digest)
+            if not relabel or in_folder not in (None, class_name):
+                but = f"{shortened(before.class_name)} by {before.source} before; --relabel takes "
+                but += "the new (of the files of all who have answered, the majority)"
+                named = {vote.class_name for vote in votes}
+                if in_folder is not None and (relabel or in_folder not in named):
+                    but = f"lies in {shortened(in_folder)}'s folder; move it, or leave the line out"
+                words = f"{shortened(file)} is {shortened(counts(votes))} here, but {but}"
+                problems.append(f"{first.place}: {words}")
+                continue
+            batch = before.batch
+        # What is to measure the accuracy is never trained on, whoever has asked for it.
+        reason = AUDIT if AUDIT in reasons else request.reason
+        if class_name:
+            source = next((a.source for a in answers if a.class_name == class_name), first.source)
+            several = votes if len(votes) > 1 else ()
+            label = Label(file, class_name, batch, source, reason, several, LABELS)
+        else:
+            table = SET_ASIDE if are_skips(votes) else DISAGREEMENTS
+            label = Label(file, "", batch, voters(votes), reason, votes, table)
+        if before is not None and before.table != label.table:
+            del taken[digest]  # it comes last in its new table
+        taken[digest] = label
+    return taken
+
+
+def answers_by_image(
+    answers: Iterable[Answer], said: Said, found: Found, requests: Requests, problems: list[str]
+) -> dict[str, list[Answer]]:
+    """The answers about each image, by its digest, with classes as the run has them.
+
+    `problems` takes what is about no image, or names no class.
+    """
+    by_image: dict[str, list[Answer]] = {}
+    by_file = {request.file: digest for digest, request in requests.items()}
+    find = name_finder({**by_file, **found.digests})
+    class_names = {*found.class_names}
+    gone, padded = 0, []
+    for given in answers:
+        answer = given._replace(file=find(given.file))
+        # A message takes time, and few are shown.
+        is_shown = len(problems) < NAMED
+        try:
+            digest = _digest(answer, said, found, requests, by_file)
+            name = answer.class_name and _known_class(answer.class_name, class_names, is_shown)
+        except ValueError as error:
+            if answer.may_be_gone and answer.sha256 and answer.file not in found.digests:
+                gone += 1
+            else:
+                problems.append(f"{answer.place}: {error}")
+            continue
+        if name is not None and name != class_name_of(given.class_name):
+            padded.append(given)
+        by_image.setdefault(digest, []).append(answer._replace(class_name=name))
+    if padded:
+        words = f"{padded[0].class_name!r} is taken without the blanks around it"
+        log.warning(f"{padded[0].place}: {words} ({len(padded)} such in all)")
+    if gone:
+        log.info(f"{counted(gone, 'label')} left out: their images are gone")
+    return by_image
+
+
+def _digest(
+    answer: Answer, said: Said, found: Found, requests: Requests, by_file: Mapping[str, str]
+) -> str:
+    """Which image an answer is about; a ValueError says why it is about none."""
+    file = answer.file
+    today = found.digests.get(file, "")
+    then = by_file.get(file) or today
+    if not answer.sha256 and today and then != today:
+        raise ValueError(
+            f"{shortened(file, 300)} has changed since it was asked for; bring the old image "
+            "back, or name the image by its sha256"
+        )
+    digest = answer.sha256 or then
+    if digest in found.files or digest in said:
+        return digest
+    name = file or requests.get(digest, NOT_ASKED).file
+    if found.digests.get(name) in found.files:
+        raise ValueError(f"{shortened(name, 300)} has changed since; bring the old image back")
+    if digest in requests:
+        return digest
+    words = not_utf8(name) or "names are relative to it, or to unlabeled"
+    raise ValueError(f"{shortened(name or digest, 300)} is no image of {found.root}: {words}")
+
+
+def _known_class(name: str, class_names: Collection[str], is_shown: bool) -> str:
+    """The class of this name; a ValueError, where it is shown, offers the nearest."""
+    for wanted in (class_name_of(name), class_name_of(name.strip())):
+        if wanted in class_names:
+            return wanted
+    near = difflib.get_close_matches(wanted[:100], class_names, 1, 0.0)[0] if is_shown else ""
+    raise ValueError(f"{shortened(wanted)} is no class; the nearest is {shortened(near)}")
