@@ -23,7 +23,8 @@ class DatasetFacts:
         side: of the images in pixels, unless the configuration scales or crops them.
         are_files: whether the images are files, of any size.
         read_as_published: whether its files are read as TOD's published code reads them.
-        split_by_seed: whether the seed always draws the test set.
+        split_by_seed: whether the seed draws the test set.
+        test_share: whether a share of the images can be drawn for it instead.
         from_people: whether people give the labels.
     """
 
@@ -33,6 +34,7 @@ class DatasetFacts:
     are_files: bool = False
     read_as_published: bool = False
     split_by_seed: bool = False
+    test_share: bool = False
     from_people: bool = False
 
 
@@ -48,7 +50,7 @@ DATASETS = {
         split_by_seed=True,
     ),
     "digits": DatasetFacts(training_images=1_437, side=8),
-    "image_folder": DatasetFacts(are_files=True),
+    "image_folder": DatasetFacts(are_files=True, test_share=True),
     OWN_IMAGES: DatasetFacts(are_files=True, from_people=True),
 }
 TRAINING_SET_SIZES = {name: d.training_images for name, d in DATASETS.items() if d.training_images}
