@@ -41,6 +41,8 @@ class Parser(argparse.ArgumentParser):
             settings["help"] += " (default: %(default)s)"
         if get_origin(kind) is Literal:
             settings["choices"] = get_args(kind)
+        elif Path in (kind, *get_args(kind)):
+            settings["type"] = path
         self.add_argument(flag or f"--{name.replace('_', '-')}", dest=name, **settings)
 
     def error(self, message: str) -> NoReturn:
@@ -82,14 +84,11 @@ processes = partial(whole_number, minimum=1, maximum=1024)
 
 def number_or_range(value: str) -> range:
     """A trial, like 2, or a range of trials, like 1-3, from the command line."""
-    first, _, last = value.partition("-")
-    try:
-        trials = range(positive(first), positive(last if "-" in value else first) + 1)
-    except argparse.ArgumentTypeError:
-        trials = range(0)
-    if not trials:
-        raise argparse.ArgumentTypeError(f"{value} is not a trial, like 2, or a range, like 1-3")
-    return trials
+    first, dash, last = value.partition("-")
+    with suppress(argparse.ArgumentTypeError):
+        if trials := range(positive(first), positive(last if dash else first) + 1):
+            return trials
+    raise argparse.ArgumentTypeError(f"{value} is not a trial, like 2, or a range, like 1-3")
 
 
 @contextmanager

@@ -35,23 +35,10 @@ class Strategy:
     def __call__(self, pool: "Pool") -> "Query":
         return self.query(pool)
 
-    def refuse_unsuitable(self, name: str, config: Config) -> None:
-        """Refuses a configuration with which the strategy of this name cannot work."""
-        if why := self.why_unsuitable(config):
-            raise InputError(f"--sampling {name}: {why}")
-
 
 @dataclass(frozen=True)
 class EntryScript:
-    """What an entry script offers.
-
-    Attributes:
-        name: of its file.
-        description: what `--help` says of it.
-        sampling: its strategies, by name.
-        auxiliary: its losses, by name.
-        default: the method that it is named after: a strategy and a loss.
-    """
+    """What an entry script offers; `default` names both a strategy and a loss."""
 
     name: str
     description: str
@@ -77,7 +64,17 @@ def parse(script: EntryScript, argv: Sequence[str] | None = None) -> Command:
         SystemExit: with status 2 after one line, where an argument is wrong.
     """
     own = sys.argv[1:] if argv is None else list(argv)
-    parser = _parser(script)
+    parser = Parser(prog=script.name, description=script.description)
+    parser.add_fields(
+        Identity,
+        config={"default": "digits"},
+        sampling={"choices": [*script.sampling], "default": script.default},
+        auxiliary={"choices": [*script.auxiliary], "default": script.default},
+    )
+    data_dir = "where the datasets lie (default: as configured)"
+    parser.add_argument("--data-dir", metavar="DIR", help=data_dir)
+    parser.add_fields(Options)
+    parser.add_fields(Command)
     typed = parser.parse_args(own)
     config = load(typed.config, typed.settings, typed.data_dir)
     if config.facts.from_people:
@@ -90,22 +87,6 @@ def parse(script: EntryScript, argv: Sequence[str] | None = None) -> Command:
         parser.error(f"argument --{name}: {why}")
     identity = _identity(script, typed, config)
     return filled(Command, typed, identity=identity, options=filled(Options, typed), arguments=own)
-
-
-def _parser(script: EntryScript) -> Parser:
-    parser = Parser(prog=script.name, description=script.description)
-    parser.add_fields(
-        Identity,
-        config={"default": "digits"},
-        sampling={"choices": [*script.sampling], "default": script.default},
-        auxiliary={"choices": [*script.auxiliary], "default": script.default},
-    )
-    parser.add_argument(
-        "--data-dir", metavar="DIR", help="where the datasets lie (default: as configured)"
-    )
-    parser.add_fields(Options)
-    parser.add_fields(Command)
-    return parser
 
 
 def _identity(script: EntryScript, typed: argparse.Namespace, config: Config) -> Identity:

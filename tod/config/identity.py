@@ -58,9 +58,7 @@ class Identity:
 class Options:
     """In what the commands of one run may differ: where and how it runs, and what it leaves."""
 
-    output_dir: Path = argument(
-        "where the run's folder is made", Path("results"), type=cli.path, metavar="DIR"
-    )
+    output_dir: Path = argument("where the run's folder is made", Path("results"), metavar="DIR")
     device: Literal["auto", "cpu", "cuda", "mps"] = argument("where it runs", "auto")
     precision: Literal["auto", "fp32", "tf32", "bf16"] = argument(
         "of training; auto is bf16 where the GPU or the CPU has units for it and a step has 2 "
@@ -121,14 +119,12 @@ class Command:
         "a .npy file of features (N, F) of the training images in their order: TYPICLUST and "
         "PROBCOVER look at them instead of the network's, and active_learning.initial=typical does",
         None,
-        type=cli.path,
         metavar="FILE",
     )
     labels: Sequence[Path] = argument(
         "labels from people, for --config own_images: the page's CSV, any CSV with file or sha256 "
         "and class, Label Studio's JSON, JSON_MIN or CSV, another run's labels.csv",
         (),
-        type=cli.path,
         nargs="+",
         action="extend",
         metavar="FILE",

@@ -15,27 +15,16 @@ OWN_IMAGES = "own_images"
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts:
-    """What is known of a dataset before it is read; its loader is in `tod.data`.
-
-    Attributes:
-        training_images: how many a published one has.
-        paper_images: what the paper's shares of labels are of, where it is not the training set.
-        side: of the images in pixels, unless the configuration scales or crops them.
-        are_files: whether the images are files, of any size.
-        read_as_published: whether its files are read as TOD's published code reads them.
-        split_by_seed: whether the seed draws the test set.
-        test_share: whether a share of the images can be drawn for it instead.
-        from_people: whether people give the labels.
-    """
+    """What is known of a dataset before it is read; its loader is in `tod.data`."""
 
     training_images: int | None = None
-    paper_images: int | None = None
-    side: int = 32
-    are_files: bool = False
-    read_as_published: bool = False
-    split_by_seed: bool = False
-    test_share: bool = False
-    from_people: bool = False
+    paper_images: int | None = None  # of which the paper's label shares are; else the training set
+    side: int = 32  # of the images in pixels, unless they are scaled or cropped
+    are_files: bool = False  # of any size
+    read_as_published: bool = False  # as TOD's published code reads files
+    split_by_seed: bool = False  # into training and test images, always
+    test_share: bool = False  # may be drawn by the seed
+    from_people: bool = False  # their labels
 
 
 DATASETS = {
