@@ -29,10 +29,8 @@ def config_names() -> list[str]:
 def load(config: str, overrides: Sequence[str] = (), data_dir: str | None = None) -> Config:
     """Reads `config`, a name from `config/` or a path to a YAML file, and checks it whole.
 
-    The overrides are `KEY=VALUE`, with dotted keys (`training.lr=0.1`) and values in YAML.
-
-    Raises:
-        InputError: the file cannot be read, or anything in it is wrong; all that is, a line each.
+    The overrides are `KEY=VALUE`, with dotted keys (`training.lr=0.1`) and values in YAML. All that
+    is wrong is one InputError, a line each.
     """
     names = config_names()
     path = CONFIG_DIR / f"{config}.yaml" if config in names else Path(expanded(config))
@@ -174,8 +172,7 @@ def too_many_labels(
 def read_run(folder: Path, advice: str) -> dict[str, Any]:
     """The `config.yaml` in a run's folder, with what the run added in its section `run`.
 
-    Raises:
-        InputError: it is missing or damaged; the message ends with `advice`.
+    Where it is missing or damaged, the message ends with `advice`.
     """
     return _with_defaults(_read(folder / "config.yaml", advice, "run"))
 

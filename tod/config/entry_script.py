@@ -4,16 +4,13 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 from tod.config import Config, InputError, load, read_run
 from tod.config.cli import Parser, filled
 from tod.config.identity import Command, Identity, Options
 from tod.config.schema import OWN_IMAGES
-
-if TYPE_CHECKING:
-    from losses import AuxiliaryLoss
-    from tod.strategies.pool import Pool, Query
 
 
 @dataclass(frozen=True)
@@ -21,18 +18,18 @@ class Strategy:
     """A sampling strategy, and what it needs of a configuration.
 
     Attributes:
-        query: chooses from a pool.
+        query: from a `Pool` to a `Query`.
         why_unsuitable: why it cannot work with a configuration; None where it can.
         always_with: `KEY=VALUE` of the configuration that it means, whatever this says.
         takes_features: whether it looks at `Pool.representation`, which `--features` replaces.
     """
 
-    query: "Callable[[Pool], Query]"
+    query: Callable[[Any], Any]
     why_unsuitable: Callable[[Config], str | None] = lambda config: None
     always_with: tuple[str, ...] = ()
     takes_features: bool = False
 
-    def __call__(self, pool: "Pool") -> "Query":
+    def __call__(self, pool: Any) -> Any:
         return self.query(pool)
 
 
@@ -42,8 +39,8 @@ class EntryScript:
 
     name: str
     description: str
-    sampling: Mapping[str, "Strategy | Callable[[Pool], Query]"]
-    auxiliary: Mapping[str, "type[AuxiliaryLoss]"]
+    sampling: Mapping[str, Strategy | Callable[[Any], Any]]
+    auxiliary: Mapping[str, type]
     default: str
 
     def strategy(self, name: str) -> Strategy:
@@ -51,18 +48,13 @@ class EntryScript:
         listed = self.sampling[name]
         return listed if isinstance(listed, Strategy) else Strategy(listed)
 
-    def method(self, identity: Identity) -> tuple[Strategy, "type[AuxiliaryLoss]"]:
+    def method(self, identity: Identity) -> tuple[Strategy, type]:
         """The strategy and the loss of a run."""
         return self.strategy(identity.sampling), self.auxiliary[identity.auxiliary]
 
 
 def parse(script: EntryScript, argv: Sequence[str] | None = None) -> Command:
-    """What the command line of an entry script (None: the process's) asks for.
-
-    Raises:
-        InputError: the configuration is wrong.
-        SystemExit: with status 2 after one line, where an argument is wrong.
-    """
+    """What the command line of an entry script (None: the process's) asks for."""
     own = sys.argv[1:] if argv is None else list(argv)
     parser = Parser(prog=script.name, description=script.description)
     parser.add_fields(
@@ -76,29 +68,25 @@ def parse(script: EntryScript, argv: Sequence[str] | None = None) -> Command:
     parser.add_fields(Options)
     parser.add_fields(Command)
     typed = parser.parse_args(own)
-    config = load(typed.config, typed.settings, typed.data_dir)
-    if config.facts.from_people:
-        typed.settings = [*_recorded_settings(script, typed, config), *typed.settings]
-        config = load(typed.config, typed.settings, typed.data_dir)
+
+    def identity_with(settings: Sequence[str], always: Sequence[str] = ()) -> Identity:
+        config = load(typed.config, [*settings, *always], typed.data_dir)
+        return filled(Identity, typed, config=config, entry=script.name, settings=(*settings,))
+
+    identity = identity_with(typed.settings)
+    if identity.config.facts.from_people:
+        recorded = _recorded_settings(typed.output_dir / identity.folder_name)
+        identity = identity_with([*recorded, *typed.settings])
     elif always := script.strategy(typed.sampling).always_with:
-        config = load(typed.config, [*typed.settings, *always], typed.data_dir)
-    typed.trials = typed.trials or range(1, config.active_learning.trials + 1)
-    for name, why in _contradictions(typed, config):
+        identity = identity_with(typed.settings, always)
+    typed.trials = typed.trials or range(1, identity.config.active_learning.trials + 1)
+    for name, why in _contradictions(typed, identity.config):
         parser.error(f"argument --{name}: {why}")
-    identity = _identity(script, typed, config)
     return filled(Command, typed, identity=identity, options=filled(Options, typed), arguments=own)
 
 
-def _identity(script: EntryScript, typed: argparse.Namespace, config: Config) -> Identity:
-    settings = tuple(typed.settings)
-    return filled(Identity, typed, config=config, entry=script.name, settings=settings)
-
-
-def _recorded_settings(
-    script: EntryScript, typed: argparse.Namespace, config: Config
-) -> Sequence[str]:
+def _recorded_settings(folder: Path) -> Sequence[str]:
     """The `--set` with which people's run has begun, so that later rounds may leave it out."""
-    folder = typed.output_dir / _identity(script, typed, config).folder_name
     if not (folder / "config.yaml").exists():
         return []
     advice = "bring back the file as it was"
