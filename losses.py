@@ -20,11 +20,8 @@ def task_losses(logits: Tensor, labels: Tensor) -> Tensor:
 def cod_loss(logits: Tensor, consistency_logits: Tensor, ema_logits: Tensor) -> Tensor:
     """The COD loss of one batch, without its weight λ (Huang et al., ICCV 2021, section 3.3).
 
-    Each argument is (N, C); both mean squared errors average over all N·C elements. The teacher's
-    `ema_logits` are taken as constants.
-
-    Returns:
-        A scalar: MSE(logits, consistency logits) + MSE(consistency logits, ema logits).
+    MSE(logits, consistency logits) + MSE(consistency logits, ema logits): each (N, C), averaged
+    over all N·C elements. The teacher's `ema_logits` are taken as constants.
     """
     return F.mse_loss(logits, consistency_logits) + F.mse_loss(
         consistency_logits, ema_logits.detach()
@@ -35,18 +32,13 @@ def ranking_loss(predicted_loss: Tensor, target_loss: Tensor, margin: float = 1.
     """LL4AL's loss for the loss-prediction module (Yoo & Kweon, CVPR 2019, equation 2).
 
     Image i is paired with image N−1−i; the middle one of an odd batch is left out. A pair costs
-    `max(0, ξ − s·(l̂_i − l̂_j))` with s = +1 where l_i > l_j and −1 elsewhere, ties included.
+    `max(0, ξ − s·(l̂_i − l̂_j))` with s = +1 where l_i > l_j and −1 elsewhere, ties included; the
+    loss is the mean over the N // 2 pairs, 0 where there is none.
 
     Args:
         predicted_loss: l̂, (N,).
         target_loss: l, (N,), the true losses, taken as constants.
         margin: ξ.
-
-    Returns:
-        A scalar: the mean over the N // 2 pairs; 0 where there is none.
-
-    Raises:
-        ValueError: the two shapes differ, or are not (N,).
     """
     if predicted_loss.shape != target_loss.shape or predicted_loss.ndim != 1:
         raise ValueError(
@@ -107,12 +99,8 @@ class AuxiliaryLoss(ABC):
     def targets(self, batches: Sequence[Tensor]) -> Sequence[Tensor]:
         """What the loss takes as constants, computed without gradients, beside the backbone's pass.
 
-        Args:
-            batches: the labelled images, and the unlabelled ones where there are any, each
-                (N, 3, H, W).
-
-        Returns:
-            A tensor (N, …) for each batch, or nothing.
+        The labelled images, and the unlabelled ones where there are any, each (N, 3, H, W) → a
+        tensor (N, …) for each batch, or nothing.
         """
         return []
 
@@ -120,14 +108,9 @@ class AuxiliaryLoss(ABC):
         """What the loss's own networks give, with gradients.
 
         They run here and not in `losses`: where several ranks share a batch, each runs them on its
-        own images, and `losses` sees what all have given.
-
-        Args:
-            outputs: the backbone's, of the same batches; without history in the epochs in which
-                the loss does not train it.
-
-        Returns:
-            A tensor (N, …) for each batch, for the first one alone, or nothing.
+        own images, and `losses` sees what all have given. The backbone's outputs of the same
+        batches (without history in epochs in which the loss does not train it) → a tensor (N, …)
+        for each batch, for the first one alone, or nothing.
         """
         return []
 

@@ -37,12 +37,8 @@ ALL_LABELS = (
 def temporal_output_discrepancy(logits: Tensor, previous_logits: Tensor) -> Tensor:
     """The TOD score between two cycles (cyclic output discrepancy, Huang et al., ICCV 2021).
 
-    Args:
-        logits: f(x; w_c), (N, C).
-        previous_logits: f(x; w_{c−1}), (N, C).
-
-    Returns:
-        `½ · ‖p(x; w_c) − p(x; w_{c−1})‖²` of each image, (N,), where p = softmax(f); from 0 to 1.
+    Logits f(x; w_c) and f(x; w_{c−1}), (N, C) → `½ · ‖p(x; w_c) − p(x; w_{c−1})‖²` of each image,
+    (N,), where p = softmax(f); from 0 to 1.
     """
     difference = logits.softmax(dim=1) - previous_logits.softmax(dim=1)
     return 0.5 * difference.square().sum(dim=1)
@@ -51,11 +47,8 @@ def temporal_output_discrepancy(logits: Tensor, previous_logits: Tensor) -> Tens
 def entropy(logits: Tensor) -> Tensor:
     """The entropy of the prediction, as in Joshi et al., CVPR 2009.
 
-    Args:
-        logits: f(x; w), (N, C).
-
-    Returns:
-        `−Σ_i p_i · ln p_i` of each image in nats, (N,), where p = softmax(f); from 0 to ln C.
+    Logits f(x; w), (N, C) → `−Σ_i p_i · ln p_i` of each image in nats, (N,), where p = softmax(f);
+    from 0 to ln C.
     """
     return _entropy_of(logits.softmax(dim=1))
 
@@ -67,11 +60,8 @@ def _entropy_of(probabilities: Tensor) -> Tensor:
 def mutual_information(probabilities: Sequence[Tensor]) -> Tensor:
     """What the prediction and the weights tell of each other (BALD; Houlsby et al., 2011).
 
-    Args:
-        probabilities: p_t, the predictions (N, C) with each of T draws of the weights.
-
-    Returns:
-        `H[mean_t p_t] − mean_t H[p_t]` of each image in nats, (N,); from 0 to ln C.
+    The predictions p_t, (N, C), with each of T draws of the weights → of each image in nats, (N,),
+    `H[mean_t p_t] − mean_t H[p_t]`; from 0 to ln C.
     """
     of_mean = _entropy_of(torch.stack([*probabilities]).mean(dim=0))
     return of_mean - torch.stack([_entropy_of(p) for p in probabilities]).mean(dim=0)
@@ -80,12 +70,8 @@ def mutual_information(probabilities: Sequence[Tensor]) -> Tensor:
 def margin(logits: Tensor) -> Tensor:
     """How close the two likeliest classes are (Scheffer et al., IDA 2001).
 
-    Args:
-        logits: f(x; w), (N, C), of at least two classes.
-
-    Returns:
-        `1 − (p_1 − p_2)` of each image, (N,), where p_1 and p_2 are the largest two of softmax(f);
-        from 0 to 1, so that the smallest margin has the highest score.
+    Logits f(x; w), (N, C), of at least two classes → `1 − (p_1 − p_2)` of each image, (N,), where
+    p_1 and p_2 are the largest two of softmax(f); from 0 to 1: the smallest margin scores highest.
     """
     largest, second = logits.softmax(dim=1).topk(2, dim=1).values.unbind(1)
     return 1.0 - (largest - second)
@@ -94,11 +80,8 @@ def margin(logits: Tensor) -> Tensor:
 def least_confidence(logits: Tensor) -> Tensor:
     """How unlikely the likeliest class is (Lewis & Gale, SIGIR 1994).
 
-    Args:
-        logits: f(x; w), (N, C).
-
-    Returns:
-        `1 − max_i p_i` of each image, (N,), where p = softmax(f); from 0 to 1 − 1/C.
+    Logits f(x; w), (N, C) → `1 − max_i p_i` of each image, (N,), where p = softmax(f); from 0 to
+    1 − 1/C.
     """
     return 1.0 - logits.softmax(dim=1).amax(dim=1)
 
@@ -111,17 +94,8 @@ def select_queries(
 ) -> np.ndarray:
     """The pool indices to query: those of the `query_size` highest scores, or of the lowest.
 
-    Args:
-        subset: the pool indices that were scored, (M,).
-        scores: their scores, (M,).
-        query_size: how many to query.
-        lowest: whether to take the lowest scores instead.
-
-    Returns:
-        (query_size,) int64, in ascending order of score; equal scores in the order of `subset`.
-
-    Raises:
-        ValueError: scores and indices differ in number, are fewer than `query_size`, or hold NaN.
+    Of the pool indices `subset`, (M,), and their scores, (M,), it gives (query_size,) int64 in
+    ascending order of score; equal scores in the order of `subset`.
     """
     subset = np.asarray(subset, dtype=np.int64)
     scores = np.asarray(scores)
@@ -136,16 +110,7 @@ def select_queries(
 
 
 def query_by_score(pool: Pool, scores: Tensor, lowest: bool = False) -> Query:
-    """The images with the highest scores, or with the lowest, in ascending order of score.
-
-    Args:
-        pool: what is queried from.
-        scores: one for each image of the subset, (M,).
-        lowest: whether to take the lowest scores instead.
-
-    Raises:
-        FloatingPointError: a score is not finite.
-    """
+    """The images with the highest scores (M,), or with the lowest, in ascending order of score."""
     values = _finite(scores)
     queried = select_queries(pool.subset, values, pool.query_size, lowest)
     return Query(queried, values, best_last=not lowest)

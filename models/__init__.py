@@ -103,12 +103,10 @@ def fold_batch_norm(network: nn.Module) -> nn.Module:
 
 
 def with_noise(network: nn.Module, norm: float, generator: torch.Generator) -> nn.Module:
-    """A copy of a network, to each of whose weight tensors Gaussian noise is added.
+    """A copy of a network, to each of whose weight tensors, but no biases, Gaussian noise is added.
 
-    Args:
-        network: whose biases stay as they are.
-        norm: of the noise, as a share of the tensor's own.
-        generator: on the CPU, so that all devices draw the same.
+    The noise's `norm` is a share of the tensor's own. A generator on the CPU lets all devices draw
+    the same.
     """
     noisy = copy.deepcopy(network)
     with torch.no_grad():
@@ -120,11 +118,7 @@ def with_noise(network: nn.Module, norm: float, generator: torch.Generator) -> n
 
 
 def imagenet_weights(folder: Path = config.PROJECT_DIR) -> dict[str, Tensor]:
-    """The state dict of torchvision's ResNet-18, from `folder`, torch.hub's cache or a download.
-
-    Raises:
-        InputError: the file is damaged, or there is none and the download failed.
-    """
+    """The state dict of torchvision's ResNet-18, from `folder`, torch.hub's cache or a download."""
     cache = Path(torch.hub.get_dir(), "checkpoints")
     for path in (place / name for place in (folder, cache) for name in IMAGENET_FILES):
         if path.exists():

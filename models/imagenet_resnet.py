@@ -74,11 +74,7 @@ class ResNet18(nn.Module):
         return self.fc_caltech
 
     def load_imagenet_weights(self, state_dict: dict[str, Tensor]) -> None:
-        """Takes all but the fourth stage and the classifier from torchvision's `state_dict`.
-
-        Raises:
-            InputError: a weight is missing, has another shape, or is not a ResNet-18's.
-        """
+        """Takes all but the fourth stage and the classifier from torchvision's `state_dict`."""
         kept = {k: v for k, v in state_dict.items() if not k.startswith(FRESH_PARTS)}
         # Checkpoints of 2018 and before have no batch counters; nothing here reads these.
         wanted = {

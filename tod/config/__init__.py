@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tod.config.schema import FILE_DATASETS, KEYS, OWN_IMAGES, TRAINING_SET_SIZES, Config
+from tod.config.schema import DATASETS, KEYS, OWN_IMAGES, Config, DatasetFacts
 from tod.config.settings import expanded, parse, put, shortened
 
 PROJECT_DIR = Path(__file__).resolve().parents[2]
@@ -29,10 +29,8 @@ def config_names() -> list[str]:
 def load(config: str, overrides: Sequence[str] = (), data_dir: str | None = None) -> Config:
     """Reads `config`, a name from `config/` or a path to a YAML file, and checks it whole.
 
-    The overrides are `KEY=VALUE`, with dotted keys (`training.lr=0.1`) and values in YAML.
-
-    Raises:
-        InputError: the file cannot be read, or anything in it is wrong; all that is, a line each.
+    The overrides are `KEY=VALUE`, with dotted keys (`training.lr=0.1`) and values in YAML. All that
+    is wrong is one InputError, a line each.
     """
     names = config_names()
     path = CONFIG_DIR / f"{config}.yaml" if config in names else Path(expanded(config))
@@ -91,21 +89,39 @@ def _in_words(problem: dict[str, Any]) -> tuple[str, str]:
     return key, words.get(problem["type"], problem["msg"].replace("Input", shown, 1))
 
 
+WITH_PEOPLE = {
+    "initial": ("random", "chooses among labels or features; write random"),
+    "imbalance": (None, "needs all labels; write null"),
+    "cycles": (None, "should be null: the rounds go on until you stop"),
+    "trials": (1, "should be 1: people label once"),
+}
+"""What `active_learning` says where people give the labels, and why nothing else."""
+
+
 def _contradictions(valid: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """What is wrong between values that are each right: the key to change, and why.
 
     `valid` has values by name. Where one is missing or wrong, what it contradicts cannot be told.
     """
-    from_people = valid.get("dataset") == OWN_IMAGES
-    if "dataset" in valid:
-        yield from _contradictions_with_who_labels(valid, from_people)
+    dataset, facts = valid.get("dataset"), DATASETS.get(valid.get("dataset"), DatasetFacts())
+    if facts.from_people:
+        for key, (right, words) in WITH_PEOPLE.items():
+            if valid.get(key, right) != right:
+                yield f"active_learning.{key}", f"{valid[key]} {words}"
+        if valid.get("audit_share") and valid.get("query_size") == 1:
+            words = "1 leaves no room for audits; write 2 or more, or audit_share 0"
+            yield "active_learning.query_size", words
+    elif dataset:
+        if valid.get("cycles", 0) is None:
+            yield "active_learning.cycles", f"null is for {OWN_IMAGES}; write a number"
+        if share := valid.get("audit_share"):
+            yield "active_learning.audit_share", f"{share} is for {OWN_IMAGES}; write 0"
     with suppress(KeyError, TypeError):  # what is null has been named
         labels, cycles, query_size = (valid[k] for k in ("initial_labels", "cycles", "query_size"))
-        if labels is None and cycles != 1 and not from_people:
+        if labels is None and cycles != 1 and not facts.from_people:
             words = "null is all images, which leaves none to query; write a number, or cycles: 1"
             yield "active_learning.initial_labels", words
-        available = TRAINING_SET_SIZES.get(valid["dataset"])
-        if problem := too_many_labels(labels, cycles, query_size, available):
+        if problem := too_many_labels(labels, cycles, query_size, facts.training_images):
             yield "active_learning.query_size", problem
     with suppress(KeyError):
         query, subset, cycles = (valid[k] for k in ("query_size", "subset_size", "cycles"))
@@ -118,53 +134,26 @@ def _contradictions(valid: dict[str, Any]) -> Iterator[tuple[str, str]]:
         elif milestones and milestones[-1] > epochs:
             words = f"{milestones[-1]} lies beyond the {epochs} epochs; lower it, or write"
             yield "training.milestones", f"{words} milestones: [] for a constant learning rate"
-    with suppress(KeyError):
-        if valid["pretrained"] and valid["name"] != "imagenet_resnet":
+    if valid.get("pretrained"):
+        if valid.get("name", "imagenet_resnet") != "imagenet_resnet":
             yield "model.pretrained", "true needs model.name imagenet_resnet; change one of them"
-        if valid["pretrained"] and valid["width"] != 64:
+        if valid.get("width", 64) != 64:
             yield "model.width", f"{valid['width']} has no ImageNet weights; write 64"
+    if not dataset:
+        return
+    share = valid.get("test_share")
+    if share is not None and not facts.test_share:
+        words = f"{share} is for image_folder, and not for {dataset}; write null"
+        yield "images.test_share", words
     with suppress(KeyError):
-        dataset, share = valid["dataset"], valid["test_share"]
-        if share is not None and dataset != "image_folder":
-            words = f"{share} is for image_folder, and not for {dataset}; write null"
-            yield "images.test_share", words
-    with suppress(KeyError):
-        dataset, size, resize = valid["dataset"], valid["size"], valid["resize"]
-        if dataset not in FILE_DATASETS:
+        size, resize = valid["size"], valid["resize"]
+        if not facts.are_files:
             for key in (k for k in ("size", "resize") if valid[k]):
                 yield f"images.{key}", f"{valid[key]} is for image files; for {dataset} write null"
         elif not size and not resize:
             yield "images.size", "null does not do for image files of mixed sizes; write 32, say"
         elif size and resize and size > resize:
             yield "images.size", f"{size} is larger than resize {resize}, from which it is cropped"
-
-
-def _contradictions_with_who_labels(
-    valid: dict[str, Any], from_people: bool
-) -> Iterator[tuple[str, str]]:
-    """What makes no sense where people give the labels, or where the dataset has them."""
-    if not from_people:
-        if valid.get("cycles", 0) is None:
-            yield "active_learning.cycles", f"null is for {OWN_IMAGES}; write a number"
-        if valid.get("audit_share"):
-            words = f"{valid['audit_share']} is for {OWN_IMAGES}; write 0"
-            yield "active_learning.audit_share", words
-        return
-    if valid.get("initial", "random") != "random":
-        words = f"{valid['initial']} chooses among labels or features; write random"
-        yield "active_learning.initial", words
-    if valid.get("imbalance") is not None:
-        yield "active_learning.imbalance", f"{valid['imbalance']} needs all labels; write null"
-    if valid.get("cycles") is not None:
-        words = f"{valid['cycles']} should be null: the rounds go on until you stop"
-        yield "active_learning.cycles", words
-    if valid.get("trials", 1) != 1:
-        yield "active_learning.trials", f"{valid['trials']} should be 1: people label once"
-    with suppress(KeyError):
-        query_size, share = valid["query_size"], valid["audit_share"]
-        if share and query_size < 2:
-            words = f"{query_size} leaves no room for audits; write 2 or more, or audit_share 0"
-            yield "active_learning.query_size", words
 
 
 def too_many_labels(
@@ -183,8 +172,7 @@ def too_many_labels(
 def read_run(folder: Path, advice: str) -> dict[str, Any]:
     """The `config.yaml` in a run's folder, with what the run added in its section `run`.
 
-    Raises:
-        InputError: it is missing or damaged; the message ends with `advice`.
+    Where it is missing or damaged, the message ends with `advice`.
     """
     return _with_defaults(_read(folder / "config.yaml", advice, "run"))
 

@@ -6,11 +6,15 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import MISSING, field, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from tod.config import InputError
 from tod.config.settings import expanded
+
+Record = TypeVar("Record")
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,8 +24,44 @@ class Parser(argparse.ArgumentParser):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(allow_abbrev=False, formatter_class=formatter, **settings)
 
+    def add_fields(self, record: type, **own: dict[str, Any]) -> None:
+        """Adds an argument for each `argument` of a dataclass; `own` settings, by field, win."""
+        for each in fields(record):
+            if each.metadata:
+                settings = {"default": each.default, **each.metadata, **own.get(each.name, {})}
+                self._add_field(each.name, each.type, **settings)
+
+    def _add_field(self, name: str, kind: Any, flag: str = "", **settings: Any) -> None:
+        default = settings["default"]
+        if kind is bool:
+            settings["action"] = "store_false" if default else "store_true"
+        elif default == ():
+            settings["default"] = []  # which argparse extends
+        elif default is not None:
+            settings["help"] += " (default: %(default)s)"
+        if get_origin(kind) is Literal:
+            settings["choices"] = get_args(kind)
+        elif Path in (kind, *get_args(kind)):
+            settings["type"] = path
+        self.add_argument(flag or f"--{name.replace('_', '-')}", dest=name, **settings)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (--help lists the arguments)\n")
+
+
+def argument(help: str, default: Any = MISSING, **settings: Any) -> Any:
+    """A field of a dataclass that the command line fills.
+
+    Its name is the argument's, unless `flag` is another; its type says whether it takes a value,
+    and which; further settings are those of `add_argument`.
+    """
+    return field(default=default, metadata={"help": help, **settings})
+
+
+def filled(record: type[Record], typed: argparse.Namespace, /, **values: Any) -> Record:
+    """A dataclass with the arguments from the command line that `values` do not replace."""
+    names = [each.name for each in fields(record) if each.metadata]
+    return record(**{name: getattr(typed, name) for name in names} | values)
 
 
 def path(value: str) -> Path:
@@ -29,34 +69,26 @@ def path(value: str) -> Path:
     return Path(expanded(value))
 
 
-def seed(value: str) -> int:
-    """A seed from the command line.
-
-    Raises:
-        ArgumentTypeError: it is none.
-    """
-    return whole_number(value, minimum=0, maximum=2**63 - 1)
-
-
-def positive(value: str) -> int:
-    """A count from the command line.
-
-    Raises:
-        ArgumentTypeError: it is none.
-    """
-    return whole_number(value, minimum=1, maximum=10**9)
-
-
 def whole_number(value: str, minimum: int, maximum: int) -> int:
-    """A number of these bounds from the command line.
-
-    Raises:
-        ArgumentTypeError: it is none.
-    """
+    """A number of these bounds from the command line."""
     with suppress(ValueError):
         if value.isdecimal() and minimum <= int(value) <= maximum:
             return int(value)
     raise argparse.ArgumentTypeError(f"{value} is not a whole number from {minimum} to {maximum:,}")
+
+
+seed = partial(whole_number, minimum=0, maximum=2**63 - 1)
+positive = partial(whole_number, minimum=1, maximum=10**9)
+processes = partial(whole_number, minimum=1, maximum=1024)
+
+
+def number_or_range(value: str) -> range:
+    """A trial, like 2, or a range of trials, like 1-3, from the command line."""
+    first, dash, last = value.partition("-")
+    with suppress(argparse.ArgumentTypeError):
+        if trials := range(positive(first), positive(last if dash else first) + 1):
+            return trials
+    raise argparse.ArgumentTypeError(f"{value} is not a trial, like 2, or a range, like 1-3")
 
 
 @contextmanager

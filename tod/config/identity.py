@@ -4,29 +4,38 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from tod.config import Config
+from tod.config import Config, cli, config_names
+from tod.config.cli import argument
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
     """All that makes two runs the same, but for the images themselves.
 
-    `sampling`, `auxiliary` and `entry` are the names of the strategy, of the loss and of the entry
-    script; `seed` decides everything random; `deterministic` asks for the same bytes on CUDA too;
-    `features` is the SHA-256 of the file of `--features`, where it is used; `settings` are those of
-    `--set`, which the configuration holds already.
+    Attributes:
+        entry: the name of the entry script.
+        settings: those of `--set`, which `config` holds already.
+        features: the SHA-256 of the file of `--features`, where it is used.
     """
 
-    config: Config
+    config: Config = argument(f"{', '.join(config_names())}, or a YAML file", metavar="NAME|FILE")
     entry: str
-    sampling: str
-    auxiliary: str
-    seed: int
-    deterministic: bool = False
+    sampling: str = argument("which images are queried")
+    auxiliary: str = argument("the loss beside the task loss")
+    seed: int = argument("decides everything random", 0, type=cli.seed)
+    deterministic: bool = argument(
+        "the same bytes each time on CUDA too, for some speed (a CPU gives them anyway)", False
+    )
+    settings: tuple[str, ...] = argument(
+        "override one value, as in --set training.lr=0.05; as often as wanted",
+        (),
+        flag="--set",
+        action="append",
+        metavar="KEY=VALUE",
+    )
     features: str | None = None
-    settings: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -47,27 +56,31 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """In what the commands of one run may differ: where and how it runs, and what it leaves.
+    """In what the commands of one run may differ: where and how it runs, and what it leaves."""
 
-    Attributes:
-        output_dir: where the run's folder is made.
-        device: `auto`, `cpu`, `cuda` or `mps`.
-        precision: of training: `auto`, `fp32`, `tf32` or `bf16`.
-        cuda_graphs: whether a CUDA device replays its training steps as graphs.
-        keep_weights: of `all` cycles, or of each trial's `last` one.
-        keep_predictions: keep each cycle's probabilities of the test set.
-        quiet: show warnings alone.
-        tensorboard: write for TensorBoard too.
-    """
-
-    output_dir: Path
-    device: str
-    precision: str
-    cuda_graphs: bool
-    keep_weights: str
-    keep_predictions: bool
-    quiet: bool
-    tensorboard: bool
+    output_dir: Path = argument("where the run's folder is made", Path("results"), metavar="DIR")
+    device: Literal["auto", "cpu", "cuda", "mps"] = argument("where it runs", "auto")
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = argument(
+        "of training; auto is bf16 where the GPU or the CPU has units for it and a step has 2 "
+        "billion multiply-adds or more, else fp32. Images are scored and accuracies measured in "
+        "fp32, with tf32 in tf32",
+        "auto",
+    )
+    cuda_graphs: bool = argument(
+        "launch a CUDA device's training steps singly: slower, for where graphs do not work",
+        True,
+        flag="--no-cuda-graphs",
+    )
+    keep_weights: Literal["all", "last"] = argument(
+        "keep the weights of each cycle, or of each trial's last one", "all"
+    )
+    keep_predictions: bool = argument(
+        "keep each cycle's probabilities of the test set, in predictions/trialT_cycleC.npz", False
+    )
+    quiet: bool = argument("show only warnings; log.txt holds the rest", False)
+    tensorboard: bool = argument(
+        "write losses, learning rate, accuracy and scores for TensorBoard", False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,30 +88,51 @@ class Command:
     """What a command line asks for.
 
     Attributes:
-        identity: the run.
-        options: how it runs.
-        processes: how many share the work on this machine.
-        parallel: what these share out: `trials`, or `data`, the images of each batch.
-        trials: those to run, from 1; of people's runs, the only one.
-        overwrite: start afresh; never of people's runs.
-        features: the file of `--features`.
-        labels: files in which people give labels.
-        relabel: whether these may change labels taken before.
-        partial: go on without what is missing of the last batch.
+        trials: from 1; of people's runs, the only one.
         arguments: as typed, for processes that run the same.
     """
 
     identity: Identity
     options: Options
-    processes: int
-    parallel: str
-    trials: Sequence[int]
-    overwrite: bool
-    features: Path | None
-    labels: Sequence[Path]
-    relabel: bool
-    partial: bool
     arguments: Sequence[str]
+    processes: int = argument(
+        "share the work out to so many processes on this machine",
+        1,
+        type=cli.processes,
+        metavar="N",
+    )
+    parallel: Literal["trials", "data"] = argument(
+        "what these processes, or torchrun's, share out: the trials, or the images of each batch "
+        "of one trial after the other",
+        "trials",
+    )
+    trials: Sequence[int] = argument(
+        "run only these trials, from 1 (default: all that the configuration asks for)",
+        None,
+        type=cli.number_or_range,
+        metavar="N|N-M",
+    )
+    overwrite: bool = argument(
+        "remove what the run's folder holds, of all trials, and start afresh", False
+    )
+    features: Path | None = argument(
+        "a .npy file of features (N, F) of the training images in their order: TYPICLUST and "
+        "PROBCOVER look at them instead of the network's, and active_learning.initial=typical does",
+        None,
+        metavar="FILE",
+    )
+    labels: Sequence[Path] = argument(
+        "labels from people, for --config own_images: the page's CSV, any CSV with file or sha256 "
+        "and class, Label Studio's JSON, JSON_MIN or CSV, another run's labels.csv",
+        (),
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+    )
+    relabel: bool = argument("let --labels change labels that were taken before", False)
+    partial: bool = argument(
+        "go on without what is missing of a batch; the rest returns to the pool", False
+    )
 
 
 def cycle_name(trial: int, cycle: int) -> str:

@@ -15,25 +15,16 @@ OWN_IMAGES = "own_images"
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts:
-    """What is known of a dataset before it is read; its loader is in `tod.data`.
-
-    Attributes:
-        training_images: how many a published one has.
-        paper_images: what the paper's shares of labels are of, where it is not the training set.
-        side: of the images in pixels, unless the configuration scales or crops them.
-        are_files: whether the images are files, of any size.
-        read_as_published: whether its files are read as TOD's published code reads them.
-        split_by_seed: whether the seed always draws the test set.
-        from_people: whether people give the labels.
-    """
+    """What is known of a dataset before it is read; its loader is in `tod.data`."""
 
     training_images: int | None = None
-    paper_images: int | None = None
-    side: int = 32
-    are_files: bool = False
-    read_as_published: bool = False
-    split_by_seed: bool = False
-    from_people: bool = False
+    paper_images: int | None = None  # of which the paper's label shares are; else the training set
+    side: int = 32  # of the images in pixels, unless they are scaled or cropped
+    are_files: bool = False  # of any size
+    read_as_published: bool = False  # as TOD's published code reads files
+    split_by_seed: bool = False  # into training and test images, always
+    test_share: bool = False  # may be drawn by the seed
+    from_people: bool = False  # their labels
 
 
 DATASETS = {
@@ -48,7 +39,7 @@ DATASETS = {
         split_by_seed=True,
     ),
     "digits": DatasetFacts(training_images=1_437, side=8),
-    "image_folder": DatasetFacts(are_files=True),
+    "image_folder": DatasetFacts(are_files=True, test_share=True),
     OWN_IMAGES: DatasetFacts(are_files=True, from_people=True),
 }
 TRAINING_SET_SIZES = {name: d.training_images for name, d in DATASETS.items() if d.training_images}

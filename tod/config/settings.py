@@ -33,11 +33,7 @@ for _kind in (_Loader, _Dumper):
 
 
 def parse(document: str | bytes) -> Any:
-    """The plain data that a YAML document holds; nothing in it can execute.
-
-    Raises:
-        ValueError: it is no YAML; the message says why, and in which line.
-    """
+    """A YAML document's plain data; nothing in it executes, and a ValueError says what is wrong."""
     try:
         text = document if isinstance(document, str) else document.decode("utf-8")
         return yaml.load(text, _Loader)
@@ -58,8 +54,7 @@ def as_yaml(settings: dict[str, Any]) -> str:
 def put(settings: dict[str, Any], override: str) -> str:
     """Puts the value of `KEY=VALUE` into nested settings, and returns the dotted key.
 
-    Raises:
-        ValueError: it is no such text, or the value no YAML; the message says why.
+    Raises a ValueError that says why where it is no such text, or the value no YAML.
     """
     key, equals, text = override.partition("=")
     if not equals:

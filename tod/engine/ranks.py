@@ -5,12 +5,10 @@ the run's files and answers signals; the others get from it what it has read or 
 difference in rounding can part them.
 """
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import reduce
 from itertools import chain, zip_longest
 from typing import Any, TypeVar
 
@@ -205,37 +203,29 @@ class DataParallel(OneRank):
         targets: Sequence[Tensor],
         predictions: Sequence[Tensor],
     ) -> tuple[Sequence[Outputs], Sequence[Tensor], Sequence[Tensor]]:
-        whole_outputs, whole_targets, whole_predictions = [], [], []
-        for i, (*of_images, _) in enumerate(outputs):
-            given = [*targets[i : i + 1], *predictions[i : i + 1]]
-            whole = self._whole([*of_images, *given], counts[i])
-            if i < len(predictions):
-                whole_predictions.append(whole.pop())
-            if i < len(targets):
-                whole_targets.append(whole.pop())
-            whole_outputs.append((*whole, []))
-        return whole_outputs, whole_targets, whole_predictions
+        whole = [
+            (*(self._whole(tensor, count) for tensor in of_images), [])
+            for (*of_images, _), count in zip(outputs, counts, strict=True)
+        ]
+        targets, predictions = (
+            [self._whole(tensor, count) for tensor, count in zip(given, counts, strict=False)]
+            for given in (targets, predictions)
+        )
+        return whole, targets, predictions
 
-    def _whole(self, own: Sequence[Tensor], count: int) -> list[Tensor]:
-        """Tensors (n, …) of this rank's share → the same of all `count` images, (N, …)."""
-        counts, mine = self._shares(count), self._share(count)
-        rows = [tensor.reshape(len(tensor), math.prod(tensor.shape[1:])) for tensor in own]
-        # Which holds all integers that a loss of one's own may give, up to 2⁵³.
-        dtypes = (t.dtype if t.is_floating_point() else torch.float64 for t in own)
-        dtype = reduce(torch.promote_types, dtypes, torch.float32)
-        packed = torch.cat([of_tensor.detach().to(dtype) for of_tensor in rows], dim=1)
-        padded = packed.new_zeros(max(counts), packed.shape[1])
-        padded[: len(packed)] = packed
+    def _whole(self, own: Tensor, count: int) -> Tensor:
+        """(n, …) of this rank's share → the same of all `count` images, (N, …)."""
+        counts = self._shares(count)
+        # Gloo knows no bf16.
+        dtype = torch.float32 if own.dtype == torch.bfloat16 else own.dtype
+        padded = own.new_zeros(max(counts), *own.shape[1:], dtype=dtype)
+        padded[: len(own)] = own.detach()
         received = [torch.empty_like(padded) for _ in counts]
         with self._explain_failures():
             distributed.all_gather(received, padded)
-        everything = torch.cat([part[:n] for part, n in zip(received, counts, strict=True)])
-        columns = everything.split([of_tensor.shape[1] for of_tensor in rows], dim=1)
-        whole = []
-        for tensor, column in zip(own, columns, strict=True):
-            of_all = column.reshape(count, *tensor.shape[1:]).to(tensor.dtype)
-            whole.append(torch.cat([of_all[: mine.start], tensor, of_all[mine.stop :]]))
-        return whole
+        parts = [part[:n].to(own.dtype) for part, n in zip(received, counts, strict=True)]
+        parts[self.rank] = own
+        return torch.cat(parts)
 
     def backward(self, loss: Tensor, networks: Sequence[nn.Module]) -> None:
         loss.backward()

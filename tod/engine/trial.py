@@ -1,6 +1,7 @@
 """One trial: what goes from cycle to cycle, and what is computed of it."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import models
 from losses import AuxiliaryLoss
 from models.inference import OfOutputs, joined, logits_alone, outputs_of
 from tod.config import Config
-from tod.data import Dataset
+from tod.data import Dataset, ImageSet
 from tod.data.batches import ImageBatches
 from tod.data.own_images import UNKNOWN, indices_of
 from tod.engine.learner import Learner
@@ -46,48 +47,38 @@ class Views(NamedTuple):
         return map(view, experiment.interruption.watched(batches))
 
 
+@dataclass
 class Experiment:
     """What the trials of a run share: the settings, and the data on the device."""
 
-    def __init__(
-        self,
-        config: Config,
-        seed: int,
-        auxiliary: type[AuxiliaryLoss],
-        dataset: Dataset,
-        device: torch.device,
-        precision: str,
-        interruption: Interruption,
-        imagenet_weights: dict[str, Tensor] | None = None,
-        features: np.ndarray | None = None,
-        cuda_graphs: bool = True,
-        ranks: OneRank | None = None,
-    ) -> None:
-        self.config = config
-        self.seed = seed
-        self.auxiliary = auxiliary
-        self.dataset = dataset
-        self.device = device
-        self.precision = precision
-        self.interruption = interruption
-        memory_format = models.fastest_memory_format(device, config.model.width)
-        self.train_images, self.test_images = (
-            ImageBatches(
-                images.stored,
-                dataset.mean,
-                dataset.std,
-                config.augmentation,
-                device,
-                memory_format,
-                images.rows,
-            )
-            for images in (dataset.train, dataset.test)
+    config: Config
+    seed: int
+    auxiliary: type[AuxiliaryLoss]
+    dataset: Dataset
+    device: torch.device
+    precision: str
+    interruption: Interruption
+    imagenet_weights: dict[str, Tensor] | None = None
+    features: np.ndarray | None = None
+    cuda_graphs: bool = True
+    ranks: OneRank = field(default_factory=OneRank)
+
+    def __post_init__(self) -> None:
+        self.train_images, self.test_images = map(
+            self._batches, (self.dataset.train, self.dataset.test)
         )
-        self.train_labels = dataset.train.labels.to(device)
-        self.imagenet_weights = imagenet_weights
-        self.features = features
-        self.cuda_graphs = cuda_graphs
-        self.ranks = ranks or OneRank()
+        self.train_labels = self.dataset.train.labels.to(self.device)
+
+    def _batches(self, images: ImageSet) -> ImageBatches:
+        return ImageBatches(
+            images.stored,
+            self.dataset.mean,
+            self.dataset.std,
+            self.config.augmentation,
+            self.device,
+            models.fastest_memory_format(self.device, self.config.model.width),
+            images.rows,
+        )
 
     def networks(self, trial: int, cycle: int = 1) -> models.NetworkFactory:
         """Makes the networks of one trial, as it begins or as this cycle does."""

@@ -24,12 +24,7 @@ def purity_radius(features: Tensor, num_classes: int, random: np.random.Generato
 
     The classes are those of k-means with as many clusters. A ball is pure as long as it does not
     reach the nearest image of another cluster; these distances are taken over at most 5,000 images
-    drawn at random.
-
-    Args:
-        features: (N, F).
-        num_classes: how many clusters.
-        random: for k-means and for the draw.
+    drawn at random from the features (N, F).
     """
     pseudo_labels = torch.from_numpy(
         clusters(features.cpu().numpy(), min(num_classes, len(features)), random)
@@ -60,7 +55,7 @@ def pick_covering(
         features: of the images to pick from, (M, F).
         labeled: of the labelled images, (L, F).
         delta: δ, the radius.
-        query_size: how many to pick, at most M.
+        query_size: at most M.
         random: for what is left when everything is covered.
 
     Returns:

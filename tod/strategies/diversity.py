@@ -22,11 +22,8 @@ ROUNDING = 1e-5
 def common_offset(features: Tensor) -> Tensor:
     """What to take off features before their distances, (F,): their mean, where it is large, or 0.
 
-    `‖h − c‖² = ‖h‖² + ‖c‖² − 2 h·c` is as inexact as ‖h‖². Features that lie around 0, as a
-    network's do, stay as they are to the last bit.
-
-    Args:
-        features: h, (N, F).
+    `‖h − c‖² = ‖h‖² + ‖c‖² − 2 h·c` is as inexact as ‖h‖². Features h, (N, F), that lie around 0,
+    as a network's do, stay as they are to the last bit.
     """
     mean = features.mean(dim=0)
     spread = (features - mean).square().sum(dim=1).mean()
@@ -47,15 +44,7 @@ def squared_distances(centers: Tensor, features: Tensor) -> Iterator[Tensor]:
 
 @torch.inference_mode()
 def nearest_squared_distances(features: Tensor, centers: Tensor) -> Tensor:
-    """The squared distance of each image to the nearest centre.
-
-    Args:
-        features: h, (M, F).
-        centers: c, (L, F).
-
-    Returns:
-        `min_c ‖h − c‖²` of each image, (M,).
-    """
+    """`min_c ‖h − c‖²`, (M,), of features h, (M, F), to the nearest of the centres c, (L, F)."""
     offset = common_offset(features)
     features, centers = features - offset, centers - offset
     nearest = torch.full_like(features[:, 0], torch.inf)
@@ -71,16 +60,9 @@ def k_center_greedy(features: Tensor, nearest: Tensor, query_size: int) -> Tenso
     """Picks, time and again, the image farthest from all centres, which becomes one itself.
 
     Sener & Savarese, ICLR 2018, algorithm 1. It takes one matrix-vector product a pick, and never
-    waits for the device.
-
-    Args:
-        features: h, (M, F).
-        nearest: squared distance of each image to the nearest centre that there is, (M,).
-        query_size: how many to pick, from 1 to M.
-
-    Returns:
-        Positions among the M images in the order picked, (query_size,) int64; of equally far
-        images, the first is picked.
+    waits for the device. Features (M, F), and their squared distances to the nearest centre that
+    there is, (M,) → positions among the M images in the order picked, (query_size,) int64; of
+    equally far images, the first is picked.
     """
     features = features - common_offset(features)
     norms = features.square().sum(dim=1)
@@ -106,8 +88,7 @@ def k_means_plus_plus(gradients: Tensor, features: Tensor, draws: Tensor) -> Ten
     Args:
         gradients: a, the loss's gradient with respect to the logits, (M, C).
         features: h, (M, F).
-        draws: a uniform whole number from 0 to 2³¹ − 1 for each pick, (query_size,) int64; as many
-            as there are to be picks, from 1 to M.
+        draws: a uniform whole number from 0 to 2³¹ − 1 for each pick, (query_size,) int64.
 
     Returns:
         Positions among the M images in the order picked, (query_size,) int64, all different.

@@ -17,10 +17,8 @@ def choose_first(
     Args:
         how: `random`; `balanced`: as many of each class, or all that it has; `typical`: those that
             TypiClust picks while nothing is labelled (Hacohen et al., ICML 2022).
-        count: how many.
         labels: the classes of all training images, (N,), at which `balanced` alone looks.
         features: of all training images, (N, F), which `typical` alone needs.
-        random: for the draw.
     """
     if how == "typical":
         picked, _ = pick_typical(features, np.zeros(len(features), dtype=bool), count, random)

@@ -49,8 +49,7 @@ class Pool:
     All networks are in evaluation mode. Each property is computed when it is first asked for, and
     kept; values may be infinite or NaN where training diverges.
 
-    Args:
-        config: the configuration.
+    Attributes:
         cycle: from 1.
         subset: indices of the images to score, (M,).
         labels: their classes, (M,), on the networks' device; only an oracle may look at them.
@@ -134,16 +133,8 @@ class Pool:
     def compute(
         self, network: nn.Module, of_outputs: OfOutputs, batches: Batches | None = None
     ) -> tuple[Tensor, ...]:
-        """One pass of a network over the subset: what `of_outputs` makes of its outputs.
-
-        Args:
-            network: the backbone, or the previous one.
-            of_outputs: a batch's logits, consistency logits, features and feature maps → tensors
-                (N, …).
-            batches: other images than the subset's.
-
-        Returns:
-            The same tensors for all images, (M, …).
+        """One pass of a network over the subset, or over other `batches`: what `of_outputs` makes
+        of a batch's logits, consistency logits, features and feature maps, for all images, (M, …).
         """
         for each in (network, *self.modules.values()):
             each.eval()

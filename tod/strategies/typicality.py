@@ -47,13 +47,9 @@ def clusters(features: np.ndarray, count: int, random: np.random.Generator) -> n
 def typicality(features: np.ndarray) -> np.ndarray:
     """How densely each image is surrounded: the inverse mean distance to its nearest neighbours.
 
-    Args:
-        features: of the images of one cluster, (N, F).
-
-    Returns:
-        `1 / (mean of the distances to the K nearest + 1e-5)` of each, (N,), with K the smaller of
-        20 and N / 2, but at least 1; an image that is alone has 0. The distances are Euclidean, as
-        in the paper; the published code's are their squares.
+    Features (N, F) of one cluster → `1 / (mean of the distances to the K nearest + 1e-5)`, (N,),
+    with K the smaller of 20 and N / 2, but at least 1; an image that is alone has 0. The distances
+    are Euclidean, as in the paper; the published code's are their squares.
     """
     neighbours = min(max(len(features) // 2, 1), NEIGHBOURS)
     if len(features) == 1:
@@ -78,15 +74,9 @@ def pick_typical(
     Clusters with the fewest labelled images come first, and of these the largest. What is labelled
     or picked is nobody's neighbour any more.
 
-    Args:
-        features: of the labelled images and of those to pick from, (N, F).
-        is_labeled: which of them are labelled, (N,) bool.
-        query_size: how many to pick, at most as many as are not labelled.
-        random: for k-means.
-
-    Returns:
-        Positions among the N images in the order picked, (query_size,) int64; and the typicality of
-        each image before any pick, (N,): 0 for the labelled.
+    Features (N, F) of all images, of which some are labelled, (N,) bool → positions among the N
+    images in the order picked, (query_size,) int64; and the typicality of each image before
+    any pick, (N,): 0 for the labelled.
     """
     count = min(int(is_labeled.sum()) + query_size, MOST_CLUSTERS, len(features))
     cluster_of = clusters(features, count, random)
