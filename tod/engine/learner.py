@@ -36,6 +36,11 @@ def learning_rate(config: Config, epoch: int) -> float:
     return config.training.lr * 0.1**passed
 
 
+PLACE = ("cycle", "epoch", "step", "total_losses", "epoch_losses")
+STATEFUL = ("backbone", "auxiliary", "optimizer")
+"""What is saved of a learner, beside the optimisers of the loss's modules."""
+
+
 class DivergenceError(InputError):
     """A loss, a weight or an output is not finite."""
 
@@ -118,9 +123,6 @@ class Learner:
             labeled: indices of the labelled images.
             unlabeled: indices of the pool.
             after_step: called after each optimiser step, when `epoch` and `step` say what is next.
-
-        Raises:
-            DivergenceError: training has diverged.
         """
         # Scoring has left them in evaluation mode.
         for network in self._trained:
@@ -251,10 +253,9 @@ class Learner:
         self.step = 0
 
     def check_finite(self) -> None:
-        """Makes sure that training has not diverged; on a GPU, this waits for it.
+        """Raises DivergenceError where the loss since the epoch began, or a weight, is not finite.
 
-        Raises:
-            DivergenceError: the loss since the epoch began, or a weight, is not finite.
+        On a GPU, this waits for it.
         """
         norms = torch._foreach_norm([p for network in self._trained for p in network.parameters()])
         if not torch.stack([self.total_losses.sum(), *norms]).isfinite().all():
@@ -273,34 +274,21 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to end bit for bit as an uninterrupted one."""
-        return {
-            "cycle": self.cycle,
-            "epoch": self.epoch,
-            "step": self.step,
-            "backbone": self.backbone.state_dict(),
-            "auxiliary": self.auxiliary.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "module_optimizers": [optimizer.state_dict() for optimizer in self.module_optimizers],
-            "total_losses": self.total_losses,
-            "epoch_losses": self.epoch_losses,
-        }
+        place = {name: getattr(self, name) for name in PLACE}
+        parts = {name: getattr(self, name).state_dict() for name in STATEFUL}
+        of_modules = [optimizer.state_dict() for optimizer in self.module_optimizers]
+        return {**place, **parts, "module_optimizers": of_modules}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave.
-
-        Raises:
-            KeyError: another version has saved it.
-        """
-        self.cycle, self.epoch, self.step = state["cycle"], state["epoch"], state["step"]
-        self.backbone.load_state_dict(state["backbone"])
-        self.auxiliary.load_state_dict(state["auxiliary"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for optimizer, saved in zip(
-            self.module_optimizers, state["module_optimizers"], strict=True
-        ):
-            optimizer.load_state_dict(saved)
-        self.total_losses = state["total_losses"].to(self.device)
-        self.epoch_losses = state["epoch_losses"]
+        """Takes back what `state_dict` gave; KeyError: another version has saved it."""
+        for name in PLACE:
+            setattr(self, name, state[name])
+        self.total_losses = self.total_losses.to(self.device)
+        for name in STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
+        saved = state["module_optimizers"]
+        for optimizer, of_optimizer in zip(self.module_optimizers, saved, strict=True):
+            optimizer.load_state_dict(of_optimizer)
 
 
 def _detached(outputs: Outputs) -> Outputs:

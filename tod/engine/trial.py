@@ -64,9 +64,8 @@ class Experiment:
     ranks: OneRank = field(default_factory=OneRank)
 
     def __post_init__(self) -> None:
-        self.train_images, self.test_images = map(
-            self._batches, (self.dataset.train, self.dataset.test)
-        )
+        self.train_images = self._batches(self.dataset.train)
+        self.test_images = self._batches(self.dataset.test)
         self.train_labels = self.dataset.train.labels.to(self.device)
 
     def _batches(self, images: ImageSet) -> ImageBatches:
@@ -170,11 +169,7 @@ class Trial:
         self.experiment.ranks.synchronize([self.backbone, *self.auxiliary.networks()])
 
     def test_logits(self) -> Tensor:
-        """f(x; w_c) of the test images, (N, C), on the host.
-
-        Raises:
-            FloatingPointError: one is not finite.
-        """
+        """f(x; w_c) of the test images, (N, C), on the host; FloatingPointError: not all finite."""
         dataset = self.experiment.dataset
         if len(dataset.test) == 0:
             return torch.empty(0, len(dataset.class_names))
@@ -197,9 +192,8 @@ class Trial:
     def pool_of(
         self, subset: np.ndarray, query_size: int | None = None, purpose: str = "sampling"
     ) -> Pool:
-        """What the strategy may look at, if it is to query `query_size` of these images.
-
-        What it draws depends on the purpose.
+        """What the strategy may look at, if it is to query `query_size` of these images; what it
+        draws depends on the purpose.
         """
         config = self.config
         if query_size is not None:
@@ -278,16 +272,12 @@ class Trial:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave; images that have lost their label
-        since, or have gone themselves, are left out.
+        """Takes back what `state_dict` gave, but for images that have gone or lost their label.
 
         The epoch that was under way begins anew where its other steps would be of another kind:
         in other batches of labelled images, or with unlabelled ones where it had none, or the
         other way round. Otherwise it goes on; each step draws its unlabelled images by itself,
-        from the pool as it is now.
-
-        Raises:
-            KeyError: another version has saved it.
+        from the pool as it is now. Raises KeyError where another version has saved it.
         """
         self.previous.load_state_dict(state["previous"])
         self.learner.load_state_dict(state["learner"])
