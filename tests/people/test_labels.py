@@ -9,9 +9,9 @@ import pytest
 from tod.data.own_images import Found
 from tod.people import labels as tables
 from tod.people.answers import Answer, read_answers
-from tod.people.batches import Request
+from tod.people.label_store import LabelStore
 from tod.people.labels import Label, Said, in_table, read_labels, write_labels
-from tod.people.record import Record
+from tod.people.requests import Request
 from tod.people.taking import answers_by_image, with_answers
 from tod.people.votes import Vote, counts, one_answer_each
 
@@ -137,7 +137,7 @@ def test_a_second_disagreement_of_files_with_the_same_names_is_an_answer(tmp_pat
         return [of("answers.csv", name)._replace(content=content + name) for name in ("cat", "dog")]
 
     before, request = taken(*both("first")), REQUESTS["aa"]._replace(batch="1")
-    store = Record(tmp_path, FOUND)
+    store = LabelStore(tmp_path, FOUND)
     store.batches = [[request]]
     for answers, is_answered in ((both("first"), False), (both("second"), True)):
         store.said = with_answers(before, [("aa", answers)], FOUND, {"aa": request}, False, [])

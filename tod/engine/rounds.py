@@ -23,8 +23,8 @@ from tod.engine.experiment import environment
 from tod.engine.follower import begin
 from tod.engine.loop import Loop
 from tod.engine.trial import Experiment
-from tod.people.batches import batch_folder
-from tod.people.record import Record
+from tod.people.label_store import LabelStore
+from tod.people.requests import batch_folder
 from tod.people.round import Round
 from tod.people.trial import PeopleTrial
 from tod.runs.checkpoints import Progress
@@ -82,7 +82,7 @@ def run_round(
         state = Progress(folder.path, 1).load()
         recorded = folder.begun()
         _refuse_other_classes(folder.path, recorded, found.class_names)
-        record = Record(folder.path, found)
+        record = LabelStore(folder.path, found)
         record.refuse_missing(state, folder.rows())
         record.take(labels, relabel)
         if recorded and record.has_news():
@@ -153,7 +153,7 @@ def run_round(
                     this_round.train_and_ask(loop)
 
 
-def _has_begun(state: Mapping[str, Any] | None, record: Record) -> bool:
+def _has_begun(state: Mapping[str, Any] | None, record: LabelStore) -> bool:
     """Whether a cycle has begun, and there are still enough of its labelled images to go on."""
     labeled = record.labels.keys() & record.found.files
     return state is not None and len(labeled.intersection(state["labeled"])) >= 2
@@ -172,7 +172,7 @@ def _refuse_other_classes(path: Path, recorded: Mapping[str, Any], class_names: 
         )
 
 
-def _say_what_it_waits_for(record: Record, partial: bool) -> None:
+def _say_what_it_waits_for(record: LabelStore, partial: bool) -> None:
     number, rows = len(record.batches) - 1, record.batches[-1]
     count = f"{len(record.waiting())} of {counted(len(rows), 'image')}"
     gone = record.gone()

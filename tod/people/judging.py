@@ -10,8 +10,8 @@ from tod.analysis.metrics import accuracy_interval
 from tod.analysis.results import AUDIT as AUDIT_COLUMNS
 from tod.data.own_images import indices_of
 from tod.engine.trial import Trial
-from tod.people.batches import AUDIT, Request
 from tod.people.labels import Label
+from tod.people.requests import AUDIT, Request
 
 
 def audit_columns(accuracy: float, count: int) -> dict[str, str]:

@@ -16,7 +16,7 @@ from tod.engine.loop import Loop, draw_learning_curve
 from tod.people import asking
 from tod.people.batch_files import write_batch
 from tod.people.judging import audit_columns, judged_scores
-from tod.people.record import Record
+from tod.people.label_store import LabelStore
 from tod.people.trial import PeopleTrial
 from tod.runs.folder import RunFolder
 from utils import random_generator
@@ -45,7 +45,7 @@ class Round:
         config: Config,
         seed: int,
         folder: RunFolder,
-        record: Record,
+        record: LabelStore,
         digests: Sequence[str],
         dataset: Dataset,
     ) -> None:

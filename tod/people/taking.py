@@ -8,8 +8,8 @@ from tod.config.settings import counted, shortened
 from tod.data.listing import NAMED, class_name_of
 from tod.data.own_images import Found
 from tod.people.answers import Answer, name_finder, not_utf8
-from tod.people.batches import AUDIT, Request
 from tod.people.labels import DISAGREEMENTS, LABELS, SET_ASIDE, Label, Said
+from tod.people.requests import AUDIT, Request
 from tod.people.votes import added, are_skips, counts, majority, votes_of
 
 log = logging.getLogger("tod")

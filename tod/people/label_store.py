@@ -17,8 +17,8 @@ from tod.data.listing import refuse
 from tod.data.own_images import UNKNOWN, Found, Read, indices_of, with_labels
 from tod.people import labels as tables
 from tod.people.answers import Answer, not_utf8, read_answers
-from tod.people.batches import AUDIT, Request, batch_folder, by_digest, read_batches, reasons_of
 from tod.people.labels import COPY, DISAGREEMENTS, LABELS, SET_ASIDE, TABLES, Label, in_table
+from tod.people.requests import AUDIT, Request, batch_folder, by_digest, read_batches, reasons_of
 from tod.people.taking import answers_by_image, with_answers
 from tod.people.votes import counts, one_answer_each
 from tod.system.files import as_csv, read_table, write_atomically
@@ -29,7 +29,7 @@ TRAIN = "train"
 """The source of the labels that come from the class folders."""
 
 
-class Record:
+class LabelStore:
     """The labels and batches in a run's folder, which need not be there yet.
 
     Attributes:
