@@ -25,7 +25,7 @@ from tod.analysis.results import read_rows
 from tod.analysis.tables import markdown
 from tod.config import PROJECT_DIR, cli
 from tod.engine.device import select_device
-from tod.people.batches import read_batches
+from tod.people.requests import read_batches
 
 HEADER = ["round", "seconds without training", "memory, MB"]
 

@@ -22,7 +22,7 @@ from tod import config as configuration
 from tod.config import InputError, cli
 from tod.config.settings import as_yaml, shortened
 from tod.data.published import digits
-from tod.people.batches import read_requests
+from tod.people.requests import read_requests
 from tod.system.files import as_csv, read_table, write_atomically
 
 SETTINGS = (

@@ -12,8 +12,8 @@ from PIL import Image
 
 from tod.analysis import contact_sheet
 from tod.people.batch_files import write_batch
-from tod.people.batches import Request
 from tod.people.label_studio import label_config, tasks
+from tod.people.requests import Request
 
 FILES = ("a b.png", "ü#?%20&.png", "caf\udce9: x.png")
 NETWORK = [

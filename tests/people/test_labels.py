@@ -9,11 +9,11 @@ import pytest
 from tod.data.own_images import Found
 from tod.people import labels as tables
 from tod.people.answers import Answer, read_answers
-from tod.people.batches import Request
+from tod.people.label_store import LabelStore
 from tod.people.labels import Label, Said, in_table, read_labels, write_labels
-from tod.people.record import Record
+from tod.people.requests import Request
 from tod.people.taking import answers_by_image, with_answers
-from tod.people.votes import Vote, counts, one_answer_each, voters
+from tod.people.votes import Vote, counts, one_answer_each
 
 EXPORTS = Path(__file__).parent / "exports"
 A = "unlabeled/a.png"
@@ -40,7 +40,7 @@ def take(
 ) -> tuple[Said, list[str]]:
     problems: list[str] = []
     by_image = answers_by_image(answers, before, found, REQUESTS, problems)
-    return with_answers(before, by_image, found, REQUESTS, relabel, problems), problems
+    return with_answers(before, by_image.items(), found, REQUESTS, relabel, problems), problems
 
 
 def taken(*answers: Answer, before: Said | None = None, relabel: bool = False) -> Said:
@@ -53,7 +53,8 @@ CAT = Label(A, "cat", "0", "labels.csv")
 
 
 def undecided(table: str, *votes: Vote, file: str = A, batch: str = "0", reason: str = "") -> Label:
-    return Label(file, "", batch, voters(votes), reason, votes, table)
+    voters = ", ".join(dict.fromkeys(vote.voter for vote in votes))
+    return Label(file, "", batch, voters, reason, votes, table)
 
 
 def test_a_label_says_the_file_the_class_the_batch_and_the_source():
@@ -136,11 +137,12 @@ def test_a_second_disagreement_of_files_with_the_same_names_is_an_answer(tmp_pat
         return [of("answers.csv", name)._replace(content=content + name) for name in ("cat", "dog")]
 
     before, request = taken(*both("first")), REQUESTS["aa"]._replace(batch="1")
-    store = Record(tmp_path, FOUND)
+    store = LabelStore(tmp_path, FOUND)
+    store.batches = [[request]]
     for answers, is_answered in ((both("first"), False), (both("second"), True)):
-        store.said = with_answers(before, {"aa": answers}, FOUND, {"aa": request}, False, [])
+        store.said = with_answers(before, [("aa", answers)], FOUND, {"aa": request}, False, [])
         assert kind(store.said) == "disagreements"
-        assert store.is_answered(request) == is_answered
+        assert (store.waiting() == []) == is_answered
 
 
 def test_votes_that_have_decided_contradict_nothing_when_they_come_again():
@@ -351,7 +353,7 @@ def test_the_exports_of_a_real_server_give_the_same_labels_in_each_format(name):
     # All annotations are of one person here; whoever wrote them posed as several.
     answers = [a._replace(annotator=a.annotation) for a in answers]
     by_image = answers_by_image(one_answer_each([answers]), {}, found, {}, problems)
-    labels = with_answers({}, by_image, found, {}, False, problems)
+    labels = with_answers({}, by_image.items(), found, {}, False, problems)
     assert problems == []
     by_file = {label.file: label.class_name for label in in_table(labels, "labels").values()}
     assert list(by_file.values()) == [*found.class_names, "cat", "cat"]

@@ -8,8 +8,8 @@ import pytest
 
 from tests.support.browser import assert_ground_is, chromium, in_grey, wait_until_ready
 from tests.support.pictures import plain
-from tod.people.batches import Request
 from tod.people.page import page, thumbnail
+from tod.people.requests import Request
 
 ANIMALS = ("cat", "dog", "bird")
 HOSTILE = (

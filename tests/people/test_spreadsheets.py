@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.loading import refused
 from tod.people.answers import read_answers
-from tod.people.batches import COLUMNS as REQUEST_COLUMNS
-from tod.people.batches import read_requests
+from tod.people.requests import COLUMNS as REQUEST_COLUMNS
+from tod.people.requests import read_requests
 from tod.system.files import as_csv, read_table
 
 COLUMNS = ["file", "sha256", "class", "note"]

@@ -7,7 +7,7 @@ import numpy as np
 
 from tod.data.own_images import Found
 from tod.engine.trial import Trial
-from tod.people.batches import AUDIT, FIRST, QUERY, Request
+from tod.people.requests import AUDIT, FIRST, QUERY, Request
 from tod.strategies.pool import Pool, Query
 
 Judgement = tuple[str, str, str]

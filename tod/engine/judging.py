@@ -12,7 +12,7 @@ from tod.analysis.results import AUDIT as AUDIT_COLUMNS
 from tod.config.settings import counted
 from tod.data.own_images import indices_of
 from tod.engine.trial import Trial
-from tod.people.batches import AUDIT, Request
+from tod.people.requests import AUDIT, Request
 
 log = logging.getLogger("tod")
 

@@ -23,8 +23,8 @@ from tod.engine.judging import audited, judged_scores
 from tod.engine.loop import Loop
 from tod.engine.trial import Experiment, Trial
 from tod.people.batch_files import write_batch
-from tod.people.batches import batch_folder
-from tod.people.record import Record
+from tod.people.label_store import LabelStore
+from tod.people.requests import batch_folder
 from tod.runs.checkpoints import Progress
 from tod.runs.folder import RunFolder
 from tod.runs.log import RunLog
@@ -96,17 +96,17 @@ class PeopleOracle:
         state = Progress(folder.path, 1).load()
         self.recorded = folder.begun()
         _refuse_other_classes(folder.path, self.recorded, found.class_names)
-        self.record = Record(folder.path, found)
-        self.record.refuse_missing(state, folder.rows())
-        self.record.take(self.paths, self.relabel)
-        if self.recorded and self.record.has_news():
+        self.store = LabelStore(folder.path, found)
+        self.store.refuse_missing(state, folder.rows())
+        self.store.take(self.paths, self.relabel)
+        if self.recorded and self.store.has_news():
             run_log.write_to(folder.path / "log.txt")
-            self.record.write_labels()
-        self._cycle, self._num_labeled = 1, len(self.record.for_training())
+            self.store.write_labels()
+        self._cycle, self._num_labeled = 1, len(self.store.for_training())
         if state is not None:
             self.load_state_dict(state)
             self._cycle = state["learner"]["cycle"]
-        self._waits = self.record.waiting() and not (self.partial and self.record.has_answers())
+        self._waits = self.store.waiting() and not (self.partial and self.store.has_answers())
         self.trials = [1]
         if self.stage == TRAINING:
             self._num_labeled = len(state["labeled"])
@@ -117,15 +117,15 @@ class PeopleOracle:
 
     def load(self) -> Dataset:
         """The images, with the labels that people have given."""
-        found = self.record.found
+        found = self.store.found
         read = own_images.read(found, self.config.images)
-        dataset = self.record.dataset(read, self.config.images, self.recorded)
+        dataset = self.store.dataset(read, self.config.images, self.recorded)
         self.content = own_images.fingerprint_of_rows(found, read)
         self.fingerprint = self.recorded.get("data") or own_images.fingerprint(found)
         self.digests = read.digests
-        self.for_training = indices_of(self.record.for_training(), self.digests)
+        self.for_training = indices_of(self.store.for_training(), self.digests)
         self.is_in_pool = (dataset.train.labels == UNKNOWN).numpy()
-        self.is_in_pool[indices_of(self.record.set_aside, self.digests)] = False
+        self.is_in_pool[indices_of(self.store.set_aside, self.digests)] = False
         return dataset
 
     def given_features(self, dataset: Dataset) -> None:
@@ -140,18 +140,18 @@ class PeopleOracle:
             Whether there is anything to train for.
         """
         begins = self.stage == WAITING
-        same = self.trained == self.record.fingerprint()
+        same = self.trained == self.store.fingerprint()
         if begins and same and not self.is_in_pool.any():
             self._say_that_all_is_labelled()
             return False
         folder.open({**found, "settings": [*self.identity.settings]})
         run_log.write_to(folder.path / "log.txt")
         records.write_unreadable(folder.path, dataset.unreadable)
-        self.record.write_labels()
-        self.record.say_what_changed()
+        self.store.write_labels()
+        self.store.say_what_changed()
         active = self.config.active_learning
         begins_with = active.initial_labels or active.query_size
-        if begins and len(self.for_training) < (2 if self.record.batches else max(begins_with, 2)):
+        if begins and len(self.for_training) < (2 if self.store.batches else max(begins_with, 2)):
             self._ask_at_random(folder)
             return False
         return True
@@ -175,8 +175,8 @@ class PeopleOracle:
             return False
         trial = loop.trial
         self._judge_the_last_batch(loop)
-        trial.labeled, self.trained = self.for_training, self.record.fingerprint()
-        self.num_batches = self.num_written = len(self.record.batches)
+        trial.labeled, self.trained = self.for_training, self.store.fingerprint()
+        self.num_batches = self.num_written = len(self.store.batches)
         trial.learner.start_cycle(trial.cycle)
         self.stage = TRAINING
         loop.save()
@@ -184,9 +184,9 @@ class PeopleOracle:
 
     def _judge_the_last_batch(self, loop: Loop) -> None:
         """Records what its labels tell of the scores, before the network has trained on them."""
-        asked = self.record.batches[self.num_batches :]
+        asked = self.store.batches[self.num_batches :]
         if asked and any(request.predicted for request in asked[-1]):
-            judged = judged_scores(asked[-1], self.record.labels, self.digests, loop.trial)
+            judged = judged_scores(asked[-1], self.store.labels, self.digests, loop.trial)
             if loop.writes:
                 rows = loop.folder.rows()
                 last = rows[rows["cycle"] == str(loop.trial.cycle - 1)]
@@ -202,7 +202,7 @@ class PeopleOracle:
             loop.folder.write_row(row)
             if (loop.folder.rows()[ACCURACY] != "nan").any():
                 records.write_learning_curve(loop.folder.path)
-        batch_is_there = len(self.record.batches) > self.num_batches
+        batch_is_there = len(self.store.batches) > self.num_batches
         self.num_written = self.num_batches + (batch_is_there or self._ask(loop))
         self._has_asked = not batch_is_there
         # The next cycle begins with this one's network, once there are labels.
@@ -214,10 +214,10 @@ class PeopleOracle:
         chosen = asking.next_batch(
             self._candidates(),
             self.config.active_learning.query_size,
-            random_generator(self.identity.seed, "batch", len(self.record.batches)),
+            random_generator(self.identity.seed, "batch", len(self.store.batches)),
             loop.trial,
             loop.sampling,
-            self.record.found.class_names,
+            self.store.found.class_names,
         )
         chosen = loop.ranks.from_main(lambda: chosen)
         if not chosen:
@@ -233,13 +233,13 @@ class PeopleOracle:
         Raises:
             InputError: nothing is left to be asked for.
         """
-        active, number = self.config.active_learning, len(self.record.batches)
+        active, number = self.config.active_learning, len(self.store.batches)
         size = active.query_size if number else active.initial_labels or active.query_size
         random = random_generator(self.identity.seed, "first batch", number)
         chosen = asking.first_batch(self._candidates(), size, random)
         if not chosen:
             raise InputError(
-                f"{self.record.found.root}: there is no image left to be labelled, and fewer than "
+                f"{self.store.found.root}: there is no image left to be labelled, and fewer than "
                 "two have a label to train on; add images"
             )
         if number:
@@ -247,9 +247,9 @@ class PeopleOracle:
         self._write(folder, chosen)
 
     def _write(self, folder: RunFolder, chosen: Sequence[tuple]) -> None:
-        found, number = self.record.found, len(self.record.batches)
+        found, number = self.store.found, len(self.store.batches)
         requests = asking.as_requests(chosen, self.digests, found)
-        self.record.write_pool()
+        self.store.write_pool()
         path = write_batch(folder.path, number, requests, found.root, found.class_names)
         log.info(
             f"{path}: asks for the labels of {counted(len(requests), 'image')}; open label.html "
@@ -259,10 +259,10 @@ class PeopleOracle:
 
     @property
     def _measures_by_audits(self) -> bool:
-        return self.record.found.test is None
+        return self.store.found.test is None
 
     def _candidates(self) -> asking.Candidates:
-        again = self.record.to_ask_again()
+        again = self.store.to_ask_again()
         indices = indices_of(again, self.digests).tolist()
         share = self.config.active_learning.audit_share if self._measures_by_audits else 0.0
         repeated = {index: again[self.digests[index]] for index in indices}
@@ -279,7 +279,7 @@ class PeopleOracle:
         # Earlier versions have saved neither.
         self.num_written = state.get("num_written", self.num_batches)
         self.stage = state.get("stage", TRAINING if state["labeled"] else WAITING)
-        labeled = self.record.labels.keys() & self.record.found.files
+        labeled = self.store.labels.keys() & self.store.found.files
         if len(labeled.intersection(state["labeled"])) < 2:  # too few to train on
             self.stage = WAITING
 
@@ -288,21 +288,21 @@ class PeopleOracle:
 
     def _say_that_all_is_labelled(self) -> None:
         log.info(
-            f"{self.record.found.root}: every image has its label, or was set aside; the same "
+            f"{self.store.found.root}: every image has its label, or was set aside; the same "
             "command goes on when images are added, or labels change"
         )
 
     def _say_what_it_waits_for(self) -> None:
-        batch, number = self.record.batches[-1], len(self.record.batches) - 1
-        count = f"{len(self.record.waiting())} of {counted(len(batch), 'image')}"
+        batch, number = self.store.batches[-1], len(self.store.batches) - 1
+        count = f"{len(self.store.waiting())} of {counted(len(batch), 'image')}"
         left_out = ""
-        if gone := self.record.gone():
+        if gone := self.store.gone():
             left_out = f" ({len(gone)} gone or changed, as {shortened(gone[0].file)})"
         how = "by --partial"
         if self.partial:
             how = "once there is one (--partial needs an answer at least)"
         log.info(
-            f"{batch_folder(self.record.run_folder, number)}: waits for the labels of "
+            f"{batch_folder(self.store.run_folder, number)}: waits for the labels of "
             f"{count}{left_out}; give them by --labels FILE, or go on without {how}"
         )
 

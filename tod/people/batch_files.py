@@ -14,8 +14,8 @@ from tod.config import InputError
 from tod.data import picture
 from tod.data.decoding import pillow_limits_off
 from tod.people import label_studio
-from tod.people.batches import AUDIT, COLUMNS, Request, batch_folder
 from tod.people.page import LARGEST_SIDE, page, thumbnail
+from tod.people.requests import AUDIT, COLUMNS, Request, batch_folder
 from tod.system.files import NAMES, as_csv, atomic_folder, reason, refuse_what_the_machine_lacks
 from tod.system.machine import cores
 

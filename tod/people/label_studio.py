@@ -8,7 +8,7 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from tod.people.answers import CONTROL
-from tod.people.batches import Request
+from tod.people.requests import Request
 
 IMAGE = "image"
 """Of the image, in the interface and in each task."""

@@ -29,7 +29,7 @@ class Label(NamedTuple):
         source: the name of the file that says so, or `train`; without a class, all voters.
         reason: why the batch asked for it; `audit` also where another run has.
         votes: of several people; of a single one only where there is no class.
-        table: in which of the `TABLES` it stands.
+        table: one of `TABLES`.
     """
 
     file: str
@@ -105,17 +105,11 @@ def write_labels(said: Said, folder: Path, before: Said) -> None:
 
 
 def _csv(table: str, rows: Said) -> str:
+    cells = pd.DataFrame([*rows.values()], columns=[*Label._fields], dtype=object)
+    cells["sha256"], cells["class"] = [*rows], cells["class_name"]
+    cells["answers"] = [json.dumps(v, ensure_ascii=False) if v else "" for v in cells["votes"]]
     columns = [*LABEL_COLUMNS, "reason", "answers"]
     if table != LABELS:
+        cells["votes"] = cells["votes"].map(counts)
         columns = [*UNDECIDED_COLUMNS, "answers", "reason"]
-    cells = [
-        {
-            **label._asdict(),
-            "sha256": digest,
-            "class": label.class_name,
-            "votes": counts(label.votes),
-            "answers": json.dumps(label.votes, ensure_ascii=False) if label.votes else "",
-        }
-        for digest, label in rows.items()
-    ]
-    return as_csv(pd.DataFrame(cells, columns=columns, dtype=object))
+    return as_csv(cells[columns])

@@ -11,7 +11,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from tod.people.batches import Request
+from tod.people.requests import Request
 
 LARGEST_SIDE = 512
 LARGEST_PNG = 128

@@ -1,6 +1,4 @@
-"""From people's answers to labels: all that is wrong is told, and where several say something of
-one image, the majority counts.
-"""
+"""From people's answers to labels; where several are about one image, the majority counts."""
 
 import difflib
 import logging
@@ -10,9 +8,9 @@ from tod.config.settings import counted, shortened
 from tod.data.listing import NAMED, class_name_of
 from tod.data.own_images import Found
 from tod.people.answers import Answer, name_finder, not_utf8
-from tod.people.batches import AUDIT, Request
 from tod.people.labels import DISAGREEMENTS, LABELS, SET_ASIDE, Label, Said
-from tod.people.votes import added, are_skips, counts, majority, voters, votes_of
+from tod.people.requests import AUDIT, Request
+from tod.people.votes import added, are_skips, counts, majority, votes_of
 
 log = logging.getLogger("tod")
 
@@ -23,19 +21,19 @@ NOT_ASKED = Request("", "", "", "")
 
 def with_answers(
     said: Said,
-    by_image: Mapping[str, Sequence[Answer]],
+    by_image: Iterable[tuple[str, Sequence[Answer]]],
     found: Found,
     requests: Requests,
     relabel: bool,
     problems: list[str],
 ) -> dict[str, Label]:
-    """The labels with these answers, which may change what was taken before if they `relabel`.
+    """The labels with the answers about each image, by its digest.
 
-    `problems` takes what contradicts it.
+    `problems` takes answers that contradict a label, unless they are to `relabel`.
     """
     taken = dict(said)
-    for digest, answers in by_image.items():
-        first, before = answers[0], said.get(digest)
+    for digest, answers in by_image:
+        first, before = answers[0], taken.get(digest)
         file = found.files.get(digest) or first.file
         request = requests.get(digest, NOT_ASKED)
         batch, votes = request.batch, votes_of(answers)
@@ -68,7 +66,8 @@ def with_answers(
             label = Label(file, class_name, batch, source, reason, several, LABELS)
         else:
             table = SET_ASIDE if are_skips(votes) else DISAGREEMENTS
-            label = Label(file, "", batch, voters(votes), reason, votes, table)
+            voters = ", ".join(dict.fromkeys(vote.voter for vote in votes))
+            label = Label(file, "", batch, voters, reason, votes, table)
         if before is not None and before.table != label.table:
             del taken[digest]  # it comes last in its new table
         taken[digest] = label

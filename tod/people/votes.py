@@ -12,7 +12,7 @@ class Vote(NamedTuple):
 
     Attributes:
         voter: the annotator, or the file's name where it names none.
-        class_name: None: the person has skipped the image.
+        class_name: None where the person has skipped the image.
         answer: tells this answer from another one of the same voter.
         at: when it was given, in ISO 8601; empty where nobody knows.
     """
@@ -49,8 +49,8 @@ def _projects(files: Sequence[Sequence[Answer]]) -> list[set[str]]:
     for answers in files:
         annotations = {answer.annotation for answer in answers if answer.annotation}
         alike = [project for project in projects if project & annotations]
-        others = [project for project in projects if project not in alike]
-        projects = [*others, annotations.union(*alike)]
+        projects = [project for project in projects if project not in alike]
+        projects.append(annotations.union(*alike))
     return projects
 
 
@@ -75,11 +75,12 @@ def added(before: Sequence[Vote], now: Sequence[Vote]) -> tuple[Vote, ...]:
     found: list[Vote] = []
     for voter in dict.fromkeys(vote.voter for vote in (*before, *now)):
         old, new = ([v for v in votes if v.voter == voter] for votes in (before, now))
-        if old and new and all(vote.at for vote in (*old, *new)):
-            newest = max(vote.at for vote in (*old, *new))
-            found += dict.fromkeys(vote for vote in (*old, *new) if vote.at == newest)
+        both = dict.fromkeys([*old, *new])
+        if old and new and all(vote.at for vote in both):
+            newest = max(vote.at for vote in both)
+            found += [vote for vote in both if vote.at == newest]
             continue
-        skips = dict.fromkeys(vote for vote in (*old, *new) if vote.class_name is None)
+        skips = [vote for vote in both if vote.class_name is None]
         old, new = _named(old), _named(new)
         if len(new) < len(old):
             changed = [vote for vote in new if vote.class_name not in {v.class_name for v in old}]
@@ -89,18 +90,12 @@ def added(before: Sequence[Vote], now: Sequence[Vote]) -> tuple[Vote, ...]:
 
 
 def _named(votes: Iterable[Vote]) -> list[Vote]:
-    """Those that name a class."""
     return [vote for vote in votes if vote.class_name is not None]
-
-
-def _count(votes: Iterable[Vote]) -> Counter:
-    """How many votes each class has."""
-    return Counter(vote.class_name for vote in _named(votes))
 
 
 def majority(votes: Sequence[Vote]) -> str | None:
     """The class that more than half of those who name one give; None where there is none."""
-    named = _count(votes)
+    named = Counter(vote.class_name for vote in _named(votes))
     return next((name for name, count in named.items() if 2 * count > named.total()), None)
 
 
@@ -111,14 +106,9 @@ def are_skips(votes: Sequence[Vote]) -> bool:
     return len(skipping) >= len(named)
 
 
-def voters(votes: Sequence[Vote]) -> str:
-    """Who has voted, for people to read."""
-    return ", ".join(dict.fromkeys(vote.voter for vote in votes))
-
-
 def counts(votes: Sequence[Vote]) -> str:
     """The classes that were named, in order, with their votes: `cat (1), dog (2)`."""
-    named = _count(votes)
+    named = Counter(vote.class_name for vote in _named(votes))
     if len(named) == 1:
         return next(iter(named))
     return ", ".join(f"{name} ({named[name]})" for name in sorted(named))

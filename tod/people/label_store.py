@@ -17,8 +17,8 @@ from tod.data.listing import refuse
 from tod.data.own_images import UNKNOWN, Found, Read, indices_of, with_labels
 from tod.people import labels as tables
 from tod.people.answers import Answer, not_utf8, read_answers
-from tod.people.batches import AUDIT, Request, batch_folder, by_digest, read_batches, reasons_of
 from tod.people.labels import COPY, DISAGREEMENTS, LABELS, SET_ASIDE, TABLES, Label, in_table
+from tod.people.requests import AUDIT, Request, batch_folder, by_digest, read_batches, reasons_of
 from tod.people.taking import answers_by_image, with_answers
 from tod.people.votes import counts, one_answer_each
 from tod.system.files import as_csv, read_table, write_atomically
@@ -29,7 +29,7 @@ TRAIN = "train"
 """The source of the labels that come from the class folders."""
 
 
-class Record:
+class LabelStore:
     """The labels and batches in a run's folder, which need not be there yet.
 
     Attributes:
@@ -66,14 +66,12 @@ class Record:
 
         `state` is the one saved last; `rows` are those of `results.csv`.
         """
-        labels = self.run_folder / "labels.csv"
         for table in TABLES:
             path, copy = (self.run_folder / f"{table}{end}.csv" for end in ("", COPY))
             if lost := tables.read_rows(copy, table, {}).keys() - self.said.keys():
-                raise InputError(
-                    f"{path}: lacks {counted(len(lost), 'row')} of those in {copy.name}; copy that "
-                    "file over it"
-                )
+                words = f"lacks {counted(len(lost), 'row')} of those in {copy.name}"
+                raise InputError(f"{path}: {words}; copy that file over it")
+        labels = self.run_folder / "labels.csv"
         if not rows.empty and not (self.run_folder / f"labels{COPY}.csv").exists():
             last = rows.iloc[-1]
             trained = int(last["num_labeled"]) + int(last.get("audited") or 0)
@@ -107,32 +105,27 @@ class Record:
                 files.setdefault(path.resolve(), answers)
             except InputError as error:
                 problems.append(str(error))
-        found, requests, answers = self.found, by_digest(self.batches), [*files.values()]
-        given = one_answer_each(answers)
-        by_image = answers_by_image(given, self.said, found, requests, problems)
+        found, requests = self.found, by_digest(self.batches)
+        answers = one_answer_each([*files.values()])
+        by_image = answers_by_image(answers, self.said, found, requests, problems)
         # Another run's audits stay audits where a class folder gives their labels.
         audits = {d for d, answers in by_image.items() if AUDIT in {a.reason for a in answers}}
-        in_folders = {}
+        in_folders = []
         for digest, name in found.labels.items():
             file, reason = found.files[digest], AUDIT if digest in audits else ""
-            place = str(found.root / file)
-            in_folders[digest] = [Answer(file, digest, name, place, TRAIN, reason=reason)]
-        said = self.said
+            answer = Answer(file, digest, name, str(found.root / file), TRAIN, reason=reason)
+            in_folders.append((digest, [answer]))
         # The folders' first: of a file that was moved and is in a list too, the list is newer.
-        for each in (in_folders, by_image):
-            said = with_answers(said, each, found, requests, relabel, problems)
+        given = [*in_folders, *by_image.items()]
+        said = with_answers(self.said, given, found, requests, relabel, problems)
         refuse(problems, "no label was taken")
         # What this run has trained on can measure nothing any more.
         if trained := audits.intersection(self.for_training()):
             log.warning(f"{counted(len(trained), 'audit')} of another run had a label here before")
-        news = {
-            (answer.source, answer.content)
-            for digest, answers in by_image.items()
-            if said[digest] != self.said.get(digest)
-            for answer in answers
-        }
+        changed = [digest for digest in by_image if said[digest] != self.said.get(digest)]
+        news = {(a.source, a.content) for digest in changed for a in by_image[digest]}
         for path, answers in files.items():
-            if news.isdisjoint((answer.source, answer.content) for answer in answers):
+            if news.isdisjoint((a.source, a.content) for a in answers):
                 log.info(f"{path}: nothing new in it")
         self.said = said
 
@@ -169,13 +162,12 @@ class Record:
         return [each for each in self._unanswered() if each.sha256 not in self.found.files]
 
     def _unanswered(self) -> list[Request]:
-        last = self.batches[-1] if self.batches else []
-        return [request for request in last if not self.is_answered(request)]
-
-    def is_answered(self, request: Request) -> bool:
-        """Whether people have said of an image what they can, since its batch asked for it."""
-        label = self.said.get(request.sha256)
-        return label is not None and (label.table != DISAGREEMENTS or label.batch == request.batch)
+        ties = {digest: tie.batch for digest, tie in in_table(self.said, DISAGREEMENTS).items()}
+        return [
+            each
+            for each in (self.batches[-1] if self.batches else ())
+            if each.sha256 not in self.said or ties.get(each.sha256, each.batch) != each.batch
+        ]
 
     def audits(self) -> list[str]:
         """The digests of the labelled images that measure the accuracy: never trained on."""
@@ -210,11 +202,9 @@ class Record:
         if unread:
             words = f"as {shortened(unread[0], 300)}: {counted(len(unread), 'such image')}"
             log.warning(f"a labelled image that cannot be read is not trained on, {words}")
-        numbers = [
-            class_names.index(labels[digest].class_name) if digest in labels else UNKNOWN
-            for digest in digests
-        ]
-        images = with_labels(read.images, torch.tensor(numbers, dtype=torch.int64))
+        number = {digest: class_names.index(each.class_name) for digest, each in labels.items()}
+        numbers = torch.tensor([number.get(digest, UNKNOWN) for digest in digests])
+        images = with_labels(read.images, numbers)
         test = images.subset(indices_of(self.audits(), digests)) if read.test is None else read.test
         if not recorded:
             computed = (values.tolist() for values in statistics(images))

@@ -1,4 +1,4 @@
-"""What people are asked: requests for the class of an image, in batches."""
+"""Requests: what people are asked, in batches."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,16 +12,13 @@ FIRST, QUERY, AUDIT = "first", "query", "audit"
 
 
 class Request(NamedTuple):
-    """An image that people are asked about: a row of `batch.csv`, as text as there.
+    """An image whose class people are asked for: a row of `batch.csv`, as text as there.
 
     Attributes:
         rank: from 1, best first.
         file: relative to the data folder.
-        sha256: its digest in hex.
-        reason: `first`, `query` or `audit`.
-        score: the strategy's; empty, as what follows, where no network has asked.
-        predicted: the class that the network takes it for.
-        probability: of that class.
+        score: the strategy's; empty, as what the network says, where no network has asked.
+        probability: of the predicted class.
         batch: the number of its batch, from 0; no column.
     """
 
@@ -54,16 +51,16 @@ def read_batches(run_folder: Path) -> list[list[Request]]:
 
 def read_requests(path: Path, batch: str = "") -> list[Request]:
     """The requests of a `batch.csv`, of the batch of this number."""
-    requests = [Request(**row, batch=batch) for row in read_table(path, COLUMNS)]
-    # Where people write 0,5, so does their spreadsheet.
-    requests = [request._replace(score=request.score.replace(",", ".")) for request in requests]
-    for request in requests:
+    rows = read_table(path, COLUMNS)
+    for row in rows:
+        # Where people write 0,5, so does their spreadsheet.
+        row["score"] = row["score"].replace(",", ".")
         try:
-            float(request.score or 0)
+            float(row["score"] or 0)
         except ValueError:
-            words = f"rank {request.rank} has the score {shortened(request.score)}"
+            words = f"rank {row['rank']} has the score {shortened(row['score'])}"
             raise damaged(path, words) from None
-    return requests
+    return [Request(**row, batch=batch) for row in rows]
 
 
 def by_digest(batches: Iterable[Sequence[Request]]) -> dict[str, Request]:
