@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtr
 
-from tod.analysis.results import ACCURACY, Curve
+from tod.analysis.results import ACCURACY, Curve, grouped
 from tod.analysis.tables import SAME, Table
 from tod.system.files import as_csv
 
@@ -54,7 +54,7 @@ def penalty_matrix(curves: Sequence[Curve]) -> PenaltyMatrix:
     curves = [curve for curve in curves if not curve.labels_everything]
     methods = list(dict.fromkeys(curve.method for curve in curves))
     rows, notes, uncompared = [], [], {}
-    settings = _settings(curves)
+    settings = grouped(curves, Curve.is_of_one_setting_with)
     for number, setting in enumerate(settings):
         for a, b in itertools.combinations(setting, 2):
             why = "of one method" if a.method == b.method else b.why_not_paired(a)
@@ -73,19 +73,6 @@ def penalty_matrix(curves: Sequence[Curve]) -> PenaltyMatrix:
     tests["p_holm"] = holm(tests["p"].to_numpy(dtype=float))
     shares, corrected = (_shares(tests, methods, p) for p in ("p", "p_holm"))
     return PenaltyMatrix(shares, corrected, tests, notes)
-
-
-def _settings(curves: Sequence[Curve]) -> list[list[Curve]]:
-    """The curves that differ in the method alone, together."""
-    settings: list[list[Curve]] = []
-    for curve in curves:
-        for setting in settings:
-            if curve.setting == setting[0].setting:
-                setting.append(curve)
-                break
-        else:
-            settings.append([curve])
-    return settings
 
 
 def _tests(a: Curve, b: Curve) -> list[dict[str, object]]:
