@@ -102,7 +102,7 @@ def show(cells: Sequence[Cell], output_dir: Path, with_report: bool) -> None:
         curves = curves_of([cell for cell in cells if cell.config == config], output_dir)
         if curves:
             shown = True
-            print("\n".join(map(markdown, accuracy_tables(curves))))
+            print("\n".join(markdown(table.rows) for table in accuracy_tables(curves)))
             for note in unpaired_notes(curves):
                 print(note)
         if curves and with_report:

@@ -23,7 +23,7 @@ from experiments.arguments import new_parser, parse
 from experiments.cells import PAPER, Cell, curves_of, run_all
 from tod.analysis import figures
 from tod.analysis.results import ACCURACY, Curve
-from tod.analysis.tables import Table, accuracy_tables, markdown
+from tod.analysis.tables import accuracy_tables, markdown
 from tod.config import InputError, cli
 from tod.config.settings import counted
 from tod.system.files import reason, write_atomically
@@ -32,7 +32,7 @@ SEEDS = range(5)
 """Of three runs, the order of methods changes with the seeds."""
 
 
-def paper_rows(curves: Sequence[Curve], dataset: str, header: Sequence[str]) -> Table:
+def paper_rows(curves: Sequence[Curve], dataset: str, header: Sequence[str]) -> list[list[str]]:
     """For each curve, the paper's accuracies at the same shares of labels, as a row of the table.
 
     Raises:
@@ -68,7 +68,7 @@ def section(
     """
     accuracies, *differences = accuracy_tables(curves)
     if published is not None:
-        accuracies += paper_rows(curves, published, accuracies[0])
+        accuracies.rows.extend(paper_rows(curves, published, accuracies.rows[0]))
     environments = [
         "{device}, {precision}, Python {python}, PyTorch {torch}".format(**curve.run)
         for curve in curves
@@ -81,7 +81,7 @@ def section(
         *notes,
         f"![Test accuracy against the number of labels]({figure_name(name)})",
         evaluation(curves),
-        *(markdown(table).rstrip() for table in (accuracies, *differences)),
+        *(markdown(table.rows).rstrip() for table in (accuracies, *differences)),
     ]
     return "\n\n".join(lines)
 
@@ -185,10 +185,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         notes.append(
             f"Epochs, milestones and `detach_epoch` are {arguments.scale:g} of the configured ones."
         )
-    if dataset in figures.published_datasets():
-        figure = figures.published_learning_curves(curves, dataset)
-    else:
-        dataset, figure = None, figures.learning_curves(curves)
+    if dataset not in figures.published_datasets():
+        dataset = None
+    figure = figures.learning_curves(curves, dataset)
     content = section(name, curves, dataset, argv, notes)
     write_atomically(output.parent / figure_name(name), figures.rendered(figure))
     # Somebody may have written there meanwhile.
