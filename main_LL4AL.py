@@ -9,16 +9,18 @@ from collections.abc import Sequence
 
 import samplers
 from losses import DetachedLossPrediction, LossPrediction
-from tod.config import cli, entry_script
+from tod.config import cli
+from tod.config.entry_script import EntryScript, parse
+from tod.engine.launch import launch
 
 SAMPLING = {"RANDOM": samplers.query_at_random, "LL4AL": samplers.query_by_predicted_loss}
 AUXILIARY = {"NONE": DetachedLossPrediction, "LL4AL": LossPrediction}
-SCRIPT = entry_script.EntryScript("main_LL4AL.py", __doc__, SAMPLING, AUXILIARY, default="LL4AL")
+SCRIPT = EntryScript("main_LL4AL.py", __doc__, SAMPLING, AUXILIARY, default="LL4AL")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, then runs the experiment."""
-    entry_script.main(SCRIPT, argv)
+    launch(SCRIPT, parse(SCRIPT, argv))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ from collections.abc import Sequence
 
 import samplers
 from losses import CODLoss, NoAuxiliary
-from tod.config import cli, entry_script
+from tod.config import cli
+from tod.config.entry_script import EntryScript, Strategy, parse
+from tod.engine.launch import launch
 
 SAMPLING = {
     "RANDOM": samplers.query_at_random,
@@ -25,21 +27,25 @@ SAMPLING = {
     "LEAST_CONFIDENCE": samplers.query_by_least_confidence,
     "CORESET": samplers.query_by_core_set,
     "BADGE": samplers.query_by_badge,
-    "BALD": samplers.query_by_bald,
+    "BALD": Strategy(samplers.query_by_bald, why_unsuitable=samplers.needs_dropout),
     "NOISE_STABILITY": samplers.query_by_noise_stability,
-    "TYPICLUST": samplers.query_by_typiclust,
-    "PROBCOVER": samplers.query_by_probcover,
-    "FULL": samplers.query_nothing,
-    "LOSS": samplers.query_by_true_loss,
+    "TYPICLUST": Strategy(samplers.query_by_typiclust, takes_features=True),
+    "PROBCOVER": Strategy(samplers.query_by_probcover, takes_features=True),
+    "FULL": Strategy(
+        samplers.query_nothing,
+        why_unsuitable=samplers.needs_all_labels,
+        always_with=samplers.ALL_LABELS,
+    ),
+    "LOSS": Strategy(samplers.query_by_true_loss, why_unsuitable=samplers.needs_all_labels),
     "TOD": samplers.query_by_tod,
 }
 AUXILIARY = {"NONE": NoAuxiliary, "TOD": CODLoss}
-SCRIPT = entry_script.EntryScript("main_TOD.py", __doc__, SAMPLING, AUXILIARY, default="TOD")
+SCRIPT = EntryScript("main_TOD.py", __doc__, SAMPLING, AUXILIARY, default="TOD")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, then runs the experiment."""
-    entry_script.main(SCRIPT, argv)
+    launch(SCRIPT, parse(SCRIPT, argv))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from torch.nn.functional import one_hot
 from models import fold_batch_norm, with_noise
 from models.inference import logits_alone, without_tf32
 from tod.config import Config
-from tod.config.schema import OWN_IMAGES
 from tod.strategies.covering import pick_covering, purity_radius
 from tod.strategies.diversity import (
     DRAWS,
@@ -21,12 +20,18 @@ from tod.strategies.diversity import (
     k_means_plus_plus,
     nearest_squared_distances,
 )
-from tod.strategies.pool import Pool, Query, always_with, takes_features, unsuitable
+from tod.strategies.pool import Pool, Query
 from tod.strategies.typicality import pick_typical
 
 DROPOUT_MASKS = 20
 NOISE_DRAWS = 30
 NOISE_NORM = 0.001
+ALL_LABELS = (
+    "active_learning.initial_labels=null",
+    "active_learning.initial=random",
+    "active_learning.cycles=1",
+)
+"""What FULL means, whatever the configuration says."""
 
 
 def temporal_output_discrepancy(logits: Tensor, previous_logits: Tensor) -> Tensor:
@@ -200,11 +205,11 @@ def query_by_badge(pool: Pool) -> Query:
     return Query(pool.subset[picked.cpu().numpy()], scores)
 
 
-def _needs_dropout(config: Config) -> str | None:
+def needs_dropout(config: Config) -> str | None:
+    """Why BALD cannot work with a configuration; None where it can."""
     return None if config.model.dropout else "needs dropout: add --set model.dropout=0.5, say"
 
 
-@unsuitable(_needs_dropout)
 def query_by_bald(pool: Pool) -> Query:
     """BALD: the images on whose class networks drawn by dropout disagree (Gal et al., ICML 2017).
 
@@ -253,7 +258,6 @@ def _torch_generator(pool: Pool, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(pool.random.integers(2**63)))
 
 
-@takes_features
 def query_by_typiclust(pool: Pool) -> Query:
     """TYPICLUST: the most typical images of many clusters (Hacohen et al., ICML 2022).
 
@@ -266,7 +270,6 @@ def query_by_typiclust(pool: Pool) -> Query:
     return Query(pool.subset[picked - len(labeled)], scores[len(labeled) :])
 
 
-@takes_features
 def query_by_probcover(pool: Pool) -> Query:
     """PROBCOVER: images whose balls cover what is not covered yet (Yehuda et al., NeurIPS 2022).
 
@@ -280,12 +283,12 @@ def query_by_probcover(pool: Pool) -> Query:
     return Query(pool.subset[picked], scores.astype(np.float64))
 
 
-def _needs_all_labels(config: Config) -> str | None:
-    people = config.dataset == OWN_IMAGES
+def needs_all_labels(config: Config) -> str | None:
+    """Why an oracle, or FULL, cannot work with a configuration; None where it can."""
+    people = config.facts.from_people
     return "looks at labels that nobody has given; choose another" if people else None
 
 
-@unsuitable(_needs_all_labels)
 def query_by_true_loss(pool: Pool) -> Query:
     """LOSS: the images with the largest true loss: the oracle that TOD and LL4AL estimate.
 
@@ -294,12 +297,6 @@ def query_by_true_loss(pool: Pool) -> Query:
     return query_by_score(pool, pool.true_losses)
 
 
-@unsuitable(_needs_all_labels)
-@always_with(
-    "active_learning.initial_labels=null",
-    "active_learning.initial=random",
-    "active_learning.cycles=1",
-)
 def query_nothing(pool: Pool) -> Query:
     """FULL: the training set has all its labels in its only cycle: what no strategy can exceed."""
     return Query(pool.subset[:0], np.zeros(len(pool.subset)))

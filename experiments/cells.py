@@ -13,9 +13,9 @@ import main_TOD
 from tod.analysis.results import Curve, read_runs
 from tod.config import PROJECT_DIR, entry_script, load
 from tod.config.identity import Identity
+from tod.engine.launch import checked
 from tod.runs.commands import Commands, share_of_machine
 from tod.runs.folder import RunFolder
-from tod.strategies.pool import refuse_unsuitable, why_unsuitable
 from tod.system.machine import cores
 
 PAPER = {
@@ -65,8 +65,8 @@ class Cell(NamedTuple):
 
     def why_unsuitable(self, arguments: Sequence[str]) -> str | None:
         """Why its strategy cannot work with these arguments; None where it can."""
-        identity = entry_script.parse(self.script, arguments)["identity"]
-        return why_unsuitable(self.script.sampling[identity.sampling], identity.config)
+        identity = entry_script.parse(self.script, arguments).identity
+        return self.script.strategy(identity.sampling).why_unsuitable(identity.config)
 
     def refuse(self, arguments: Sequence[str]) -> int:
         """Refuses the arguments, before any cell runs, if the script would.
@@ -78,11 +78,9 @@ class Cell(NamedTuple):
             InputError: a value is wrong, or the run's folder is in use or holds another run.
             SystemExit: with status 2 after one line, where there is no such argument.
         """
-        parsed = entry_script.parse(self.script, arguments)
-        identity, trials = parsed["identity"], parsed["trials"]
-        sampling = identity.sampling
-        refuse_unsuitable(self.script.sampling[sampling], sampling, identity.config)
-        path = parsed["options"].output_dir / identity.folder_name
+        command = checked(self.script, entry_script.parse(self.script, arguments))
+        identity, trials = command.identity, command.trials
+        path = command.options.output_dir / identity.folder_name
         with RunFolder(path, identity, trials, trials) as folder:
             folder.claim()
         return len(trials) * identity.config.active_learning.cycles

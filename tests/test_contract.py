@@ -22,17 +22,18 @@ from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, write_un
 from tests.support.pools import FIRST_INDEX, Table, pool_of, positions
 from tests.support.soak import differences, results
 from tod.analysis import records
+from tod.config.entry_script import Strategy
 from tod.engine.trial import Trial
-from tod.strategies.pool import Pool, Strategy
+from tod.strategies.pool import Pool
 
 SCRIPTS = {entry.SCRIPT.name: entry.SCRIPT for entry in (main_TOD, main_LL4AL)}
-STRATEGIES = {**main_TOD.SAMPLING, **main_LL4AL.SAMPLING}
+STRATEGIES = {name: entry.strategy(name) for entry in SCRIPTS.values() for name in entry.sampling}
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)
 
 
 def queries_nothing(strategy: Strategy) -> bool:
     """Whether it means a single cycle, as FULL does."""
-    return "active_learning.cycles=1" in getattr(strategy, "settings", ())
+    return "active_learning.cycles=1" in strategy.always_with
 
 
 def whole_pool(logits: Tensor, features: Tensor, query_size: int, seed: int = 0) -> Pool:
@@ -193,8 +194,8 @@ def die_when_queried() -> None:
     [
         (script, name)
         for script, entry in SCRIPTS.items()
-        for name, strategy in entry.sampling.items()
-        if not queries_nothing(strategy)
+        for name in entry.sampling
+        if not queries_nothing(STRATEGIES[name])
     ],
 )
 def test_a_run_killed_in_its_query_goes_on_to_the_same_bytes(

@@ -56,7 +56,7 @@ def test_names_that_are_no_text_come_back_from_all_that_a_run_leaves_in_a_users_
     assert (tmp_path / "curves.png").exists()
     assert "caf\\uDCE9" in (tmp_path / "report.html").read_text(encoding="utf-8")
     named = entry_script.parse(main_TOD.SCRIPT, [*SETTINGS, "--data-dir=~/elsewhere"])
-    assert Path(named["identity"].config.data_dir) == tmp_path / "elsewhere"
+    assert Path(named.identity.config.data_dir) == tmp_path / "elsewhere"
 
 
 def test_unreadable_images_are_refused_or_listed_in_the_run_folder(tmp_path):

@@ -149,7 +149,7 @@ def test_full_trains_on_all_labels_in_one_cycle_whatever_is_configured(tmp_path,
     labeled = table(folder / "queries" / "trial1_cycle0.csv")
     assert sorted(int(row["index"]) for row in labeled) == list(range(1437))
     # Its own configuration runs it again, whatever the strategy.
-    again = entry_script.parse(main_TOD.SCRIPT, [f"--config={folder / 'config.yaml'}"])["identity"]
+    again = entry_script.parse(main_TOD.SCRIPT, [f"--config={folder / 'config.yaml'}"]).identity
     assert (again.sampling, again.auxiliary) == ("TOD", "TOD")
     assert again.config.active_learning.labels_of_cycles(1437) == [1437]
 

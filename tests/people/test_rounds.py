@@ -13,8 +13,8 @@ from samplers import query_by_score
 from tests.support.loading import refused
 from tests.support.people import People, all_but, contents, digest, killed_behind_the_batch
 from tod.analysis.results import DIAGNOSTICS
+from tod.config.entry_script import Strategy
 from tod.engine.learner import Learner
-from tod.strategies.pool import takes_features
 
 
 def reasons(people: People, number: int) -> Counter[str]:
@@ -201,8 +201,8 @@ def test_audits_are_scored_among_the_subset_where_a_score_depends_on_it(after, m
     def by_number(pool):
         return query_by_score(pool, torch.full((len(pool.subset),), float(len(pool.subset))))
 
-    people, strategy = after(0), takes_features(by_number) if marked else by_number
-    monkeypatch.setitem(main_TOD.SAMPLING, "TOD", strategy)
+    people = after(0)
+    monkeypatch.setitem(main_TOD.SAMPLING, "TOD", Strategy(by_number, takes_features=marked))
     people.rounds([0])
     (audit,) = [float(row["score"]) for row in people.batch(1) if row["reason"] == "audit"]
     assert audit == (41 if marked else 1)  # subset_size and itself

@@ -25,15 +25,16 @@ from tod import config as configuration
 from tod import data
 from tod.analysis import records
 from tod.config import PROJECT_DIR, Config, entry_script
+from tod.config.entry_script import Strategy
 from tod.config.identity import Identity, Options
 from tod.engine.device import prepare, select_device, select_precision, work_of_a_step
 from tod.engine.experiment import environment, run_experiment
+from tod.engine.launch import checked
 from tod.engine.loop import Loop
 from tod.engine.trial import Experiment, Trial
 from tod.runs.folder import RunFolder
 from tod.runs.monitor import Monitor
 from tod.runs.signals import Interruption
-from tod.strategies.pool import Strategy
 from tod.system.files import write_atomically
 
 Loss = type[AuxiliaryLoss]
@@ -100,8 +101,7 @@ class Run(NamedTuple):
 
     def method(self) -> tuple[Strategy, Loss]:
         """What the run is named after."""
-        script, identity = script_of(self.identity.entry), self.identity
-        return script.sampling[identity.sampling], script.auxiliary[identity.auxiliary]
+        return script_of(self.identity.entry).method(self.identity)
 
     def start(self, sampling: Strategy | None = None) -> None:
         """Runs it to its end, or goes on with it; with another strategy, if one is given."""
@@ -158,9 +158,9 @@ def tiny_run(
     """What the entry script would run for the tiny digits."""
     chosen = (f"--sampling={sampling}", f"--auxiliary={auxiliary}", *arguments)
     argv = [*TINY_DIGITS, f"--output-dir={output_dir}", *chosen]
-    parsed = entry_script.parse(script_of(script), argv)
-    del parsed["parallel"], parsed["processes"]  # which the entry script itself follows
-    return Run(parsed.pop("identity"), parsed.pop("options"), parsed)
+    command = checked(script_of(script), entry_script.parse(script_of(script), argv))
+    further = {name: getattr(command, name) for name in ("trials", "overwrite", "features")}
+    return Run(command.identity, command.options, further)
 
 
 def run_tod_alone(output_dir: Path, *arguments: object) -> Path:

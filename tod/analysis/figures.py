@@ -15,7 +15,7 @@ from tod.analysis.matrix import PenaltyMatrix
 from tod.analysis.results import ACCURACY, DIAGNOSTICS, Curve
 from tod.analysis.tables import shared_training_images, summarized
 from tod.config import InputError
-from tod.config.schema import TRAINING_SET_SIZES
+from tod.config.schema import DATASETS
 from tod.config.settings import shortened
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAPER_CURVES = Path(__file__).with_name("paper_curves.csv")
-PAPER_SHARE = {"caltech101": TRAINING_SET_SIZES["caltech101"] / 8_677}
-"""The paper's shares of labels are of the training set, but of all images in Caltech-101."""
 CURVES_BESIDE_A_LEGEND = 6
 """More, and a legend within the axes would hide them."""
 CELLS_WITH_NUMBERS = 30
@@ -69,8 +67,12 @@ def learning_curves(curves: Sequence[Curve], paper: str | None = None) -> "Figur
 
 
 def published_share(curve: Curve, dataset: str, num_labeled: int) -> float:
-    """The share of labels in %, as the paper counts it for this dataset."""
-    return 100 * num_labeled / curve.training_images * PAPER_SHARE.get(dataset, 1.0)
+    """The share of labels in %, as the paper counts it for this dataset: of Caltech-101, among all
+    images, not those of the training set alone.
+    """
+    facts = DATASETS[dataset]
+    ratio = facts.training_images / (facts.paper_images or facts.training_images)
+    return 100 * num_labeled / curve.training_images * ratio
 
 
 def published_datasets() -> list[str]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from tod import config as configuration
 from tod.config import InputError
-from tod.config.schema import TRAINING_SET_SIZES, Config
+from tod.config.schema import DATASETS, Config, DatasetFacts
 from tod.config.settings import flat, shortened
 from tod.system.files import reason
 
@@ -83,16 +83,21 @@ class Curve:
     rows: pd.DataFrame
 
     @property
+    def facts(self) -> DatasetFacts:
+        """What is known of the dataset; nothing of one that this version has not."""
+        return DATASETS.get(self.config["dataset"], DatasetFacts())
+
+    @property
     def training_images(self) -> int | None:
         """How many images a label could be bought for; None where that is not known."""
-        return self.run.get("training_images") or TRAINING_SET_SIZES.get(self.config["dataset"])
+        return self.run.get("training_images") or self.facts.training_images
 
     @property
     def is_split_by_seed(self) -> bool:
         """Whether another seed has other training and test images."""
         settings = flat(self.config)
         is_drawn = (settings.get(k) for k in ("images.test_share", "active_learning.imbalance"))
-        return settings["dataset"] == "caltech101" or any(value is not None for value in is_drawn)
+        return self.facts.split_by_seed or any(value is not None for value in is_drawn)
 
     @property
     def labels_everything(self) -> bool:

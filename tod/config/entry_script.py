@@ -1,7 +1,4 @@
-"""The command line of an entry script, and what it starts.
-
-The libraries of a run take seconds to import, so nothing imports them before there is work to do.
-"""
+"""What an entry script offers, and its command line."""
 
 import argparse
 import sys
@@ -10,11 +7,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tod.config import PROJECT_DIR, Config, InputError, config_names, load, read_run
+from tod.config import Config, InputError, config_names, load, read_run
 from tod.config.cli import Parser, path, positive, seed, whole_number
-from tod.config.identity import Identity, Options
+from tod.config.identity import Command, Identity, Options
 from tod.config.schema import OWN_IMAGES
-from tod.system.files import reason, sha256
 
 CHOICES = ("sampling", "auxiliary", "seed", "deterministic")
 """The arguments that make a run another one."""
@@ -22,6 +18,31 @@ CHOICES = ("sampling", "auxiliary", "seed", "deterministic")
 if TYPE_CHECKING:
     from losses import AuxiliaryLoss
     from tod.strategies.pool import Pool, Query
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A sampling strategy, and what it needs of a configuration.
+
+    Attributes:
+        query: chooses from a pool.
+        why_unsuitable: why it cannot work with a configuration; None where it can.
+        always_with: `KEY=VALUE` of the configuration that it means, whatever this says.
+        takes_features: whether it looks at `Pool.representation`, which `--features` replaces.
+    """
+
+    query: "Callable[[Pool], Query]"
+    why_unsuitable: Callable[[Config], str | None] = lambda config: None
+    always_with: tuple[str, ...] = ()
+    takes_features: bool = False
+
+    def __call__(self, pool: "Pool") -> "Query":
+        return self.query(pool)
+
+    def refuse_unsuitable(self, name: str, config: Config) -> None:
+        """Refuses a configuration with which the strategy of this name cannot work."""
+        if why := self.why_unsuitable(config):
+            raise InputError(f"--sampling {name}: {why}")
 
 
 @dataclass(frozen=True)
@@ -38,106 +59,68 @@ class EntryScript:
 
     name: str
     description: str
-    sampling: Mapping[str, "Callable[[Pool], Query]"]
+    sampling: Mapping[str, "Strategy | Callable[[Pool], Query]"]
     auxiliary: Mapping[str, "type[AuxiliaryLoss]"]
     default: str
 
+    def strategy(self, name: str) -> Strategy:
+        """A strategy; one that is listed as a plain function needs nothing."""
+        listed = self.sampling[name]
+        return listed if isinstance(listed, Strategy) else Strategy(listed)
 
-def main(script: EntryScript, argv: Sequence[str] | None = None) -> None:
-    """Reads the command line of an entry script (None: the process's), then runs the experiment.
-
-    Raises:
-        InputError: the configuration is wrong, or the run's folder is not to be had.
-        SystemExit: with status 2 after one line, where an argument is wrong.
-    """
-    arguments = parse(script, argv)
-    identity, options = arguments.pop("identity"), arguments.pop("options")
-    parallel, processes = arguments.pop("parallel"), arguments.pop("processes")
-    sampling, auxiliary = script.sampling[identity.sampling], script.auxiliary[identity.auxiliary]
-
-    from tod.runs.ranks import PROCESSES, ranks_from_environment, run_as_ranks, started_by
-    from tod.strategies.pool import refuse_unsuitable
-
-    refuse_unsuitable(sampling, identity.sampling, identity.config)
-    if parallel == "trials":
-        processes = min(processes, len(arguments.get("trials", [1])))
-    if processes > 1 and started_by() is None:
-        own = sys.argv[1:] if argv is None else argv
-        command = [sys.executable, str(PROJECT_DIR / script.name), *own]
-        sys.exit(run_as_ranks(command, processes))
-    if processes > 1 and started_by() != PROCESSES:
-        raise InputError("--processes: torchrun has started the processes; leave it out")
-    if parallel == "data" and started_by() is None:
-        raise InputError(
-            "--parallel data: shares a trial among several processes; add --processes 2, say, or "
-            f"start them by torchrun --nproc_per_node=2 {script.name} --parallel data"
-        )
-    if identity.config.dataset == OWN_IMAGES:
-        from tod.engine.rounds import run_round as run
-    else:
-        from tod.engine.experiment import run_experiment as run
-
-    ranks = ranks_from_environment()
-    if parallel == "trials" or ranks.world_size == 1:
-        run(identity, sampling, auxiliary, options, **arguments)
-        return
-
-    from tod.engine.data_parallel import DataParallel
-    from tod.engine.follower import follow
-
-    with DataParallel(ranks.rank, ranks.world_size, options.device) as group:
-        if ranks.is_main_process:
-            run(identity, sampling, auxiliary, options, group=group, **arguments)
-        else:
-            follow(identity, auxiliary, ranks, group, options.device, options.quiet)
+    def method(self, identity: Identity) -> tuple[Strategy, "type[AuxiliaryLoss]"]:
+        """The strategy and the loss of a run."""
+        return self.strategy(identity.sampling), self.auxiliary[identity.auxiliary]
 
 
-def parse(script: EntryScript, argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """What the command line asks for: the `identity` and the `options` of the run, `parallel`,
-    `processes`, and the other arguments of `run_experiment`, or `run_round`, by name.
+def parse(script: EntryScript, argv: Sequence[str] | None = None) -> Command:
+    """What the command line of an entry script (None: the process's) asks for.
 
     Raises:
-        InputError: the configuration is wrong, or the run's folder could not be made.
+        InputError: the configuration is wrong.
         SystemExit: with status 2 after one line, where an argument is wrong.
     """
+    own = sys.argv[1:] if argv is None else list(argv)
     parser = _parser(script)
-    arguments = vars(parser.parse_args(argv))
+    arguments = vars(parser.parse_args(own))
     name, overrides, data_dir = (arguments.pop(key) for key in ("config", "set", "data_dir"))
     config = load(name, overrides, data_dir)
-    if config.dataset == OWN_IMAGES:
+    if config.facts.from_people:
         overrides = [*_recorded_settings(config, script, arguments), *overrides]
         config = load(name, overrides, data_dir)
-    strategy = script.sampling[arguments["sampling"]]
-    settings = getattr(strategy, "settings", ())
-    if settings and config.dataset != OWN_IMAGES:
+    elif settings := script.strategy(arguments["sampling"]).always_with:
         config = load(name, [*overrides, *settings], data_dir)
     num_trials = config.active_learning.trials
-    trials = arguments["trials"] or range(1, num_trials + 1)
-    if trials[-1] > num_trials:
+    arguments["trials"] = arguments["trials"] or range(1, num_trials + 1)
+    if arguments["trials"][-1] > num_trials:
         parser.error(f"argument --trials: there are {num_trials} trials (active_learning.trials)")
-    if config.dataset == OWN_IMAGES:
-        del arguments["trials"]
-        if arguments["processes"] > 1 and arguments["parallel"] == "trials":
-            parser.error(
-                "argument --processes: people label for one trial; --parallel data shares it"
-            )
-        if arguments.pop("overwrite"):
-            parser.error(
-                "argument --overwrite: would lose the labels that people have given; name another "
-                "--output-dir, and give them to it by --labels RUN_FOLDER/labels.csv"
-            )
-    else:
-        arguments["trials"] = trials
-        for name in ("labels", "relabel", "partial"):
-            if arguments.pop(name):
-                parser.error(f"argument --{name}: is for people's labels (--config {OWN_IMAGES})")
-    digest = _digest_of_features(parser, arguments, config, strategy)
-    identity = _identity(config, script, arguments, features=digest, settings=tuple(overrides))
+    _refuse_contradictions(parser, config, arguments)
+    identity = _identity(config, script, arguments, settings=tuple(overrides))
     for name in CHOICES:
         del arguments[name]
     options = Options(**{field.name: arguments.pop(field.name) for field in fields(Options)})
-    _refuse_what_is_no_folder(options.output_dir / identity.folder_name)
-    return {**arguments, "identity": identity, "options": options}
+    return Command(identity=identity, options=options, arguments=own, **arguments)
+
+
+def _refuse_contradictions(parser: Parser, config: Config, arguments: dict[str, Any]) -> None:
+    if not config.facts.from_people:
+        for name in ("labels", "relabel", "partial"):
+            if arguments[name]:
+                parser.error(f"argument --{name}: is for people's labels (--config {OWN_IMAGES})")
+        if config.active_learning.initial == "typical" and not arguments["features"]:
+            parser.error("argument --features: active_learning.initial=typical needs a file")
+        return
+    if arguments["processes"] > 1 and arguments["parallel"] == "trials":
+        parser.error("argument --processes: people label for one trial; --parallel data shares it")
+    if arguments["overwrite"]:
+        parser.error(
+            "argument --overwrite: would lose the labels that people have given; name another "
+            "--output-dir, and give them to it by --labels RUN_FOLDER/labels.csv"
+        )
+    if arguments["features"]:
+        parser.error(
+            f"argument --features: is for datasets whose order is known, not for {OWN_IMAGES}"
+        )
 
 
 def _identity(
@@ -159,41 +142,6 @@ def _recorded_settings(
     if not isinstance(settings, list) or not all(isinstance(each, str) for each in settings):
         raise InputError(f"{folder / 'config.yaml'}: run.settings is no list of texts; {advice}")
     return settings
-
-
-def _digest_of_features(
-    parser: Parser, arguments: dict[str, Any], config: Config, strategy: object
-) -> str | None:
-    """The SHA-256 of the file of `--features`; None where there is none, or no use for it."""
-    features, choice = arguments["features"], config.active_learning.initial
-    if config.dataset == OWN_IMAGES:
-        if arguments.pop("features"):
-            parser.error(
-                f"argument --features: is for datasets whose order is known, not for {OWN_IMAGES}"
-            )
-        return None
-    if features is None:
-        if choice == "typical":
-            parser.error("argument --features: active_learning.initial=typical needs a file")
-        return None
-    if choice != "typical" and not hasattr(strategy, "takes_features"):
-        return None
-    try:
-        return sha256(features)
-    except OSError as error:
-        parser.error(f"argument --features: {features} cannot be read ({reason(error)})")
-
-
-def _refuse_what_is_no_folder(path: Path) -> None:
-    """Refuses a run folder that could not be made, before anything slow begins."""
-    try:
-        nearest = next(p for p in (path, *path.parents) if p.exists())
-        if nearest.is_dir():
-            return
-        why = f"{nearest} is no folder"
-    except OSError as error:
-        why = reason(error)
-    raise InputError(f"--output-dir: {path} cannot be written ({why}); name another place")
 
 
 def _parser(script: EntryScript) -> Parser:

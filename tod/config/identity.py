@@ -1,6 +1,7 @@
 """What makes two runs the same, how their commands may differ, and what their files are called."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,37 @@ class Options:
     keep_predictions: bool
     quiet: bool
     tensorboard: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What a command line asks for.
+
+    Attributes:
+        identity: the run.
+        options: how it runs.
+        processes: how many share the work on this machine.
+        parallel: what these share out: `trials`, or `data`, the images of each batch.
+        trials: those to run, from 1; of people's runs, the only one.
+        overwrite: start afresh; never of people's runs.
+        features: the file of `--features`.
+        labels: files in which people give labels.
+        relabel: whether these may change labels taken before.
+        partial: go on without what is missing of the last batch.
+        arguments: as typed, for processes that run the same.
+    """
+
+    identity: Identity
+    options: Options
+    processes: int
+    parallel: str
+    trials: Sequence[int]
+    overwrite: bool
+    features: Path | None
+    labels: Sequence[Path]
+    relabel: bool
+    partial: bool
+    arguments: Sequence[str]
 
 
 def cycle_name(trial: int, cycle: int) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo
@@ -9,18 +10,49 @@ from pydantic.functional_validators import AfterValidator, field_validator
 
 from tod.config.settings import expanded
 
-TRAINING_SET_SIZES = {
-    "cifar10": 50_000,
-    "cifar100": 50_000,
-    "svhn": 73_257,
-    "caltech101": 7_766,
-    "digits": 1_437,
-}
-SIDES = {"digits": 8}
-"""Of the images, in pixels, where they are no files; of the other datasets', 32."""
 OWN_IMAGES = "own_images"
-DATASETS = (*TRAINING_SET_SIZES, "image_folder", OWN_IMAGES)
-FILE_DATASETS = ("caltech101", "image_folder", OWN_IMAGES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetFacts:
+    """What is known of a dataset before it is read; its loader is in `tod.data`.
+
+    Attributes:
+        training_images: how many a published one has.
+        paper_images: what the paper's shares of labels are of, where it is not the training set.
+        side: of the images in pixels, unless the configuration scales or crops them.
+        are_files: whether the images are files, of any size.
+        read_as_published: whether its files are read as TOD's published code reads them.
+        split_by_seed: whether the seed always draws the test set.
+        from_people: whether people give the labels.
+    """
+
+    training_images: int | None = None
+    paper_images: int | None = None
+    side: int = 32
+    are_files: bool = False
+    read_as_published: bool = False
+    split_by_seed: bool = False
+    from_people: bool = False
+
+
+DATASETS = {
+    "cifar10": DatasetFacts(training_images=50_000),
+    "cifar100": DatasetFacts(training_images=50_000),
+    "svhn": DatasetFacts(training_images=73_257),
+    "caltech101": DatasetFacts(
+        training_images=7_766,
+        paper_images=8_677,
+        are_files=True,
+        read_as_published=True,
+        split_by_seed=True,
+    ),
+    "digits": DatasetFacts(training_images=1_437, side=8),
+    "image_folder": DatasetFacts(are_files=True),
+    OWN_IMAGES: DatasetFacts(are_files=True, from_people=True),
+}
+TRAINING_SET_SIZES = {name: d.training_images for name, d in DATASETS.items() if d.training_images}
+FILE_DATASETS = [name for name, facts in DATASETS.items() if facts.are_files]
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -154,7 +186,7 @@ class Scoring(Section):
 class Config(Section):
     """A checked configuration; `name` is the file's, without its ending."""
 
-    dataset: Literal[DATASETS]
+    dataset: Literal[tuple(DATASETS)]
     data_dir: Annotated[Any, AfterValidator(_path)] = "data"
     model: Model
     images: Images = Field({})  # checked like one from a file
@@ -171,9 +203,14 @@ class Config(Section):
         return self._name
 
     @property
+    def facts(self) -> DatasetFacts:
+        """What is known of the dataset."""
+        return DATASETS[self.dataset]
+
+    @property
     def side(self) -> int:
         """Of the images that the network sees, in pixels."""
-        return self.images.size or self.images.resize or SIDES.get(self.dataset, 32)
+        return self.images.size or self.images.resize or self.facts.side
 
     def as_dict(self) -> dict[str, Any]:
         """The configuration as plain lists, dicts and values, without its name."""

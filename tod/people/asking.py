@@ -130,7 +130,7 @@ def _judged(
     """
     if len(indices) == 0:
         return []
-    others = subset if hasattr(sampling, "takes_features") else subset[:0]
+    others = subset if sampling.takes_features else subset[:0]
     scored = np.concatenate([indices, others])
     pool = trial.pool_of(scored, len(indices), "sampling beside the query")
     by_index = _by_index(pool, sampling(pool), [*reasons, *[QUERY] * len(others)])

@@ -12,10 +12,8 @@ from losses import task_losses
 from models import Outputs
 from models.inference import OfOutputs, features_alone, joined, logits_alone, outputs_of
 from models.lossnet import LossNet
-from tod.config import Config, InputError
+from tod.config import Config
 
-Strategy = Callable[["Pool"], "Query"]
-"""What a sampling strategy is."""
 Batches = Callable[[], Iterator[Tensor]]
 """Gives the same images anew at each call, in batches (N, 3, H, W)."""
 
@@ -37,48 +35,6 @@ class Query(NamedTuple):
     def best_first(self) -> np.ndarray:
         """The queried images, (query_size,), beginning with the one that matters most."""
         return self.indices[::-1] if self.best_last else self.indices
-
-
-def unsuitable(why: Callable[[Config], str | None]) -> Callable[[Strategy], Strategy]:
-    """Marks a strategy that cannot work with each configuration; `why` says so, or None."""
-
-    def marked(strategy: Strategy) -> Strategy:
-        strategy.why_unsuitable = why
-        return strategy
-
-    return marked
-
-
-def always_with(*settings: str) -> Callable[[Strategy], Strategy]:
-    """Marks a strategy that means these `KEY=VALUE` of the configuration, whatever it says."""
-
-    def marked(strategy: Strategy) -> Strategy:
-        strategy.settings = settings
-        return strategy
-
-    return marked
-
-
-def takes_features(strategy: Strategy) -> Strategy:
-    """Marks a strategy that looks at `Pool.representation`."""
-    strategy.takes_features = True
-    return strategy
-
-
-def why_unsuitable(strategy: Strategy, config: Config) -> str | None:
-    """Why a strategy cannot work with a configuration; None where it can."""
-    return getattr(strategy, "why_unsuitable", lambda config: None)(config)
-
-
-def refuse_unsuitable(strategy: Strategy, name: str, config: Config) -> None:
-    """Refuses a strategy for a configuration with which it cannot work.
-
-    Raises:
-        InputError: it cannot.
-    """
-    why = why_unsuitable(strategy, config)
-    if why is not None:
-        raise InputError(f"--sampling {name}: {why}")
 
 
 def run_here(network: nn.Module, of_outputs: OfOutputs, batches: Batches) -> tuple[Tensor, ...]:

@@ -1,0 +1,90 @@
+"""What a command starts: a run in this process, several processes, or one of their ranks."""
+
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from tod.config import PROJECT_DIR, InputError
+from tod.config.entry_script import EntryScript
+from tod.config.identity import Command
+from tod.system.files import reason, sha256
+
+
+def launch(script: EntryScript, command: Command) -> None:
+    """Runs what the command of an entry script asks for, here or in processes of its own.
+
+    The libraries of a run take seconds to import, so nothing imports them before there is work.
+    """
+    command = checked(script, command)
+    identity, options, processes = command.identity, command.options, command.processes
+    sampling, auxiliary = script.method(identity)
+
+    from tod.runs.ranks import PROCESSES, ranks_from_environment, run_as_ranks, started_by
+
+    if command.parallel == "trials":
+        processes = min(processes, len(command.trials))
+    if processes > 1 and started_by() is None:
+        start = [sys.executable, str(PROJECT_DIR / script.name), *command.arguments]
+        sys.exit(run_as_ranks(start, processes))
+    if processes > 1 and started_by() != PROCESSES:
+        raise InputError("--processes: torchrun has started the processes; leave it out")
+    if command.parallel == "data" and started_by() is None:
+        raise InputError(
+            "--parallel data: shares a trial among several processes; add --processes 2, say, or "
+            f"start them by torchrun --nproc_per_node=2 {script.name} --parallel data"
+        )
+    if identity.config.facts.from_people:
+        from tod.engine.rounds import run_round
+
+        further = {name: getattr(command, name) for name in ("labels", "relabel", "partial")}
+        run = partial(run_round, identity, sampling, auxiliary, options, **further)
+    else:
+        from tod.engine.experiment import run_experiment
+
+        further = {name: getattr(command, name) for name in ("trials", "overwrite", "features")}
+        run = partial(run_experiment, identity, sampling, auxiliary, options, **further)
+
+    ranks = ranks_from_environment()
+    if command.parallel == "trials" or ranks.world_size == 1:
+        run()
+        return
+
+    from tod.engine.data_parallel import DataParallel
+    from tod.engine.follower import follow
+
+    with DataParallel(ranks.rank, ranks.world_size, options.device) as group:
+        if ranks.is_main_process:
+            run(group=group)
+        else:
+            follow(identity, auxiliary, ranks, group, options.device, options.quiet)
+
+
+def checked(script: EntryScript, command: Command) -> Command:
+    """The command with the digest of its features, if a run of it would have no reason to refuse it
+    before anything slow begins.
+    """
+    identity = command.identity
+    strategy, _ = script.method(identity)
+    strategy.refuse_unsuitable(identity.sampling, identity.config)
+    is_used = strategy.takes_features or identity.config.active_learning.initial == "typical"
+    if command.features and is_used:
+        try:
+            identity = replace(identity, features=sha256(command.features))
+        except OSError as error:
+            raise InputError(
+                f"--features: {command.features} cannot be read ({reason(error)}); name a .npy file"
+            ) from None
+    _refuse_what_is_no_folder(command.options.output_dir / identity.folder_name)
+    return replace(command, identity=identity)
+
+
+def _refuse_what_is_no_folder(path: Path) -> None:
+    try:
+        nearest = next(p for p in (path, *path.parents) if p.exists())
+        if nearest.is_dir():
+            return
+        why = f"{nearest} is no folder"
+    except OSError as error:
+        why = reason(error)
+    raise InputError(f"--output-dir: {path} cannot be written ({why}); name another place")
