@@ -9,26 +9,17 @@ alone are one curve, over all their trials; differences are to the first run, tr
 from collections.abc import Sequence
 from pathlib import Path
 
-from tod.analysis import figures, tables
-from tod.analysis.matrix import matrix_csv, matrix_table, penalty_matrix
-from tod.analysis.results import ACCURACY, DIAGNOSTICS, read_runs
-from tod.config import InputError, cli
-from tod.system.files import write_atomically
+from tod.analysis.plots import KINDS, write_plot
+from tod.config import cli
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, draws, and shows the table."""
     parser = cli.Parser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=cli.path, metavar="RUN", help="a run's folder")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument(
-        "--paper", action="store_true", help="add the paper's published curves, dashed"
-    )
-    what.add_argument(
-        "--diagnostics",
-        action="store_true",
-        help="draw instead how well the scores estimated the loss, and what was queried",
-    )
+    kinds = parser.add_mutually_exclusive_group()
+    for kind, shows in KINDS.items():
+        kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind, help=shows)
     parser.add_argument(
         "--output",
         type=cli.path,
@@ -36,45 +27,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="the figure, in the format of its ending; the table goes beside it "
         "(default: learning_curve.png, diagnostics.png or matrix.png)",
     )
-    what.add_argument(
-        "--matrix",
-        action="store_true",
-        help="draw instead how often each method beats each other one (pairwise penalty matrix)",
-    )
     arguments = parser.parse_args(argv)
-    chosen = next((name for name in ("diagnostics", "matrix") if getattr(arguments, name)), None)
-    output = arguments.output or Path(f"{chosen or 'learning_curve'}.png")
+    name = arguments.kind if arguments.kind not in (None, "paper") else "learning_curve"
+    output = arguments.output or Path(f"{name}.png")
     if output.suffix.lower() not in (".png", ".pdf", ".svg"):
         parser.error(f"argument --output: {output} does not end in .png, .pdf or .svg")
     table = output.with_suffix(".csv")
     if table.name == "results.csv" and (table.parent / "config.yaml").exists():
         parser.error(f"argument --output: the table would replace the run's own {table}")
-
-    curves = read_runs(arguments.runs)
-    if all(curve.rows[ACCURACY].isna().all() for curve in curves):
-        raise InputError(f"{arguments.runs[0]}: no accuracy has been measured yet")
-    notes = tables.unpaired_notes(curves)
-    if arguments.matrix or arguments.diagnostics:
-        curves = [curve for curve in curves if not curve.labels_everything]  # they query nothing
-        if not curves:
-            raise InputError(f"{arguments.runs[0]}: has queried nothing; name another run")
-    if arguments.matrix and len({curve.method for curve in curves}) < 2:
-        raise InputError(f"{curves[0].folders[0]}: --matrix compares methods; name runs of two")
-    if arguments.matrix:
-        matrix = penalty_matrix(curves)
-        figure, content, notes = figures.penalty_matrix(matrix), matrix_csv(matrix), matrix.notes
-        shown = [matrix_table(matrix)]
-    elif arguments.diagnostics:
-        figure, content = figures.diagnostics(curves), tables.tidy_csv(curves, DIAGNOSTICS)
-        shown = tables.diagnostics_tables(curves)
-    else:
-        draw = figures.published_learning_curves if arguments.paper else figures.learning_curves
-        figure, content = draw(curves), tables.tidy_csv(curves)
-        shown = tables.accuracy_tables(curves)
-    write_atomically(output, figures.rendered(figure, output.suffix[1:].lower()))
-    write_atomically(table, content)
-    print("\n".join(map(tables.markdown, shown)))
-    print(*notes, f"{output}, {table}", sep="\n")
+    print(write_plot(output, arguments.runs, arguments.kind))
+    print(f"{output}, {table}")
 
 
 if __name__ == "__main__":

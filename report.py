@@ -26,11 +26,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="the page (default: %(default)s)",
     )
     arguments = parser.parse_args(argv)
-    output = arguments.output
-    if output.suffix.lower() not in (".html", ".htm"):
-        parser.error(f"argument --output: {output} does not end in .html")
-    write_report(output, read_runs(arguments.runs))
-    print(output)
+    if arguments.output.suffix.lower() not in (".html", ".htm"):
+        parser.error(f"argument --output: {arguments.output} does not end in .html")
+    write_report(arguments.output, read_runs(arguments.runs))
+    print(arguments.output)
 
 
 if __name__ == "__main__":

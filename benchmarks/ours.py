@@ -1,10 +1,7 @@
 """This project's epoch and scores, beside which the baseline is measured."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
-from tod.engine.one_rank import OneRank
 from torch import Tensor
 
 from benchmarks.workload import NUM_CLASSES
@@ -30,7 +27,6 @@ class Ours:
         labels: (N,).
         num_labeled: how many of the images, from the first, are labelled.
         device: where it runs.
-        ranks: that share the work.
     """
 
     def __init__(
@@ -42,9 +38,7 @@ class Ours:
         labels: Tensor,
         num_labeled: int,
         device: torch.device,
-        ranks: OneRank | None = None,
     ) -> None:
-        self.ranks = ranks or OneRank()
         self.images = ImageBatches(
             torch.from_numpy(pixels).permute(0, 3, 1, 2),
             torch.tensor(config.images.mean),
@@ -61,9 +55,7 @@ class Ours:
         self.backbone = networks.backbone("backbone")
         self.previous = networks.backbone("previous")
         loss = AUXILIARIES[auxiliary](config, networks)
-        self.learner = Learner(
-            config, seed, trial, self.backbone, loss, precision, ranks=self.ranks
-        )
+        self.learner = Learner(config, seed, trial, self.backbone, loss, precision)
         self.learner.start_cycle(2)
         self.batch_size = config.training.batch_size
 
@@ -76,17 +68,15 @@ class Ours:
         self.learner.epoch = 0
         self.learner.train_cycle(self.images, self.labels, self.labeled, self.unlabeled)
 
-    def _batches(self) -> Iterator[Tensor]:
-        indices = self.images.to_device(torch.arange(len(self.labels)))
-        return map(self.images.plain, indices.split(2 * self.batch_size)[self.ranks.batches])
-
     @torch.inference_mode()
     def score(self) -> Tensor:
         """TOD's scores of all images, (N,)."""
         allow_tf32(self.learner.precision == "tf32")
         backbone, previous = fold_batch_norm(self.backbone), fold_batch_norm(self.previous)
-        scores = [
-            (temporal_output_discrepancy(backbone(images)[0], previous(images)[0]),)
-            for images in self._batches()
-        ]
-        return torch.cat([found for (found,) in self.ranks.gather(scores)] or [torch.empty(0)])
+        indices = self.images.to_device(torch.arange(len(self.labels)))
+        return torch.cat(
+            [
+                temporal_output_discrepancy(backbone(images)[0], previous(images)[0])
+                for images in map(self.images.plain, indices.split(2 * self.batch_size))
+            ]
+        )

@@ -1,10 +1,7 @@
 """What is trained and scored in the measurements: the paper's CIFAR-10 step, on random bytes."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from tod.config import Config, load
@@ -28,16 +25,3 @@ def random_images(count: int) -> tuple[np.ndarray, Tensor]:
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     return pixels, torch.from_numpy(random.integers(0, NUM_CLASSES, count))
-
-
-def write_photographs(folder: Path, count: int, width: int, height: int) -> list[str]:
-    """JPEG files of soft shapes under noise, about as large as photographs are; their names."""
-    folder.mkdir(parents=True)
-    random = np.random.default_rng(0)
-    noise = random.integers(-12, 13, (height, width, 3))
-    names = [f"{number:06d}.jpg" for number in range(count)]
-    for name in names:
-        shapes = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-        pixels = np.asarray(shapes.resize((width, height), Image.Resampling.BICUBIC)) + noise
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name, quality=85)
-    return names

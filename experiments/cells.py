@@ -1,5 +1,6 @@
-"""The runs of an experiment: the command of each, and the curves that they leave."""
+"""The runs of an experiment: the command line that asks for them, and how they run at once."""
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,8 @@ from tqdm import tqdm
 import main_LL4AL
 import main_TOD
 from tod.analysis.results import Curve, read_runs
-from tod.config import PROJECT_DIR, entry_script, load
-from tod.config.identity import Identity
+from tod.config import PROJECT_DIR, InputError, cli, entry_script, load
+from tod.config.identity import Command
 from tod.engine.launch import checked
 from tod.runs.commands import Commands, share_of_machine
 from tod.runs.folder import RunFolder
@@ -26,8 +27,72 @@ PAPER = {
     "FULL/NONE": "full training",
 }
 """The paper's strategies, and their names among its curves."""
-ALL = (*(f"{sampling}/NONE" for sampling in main_TOD.SAMPLING), "TOD/TOD", "LL4AL/LL4AL")
-"""Each sampling strategy on its own, and the paper's methods with their losses."""
+OF_THE_CELLS = ("--config", "--sampling", "--auxiliary", "--seed", "--output-dir")
+"""What each cell gives its entry script itself."""
+
+
+def new_parser(description: str, output_dir: Path, seeds: Sequence[int] = (0,)) -> cli.Parser:
+    """A parser of what all scripts that run cells offer, with these defaults."""
+    parser = cli.Parser(description=description)
+    add = parser.add_argument
+    shown = " ".join(map(str, seeds))
+    add("--seed", nargs="+", type=cli.seed, default=[*seeds], help=f"default: {shown}")
+    add(
+        "--processes",
+        type=cli.positive,
+        metavar="N",
+        help="runs at once (default: as many as there are GPUs, or else cores)",
+    )
+    add("--scale", type=float, default=1.0, help="of all epochs (default: 1)")
+    add(
+        "--output-dir",
+        type=cli.path,
+        default=output_dir,
+        metavar="DIR",
+        help="where the runs' folders are made (default: %(default)s)",
+    )
+    return parser
+
+
+def parse(parser: cli.Parser, argv: Sequence[str]) -> argparse.Namespace:
+    """The command line; `further` is what follows `--` in it, for the entry scripts.
+
+    All that is wrong is refused before anything runs.
+    """
+    own, further = list(argv), []
+    if "--" in own:
+        place = own.index("--")
+        own, further = own[:place], own[place + 1 :]
+    arguments, unknown = parser.parse_known_args(own)
+    arguments.further = further
+    if unknown:
+        parser.error(
+            f"unrecognized arguments: {' '.join(unknown)}; what is for the entry scripts comes "
+            "after --, as in -- --set training.lr=0.05"
+        )
+    for config in arguments.config:
+        if load(config).facts.from_people:
+            raise InputError(f"--config {config}: its labels come from people; name another one")
+    refuse_doubles("--config", [Path(config).stem for config in arguments.config])
+    refuse_doubles("--seed", arguments.seed)
+    if not 0 < arguments.scale <= 1:
+        raise InputError(f"--scale {arguments.scale:g}: must be above 0 and at most 1")
+    for argument in further:
+        name = argument.partition("=")[0]
+        if name in OF_THE_CELLS:
+            raise InputError(f"{name}: belongs before the --")
+        if name in ("--processes", "--parallel"):
+            raise InputError(f"{name}: here --processes, before the --, runs several cells at once")
+        if name == "--overwrite":
+            raise InputError("--overwrite: remove the runs' folders instead")
+    return arguments
+
+
+def refuse_doubles(option: str, values: Sequence[object]) -> None:
+    """Refuses what is named twice."""
+    for value in values:
+        if values.count(value) > 1:
+            raise InputError(f"{option}: {value} is named twice")
 
 
 class Cell(NamedTuple):
@@ -41,61 +106,18 @@ class Cell(NamedTuple):
         return f"{self.config}, {self.strategy}, seed {self.seed}"
 
     @property
-    def choices(self) -> list[str]:
-        """Sampling strategy and auxiliary loss."""
-        return self.strategy.split("/")
-
-    @property
     def script(self) -> entry_script.EntryScript:
         """The entry script that offers its strategy."""
-        return (main_LL4AL if "LL4AL" in self.choices else main_TOD).SCRIPT
+        return (main_LL4AL if "LL4AL" in self.strategy.split("/") else main_TOD).SCRIPT
 
-    def arguments(self, output_dir: Path, scale: float, further: Sequence[str]) -> list[str]:
-        """What its script is called with, to run it or to go on with it."""
-        sampling, auxiliary = self.choices
-        return [
-            f"--config={self.config}",
-            f"--sampling={sampling}",
-            f"--auxiliary={auxiliary}",
-            f"--seed={self.seed}",
-            f"--output-dir={output_dir}",
-            *shortened_training(self.config, scale),
-            *further,
-        ]
-
-    def why_unsuitable(self, arguments: Sequence[str]) -> str | None:
-        """Why its strategy cannot work with these arguments; None where it can."""
-        identity = entry_script.parse(self.script, arguments).identity
-        return self.script.strategy(identity.sampling).why_unsuitable(identity.config)
-
-    def refuse(self, arguments: Sequence[str]) -> int:
-        """Refuses the arguments, before any cell runs, if the script would.
-
-        Returns:
-            How many cycles its run has.
-
-        Raises:
-            InputError: a value is wrong, or the run's folder is in use or holds another run.
-            SystemExit: with status 2 after one line, where there is no such argument.
-        """
-        command = checked(self.script, entry_script.parse(self.script, arguments))
-        identity, trials = command.identity, command.trials
-        path = command.options.output_dir / identity.folder_name
-        with RunFolder(path, identity, trials, trials) as folder:
-            folder.claim()
-        return len(trials) * identity.config.active_learning.cycles
-
-    def folder(self, output_dir: Path) -> Path:
-        """Where its results lie."""
-        sampling, auxiliary = self.choices
-        identity = Identity(
-            config=load(self.config),
-            entry=self.script.name,
-            sampling=sampling,
-            auxiliary=auxiliary,
-            seed=self.seed,
-        )
-        return output_dir / identity.folder_name
+    def command(self, arguments: argparse.Namespace) -> Command:
+        """What its script is asked for, to run it or to go on with it."""
+        sampling, auxiliary = self.strategy.split("/")
+        own = {"config": self.config, "sampling": sampling, "auxiliary": auxiliary}
+        own |= {"seed": self.seed, "output-dir": arguments.output_dir}
+        scaled = shortened_training(self.config, arguments.scale)
+        typed = [*(f"--{name}={value}" for name, value in own.items()), *scaled, *arguments.further]
+        return entry_script.parse(self.script, typed)
 
 
 def shortened_training(config: str, scale: float) -> list[str]:
@@ -112,57 +134,60 @@ def shortened_training(config: str, scale: float) -> list[str]:
     ]
 
 
-def run_all(
-    cells: Sequence[Cell],
-    output_dir: Path,
-    scale: float,
-    further: Sequence[str],
-    processes: int | None,
-) -> dict[Cell, int]:
-    """Runs the cells, several at once, with one bar; the exit status of each.
+def folder_of(command: Command) -> Path:
+    """Where a run leaves its results."""
+    return command.options.output_dir / command.identity.folder_name
 
-    Args:
-        cells: in this order.
-        output_dir: where their folders are made.
-        scale: of all epochs.
-        further: arguments of the entry scripts.
-        processes: how many run at once; None: as many as there are GPUs, or else cores.
 
-    Raises:
-        InputError: one of them would be refused; none has run then.
-        SystemExit: likewise, for an argument that there is not.
+def run_all(cells: Sequence[Cell], arguments: argparse.Namespace) -> dict[Cell, int]:
+    """Runs the cells that are not finished, several at once, with one bar; the status of each.
+
+    Where one would be refused, so are all, and none runs.
     """
-    to_run = {cell: cell.arguments(output_dir, scale, further) for cell in cells}
-    cycles = {cell: cell.refuse(arguments) for cell, arguments in to_run.items()}
-    commands = {
-        cell: [sys.executable, str(PROJECT_DIR / cell.script.name), *arguments, "--quiet"]
-        for cell, arguments in to_run.items()
+    commands = {cell: checked(cell.script, cell.command(arguments)) for cell in cells}
+    finished = [cell for cell, command in commands.items() if _is_finished(command)]
+    typed = {
+        cell: [sys.executable, str(PROJECT_DIR / cell.script.name), *command.arguments, "--quiet"]
+        for cell, command in commands.items()
+        if cell not in finished
     }
-    processes = min(processes or torch.cuda.device_count() or cores(), max(len(cells), 1))
-    progress = _Progress(cycles, output_dir)
+    processes = arguments.processes or torch.cuda.device_count() or cores()
+    processes = min(processes, max(len(typed), 1))
+    progress = _Progress(commands)
     with progress.bar, Commands(processes) as several:
-        return several.run(
-            commands,
-            lambda slot: share_of_machine(slot, processes),
-            progress.look,
-            progress.ended,
+        for cell in finished:
+            progress.ended(cell, 0, "", "is finished already")
+        progress.look()
+        ended = several.run(
+            typed, lambda slot: share_of_machine(slot, processes), progress.look, progress.ended
         )
+    return {cell: ended.get(cell, 0) for cell in cells}
+
+
+def _is_finished(command: Command) -> bool:
+    """Whether its run needs no process any more; refuses another run in its folder.
+
+    Where the images are said to lie elsewhere, the run itself looks whether they are the same.
+    """
+    identity, trials = command.identity, command.trials
+    with RunFolder(folder_of(command), identity, trials, trials) as folder:
+        folder.claim()
+        is_underway = folder.unfinished_trials() or any(folder.path.glob("progress/*"))
+        return not is_underway and folder.recorded()["data_dir"] == identity.config.data_dir
 
 
 class _Progress:
-    """One bar over the cycles of all runs; outside of a terminal, a line a run that has ended.
+    """One bar over the cycles of all runs; outside of a terminal, a line a run that has ended."""
 
-    Args:
-        cycles: how many each run has.
-        output_dir: where their folders are made.
-    """
-
-    def __init__(self, cycles: Mapping[Cell, int], output_dir: Path) -> None:
-        self.folders = {cell.folder(output_dir): count for cell, count in cycles.items()}
+    def __init__(self, commands: Mapping[Cell, Command]) -> None:
+        self.cycles = {
+            folder_of(c): len(c.trials) * c.identity.config.active_learning.cycles
+            for c in commands.values()
+        }
         self.num_ended = 0
         self.in_terminal = sys.stderr.isatty()
         self.bar = tqdm(
-            total=sum(cycles.values()),
+            total=sum(self.cycles.values()),
             initial=self._num_done(),  # what earlier runs have done is not this one's speed
             unit="cycle",
             disable=not self.in_terminal,
@@ -170,20 +195,20 @@ class _Progress:
         )
 
     def _num_done(self) -> int:
-        return sum(min(_num_rows(folder), count) for folder, count in self.folders.items())
+        return sum(min(_num_rows(folder), count) for folder, count in self.cycles.items())
 
     def look(self) -> None:
         """Shows how far the runs are."""
-        self.bar.set_description_str(f"{self.num_ended} of {len(self.folders)} runs", refresh=False)
+        self.bar.set_description_str(f"{self.num_ended} of {len(self.cycles)} runs", refresh=False)
         self.bar.n = self._num_done()
         self.bar.refresh()
 
-    def ended(self, cell: Cell, status: int, printed: str) -> None:
+    def ended(self, cell: Cell, status: int, printed: str, how: str = "has ended") -> None:
         """Says that a run has ended, with what it has printed."""
         self.num_ended += 1
         if printed or status or not self.in_terminal:
-            how = f"has stopped with status {status}" if status else "has ended"
-            where = f"{self.num_ended} of {len(self.folders)} runs"
+            how = f"has stopped with status {status}" if status else how
+            where = f"{self.num_ended} of {len(self.cycles)} runs"
             self.bar.write(f"{printed}{cell}: {how} ({where})", file=sys.stderr)
 
 
@@ -195,7 +220,7 @@ def _num_rows(folder: Path) -> int:
         return 0
 
 
-def curves_of(cells: Sequence[Cell], output_dir: Path) -> list[Curve]:
+def curves_of(cells: Sequence[Cell], arguments: argparse.Namespace) -> list[Curve]:
     """The curves of those cells that have results."""
-    folders = [cell.folder(output_dir) for cell in cells]
+    folders = [folder_of(cell.command(arguments)) for cell in cells]
     return read_runs([folder for folder in folders if (folder / "results.csv").exists()])

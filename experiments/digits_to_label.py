@@ -8,7 +8,6 @@ truth beside them, FOLDER/truth.csv. The second answers a batch from the truth, 
 not label it by hand.
 """
 
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from tod.config import InputError, cli
 from tod.config.settings import as_yaml, shortened
 from tod.data.published import digits
 from tod.people.requests import read_requests
-from tod.system.files import as_csv, read_table, write_atomically
+from tod.system.files import as_csv, atomic_file, read_table, write_atomically
 
 SETTINGS = (
     *("model.width=16", "images.size=8", "augmentation.flip=false", "augmentation.crop_padding=1"),
@@ -37,21 +36,15 @@ TRUTH = ["file", "class"]
 
 
 def write_pictures(folder: Path) -> None:
-    """Writes the pictures, the classes, the truth and the configuration.
-
-    Raises:
-        InputError: the folder holds something else, or they cannot be written.
-    """
+    """Writes the pictures, the classes, the truth and the configuration."""
     if folder.exists() and any(folder.iterdir()) and not (folder / NAME).exists():
         raise InputError(f"{folder}: holds other files; name a folder that is new")
     train, _, class_names, *_ = digits()
     truth = []
-    for index in range(len(train)):
-        file = f"unlabeled/{index:04d}.png"
-        content = io.BytesIO()
-        Image.fromarray(train.image(index)[0]).save(content, format="PNG")
-        write_atomically(folder / file, content.getvalue())
-        truth.append((file, class_names[int(train.labels[index])]))
+    for index, label in enumerate(train.labels.tolist()):
+        truth.append((f"unlabeled/{index:04d}.png", class_names[label]))
+        with atomic_file(folder / truth[-1][0]) as file:
+            Image.fromarray(train.image(index)[0]).save(file, format="PNG")
     table = pd.DataFrame(truth, columns=TRUTH, dtype=object)
     write_atomically(folder / "truth.csv", as_csv(table))
     write_atomically(folder / "classes.txt", "".join(f"{name}\n" for name in class_names))
@@ -61,19 +54,14 @@ def write_pictures(folder: Path) -> None:
 
 
 def answer(folder: Path, batch: Path) -> None:
-    """Writes the true labels of a batch.
-
-    Raises:
-        InputError: the batch cannot be read, or the labels cannot be written.
-    """
+    """Writes the true labels of a batch."""
     rows = read_requests(batch / "batch.csv")
     truth = {row["file"]: row["class"] for row in read_table(folder / "truth.csv", TRUTH)}
     if unknown := [row.file for row in rows if row.file not in truth]:
         raise InputError(f"{folder / 'truth.csv'}: does not know {shortened(unknown[0])}")
-    labels = pd.DataFrame([(row.file, row.sha256, truth[row.file]) for row in rows])
-    labels.columns = ["file", "sha256", "class"]
+    labels = [{"file": r.file, "sha256": r.sha256, "class": truth[r.file]} for r in rows]
     path = folder / f"labels_{batch.name}.csv"
-    write_atomically(path, as_csv(labels))
+    write_atomically(path, as_csv(pd.DataFrame(labels, dtype=object)))
     print(f"{path}: {len(labels)} labels")
 
 

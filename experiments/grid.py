@@ -17,18 +17,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiments.arguments import new_parser, parse, refuse_doubles
-from experiments.cells import ALL, PAPER, Cell, curves_of, run_all
+import main_TOD
+from experiments.cells import PAPER, Cell, curves_of, new_parser, parse, refuse_doubles, run_all
 from tod.analysis.report import write_report
 from tod.analysis.tables import accuracy_tables, markdown, unpaired_notes
 from tod.config import InputError, cli
 
+ALL = (*(f"{sampling}/NONE" for sampling in main_TOD.SAMPLING), "TOD/TOD", "LL4AL/LL4AL")
+"""Each sampling strategy on its own, and the paper's methods with their losses."""
 REFUSED = 2
 """The exit status of a run that was refused, or has diverged."""
 
 
-def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The grid's command line, and the entry scripts' further arguments."""
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The grid's command line."""
     parser = new_parser(__doc__, Path("results"))
     add = parser.add_argument
     add("--config", nargs="+", required=True, help="configurations: names or paths, as digits")
@@ -40,37 +42,48 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         f"loss, TOD/TOD and LL4AL/LL4AL (default: {' '.join(PAPER)})",
     )
     add("--only", metavar="N|none", help="run one cell of the grid, from 0, or none (default: all)")
-    arguments, further = parse(parser, argv)
-    for strategy in arguments.strategy if arguments.strategy != ["all"] else ():
-        refuse_wrong_strategy(strategy)
-    refuse_doubles("--strategy", arguments.strategy)
-    return arguments, further
+    arguments = parse(parser, argv)
+    if arguments.strategy != ["all"]:
+        for strategy in arguments.strategy:
+            refuse_wrong_strategy(strategy)
+        refuse_doubles("--strategy", arguments.strategy)
+    return arguments
 
 
 def refuse_wrong_strategy(strategy: str) -> None:
-    """Refuses what is no SAMPLING/AUXILIARY of one entry script.
-
-    Raises:
-        InputError: it is none.
-    """
+    """Refuses what is no SAMPLING/AUXILIARY of one entry script."""
     if strategy.count("/") != 1:
         raise InputError(f"--strategy {strategy}: write SAMPLING/AUXILIARY, like TOD/NONE, or all")
-    cell = Cell("", strategy, 0)
-    offers = (cell.script.sampling, cell.script.auxiliary)
-    for name, offered in zip(cell.choices, offers, strict=True):
+    script = Cell("", strategy, 0).script
+    offers = (script.sampling, script.auxiliary)
+    for name, offered in zip(strategy.split("/"), offers, strict=True):
         if name not in offered:
             raise InputError(
-                f"--strategy {strategy}: {cell.script.name} has no {name}, "
-                f"only {', '.join(offered)}"
+                f"--strategy {strategy}: {script.name} has no {name}, only {', '.join(offered)}"
             )
 
 
-def chosen(cells: Sequence[Cell], only: str | None) -> Sequence[Cell]:
-    """The cells that `--only` leaves: all, one or none.
+def cells_of(arguments: argparse.Namespace) -> list[Cell]:
+    """The grid; of all strategies, those that can work with their configuration."""
+    takes_all = arguments.strategy == ["all"]
+    strategies = ALL if takes_all else arguments.strategy
+    cells = map(Cell._make, itertools.product(arguments.config, strategies, arguments.seed))
+    if not takes_all:
+        return list(cells)
+    suitable, left_out = [], {}
+    for cell in cells:
+        identity = cell.command(arguments).identity
+        if why := cell.script.strategy(identity.sampling).why_unsuitable(identity.config):
+            left_out[f"{cell.config}, {cell.strategy}"] = why
+        else:
+            suitable.append(cell)
+    for name, why in left_out.items():
+        print(f"{name}: is left out; it {why}", file=sys.stderr)
+    return suitable
 
-    Raises:
-        InputError: there is no cell of this number.
-    """
+
+def chosen(cells: Sequence[Cell], only: str | None) -> Sequence[Cell]:
+    """The cells that `--only` leaves: all, one or none."""
     if only is None:
         return cells
     if only == "none":
@@ -80,33 +93,22 @@ def chosen(cells: Sequence[Cell], only: str | None) -> Sequence[Cell]:
     return [cells[int(only)]]
 
 
-def without_unsuitable(cells: Sequence[Cell], scale: float, further: Sequence[str]) -> list[Cell]:
-    """The cells whose strategy can work with their configuration; it says which are left out."""
-    suitable, said = [], set()
-    for cell in cells:
-        why = cell.why_unsuitable(cell.arguments(Path(), scale, further))
-        if why is None:
-            suitable.append(cell)
-        elif (cell.config, cell.strategy) not in said:
-            said.add((cell.config, cell.strategy))
-            print(f"{cell.config}, {cell.strategy}: is left out; it {why}", file=sys.stderr)
-    return suitable
-
-
-def show(cells: Sequence[Cell], output_dir: Path, with_report: bool) -> None:
+def show(cells: Sequence[Cell], arguments: argparse.Namespace) -> None:
     """The tables of all cells that have results, one configuration after the other, in Markdown;
     and a report of each.
     """
     shown = False
-    for config in dict.fromkeys(cell.config for cell in cells):
-        curves = curves_of([cell for cell in cells if cell.config == config], output_dir)
-        if curves:
-            shown = True
-            print("\n".join(map(markdown, accuracy_tables(curves))))
-            for note in unpaired_notes(curves):
-                print(note)
-        if curves and with_report:
-            path = output_dir / f"report_{Path(config).stem}.html"
+    for config in arguments.config:
+        curves = curves_of([cell for cell in cells if cell.config == config], arguments)
+        if not curves:
+            continue
+        shown = True
+        print("\n".join(markdown(table.rows) for table in accuracy_tables(curves)))
+        for note in unpaired_notes(curves):
+            print(note)
+        # Those of an array would write the report at the same time.
+        if arguments.only in (None, "none"):
+            path = arguments.output_dir / f"report_{Path(config).stem}.html"
             write_report(path, curves)
             print(path)
     if not shown:
@@ -115,23 +117,16 @@ def show(cells: Sequence[Cell], output_dir: Path, with_report: bool) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the grid, then prints its tables."""
-    arguments, further = parse_arguments(sys.argv[1:] if argv is None else argv)
-    takes_all = arguments.strategy == ["all"]
-    strategies = ALL if takes_all else arguments.strategy
-    cells = list(map(Cell._make, itertools.product(arguments.config, strategies, arguments.seed)))
-    if takes_all:
-        cells = without_unsuitable(cells, arguments.scale, further)
-    to_run = chosen(cells, arguments.only)
-    statuses = run_all(to_run, arguments.output_dir, arguments.scale, further, arguments.processes)
+    arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+    cells = cells_of(arguments)
+    statuses = run_all(chosen(cells, arguments.only), arguments)
     if arguments.scale != 1:
         print(f"epochs, milestones and detach_epoch are {arguments.scale:g} of the configured ones")
     refused = [cell for cell in cells if statuses.get(cell) == REFUSED]
     for cell in refused:
         print(f"{cell}: has stopped and is left out, see above")
     # What lies in the folder of a refused one may be of other images.
-    shown = [cell for cell in cells if cell not in refused]
-    # Those of an array would write the report at the same time.
-    show(shown, arguments.output_dir, with_report=arguments.only in (None, "none"))
+    show([cell for cell in cells if cell not in refused], arguments)
     sys.exit(max(statuses.values(), default=0))
 
 

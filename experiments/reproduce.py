@@ -11,7 +11,6 @@ epochs, milestones and detach_epoch alike. What follows `--` goes to the entry s
 """
 
 import argparse
-import itertools
 import shlex
 import sys
 from collections.abc import Sequence
@@ -19,11 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiments.arguments import new_parser, parse
-from experiments.cells import PAPER, Cell, curves_of, run_all
+from experiments.cells import PAPER, Cell, curves_of, new_parser, parse, run_all
 from tod.analysis import figures
 from tod.analysis.results import ACCURACY, Curve
-from tod.analysis.tables import Table, accuracy_tables, markdown
+from tod.analysis.tables import accuracy_tables, markdown
 from tod.config import InputError, cli
 from tod.config.settings import counted
 from tod.system.files import reason, write_atomically
@@ -32,12 +30,8 @@ SEEDS = range(5)
 """Of three runs, the order of methods changes with the seeds."""
 
 
-def paper_rows(curves: Sequence[Curve], dataset: str, header: Sequence[str]) -> Table:
-    """For each curve, the paper's accuracies at the same shares of labels, as a row of the table.
-
-    Raises:
-        InputError: the paper has no curves for this dataset.
-    """
+def paper_rows(curves: Sequence[Curve], dataset: str, header: Sequence[str]) -> list[list[str]]:
+    """For each curve, a row of the paper's accuracies at the same shares of labels."""
     published = figures.read_published_curves(dataset)
     labels = sorted({n for curve in curves for n in curve.values(ACCURACY).columns})
     rows = []
@@ -55,48 +49,32 @@ def paper_rows(curves: Sequence[Curve], dataset: str, header: Sequence[str]) -> 
 
 
 def section(
-    name: str, curves: Sequence[Curve], published: str | None, argv: Sequence[str], notes: list[str]
+    arguments: argparse.Namespace, argv: Sequence[str], curves: Sequence[Curve], paper: str | None
 ) -> str:
-    """What the results say about these runs, in Markdown.
-
-    Args:
-        name: the section's.
-        curves: of the runs.
-        published: the dataset whose values of the paper stand beside, if any.
-        argv: the command line.
-        notes: paragraphs to add.
-    """
+    """What the results say, in Markdown, beside the paper's values for a dataset."""
     accuracies, *differences = accuracy_tables(curves)
-    if published is not None:
-        accuracies += paper_rows(curves, published, accuracies[0])
-    environments = [
-        "{device}, {precision}, Python {python}, PyTorch {torch}".format(**curve.run)
-        for curve in curves
-    ]
-    made_on = "; ".join(dict.fromkeys(environments))
+    if paper is not None:
+        accuracies.rows.extend(paper_rows(curves, paper, accuracies.rows[0]))
+    made_on = "{device}, {precision}, Python {python}, PyTorch {torch}"
+    seeds = sorted({seed for curve in curves for seed in curve.images})
+    of_seeds = f"{counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))})"
+    sizes = {len(curve.trials) for curve in curves}
+    of_trials = f"{counted(max(sizes), 'trial')} {'in all' if len(sizes) == 1 else 'at most'}"
+    scaled = (
+        f"Epochs, milestones and `detach_epoch` are {arguments.scale:g} of the configured ones."
+    )
     lines = [
-        f"## {name}",
+        f"## {arguments.name}",
         f"`{shlex.join(['python', 'experiments/reproduce.py', *argv])}`",
-        f"{made_on}.",
-        *notes,
-        f"![Test accuracy against the number of labels]({figure_name(name)})",
-        evaluation(curves),
-        *(markdown(table).rstrip() for table in (accuracies, *differences)),
+        "; ".join(dict.fromkeys(made_on.format(**curve.run) for curve in curves)) + ".",
+        *([scaled] if arguments.scale != 1 else []),
+        f"![Test accuracy against the number of labels]({figure_name(arguments.name)})",
+        f"Mean ± standard deviation (n − 1) of the last epoch's test accuracy over {of_seeds}, "
+        f"{of_trials}. Differences: trial by trial, those of the same seed and number being pairs, "
+        "with the 95 % interval of their mean (Student's t).",
+        *(markdown(table.rows).rstrip() for table in (accuracies, *differences)),
     ]
     return "\n\n".join(lines)
-
-
-def evaluation(curves: Sequence[Curve]) -> str:
-    """The caption of the tables: what their numbers are."""
-    seeds = sorted({seed for curve in curves for seed in curve.images})
-    size = max(len(curve.trials) for curve in curves)
-    of_seeds = f"{counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))})"
-    most = "in all" if all(len(curve.trials) == size for curve in curves) else "at most"
-    return (
-        f"Mean ± standard deviation (n − 1) of the last epoch's test accuracy over {of_seeds}, "
-        f"{counted(size, 'trial')} {most}. Differences: trial by trial, those of the same seed and "
-        "number being pairs, with the 95 % interval of their mean (Student's t)."
-    )
 
 
 def figure_name(name: str) -> str:
@@ -105,11 +83,7 @@ def figure_name(name: str) -> str:
 
 
 def replace_section(text: str, name: str, content: str) -> str:
-    """The text with the content between the section's marks, which are added where it has none.
-
-    Raises:
-        InputError: the section has no end, so that what follows it cannot be told from it.
-    """
+    """The text with the content between the section's marks, which are added where it has none."""
     begin, end = f"<!-- {name}: written by experiments/reproduce.py -->", f"<!-- end of {name} -->"
     # The script lay there before.
     text = text.replace(begin.replace("experiments/", "benchmarks/"), begin)
@@ -121,39 +95,34 @@ def replace_section(text: str, name: str, content: str) -> str:
     return f"{before}{begin}\n{content}\n{end}{after}"
 
 
-def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The command line, and what goes to the entry scripts."""
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
     parser = new_parser(__doc__, Path("results", "reproduce"), SEEDS)
-    parser.add_argument(
-        "--config", nargs=1, default=["digits"], help="a name or path (default: digits)"
-    )
-    parser.add_argument(
-        "--trials", type=cli.positive, help="of each seed (default: the configuration's)"
-    )
-    parser.add_argument("--name", help="of the section (default: the configuration's)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--config", nargs=1, default=["digits"], help="a name or path (default: digits)")
+    add("--trials", type=cli.positive, help="of each seed (default: the configuration's)")
+    add("--name", help="of the section (default: the configuration's)")
+    add(
         "--paper",
         metavar="DATASET",
         help="whose values of the paper stand beside (default: those of the images' own, if any)",
     )
-    parser.add_argument(
+    add(
         "--output",
         type=cli.path,
         metavar="FILE",
         help="where the section is written, with its figure beside it (default: results.md beside "
         "the runs)",
     )
-    parser.add_argument(
-        "--only", choices=["none"], help="run none: write down what there is (default: run all)"
-    )
-    arguments, further = parse(parser, argv)
+    add("--only", choices=["none"], help="run none: write down what there is (default: run all)")
+    arguments = parse(parser, argv)
     arguments.name = arguments.name or Path(arguments.config[0]).stem
     arguments.output = arguments.output or arguments.output_dir / "results.md"
     if arguments.paper is not None:
         figures.read_published_curves(arguments.paper)  # refuses a wrong name before the work
     if arguments.trials is not None:
-        further.append(f"--set=active_learning.trials={arguments.trials}")
-    return arguments, further
+        arguments.further.append(f"--set=active_learning.trials={arguments.trials}")
+    return arguments
 
 
 def _read(output: Path) -> str:
@@ -167,29 +136,22 @@ def _read(output: Path) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the experiments, then writes their section."""
     argv = sys.argv[1:] if argv is None else argv
-    arguments, further = parse_arguments(argv)
+    arguments = parse_arguments(argv)
     name, output = arguments.name, arguments.output
     replace_section(_read(output), name, "")  # refuses what it cannot before the work
-    cells = list(map(Cell._make, itertools.product(arguments.config, PAPER, arguments.seed)))
-    to_run = [] if arguments.only else cells
-    statuses = run_all(to_run, arguments.output_dir, arguments.scale, further, arguments.processes)
+    (config,) = arguments.config
+    cells = [Cell(config, strategy, seed) for strategy in PAPER for seed in arguments.seed]
+    statuses = run_all([] if arguments.only else cells, arguments)
     if status := max(statuses.values(), default=0):
         print(f"{output}: is left as it was until all runs have ended", file=sys.stderr)
         sys.exit(status)
-    curves = curves_of(cells, arguments.output_dir)
+    curves = curves_of(cells, arguments)
     if not curves:
         raise InputError(f"{arguments.output_dir}: holds none of the runs yet; leave out --only")
-    dataset = arguments.paper or curves[0].config["dataset"]
-    notes = []
-    if arguments.scale != 1:
-        notes.append(
-            f"Epochs, milestones and `detach_epoch` are {arguments.scale:g} of the configured ones."
-        )
-    if dataset in figures.published_datasets():
-        figure = figures.published_learning_curves(curves, dataset)
-    else:
-        dataset, figure = None, figures.learning_curves(curves)
-    content = section(name, curves, dataset, argv, notes)
+    paper = arguments.paper or curves[0].config["dataset"]
+    paper = paper if paper in figures.published_datasets() else None
+    content = section(arguments, argv, curves, paper)
+    figure = figures.learning_curves(curves, paper)
     write_atomically(output.parent / figure_name(name), figures.rendered(figure))
     # Somebody may have written there meanwhile.
     write_atomically(output, replace_section(_read(output), name, content))

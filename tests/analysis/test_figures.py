@@ -59,7 +59,7 @@ def test_a_picture_is_drawn_of_a_single_number_and_of_any_name(tmp_path):
 
 def test_published_curves_are_dashed_over_the_share_of_labels(curves_of):
     curves = curves_of({"config": "cifar10", "training_images": 1000})
-    (axes,) = figures.published_learning_curves(curves).axes
+    (axes,) = figures.learning_curves(curves, "cifar10").axes
     assert axes.get_xlabel() == "share of the training set (%)"
     own, *published = axes.lines
     np.testing.assert_allclose(own.get_xdata(), [10, 15, 20])
@@ -75,7 +75,7 @@ def test_published_curves_are_dashed_over_the_share_of_labels(curves_of):
 def test_the_papers_shares_of_caltech101_are_of_all_its_images(curves_of):
     (curve,) = curves_of({"config": "caltech101", "training_images": 7766})
     assert figures.published_share(curve, "caltech101", 868) == pytest.approx(10.0, abs=0.01)
-    axes = figures.published_learning_curves([curve]).axes[0]
+    axes = figures.learning_curves([curve], "caltech101").axes[0]
     np.testing.assert_allclose(axes.lines[0].get_xdata(), np.array([100, 150, 200]) / 86.77)
 
 

@@ -87,7 +87,7 @@ def test_methods_without_common_seeds_are_not_compared_with_a_word(tmp_path):
 
 
 def test_the_table_ends_with_how_often_each_method_is_beaten(tmp_path):
-    header, random, tod, _, beaten = matrix_table(matrix_of(three_methods(tmp_path)))
+    header, random, tod, _, beaten = matrix_table(matrix_of(three_methods(tmp_path))).rows
     assert header[1:] == ["RANDOM sampling", "TOD sampling", "BADGE sampling"]
     assert random[1] == "–"
     assert tod[1].startswith("1.00 (")

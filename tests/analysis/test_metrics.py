@@ -76,12 +76,12 @@ def test_a_run_writes_metrics_confusion_and_the_probabilities_that_they_are_of(f
     (matrix,) = confusion.read(curve)
     assert matrix.sum(axis=1).tolist() == np.bincount(labels).tolist()
     assert 100 * np.trace(matrix) / 360 == pytest.approx(float(rows[-1]["test_accuracy"]), abs=1e-3)
-    ((header, *by_class),) = confusion.class_tables([curve])
+    ((_, (header, *by_class)),) = confusion.class_tables([curve])
     assert header == ["accuracy in each class (%)", curve.name]
     assert [digit for digit, _ in by_class] == [*"0123456789"]
     shown = np.mean([float(cell.split()[0]) for _, cell in by_class])
     assert shown == pytest.approx(float(rows[-1]["balanced_accuracy"]), abs=0.01)
-    ((_, cells),) = tables.metrics_tables([curve])
+    ((_, (_, cells)),) = tables.metrics_tables([curve])
     shown = [f"{float(rows[-1][name]):.2f} (1)" for name in ("test_accuracy", *METRICS)]
     shown[3] = f"{float(rows[-1]['nll']):.4f} (1)"
     assert cells[2:] == shown
@@ -103,7 +103,7 @@ def test_confusions_of_all_trials_and_seeds_are_read_together_and_odd_class_name
     matrices = confusion.read(curve)
     assert matrices.shape == (4, 3, 3)
     assert matrices.sum(axis=0)[2].tolist() == [2, 2, 4]
-    ((_, *by_class),) = confusion.class_tables([curve])
+    ((_, (_, *by_class)),) = confusion.class_tables([curve])
     assert [name for name, _ in by_class] == names
     assert by_class[2][1] == "50.00 ± 0.00 (4)"
     # A trial that is not as far yet is left out.
@@ -120,7 +120,7 @@ def test_the_last_cycle_is_that_of_the_highest_number_whatever_its_labels(tmp_pa
     # People have relabelled an image, then removed fifty.
     for third in ("1,3,150,", "1,3,100,"):
         (folder / "results.csv").write_text(rows.replace("1,3,200,", third), encoding="utf-8")
-        ((_, cells),) = tables.metrics_tables(read_runs([folder]))
+        ((_, (_, cells)),) = tables.metrics_tables(read_runs([folder]))
         assert cells[1:3] == [third.split(",")[2], "82.00 (1)"]
 
 

@@ -61,14 +61,14 @@ def test_equal_differences_have_no_interval(curves_of, differences):
     assert found[["difference_low", "difference_high"]].isna().all(axis=None)
     random = {"accuracies": [[80]] * 3, "sampling": "RANDOM"}
     curves = curves_of(random, {"accuracies": [[80 + d] for d in differences]})
-    _, (_, (_, cell, *_)) = tables.accuracy_tables(curves)
+    _, (_, (_, (_, cell, *_))) = tables.accuracy_tables(curves)
     assert cell == f"{np.mean(differences):+.2f} (3)"
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_minus(curves_of):
     random = {"accuracies": [[80.1, 80.3, 80.2]], "sampling": "RANDOM"}
     curves = curves_of(random, {"accuracies": [[80.1, 80.2999, 80.2]]})
-    _, (_, (_, *cells)) = tables.accuracy_tables(curves)
+    _, (_, (_, (_, *cells))) = tables.accuracy_tables(curves)
     assert cells == ["+0.00 (1)"] * 4
 
 
@@ -79,7 +79,7 @@ def test_pairs_are_matched_by_seed_and_trial(curves_of):
         {"accuracies": [[62] * 3], "seed": 1},
         {"accuracies": [[84] * 3, [2] * 3]},
     )
-    _, (_, row) = tables.accuracy_tables(curves)
+    _, (_, (_, row)) = tables.accuracy_tables(curves)
     # 84 − 80 and 62 − 60; t(0.975; 1) = 12.7062.
     assert row == ["digits, TOD sampling, seeds 0, 1", *["+3.00 [-9.71, +15.71] (2)"] * 4]
 
@@ -126,13 +126,13 @@ def test_the_share_is_of_the_images_that_the_run_had(curves_of):
     curves = curves_of({"config": "cifar10", "training_images": 400}, {"config": "svhn"})
     # Where the shares differ, no column can show both.
     for shown, expected in ((curves[:1], "100 labels (25.0 %)"), (curves, "100 labels")):
-        ((header, *_),) = tables.accuracy_tables(shown)
+        ((_, (header, *_)),) = tables.accuracy_tables(shown)
         assert header[1] == expected
 
 
 def test_what_a_run_has_not_reached_is_a_dash(curves_of):
     curves = curves_of({}, {"accuracies": [[80]], "sampling": "RANDOM"})
-    (_, first, second), (_, differences) = tables.accuracy_tables(curves)
+    (_, (_, first, second)), (_, (_, differences)) = tables.accuracy_tables(curves)
     cells = ["81.00 ± 1.41", "90.00 ± 0.00", "96.00 ± 2.83", "89.25 ± 1.06"]
     assert first[1:] == [f"{cell} (2)" for cell in cells]
     assert second[1:] == ["80.00 (1)", "–", "–", "–"]
@@ -141,8 +141,8 @@ def test_what_a_run_has_not_reached_is_a_dash(curves_of):
 
 def test_each_of_the_diagnostics_has_a_table(curves_of):
     found = tables.diagnostics_tables(curves_of({"diagnostics": results.DIAGNOSTICS}))
-    assert [table[0][0] for table in found] == list(results.DIAGNOSTICS)
-    assert found[0][1][1:] == ["1.15 ± 0.07 (2)", "2.15 ± 0.07 (2)"]
+    assert [rows[0][0] for _, rows in found] == list(results.DIAGNOSTICS)
+    assert found[0].rows[1][1:] == ["1.15 ± 0.07 (2)", "2.15 ± 0.07 (2)"]
 
 
 def test_the_tidy_csv_has_a_line_for_each_quantity(pair):
@@ -174,7 +174,7 @@ def test_the_log_ends_with_the_accuracies_by_number_of_labels(tmp_path):
         "labels  test accuracy in % (mean ± standard deviation over trials)",
         "   100  81.00 ± 1.41 (2)",
         "   150  90.50 ± 0.71 (2)",
-        "   200  94.00  (1)",
+        "   200  94.00 (1)",
     ]
 
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.memory import most_private_bytes
 from tests.support.decoding import CONFIG, load, names, no_locks
+from tests.support.memory import most_private_bytes
 from tests.support.pictures import plain, write_classes
 from tod.config.schema import Images
 from tod.data import Dataset, ImageSet, decoding, statistics

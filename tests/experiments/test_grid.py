@@ -63,7 +63,7 @@ def test_a_run_beside_others_gives_what_it_gives_alone_and_is_not_run_again(both
         assert (folder / name).read_bytes() == (both[0] / folder.name / name).read_bytes()
     times = [(folder / name).stat().st_mtime_ns for name in KEPT]
     again = run(*command)
-    assert "LL4AL/LL4AL, seed 0: has ended (" in again.stderr
+    assert "LL4AL/LL4AL, seed 0: is finished already (1 of 1 runs)" in again.stderr
     assert times == [(folder / name).stat().st_mtime_ns for name in KEPT]
 
 
@@ -76,9 +76,9 @@ def test_all_strategies_are_run_but_for_those_that_cannot(tmp_path, monkeypatch,
         grid.main([*command, f"--output-dir={tmp_path}", *only, *REST])
     methods = [f"{sampling}/NONE" for sampling in main_TOD.SAMPLING if sampling != "BALD"]
     cells = [(m, seed) for m in (*methods, "TOD/TOD", "LL4AL/LL4AL") for seed in (0, 2)]
-    ((found, *settings),) = called
+    ((found, arguments),) = called
     assert [cell[1:] for cell in found] == (cells[3:4] if only else cells)
-    assert settings == [tmp_path, 1.0, REST[1:], 2]
+    assert (arguments.output_dir, arguments.further) == (tmp_path, REST[1:])
     assert capsys.readouterr().err.count("digits, BALD/NONE: is left out; it needs dropout") == 1
 
 
@@ -95,7 +95,7 @@ def test_a_terminal_gets_one_bar_over_all_runs(tmp_path, monkeypatch):
     assert "Test acc" not in text and "has ended" not in text
     assert "| digits, RANDOM sampling" in text
     # Begun again, it starts from what there is.
-    assert re.search(r"0 of 2 runs: +100%\|[^|]*\| 4/4", shown_in_a_terminal(command))
+    assert re.search(r"2 of 2 runs: +100%\|[^|]*\| 4/4", shown_in_a_terminal(command))
 
 
 def test_a_killed_grid_goes_on_where_it_stopped(tmp_path):

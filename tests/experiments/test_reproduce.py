@@ -56,7 +56,7 @@ def test_runs_that_have_ended_are_not_run_again_and_those_of_another_command_not
     assert "holds a run with another training.momentum" in line
     before = {path: path.stat().st_mtime_ns for path in RUNS.glob("*/results.csv")}
     again = run("reproduce", *COMMAND)
-    assert again.stderr.count("has ended") == len(before) == 5
+    assert again.stderr.count("is finished already") == len(before) == 5
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert RESULTS.read_text(encoding="utf-8") == text
 

@@ -4,8 +4,11 @@ Every function writes files and returns the `Written` images: what a reader must
 """
 
 import colorsys
+import io
+import pickle
+import struct
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import scipy.io
@@ -14,7 +17,6 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from benchmarks.published import write_python2_pickle
 from tests.support.pictures import plain, write_classes
 
 CIFAR10_CLASSES = (
@@ -46,6 +48,28 @@ def two_sets(train_size: int, test_size: int, num_classes: int) -> dict[str, Wri
         labels = np.random.default_rng(seed).permutation(np.arange(size) % num_classes)
         sets[name] = coloured(labels, num_classes, seed=seed)
     return sets
+
+
+class _Python2Pickler(pickle._Pickler):
+    """Pickles as the Python 2 did that wrote the CIFAR files, where text and bytes are one type."""
+
+    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
+
+    def _save_string(self, value: str | bytes) -> None:
+        content = value.encode("latin1") if isinstance(value, str) else value
+        self.write(pickle.BINSTRING + struct.pack("<i", len(content)) + content)
+        self.memoize(value)
+
+    dispatch[str] = dispatch[bytes] = _save_string
+
+
+def write_python2_pickle(path: Path, content: object) -> None:
+    """Writes a pickle as the published CIFAR files are; its folder is made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    _Python2Pickler(buffer, protocol=2).dump(content)
+    # NumPy 2 has moved what the published files call by its old name.
+    path.write_bytes(buffer.getvalue().replace(b"cnumpy._core.", b"cnumpy.core."))
 
 
 def _write_cifar(path: Path, images: Written, **labels: list[int]) -> None:

@@ -14,11 +14,8 @@ from tod.system.files import as_csv, reason
 
 
 def as_text(predicted: np.ndarray, true: np.ndarray, class_names: Sequence[str]) -> str:
-    """A CSV: how many images of each class (rows) are taken for which (columns).
-
-    Args:
-        predicted, true: the classes of the images, (N,), from 0.
-        class_names: by class.
+    """A CSV: how many images of each class (rows) are taken for which (columns), of images whose
+    classes are `predicted` and `true`, (N,) from 0.
     """
     names = list(class_names)
     pairs = np.bincount(true * len(names) + predicted, minlength=len(names) ** 2)
@@ -31,56 +28,46 @@ def read(curve: Curve) -> np.ndarray:
     """Those of the T trials that have reached the curve's last cycle, (T, C, C).
 
     There are none where an earlier version has run.
-
-    Raises:
-        InputError: a file is damaged.
     """
     size = len(curve.run.get("class_names", ()))
-    last, found = curve.rows["cycle"].astype(int).max(), []
-    paths = [
-        path
-        for folder in curve.folders
-        for (_, cycle), path in cycle_files(folder / "confusion", ".csv").items()
-        if cycle == last
-    ]
-    for path in paths:
-        try:
-            text = path.read_text(encoding="utf-8", errors="replace")  # of the names alone
-            table = pd.read_csv(io.StringIO(text), header=None, dtype=str)
-            found.append(table.iloc[1:, 1:].to_numpy().astype(np.int64).reshape(size, size))
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{path}: cannot be read ({reason(error)}); copy it back from where the run was "
-                "made, or remove it"
-            ) from None
+    last, found = curve.rows["cycle"].max(), []
+    for folder in curve.folders:
+        for (_, cycle), path in cycle_files(folder / "confusion", ".csv").items():
+            if cycle != last:
+                continue
+            try:
+                text = path.read_text(encoding="utf-8", errors="replace")  # of the names alone
+                table = pd.read_csv(io.StringIO(text), header=None, dtype=str)
+                found.append(table.iloc[1:, 1:].to_numpy().astype(np.int64).reshape(size, size))
+            except (OSError, ValueError) as error:
+                raise InputError(
+                    f"{path}: cannot be read ({reason(error)}); copy it back from where the run "
+                    "was made, or remove it"
+                ) from None
     return np.stack(found) if found else np.empty((0, size, size), np.int64)
 
 
 def class_tables(curves: Sequence[Curve]) -> list[Table]:
-    """A row a class, a column a curve: the accuracy in the class, mean ± standard deviation
-    (trials); a table for those curves that have the same classes.
-    """
-    columns: dict[tuple[str, ...], list[tuple[str, list[str]]]] = {}
+    """A row for each class, a column for each curve; a table for curves of the same classes."""
+    columns: dict[tuple[str, ...], list[list[str]]] = {}
     for curve in curves:
         matrices = read(curve)
         if len(matrices):
             cells = [mean_and_deviation(of_trials) for of_trials in class_accuracies(matrices).T]
-            columns.setdefault(tuple(curve.run["class_names"]), []).append((curve.name, cells))
+            names = tuple(curve.run["class_names"])
+            first = ["accuracy in each class (%)", *names]
+            columns.setdefault(names, [first]).append([curve.name, *cells])
+    caption = (
+        "Accuracy in each class in %, in the last cycle: mean ± standard deviation (number of "
+        "trials)."
+    )
     return [
-        [
-            ["accuracy in each class (%)", *(name for name, _ in of_curves)],
-            *(list(row) for row in zip(class_names, *(c for _, c in of_curves), strict=True)),
-        ]
-        for class_names, of_curves in columns.items()
+        Table(caption, [*map(list, zip(*of_curves, strict=True))]) for of_curves in columns.values()
     ]
 
 
 def class_accuracies(matrices: np.ndarray) -> np.ndarray:
-    """Of each trial and class, (T, C), in %; NaN for a class without test images.
-
-    Args:
-        matrices: (T, C, C), as `read` gives them.
-    """
+    """Of each trial and class, (T, C), in %, of (T, C, C); NaN for a class without test images."""
     sizes = matrices.sum(axis=2)
     correct = matrices.diagonal(axis1=1, axis2=2)
     return 100 * np.where(sizes, correct, np.nan) / np.maximum(sizes, 1)

@@ -4,7 +4,7 @@ import functools
 import io
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,31 +31,24 @@ def of_query(
 ) -> bytes:
     """The contact sheet of one query, as a PNG file: below a title, two groups of images in rows.
 
-    Args:
-        subset: training set indices of the images that were scored, (M,).
-        scores: their scores, (M,).
-        queried: training set indices of the images that were queried.
-        dataset: what the indices refer to.
+    `subset` has the training set indices of the scored images, (M,), and `scores` theirs, (M,);
+    `queried` has the indices of the queried ones.
     """
-    class_names = drawable(dataset.class_names, "class")
+    images, class_names = dataset.train, drawable(dataset.class_names, "class")
+
+    def shown(position: int) -> Image.Image:
+        index = subset[position]
+        name = class_names[int(images.labels[index])]
+        return tile(images.image(index), name, scores[position])
+
     title, groups = choose(scores, np.isin(subset, queried))
-
-    def tiles(positions: np.ndarray) -> Iterator[Image.Image]:
-        for position in positions:
-            index = subset[position]
-            name = class_names[int(dataset.train.labels[index])]
-            yield tile(dataset.train.image(index), name, scores[position])
-
-    return _sheet(title, [(heading, [*tiles(positions)]) for heading, positions in groups])
+    return _sheet(title, [(heading, [*map(shown, positions)]) for heading, positions in groups])
 
 
 def of_batch(number: int, pictures: Sequence[bytes], captions: Sequence[tuple[str, str]]) -> bytes:
     """The contact sheet of a batch that people are to label, as a PNG file.
 
-    Args:
-        number: of the batch.
-        pictures: the images as files, best first.
-        captions: two lines for each.
+    The pictures are image files, best first; their captions are two lines each.
     """
     names = drawable([name for name, _ in captions[:IMAGES_OF_BATCH]], "class")
     tiles = [
@@ -70,19 +63,19 @@ def of_batch(number: int, pictures: Sequence[bytes], captions: Sequence[tuple[st
 def _sheet(title: str, groups: Sequence[tuple[str, Sequence[Image.Image]]]) -> bytes:
     """Groups of tiles in rows, each below its heading, as a PNG file."""
     width, height, head = TILE + GAP, TILE + 2 * LINE + GAP, GAP + LINE + GAP // 2
-    rows = sum(math.ceil(len(tiles) / COLUMNS) for _, tiles in groups)
+    rows = [math.ceil(len(tiles) / COLUMNS) for _, tiles in groups]
     y = GAP + LINE
-    size = (GAP + COLUMNS * width, y + len(groups) * head + rows * height)
+    size = (GAP + COLUMNS * width, y + len(groups) * head + sum(rows) * height)
     sheet = Image.new("RGB", size, "white")
     canvas = ImageDraw.Draw(sheet)
     canvas.text((GAP, GAP), title, "black", font())
-    for heading, tiles in groups:
+    for (heading, tiles), num_rows in zip(groups, rows, strict=True):
         canvas.text((GAP, y + GAP), heading, "black", font())
         y += head
         for number, image in enumerate(tiles):
-            place = (GAP + number % COLUMNS * width, y + number // COLUMNS * height)
-            sheet.paste(image, place)
-        y += math.ceil(len(tiles) / COLUMNS) * height
+            row, column = divmod(number, COLUMNS)
+            sheet.paste(image, (GAP + column * width, y + row * height))
+        y += num_rows * height
     content = io.BytesIO()
     # Run lengths alone: a third of the time that zlib's default takes, for a tenth more bytes.
     sheet.save(content, format="PNG", compress_type=zlib.Z_RLE)
@@ -95,14 +88,10 @@ def choose(scores: np.ndarray, is_queried: np.ndarray) -> tuple[str, list[tuple[
     These are the highest scores of the queried and the lowest of the others; or, where the lowest
     were queried, as in TOD's first cycle, the other way round.
 
-    Args:
-        scores: (M,), of the scored images.
-        is_queried: (M,), whether each was queried.
-
     Returns:
         A title that says by which scores the images were queried, where the scores show it; and
         for either part, unless it is empty, a heading and the positions of its images among the
-        scored ones, in the order shown.
+        M scored ones, in the order shown.
     """
     ascending = np.argsort(scores, kind="stable")
     queried, left = ascending[is_queried[ascending]], ascending[~is_queried[ascending]]
@@ -115,22 +104,21 @@ def choose(scores: np.ndarray, is_queried: np.ndarray) -> tuple[str, list[tuple[
             order = order if highest else order[::-1]
             title = f"the {len(queried)} {order[0]} of {len(scores)} scores were queried"
     groups = []
-    for what, which, positions in zip(
-        ("queried", "not queried"), order, (queried, left), strict=True
-    ):
-        count = len(positions)
-        heading = f"{what}: all {count}, {which} score first"
-        if count > IMAGES_PER_GROUP:
-            heading = f"{what}: the {IMAGES_PER_GROUP} {which} scores of {count}, {which} first"
-        if count:
-            in_order = positions[::-1] if which == "highest" else positions
-            groups.append((heading, in_order[:IMAGES_PER_GROUP]))
+    parts = (("queried", queried), ("not queried", left))
+    for which, (what, positions) in zip(order, parts, strict=True):
+        shown = f"all {len(positions)}, {which} score first"
+        if len(positions) > IMAGES_PER_GROUP:
+            shown = f"the {IMAGES_PER_GROUP} {which} scores of {len(positions)}, {which} first"
+        in_order = positions[::-1] if which == "highest" else positions
+        if len(positions):
+            groups.append((f"{what}: {shown}", in_order[:IMAGES_PER_GROUP]))
     return title, groups
 
 
 def tile(pixels: np.ndarray, name: str, score: float) -> Image.Image:
     """An image (3, H, W) uint8, and below it its class and score: TILE wide, two lines higher."""
-    return _captioned(thumbnail(pixels), name, f"{score:.4g}")
+    image = Image.merge("RGB", [Image.fromarray(channel) for channel in pixels])
+    return _captioned(_fitting(image), name, f"{score:.4g}")
 
 
 def _captioned(image: Image.Image, name: str, text: str) -> Image.Image:
@@ -142,12 +130,8 @@ def _captioned(image: Image.Image, name: str, text: str) -> Image.Image:
     return whole
 
 
-def thumbnail(pixels: np.ndarray) -> Image.Image:
-    """An image (3, H, W) uint8 to fit a tile: whole pixels enlarged, photographs reduced."""
-    return _fitting(Image.merge("RGB", [Image.fromarray(channel) for channel in pixels]))
-
-
 def _fitting(image: Image.Image) -> Image.Image:
+    """An image that fits a tile: small ones enlarged by whole pixels, photographs reduced."""
     factor = TILE // max(image.size)
     if factor >= 1:
         return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
@@ -157,8 +141,7 @@ def _fitting(image: Image.Image) -> Image.Image:
 
 def fitted(text: str) -> str:
     """As much of a text as fits under a tile, with dots for the rest."""
-    text = "".join(c if c.isprintable() else "?" for c in text[:TILE])
-    shown = text
+    text = shown = "".join(c if c.isprintable() else "?" for c in text[:TILE])
     letters = font(text)
     while letters.getlength(shown) > TILE:
         text = text[:-1]

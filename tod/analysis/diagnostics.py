@@ -22,23 +22,16 @@ def query_diagnostics(
 ) -> dict[str, str]:
     """The columns of `results.csv` that judge one query; a cell without a finite value is empty.
 
-    Args:
-        scores: the strategy's score of each image of the subset, (M,).
-        losses: its true loss, (M,).
-        misclassified: whether the network's prediction is wrong, (M,) bool.
-        labels: its class, (M,), from 0.
-        queried: whether it was queried, (M,) bool.
+    All arguments are (M,), of the images that were scored: `losses` are the true ones, `labels` the
+    classes from 0, and `queried` and `misclassified` are of bool.
 
     Returns:
-        `score_loss_spearman`: Spearman's rank correlation of score and true loss, from −1 to 1; it
-        has no value where all scores or all losses are equal.
+        `score_loss_spearman`: the rank correlation of score and true loss, from −1 to 1.
         `score_error_auroc`: the area under the ROC curve of the score as a detector of
-        misclassified images: 1 where each of these has a higher score than all others, 0.5 by
-        chance; it has no value where all images are misclassified, or none.
-        `queried_mean_loss`, `unqueried_mean_loss`: the mean true loss of either part of the
-        subset; the latter has no value where all images were queried.
-        `queried_class_entropy`: the entropy of the class frequencies among the queried, in nats:
-        from 0, where all are of one class, to ln C, where all C classes are equally frequent.
+        misclassified images: 0.5 by chance, no value where all images are misclassified, or none.
+        `queried_mean_loss`, `unqueried_mean_loss`: the mean true loss of either part.
+        `queried_class_entropy`: of the class frequencies among the queried, in nats: from 0, where
+        all are of one class, to ln C, where all C classes are equally frequent.
     """
     # Together more than a second: only a run waits for them.
     from scipy.stats import entropy

@@ -15,7 +15,7 @@ from tod.analysis.matrix import PenaltyMatrix
 from tod.analysis.results import ACCURACY, DIAGNOSTICS, Curve
 from tod.analysis.tables import shared_training_images, summarized
 from tod.config import InputError
-from tod.config.schema import TRAINING_SET_SIZES
+from tod.config.schema import DATASETS
 from tod.config.settings import shortened
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAPER_CURVES = Path(__file__).with_name("paper_curves.csv")
-PAPER_SHARE = {"caltech101": TRAINING_SET_SIZES["caltech101"] / 8_677}
-"""The paper's shares of labels are of the training set, but of all images in Caltech-101."""
 CURVES_BESIDE_A_LEGEND = 6
 """More, and a legend within the axes would hide them."""
 CELLS_WITH_NUMBERS = 30
@@ -40,56 +38,41 @@ PANELS = (
 """Of the diagnostics: label, columns (solid, dashed), and what a random score reaches."""
 
 
-def learning_curves(curves: Sequence[Curve]) -> "Figure":
-    """Test accuracy against the number of labels, and against their share where it is known."""
-    figure = _new_figure(7, 4.8)
-    (axes,) = figure.axes
-    for number, curve in enumerate(curves):
-        _draw_mean(axes, curve, ACCURACY, number)
-    is_audited = all(curve.is_audited for curve in curves)
-    measured = "accuracy on audited images (%)" if is_audited else "test accuracy (%)"
-    axes.set(xlabel="labelled images", ylabel=measured)
-    size = shared_training_images(curves)
-    if size:
-        share = axes.secondary_xaxis(
-            "top", functions=(lambda n: 100 * n / size, lambda s: s * size / 100)
-        )
-        share.set_xlabel("share of the training set (%)")
-    _add_legend(figure, axes)
-    return figure
+def learning_curves(curves: Sequence[Curve], paper: str | None = None) -> "Figure":
+    """Test accuracy against the number of labels, and against their share where it is known.
 
-
-def published_learning_curves(curves: Sequence[Curve], dataset: str | None = None) -> "Figure":
-    """Test accuracy against the share of labels, with the paper's curves dashed.
-
-    The paper's are those for `dataset`; None: for the runs' own.
-
-    Raises:
-        InputError: the paper has no curves for it, or the runs are not all of one dataset.
+    With the paper's curves for a dataset, dashed, it is drawn against the share alone.
     """
-    own = list(dict.fromkeys(curve.config["dataset"] for curve in curves))
-    if dataset is None and len(own) > 1:
-        raise InputError(f"--paper: name runs of one dataset, not of {' and '.join(own)}")
-    dataset = dataset or own[0]
-    published = read_published_curves(dataset)
+    published = read_published_curves(paper) if paper else {}
     figure = _new_figure(7, 4.8)
     (axes,) = figure.axes
     for number, curve in enumerate(curves):
-        _draw_mean(axes, curve, ACCURACY, number, published_share(curve, dataset, 1))
+        share = published_share(curve, paper, 1) if paper else 1
+        _draw_mean(axes, curve, ACCURACY, number, share)
     for number, (method, (shares, accuracies)) in enumerate(published.items(), start=len(curves)):
         style = {"color": f"C{number % 10}", "label": f"{method} (paper)"}
         if len(shares) == 1:  # all labels, to which no curve of a tenth of them need be stretched
             axes.axhline(accuracies[0], linestyle=":", **style)
         else:
             axes.plot(shares, accuracies, marker=".", linestyle="--", **style)
-    axes.set(xlabel="share of the training set (%)", ylabel="test accuracy (%)")
+    size, share = shared_training_images(curves), "share of the training set (%)"
+    if size and not paper:
+        functions = (lambda n: 100 * n / size, lambda s: s * size / 100)
+        axes.secondary_xaxis("top", functions=functions).set_xlabel(share)
+    is_audited = all(curve.is_audited for curve in curves)
+    measured = "accuracy on audited images (%)" if is_audited else "test accuracy (%)"
+    axes.set(xlabel=share if paper else "labelled images", ylabel=measured)
     _add_legend(figure, axes)
     return figure
 
 
 def published_share(curve: Curve, dataset: str, num_labeled: int) -> float:
-    """The share of labels in %, as the paper counts it for this dataset."""
-    return 100 * num_labeled / curve.training_images * PAPER_SHARE.get(dataset, 1.0)
+    """The share of labels in %, as the paper counts it for this dataset: of Caltech-101, among all
+    images, not those of the training set alone.
+    """
+    facts = DATASETS[dataset]
+    ratio = facts.training_images / (facts.paper_images or facts.training_images)
+    return 100 * num_labeled / curve.training_images * ratio
 
 
 def published_datasets() -> list[str]:
@@ -98,13 +81,8 @@ def published_datasets() -> list[str]:
 
 
 def read_published_curves(dataset: str) -> dict[str, tuple[list[float], list[float]]]:
-    """The paper's curves, read from its figure to about ±0.2 points.
-
-    Returns:
-        By method: the shares of labels in %, and the mean accuracies in %.
-
-    Raises:
-        InputError: the paper has none for this dataset.
+    """By method, the shares of labels and the mean accuracies of the paper's curves, in %, as read
+    from its figure to about ±0.2 points.
     """
     published = pd.read_csv(PAPER_CURVES, index_col="dataset")
     if dataset not in published.index:
@@ -122,11 +100,7 @@ def has_diagnostics(curve: Curve) -> bool:
 
 
 def diagnostics(curves: Sequence[Curve]) -> "Figure":
-    """How well the scores estimated the loss, and what was queried, in four panels.
-
-    Raises:
-        InputError: a run has recorded nothing of this.
-    """
+    """How well the scores estimated the loss, and what was queried, in four panels."""
     for curve in curves:
         if not has_diagnostics(curve):
             raise InputError(
@@ -162,11 +136,8 @@ def penalty_matrix(matrix: PenaltyMatrix) -> "Figure":
 
 
 def confusion(matrices: np.ndarray, class_names: Sequence[str]) -> "Figure":
-    """Which share of each class (rows) is taken for which (columns), the mean over trials.
-
-    Args:
-        matrices: how many images are, (T, C, C).
-        class_names: by class.
+    """Which share of each class (rows) is taken for which (columns), the mean over trials, of how
+    many images are, (T, C, C).
     """
     names = fonts.drawable([shortened(name, 30) for name in class_names], "class")
     counts = matrices.sum(axis=0)
@@ -228,11 +199,11 @@ def _new_figure(width: float, height: float, rows: int = 1, columns: int = 1) ->
 def _draw_mean(
     axes: "Axes", curve: Curve, column: str, number: int, share: float = 1, linestyle: str = "-"
 ) -> None:
-    """A column's mean over trials as a line, and its standard deviation as a band around it.
+    """A column's mean over trials as a line, within a band of its standard deviation, or of the
+    95 % interval of an accuracy that audits have measured.
 
-    An accuracy that was measured by audits has their 95 % interval as its band. The abscissa adds
-    up the share of each label; 1 counts them. Colour and marker come from the curve's number: no
-    other one has them until there are very many.
+    The abscissa adds up the share of each label; 1 counts them. Colour and marker come from the
+    curve's number: no other one has them until there are very many.
     """
     found = summarized(curve.values(column))
     labels, mean, std = found.index * share, found["mean"], found["std"].fillna(0)

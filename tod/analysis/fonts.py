@@ -2,13 +2,12 @@
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 log = logging.getLogger("tod")
 
 
-@functools.cache
 def own_font() -> str:
     """The file of matplotlib's font: the one in Pillow has no letters but those of English."""
     import matplotlib
@@ -20,9 +19,12 @@ def own_font() -> str:
 def font_for(text: str) -> str | None:
     """The file of a font that has all letters of a text; None where there is none."""
     letters = {ord(letter) for letter in text if letter.isprintable() and not letter.isspace()}
-    if letters <= _letters(own_font()):
-        return own_font()
-    return next((path for path in system_fonts() if letters <= _letters(path)), None)
+    return next((path for path in _files() if letters <= _letters(path)), None)
+
+
+def _files() -> Iterator[str]:
+    yield own_font()
+    yield from system_fonts()
 
 
 @functools.cache
@@ -45,28 +47,22 @@ def _letters(path: str) -> frozenset[int]:
 
 
 def families(texts: Sequence[str]) -> list[str]:
-    """What matplotlib calls the fonts that these texts need, its own first."""
-    return [
-        _family(path) for path in dict.fromkeys([own_font(), *filter(None, map(font_for, texts))])
-    ]
+    """What matplotlib calls the fonts that these texts need: it looks for a letter in each."""
+    return [*map(_family, dict.fromkeys([own_font(), *filter(None, map(font_for, texts))]))]
 
 
 @functools.cache
 def _family(path: str) -> str:
-    """What matplotlib calls a font; it learns of those that are not its own, each once."""
     from matplotlib import font_manager
 
-    if path != own_font():
-        font_manager.fontManager.addfont(path)
+    font_manager.fontManager.addfont(path)
     return font_manager.FontProperties(fname=path).get_name()
 
 
 def drawable(names: Sequence[str], called: str) -> list[str]:
-    """The names, each that no font has the letters of by its number; the log says so once.
+    """The names, each that no font has the letters of by its number, as the log says once.
 
-    Args:
-        names: of the classes, or of the curves.
-        called: what they are, for the log.
+    They are `called` a class, or a run.
     """
     missing = tuple(name for name in names if font_for(name) is None)
     if missing:

@@ -12,15 +12,13 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtr
 
-from tod.analysis.results import ACCURACY, Curve
+from tod.analysis.results import ACCURACY, Curve, grouped
 from tod.analysis.tables import SAME, Table
-from tod.system.files import as_csv
 
 LEVEL = 0.05
 FEWEST_PAIRS = 5
 """Accuracies come in steps of a test image: the differences of fewer pairs are easily the same, or
 nearly, also where methods are equal."""
-TITLE = "share of label sizes at which the row beats the column (after Holm's correction)"
 
 
 class PenaltyMatrix(NamedTuple):
@@ -30,8 +28,7 @@ class PenaltyMatrix(NamedTuple):
         shares: of the label sizes, by winner (rows) and loser (columns); NaN where the two were
             never run with the same seeds.
         corrected: the same with Holm's correction over all tests of the matrix.
-        tests: one a setting, pair of methods and number of labels: `setting`, `method`, `other`,
-            `num_labeled`, `pairs`, `difference`, `p`, `p_holm`.
+        tests: one a setting, pair of methods and number of labels.
         notes: which runs are not compared, and why.
     """
 
@@ -44,17 +41,14 @@ class PenaltyMatrix(NamedTuple):
 def penalty_matrix(curves: Sequence[Curve]) -> PenaltyMatrix:
     """The matrix of these runs, whatever their order.
 
-    Those that differ in the method alone, which includes its loss's settings, are of one setting.
-
-    Runs that label everything at once query nothing, and are left out.
-
-    At each number of labels, the paired differences of two methods' accuracies are tested two-sided
-    by Student's t at 5 %. A setting counts as a whole, however many label sizes it has.
+    Those that differ in the method alone, which includes its loss's settings, are of one setting,
+    which counts as a whole, however many label sizes it has. At each of these, the paired
+    differences of two methods' accuracies are tested two-sided by Student's t at 5 %. Runs that
+    label everything at once query nothing, and are left out.
     """
     curves = [curve for curve in curves if not curve.labels_everything]
-    methods = list(dict.fromkeys(curve.method for curve in curves))
     rows, notes, uncompared = [], [], {}
-    settings = _settings(curves)
+    settings = grouped(curves, Curve.is_of_one_setting_with)
     for number, setting in enumerate(settings):
         for a, b in itertools.combinations(setting, 2):
             why = "of one method" if a.method == b.method else b.why_not_paired(a)
@@ -71,21 +65,9 @@ def penalty_matrix(curves: Sequence[Curve]) -> PenaltyMatrix:
     columns = ["setting", "method", "other", "num_labeled", "pairs", "difference", "p"]
     tests = pd.DataFrame(rows, columns=columns)
     tests["p_holm"] = holm(tests["p"].to_numpy(dtype=float))
+    methods = list(dict.fromkeys(curve.method for curve in curves))
     shares, corrected = (_shares(tests, methods, p) for p in ("p", "p_holm"))
     return PenaltyMatrix(shares, corrected, tests, notes)
-
-
-def _settings(curves: Sequence[Curve]) -> list[list[Curve]]:
-    """The curves that differ in the method alone, together."""
-    settings: list[list[Curve]] = []
-    for curve in curves:
-        for setting in settings:
-            if curve.setting == setting[0].setting:
-                setting.append(curve)
-                break
-        else:
-            settings.append([curve])
-    return settings
 
 
 def _tests(a: Curve, b: Curve) -> list[dict[str, object]]:
@@ -94,13 +76,11 @@ def _tests(a: Curve, b: Curve) -> list[dict[str, object]]:
     Where all differences are 0, as before the first query, there is nothing to test.
     """
     found = []
-    differences = (a.values(ACCURACY) - b.values(ACCURACY)).dropna(how="all")
-    for num_labeled, column in differences.items():
+    for num_labeled, column in (a.values(ACCURACY) - b.values(ACCURACY)).items():
         values = column.dropna().to_numpy()
         if len(values) >= FEWEST_PAIRS and values.any():
-            cells = (a.method, b.method, num_labeled, len(values), values.mean(), paired_p(values))
-            names = ("method", "other", "num_labeled", "pairs", "difference", "p")
-            found.append(dict(zip(names, cells, strict=True)))
+            test = {"num_labeled": num_labeled, "pairs": len(values), "difference": values.mean()}
+            found.append({"method": a.method, "other": b.method, **test, "p": paired_p(values)})
     return found
 
 
@@ -129,9 +109,8 @@ def holm(p: np.ndarray) -> np.ndarray:
 def _shares(tests: pd.DataFrame, methods: Sequence[str], p: str) -> pd.DataFrame:
     """By winner and loser: the mean over settings of the share of label sizes."""
     shares = pd.DataFrame(np.nan, index=methods, columns=methods)
-    significant = tests[p] < LEVEL
     for winner, loser, sign in (("method", "other", 1), ("other", "method", -1)):
-        wins = (significant & (sign * tests["difference"] > 0)).astype(float)
+        wins = ((tests[p] < LEVEL) & (sign * tests["difference"] > 0)).astype(float)
         by_setting = wins.groupby([tests[winner], tests[loser], tests["setting"]]).mean()
         for (row, column), share in by_setting.groupby(level=[0, 1]).mean().items():
             shares.loc[row, column] = share
@@ -143,20 +122,23 @@ def matrix_table(matrix: PenaltyMatrix) -> Table:
 
     In parentheses, the same after Holm's correction.
     """
-    pairs = (matrix.shares, matrix.corrected)
-    beaten = [shares.mean() for shares in pairs]
+    last = "is beaten, on average"
+    shares, corrected = (
+        pd.concat([found, found.mean().to_frame(last).T])
+        for found in (matrix.shares, matrix.corrected)
+    )
     rows = [
-        [name, *(_cell(*(shares.loc[name, other] for shares in pairs)) for other in matrix.shares)]
-        for name in matrix.shares.index
+        [name, *map(_cell, shares.loc[name], corrected.loc[name])]
+        for name in (*matrix.shares, last)
     ]
-    last = ["is beaten, on average", *(_cell(*values) for values in zip(*beaten, strict=True))]
-    return [[TITLE, *matrix.shares.columns], *rows, last]
+    title = "share of label sizes at which the row beats the column (after Holm's correction)"
+    caption = (
+        "Pairwise penalty matrix: the share of label sizes at which the method of the row is "
+        "better than that of the column, by a paired two-sided t-test at 5 % of five pairs or more "
+        "(after Holm's correction); a dash: not compared."
+    )
+    return Table(caption, [[title, *matrix.shares.columns], *rows])
 
 
 def _cell(share: float, corrected: float) -> str:
     return "–" if np.isnan(share) else f"{share:.2f} ({corrected:.2f})"
-
-
-def matrix_csv(matrix: PenaltyMatrix) -> str:
-    """The tests behind the matrix, as CSV."""
-    return as_csv(matrix.tests)

@@ -19,18 +19,11 @@ NEARLY_SOLVED = 95.0
 
 
 def metrics_of_test_set(logits: Tensor, labels: Tensor) -> dict[str, str]:
-    """The columns of `results.csv` about the test set; without an image, the accuracy is NaN.
+    """The columns of `results.csv` about the test set, of logits (N, C) and labels (N,).
 
-    Args:
-        logits: of the test images, (N, C), on the host.
-        labels: their classes, (N,).
-
-    Returns:
-        `test_accuracy`: in %.
-        `balanced_accuracy`: the mean over classes of the accuracy in each, in %.
-        `macro_f1`: the mean over classes of the F1 score, in %. Both: of those with test images.
-        `nll`: the mean negative log-likelihood of the true class, in nats.
-        `ece`: the expected calibration error in %, see `calibration_error`.
+    All are in %, but for `nll`, the mean negative log-likelihood of the true class in nats. The
+    balanced accuracy and the macro F1 are means over the classes with test images. Without an
+    image, the accuracy is NaN.
     """
     if len(labels) == 0:
         return {ACCURACY: "nan", **dict.fromkeys(METRICS, "")}
@@ -44,29 +37,18 @@ def metrics_of_test_set(logits: Tensor, labels: Tensor) -> dict[str, str]:
         # It warns of a class that is predicted, but has no test image.
         warnings.simplefilter("ignore", UserWarning)
         balanced = balanced_accuracy_score(true, predicted)
-    percents = (
-        correct.sum() / len(true),
-        balanced,
-        f1_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0),
-        calibration_error(confidences, correct),
-    )
-    accuracy, balanced, f1, error = (f"{100 * share:.4f}" for share in percents)
+    f1 = f1_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0)
+    shares = (correct.mean(), balanced, f1, calibration_error(confidences, correct))
+    *percents, error = (f"{100 * share:.4f}" for share in shares)
     likelihood = f"{cross_entropy(logits, labels).item():.6g}"
-    return {
-        ACCURACY: accuracy,
-        **dict(zip(METRICS, (balanced, f1, likelihood, error), strict=True)),
-    }
+    return dict(zip((ACCURACY, *METRICS), (*percents, likelihood, error), strict=True))
 
 
 def calibration_error(confidences: np.ndarray, correct: np.ndarray) -> float:
     """The expected calibration error, with 15 equal bins of confidence (Guo et al., ICML 2017).
 
-    Args:
-        confidences: the likeliest class's probability of each image, (N,).
-        correct: whether that is its class, (N,) bool.
-
-    Returns:
-        `Σ_b n_b/N · |accuracy in b − mean confidence in b|`, from 0 to 1.
+    It is `Σ_b n_b/N · |accuracy in b − mean confidence in b|`, from 0 to 1, where `confidences` are
+    the likeliest classes' probabilities, (N,), and `correct` says whether these are right, (N,).
     """
     bins = np.ceil(confidences * BINS).astype(np.int64)  # ((b − 1)/15, b/15] is bin b
     gaps = np.bincount(bins, weights=correct - confidences)
@@ -82,13 +64,9 @@ def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:
 
 
 def why_nothing_seems_learnt(accuracies: Sequence[float], labels: Tensor) -> str:
-    """What the accuracies give reason to doubt; nothing where they give none, or mean little.
+    """What the accuracies of a trial's cycles, in %, give reason to doubt: '' where they give none.
 
-    Chance is to name the largest class of the test set always.
-
-    Args:
-        accuracies: of a trial's cycles, in %, the last one's at the end.
-        labels: the classes of the test images, (N,).
+    Chance is to name always the largest class of the test set, of these labels (N,).
     """
     count = len(labels)
     if count < FEW_IMAGES:

@@ -21,17 +21,10 @@ log = logging.getLogger("tod")
 def write_query(
     path: Path, subset: np.ndarray, scores: np.ndarray, queried: np.ndarray, dataset: "Dataset"
 ) -> None:
-    """Writes what was queried, an image a line in the order queried, and its contact sheet.
+    """Writes a CSV of what was queried, in the order queried, and beside it its contact sheet.
 
-    Args:
-        path: the CSV file; the sheet goes beside it.
-        subset: training set indices of the images that were scored, (M,).
-        scores: their scores, (M,).
-        queried: training set indices of the images that were queried.
-        dataset: what the indices refer to.
-
-    Raises:
-        InputError: a file cannot be written.
+    `subset` has the training set indices of the scored images, (M,), and `scores` theirs, (M,);
+    `queried` has the indices of the queried ones.
     """
     score_of = dict(zip(subset.tolist(), scores.tolist(), strict=True))
     table = _labelled(queried, dataset)
@@ -42,37 +35,22 @@ def write_query(
 
 
 def write_first_labels(path: Path, labeled: np.ndarray, dataset: "Dataset") -> None:
-    """Writes which images, by their training set indices, have a label before the first cycle.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Writes which images, by their training set indices, have a label before the first cycle."""
     write_atomically(path, as_csv(_labelled(labeled, dataset)))
 
 
 def _labelled(indices: np.ndarray, dataset: "Dataset") -> pd.DataFrame:
     """The columns `index`, `label` and `class` of images, and `file` where they are files."""
     images = dataset.train
-    labels = images.labels[indices].tolist()
-    table = pd.DataFrame({"index": indices}, dtype=object)
-    table["label"] = labels
-    table["class"] = [dataset.class_names[label] for label in labels]
+    table = pd.DataFrame({"index": indices, "label": images.labels[indices].numpy()}, dtype=object)
+    table["class"] = [dataset.class_names[label] for label in table["label"]]
     if images.names is not None:
         table["file"] = [images.names[index] for index in indices]
     return table
 
 
 def write_confusion(path: Path, logits: Tensor, dataset: "Dataset") -> None:
-    """Writes how many test images of each class (rows) are taken for which (columns).
-
-    Args:
-        path: the CSV file.
-        logits: of the test images, (N, C).
-        dataset: theirs.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Writes which test images of each class are taken for which, by their logits (N, C)."""
     true, predicted = dataset.test.labels.numpy(), logits.argmax(dim=1).numpy()
     write_atomically(path, confusion.as_text(predicted, true, dataset.class_names))
 
@@ -80,9 +58,6 @@ def write_confusion(path: Path, logits: Tensor, dataset: "Dataset") -> None:
 def write_predictions(path: Path, logits: Tensor, dataset: "Dataset") -> None:
     """Writes `probabilities` (N, C) and `labels` (N,) of the test images, and `files` (N,), their
     names, where they are files.
-
-    Raises:
-        InputError: the file cannot be written.
     """
     probabilities = logits.double().softmax(dim=1).float().numpy()
     names = dataset.test.names
@@ -92,11 +67,7 @@ def write_predictions(path: Path, logits: Tensor, dataset: "Dataset") -> None:
 
 
 def write_unreadable(folder: Path, unreadable: Sequence[tuple[str, str]]) -> None:
-    """Writes which image files a run leaves out, and why, where there are any.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Writes which image files a run leaves out, and why, where there are any."""
     if unreadable:
         table = pd.DataFrame(unreadable, columns=["file", "reason"], dtype=object)
         write_atomically(folder / "unreadable.csv", as_csv(table))

@@ -3,7 +3,7 @@
 import io
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pandas as pd
 
 from tod import config as configuration
 from tod.config import InputError
-from tod.config.schema import TRAINING_SET_SIZES
+from tod.config.schema import DATASETS, Config, DatasetFacts
 from tod.config.settings import flat, shortened
 from tod.system.files import reason
 
@@ -27,8 +27,10 @@ DIAGNOSTICS = (
     "unqueried_mean_loss",
     "queried_class_entropy",
 )
-PLACE = ("trial", "cycle", "num_labeled")
-COLUMNS = (*PLACE, ACCURACY, *METRICS, "train_loss", "train_seconds", *DIAGNOSTICS)
+COLUMNS = (
+    *("trial", "cycle", "num_labeled", ACCURACY, *METRICS, "train_loss", "train_seconds"),
+    *DIAGNOSTICS,
+)
 """Those of `results.csv`, in order; an earlier version's has only the first of them."""
 AUDIT = ("audited", "accuracy_low", "accuracy_high")
 """Further ones, where people label and there is no test set: on how many images the accuracy was
@@ -36,14 +38,19 @@ measured, and its 95 % interval."""
 
 NO_DIFFERENCE = {"data_dir", "active_learning.trials"}
 """Settings in which runs that are compared may differ."""
+READERS = {
+    name: {*field.annotation.used_by}
+    for name, field in Config.model_fields.items()
+    if getattr(field.annotation, "used_by", ())
+}
+"""The arguments that choose who reads a section of the configuration that some methods alone do."""
 
 
 def read_rows(path: Path) -> pd.DataFrame:
     """The rows of a `results.csv`, a cycle of a trial each, as the text that stands there.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no such file, or a part of one.
+        OSError, ValueError: the file cannot be read, or is no such file, or a part of one.
     """
     text = path.read_text(encoding="utf-8")
     rows = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
@@ -63,13 +70,9 @@ def read_rows(path: Path) -> pd.DataFrame:
 class Curve:
     """The results of one run, or of runs that differ in the seed alone.
 
-    Attributes:
-        name: what a legend calls it.
-        folders: of the runs.
-        config: the configuration, without what the run added.
-        run: what the first run added: strategy, seed, class names, versions.
-        images: by seed, what identifies the images used.
-        rows: `seed`, and the columns of `results.csv` as numbers; NaN where a cell is empty.
+    `run` is what the first run has added to its `config`: strategy, seed, class names, versions.
+    `images` has by seed what identifies the images used. `rows` are `seed` and the columns of
+    `results.csv` as numbers; NaN where a cell is empty.
     """
 
     name: str
@@ -80,17 +83,21 @@ class Curve:
     rows: pd.DataFrame
 
     @property
+    def facts(self) -> DatasetFacts:
+        """What is known of the dataset; nothing of one that this version has not."""
+        return DATASETS.get(self.config["dataset"], DatasetFacts())
+
+    @property
     def training_images(self) -> int | None:
         """How many images a label could be bought for; None where that is not known."""
-        return self.run.get("training_images") or TRAINING_SET_SIZES.get(self.config["dataset"])
+        return self.run.get("training_images") or self.facts.training_images
 
     @property
     def is_split_by_seed(self) -> bool:
         """Whether another seed has other training and test images."""
-        test_share = self.config.get("images", {}).get("test_share")
-        imbalance = self.config["active_learning"].get("imbalance")
-        is_drawn = test_share is not None or imbalance is not None
-        return self.config["dataset"] == "caltech101" or is_drawn
+        settings = flat(self.config)
+        is_drawn = (settings.get(k) for k in ("images.test_share", "active_learning.imbalance"))
+        return self.facts.split_by_seed or any(value is not None for value in is_drawn)
 
     @property
     def labels_everything(self) -> bool:
@@ -104,28 +111,6 @@ class Curve:
         return _method(self.run)
 
     @property
-    def losses(self) -> dict[str, bool]:
-        """By section of the configuration that is for a loss alone, whether the run has that."""
-        return {
-            "cod": self.run["auxiliary"] == "TOD",
-            "ll4al": "LL4AL" in (self.run["sampling"], self.run["auxiliary"]),
-        }
-
-    @property
-    def setting(self) -> dict[str, Any]:
-        """All that methods must share to be compared: equal ones form a class.
-
-        Settings of a loss are the method's, and the number of trials is how often it was tried.
-        """
-        of_all = {
-            key: value
-            for key, value in flat(self.config).items()
-            if key not in NO_DIFFERENCE and key.split(".")[0] not in self.losses
-        }
-        images = None if self.is_split_by_seed else {*self.images.values()}
-        return {**of_all, "precision": self.run.get("precision"), "images": images}
-
-    @property
     def is_audited(self) -> bool:
         """Whether the accuracies were measured on images that people have audited."""
         return {*AUDIT} <= {*self.rows}
@@ -136,9 +121,8 @@ class Curve:
         return set(zip(self.rows["seed"], self.rows["trial"], strict=True))
 
     def values(self, column: str) -> pd.DataFrame:
-        """A column by trial (rows: seed and number) and by number of labels (columns).
-
-        NaN is what has no value; a number of labels at which no trial has any is left out.
+        """A column by trial (rows: seed and number) and by number of labels (columns), of which
+        those without any value are left out.
         """
         place = ["seed", "trial", "num_labeled"]
         # Where people label, two cycles may have as many labels: the later one counts.
@@ -146,26 +130,22 @@ class Curve:
         values = rows.pivot(index=place[:2], columns=place[2], values=column)
         return values.dropna(axis="columns", how="all")
 
-    def pooled(self, other: "Curve") -> "Curve":
-        """Both curves, which differ in the seeds alone, as one."""
-        images = {**self.images, **other.images}
-        return replace(
-            self,
-            name=_name(self.folders[0], self.run, sorted(images)),
-            folders=(*self.folders, *other.folders),
-            images=images,
-            rows=pd.concat([self.rows, other.rows], join="inner"),
+    def is_of_one_setting_with(self, other: "Curve") -> bool:
+        """Whether two curves differ in the method alone, with the settings that are its own."""
+        return (
+            all(key.split(".")[0] in READERS for key in self.differing_keys(other))
+            and self.run.get("precision") == other.run.get("precision")
+            and (self.is_split_by_seed or {*self.images.values()} == {*other.images.values()})
         )
 
-    def same_but_for_the_seed(self, other: "Curve") -> bool:
+    def is_same_but_for_the_seed(self, other: "Curve") -> bool:
         """Whether two curves are of one method, configuration and dataset, from other seeds."""
-        images = {*self.images.values(), *other.images.values()}
         method = ("sampling", "auxiliary", "precision", "features")
         return (
             not self.differing_keys(other)
             and all(self.run.get(key) == other.run.get(key) for key in method)
             and self.images.keys().isdisjoint(other.images)
-            and (len(images) == 1 or self.is_split_by_seed)
+            and (self.is_split_by_seed or {*self.images.values()} == {*other.images.values()})
         )
 
     def why_not_paired(self, first: "Curve") -> str | None:
@@ -181,19 +161,33 @@ class Curve:
         return None
 
     def differing_keys(self, other: "Curve") -> list[str]:
-        """The settings in which two configurations differ, but for where the images lie.
-
-        The number of trials is no difference: those there are in both are paired. Nor are settings
-        of a loss that one of the two does without.
-        """
-        a, b = flat(self.config), flat(other.config)
-        mine, others = self.losses, other.losses
-        not_shared = {loss for loss in mine if not (mine[loss] and others[loss])}
+        """The settings in which two configurations differ, of those that both methods read."""
+        mine, others = flat(self.config), flat(other.config)
         return [
-            k
-            for k in {**a, **b}
-            if k not in NO_DIFFERENCE and k.split(".")[0] not in not_shared and a.get(k) != b.get(k)
+            key
+            for key in {**mine, **others}
+            if mine.get(key) != others.get(key)
+            and key not in NO_DIFFERENCE
+            and self._reads(key)
+            and other._reads(key)
         ]
+
+    def _reads(self, key: str) -> bool:
+        chosen = {f"--{choice} {self.run[choice]}" for choice in ("sampling", "auxiliary")}
+        return not chosen.isdisjoint(READERS.get(key.split(".")[0], chosen))
+
+
+def grouped(curves: Sequence[Curve], alike: Callable[[Curve, Curve], bool]) -> list[list[Curve]]:
+    """The curves in groups, in each of which all are alike."""
+    groups: list[list[Curve]] = []
+    for curve in curves:
+        for group in groups:
+            if all(alike(other, curve) for other in group):
+                group.append(curve)
+                break
+        else:
+            groups.append([curve])
+    return groups
 
 
 def read_runs(folders: Sequence[Path]) -> list[Curve]:
@@ -201,9 +195,6 @@ def read_runs(folders: Sequence[Path]) -> list[Curve]:
 
     Curves of the same name are numbered. Those that label everything at once come last: others are
     compared with the first.
-
-    Raises:
-        InputError: a folder holds no run, or its files are damaged.
     """
     # What lies among runs where all of a folder are named, as by results/*.
     others = [p for p in folders if p.exists() and not (p / "results.csv").exists()]
@@ -213,14 +204,8 @@ def read_runs(folders: Sequence[Path]) -> list[Curve]:
         has_begun = (path / "config.yaml").exists()
         why = "has no results yet" if has_begun else "is no run's folder"
         log.warning(f"{path}: {why}, and is left out")
-    curves: list[Curve] = []
-    for curve in map(read_run, (folder for folder in folders if folder not in others)):
-        for i, other in enumerate(curves):
-            if other.same_but_for_the_seed(curve):
-                curves[i] = other.pooled(curve)
-                break
-        else:
-            curves.append(curve)
+    found = [read_run(folder) for folder in folders if folder not in others]
+    curves = [*map(_pooled, grouped(found, Curve.is_same_but_for_the_seed))]
     curves.sort(key=lambda curve: curve.labels_everything)
     names = [curve.name for curve in curves]
     for i, name in enumerate(names):
@@ -229,20 +214,32 @@ def read_runs(folders: Sequence[Path]) -> list[Curve]:
     return curves
 
 
+def _pooled(curves: Sequence[Curve]) -> Curve:
+    """Curves that differ in the seed alone, as one."""
+    first = curves[0]
+    images = {seed: data for curve in curves for seed, data in curve.images.items()}
+    return replace(
+        first,
+        name=_name(first.folders[0], first.run, sorted(images)),
+        folders=tuple(folder for curve in curves for folder in curve.folders),
+        images=images,
+        rows=pd.concat([curve.rows for curve in curves], join="inner"),
+    )
+
+
 def read_run(folder: Path) -> Curve:
     """The curve of one run, finished or not.
 
     Raises:
-        InputError: the folder holds no run that has ended a cycle, or its files are damaged.
+        InputError: no cycle of it has ended, or its files are damaged.
     """
     path = folder / "results.csv"
     try:
         rows = read_rows(path)
         if rows.empty:
             raise ValueError("it holds no results yet")
-        numbers = (
-            rows[rows.columns.intersection([*COLUMNS, *AUDIT])].replace("", "nan").astype(float)
-        )
+        known = rows.columns.intersection([*COLUMNS, *AUDIT])
+        numbers = rows[known].replace("", "nan").astype(float)
     except (OSError, ValueError) as error:
         runs = len([*folder.glob("*/results.csv")])
         advice = f", as {folder}/* does: it holds {runs}" if runs else ""

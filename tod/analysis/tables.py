@@ -1,12 +1,9 @@
-"""What is computed over trials, and the tables that show it.
-
-A table is a header and rows of text, each of which begins with what it is about.
-"""
+"""What is computed over trials, and the tables that show it."""
 
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,9 +14,17 @@ from tod.system.files import as_csv
 
 AREA = "area_under_budget_curve"
 ACCURACIES = (ACCURACY, AREA)
-Table = list[list[str]]
 SAME = 1e-4
 """Accuracies are written with four digits: if differences deviate less, they are the same."""
+
+
+class Table(NamedTuple):
+    """What it shows, and rows of text, the first of which is the header; each begins with what it
+    is about.
+    """
+
+    caption: str
+    rows: list[list[str]]
 
 
 # ------------------------------------------------------------- statistics
@@ -47,15 +52,11 @@ def paired_differences(values: pd.DataFrame, reference: pd.DataFrame) -> pd.Data
 
 
 def area_under_budget_curve(accuracies: pd.DataFrame) -> pd.Series:
-    """The mean accuracy over the label budget: trapezoids, divided by the range of labels.
+    """The mean accuracy of each trial over the label budget: trapezoids, divided by the range.
 
-    Args:
-        accuracies: in %, a row a trial, a column a number of labels, of which there are two or
-            more.
-
-    Returns:
-        The area of each trial in %: that of a learner whose accuracy is the same at every budget.
-        NaN where an accuracy is: over fewer labels the area would be smaller for that alone.
+    It is that of a learner whose accuracy is the same at every budget; NaN where an accuracy is:
+    over fewer labels the area would be smaller for that alone. `accuracies` has a row for each
+    trial, and a column for each of two numbers of labels or more.
     """
     budgets, heights = accuracies.columns, accuracies.to_numpy()
     trapezoids = np.diff(budgets) * (heights[:, 1:] + heights[:, :-1]) / 2
@@ -75,51 +76,58 @@ def _values(curve: Curve, quantity: str) -> pd.DataFrame:
 def quantities(curves: Sequence[Curve], names: Sequence[str]) -> list[dict[str, Any]]:
     """What is shown of the curves, by number of labels: columns of `results.csv`, and the area.
 
-    Returns:
-        For each of a curve's values, the cells of a line of the tidy CSV, and `curve`, its place
-        among them; NaN is what does not exist. The differences are to the first curve, which
-        itself has none.
+    Each is the cells of a line of the tidy CSV; NaN is what does not exist. The differences are to
+    the first curve, which itself has none.
     """
     rows = []
-    for (place, curve), name in itertools.product(enumerate(curves), names):
+    for curve, name in itertools.product(curves, names):
         values, reference = _values(curve, name), _values(curves[0], name)
-        if place == 0 or curve.why_not_paired(curves[0]):
+        if curve is curves[0] or curve.why_not_paired(curves[0]):
             reference = reference.iloc[:0]
         size = curve.training_images
         found = summarized(values).join(paired_differences(values, reference))
         for n, cells in found.iterrows():
             share = f"{100 * n / size:.6g}" if n and size else ""
-            row = {"curve": place, "run": curve.name, "quantity": name, "num_labeled": n}
+            row = {"run": curve.name, "quantity": name, "num_labeled": n}
             rows.append({**row, "labeled_percent": share, **cells})
     return rows
 
 
 def tidy_csv(curves: Sequence[Curve], names: Sequence[str] = ACCURACIES) -> str:
     """The quantities as CSV, one a line, unrounded; an empty cell is what does not exist."""
-    found = pd.DataFrame(quantities(curves, names)).drop(columns="curve")
-    counts = {"trials": "Int64", "pairs": "Int64"}
-    return as_csv(found.astype(counts))
+    found = pd.DataFrame(quantities(curves, names))
+    return as_csv(found.astype({"trials": "Int64", "pairs": "Int64"}))
 
 
 # ----------------------------------------------------------------- tables
 
 
 def accuracy_tables(curves: Sequence[Curve]) -> list[Table]:
-    """A row a curve: mean ± standard deviation (trials); then, for the curves that are paired with
-    the first, mean difference [95 % interval] (pairs); then what audits say. Tables without rows
-    are left out.
+    """The accuracies, a row for each curve; the differences of those that are paired with the
+    first; and what audits say. Tables without rows are left out.
     """
-    accuracies = _table(curves, ACCURACIES, "test accuracy (%)", _shown_mean)
+    accuracies = Table(
+        "Test accuracy and area under the budget curve in %: mean ± standard deviation (number of "
+        "trials). The area is the mean accuracy over the range of labels, of finished trials.",
+        _rows(curves, ACCURACIES, "test accuracy (%)", _shown_mean),
+    )
     first, *others = curves
-    paired = [curve for curve in others if not curve.why_not_paired(first)]
-    title = f"difference to {first.name} (points)"
-    header, _, *rows = _table([first, *paired], ACCURACIES, title, _shown_difference)
-    differences = [[header, *rows]] if rows else []
-    return [accuracies, *differences, *_audit_tables(curves)]
+    paired = [first, *(curve for curve in others if not curve.why_not_paired(first))]
+    differences = Table(
+        f"Difference to {first.name}, in points: mean over trials paired by seed and number [95 % "
+        "interval, Student's t] (number of pairs).",
+        _rows(paired, ACCURACIES, f"difference to {first.name} (points)", _shown_difference),
+    )
+    del differences.rows[1]  # the first one's own
+    audits = Table(
+        "Accuracy in % on the images that people have audited [95 % interval, Wilson] (number of "
+        "images).",
+        _audit_rows(curves),
+    )
+    return [table for table in (accuracies, differences, audits) if table.rows[1:]]
 
 
-def _audit_tables(curves: Sequence[Curve]) -> list[Table]:
-    """A row a curve that was measured by audits: accuracy [95 % interval] (audited images)."""
+def _audit_rows(curves: Sequence[Curve]) -> list[list[str]]:
     shown = {
         (curve.name, row["num_labeled"]): "{:.1f} [{:.1f}, {:.1f}] ({:.0f})".format(
             *(row[column] for column in (ACCURACY, *AUDIT[1:], AUDIT[0]))
@@ -130,15 +138,13 @@ def _audit_tables(curves: Sequence[Curve]) -> list[Table]:
     }
     labels, names = (sorted({key[i] for key in shown}) for i in (1, 0))
     header = ["accuracy on audited images (%)", *(f"{n} labels" for n in labels)]
-    rows = [[name, *(shown.get((name, n), "–") for n in labels)] for name in names]
-    return [[header, *rows]] if rows else []
+    return [header, *([name, *(shown.get((name, n), "–") for n in labels)] for name in names)]
 
 
 def metrics_tables(curves: Sequence[Curve]) -> list[Table]:
-    """A row a curve that has any: the metrics of the test set in its last cycle, mean ± standard
-    deviation (trials).
-    """
-    rows = []
+    """A row for each curve that has any: the metrics of the test set in its last cycle."""
+    names = ["accuracy (%)", "balanced accuracy (%)", "macro F1 (%)", "NLL (nats)", "ECE (%)"]
+    rows = [["last cycle", "labels", *names]]
     for curve in curves:
         at_last = curve.rows[curve.rows["cycle"] == curve.rows["cycle"].max()]
         if {*METRICS} <= {*at_last} and at_last[METRICS[0]].notna().any():
@@ -149,13 +155,17 @@ def metrics_tables(curves: Sequence[Curve]) -> list[Table]:
             ]
             labels = sorted({*at_last["num_labeled"]})
             rows.append([curve.name, ", ".join(map(str, labels)), *cells])
-    names = ["accuracy (%)", "balanced accuracy (%)", "macro F1 (%)", "NLL (nats)", "ECE (%)"]
-    return [[["last cycle", "labels", *names], *rows]] if rows else []
+    caption = (
+        "The test set in the last cycle: mean ± standard deviation (number of trials). Balanced "
+        "accuracy and macro F1 are means over classes; NLL is the mean negative log-likelihood, "
+        "ECE the expected calibration error (15 bins)."
+    )
+    return [Table(caption, rows)] if rows[1:] else []
 
 
 def diagnostics_tables(curves: Sequence[Curve]) -> list[Table]:
     """A table for each of the diagnostics: mean ± standard deviation (trials), a row a curve."""
-    return [_table(curves, (column,), column, _shown_mean) for column in DIAGNOSTICS]
+    return [Table(name, _rows(curves, (name,), name, _shown_mean)) for name in DIAGNOSTICS]
 
 
 def unpaired_notes(curves: Sequence[Curve]) -> list[str]:
@@ -166,16 +176,11 @@ def unpaired_notes(curves: Sequence[Curve]) -> list[str]:
 
 def accuracy_lines(rows: pd.DataFrame) -> list[str]:
     """The accuracies of a run's rows, as `read_rows` gives them, for the end of its log."""
-    lines = ["labels  test accuracy in % (mean ± standard deviation over trials)"]
-    labels, accuracies = (
-        rows["num_labeled"].astype(int),
-        rows[ACCURACY].astype(float),
-    )
-    for num_labeled, of_trials in accuracies.groupby(labels):
-        mean, count = of_trials.mean(), len(of_trials)
-        deviation = f"± {of_trials.std():.2f}" if count > 1 else ""
-        lines.append(f"{num_labeled:6d}  {mean:.2f} {deviation} ({count})")
-    return lines
+    accuracies = rows[ACCURACY].astype(float).groupby(rows["num_labeled"].astype(int))
+    return [
+        "labels  test accuracy in % (mean ± standard deviation over trials)",
+        *(f"{num_labeled:6d}  {mean_and_deviation(found)}" for num_labeled, found in accuracies),
+    ]
 
 
 def shared_training_images(curves: Sequence[Curve]) -> int | None:
@@ -184,24 +189,24 @@ def shared_training_images(curves: Sequence[Curve]) -> int | None:
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def markdown(table: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    rows = [[cell.replace("|", r"\|") for cell in row] for row in table]
-    rule = ["---", *["--:"] * (len(rows[0]) - 1)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in (rows[0], rule, *rows[1:]))
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table's rows in Markdown."""
+    header, *others = [[cell.replace("|", r"\|") for cell in row] for row in rows]
+    rule = ["---", *["--:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (header, rule, *others))
 
 
-def _table(
+def _rows(
     curves: Sequence[Curve], names: Sequence[str], title: str, shown: Callable[[dict], str]
-) -> Table:
-    found = quantities(curves, names)
-    cells = {(row["curve"], row["num_labeled"]): shown(row) for row in found}
+) -> list[list[str]]:
+    """Quantities by curve and number of labels, below a header that begins with the title."""
+    cells = {(row["run"], row["num_labeled"]): shown(row) for row in quantities(curves, names)}
     labels = sorted({n for _, n in cells if n})
     size = shared_training_images(curves)
     header = [f"{n} labels" + (f" ({100 * n / size:.1f} %)" if size else "") for n in labels]
     if AREA in names:
         labels, header = [*labels, ""], [*header, "area under the budget curve"]
-    rows = [[c.name, *(cells.get((i, n), "–") for n in labels)] for i, c in enumerate(curves)]
+    rows = [[curve.name, *(cells.get((curve.name, n), "–") for n in labels)] for curve in curves]
     return [[title, *header], *rows]
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo
 from pydantic.functional_validators import AfterValidator, field_validator
@@ -60,7 +60,14 @@ def _path(value: Any) -> str:
 
 
 class Section(BaseModel):
-    """Settings that belong together: all of them, no others, and none that changes."""
+    """Settings that belong together: all of them, no others, and none that changes.
+
+    Attributes:
+        used_by: the arguments that choose who reads them, such as `--auxiliary TOD`; none: all do.
+            Runs of others are compared whatever stands here.
+    """
+
+    used_by: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True
@@ -141,7 +148,9 @@ class Training(Section):
 
 
 class COD(Section):
-    """The COD loss (`--auxiliary TOD`)."""
+    """The COD loss."""
+
+    used_by = ("--auxiliary TOD",)
 
     weight: NonNegative
     ema_decay: Fraction
@@ -150,6 +159,8 @@ class COD(Section):
 
 class LL4AL(Section):
     """The loss-prediction module."""
+
+    used_by = ("--auxiliary LL4AL", "--sampling LL4AL")
 
     margin: NonNegative
     weight: NonNegative
