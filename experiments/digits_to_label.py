@@ -44,7 +44,8 @@ def write_pictures(folder: Path) -> None:
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / NAME).exists():
         raise InputError(f"{folder}: holds other files; name a folder that is new")
-    train, _, class_names, *_ = digits()
+    dataset = digits()
+    train, class_names = dataset.train, dataset.class_names
     truth = []
     for index in range(len(train)):
         file = f"unlabeled/{index:04d}.png"

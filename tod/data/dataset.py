@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-WITHOUT_DATA = "--config digits runs without any download"
 CHUNK = 2**20
 """The bytes of images that are looked at in one go."""
 
@@ -81,9 +80,8 @@ class Dataset:
     """A training and a test set.
 
     Attributes:
-        train, test: the images.
         class_names: by label.
-        mean, std: (3,), of pixels from 0 to 1.
+        mean, std: (3,), of pixels from 0 to 1; None until `tod.data.load` knows them.
         unreadable: files that were left out, and why each.
         draw: where the seed decides which images are for training, which they are.
     """
@@ -91,8 +89,8 @@ class Dataset:
     train: ImageSet
     test: ImageSet
     class_names: Sequence[str]
-    mean: Tensor
-    std: Tensor
+    mean: Tensor | None = None
+    std: Tensor | None = None
     unreadable: Sequence[tuple[str, str]] = ()
     draw: Draw | None = None
 
@@ -104,13 +102,3 @@ class Dataset:
                 digest.update(np.ascontiguousarray(pixels).data)
             digest.update(images.labels.numpy().data)
         return digest.hexdigest()
-
-
-class Split(NamedTuple):
-    """What is read of a dataset: its parts, as in `Dataset`."""
-
-    train: ImageSet
-    test: ImageSet
-    class_names: Sequence[str]
-    unreadable: Sequence[tuple[str, str]] = ()
-    draw: Draw | None = None
