@@ -108,62 +108,52 @@ class Store:
         Returns:
             All of it; why which could not be made, by position; and, where the folder cannot be
             written to, the reason: then it is in a temporary file, and is made each time.
-
-        Raises:
-            InputError: a disk is full; what was made stays.
         """
         kept = self.find(keys)
         if not kept.missing:
             return kept, {}, None
-        ahead = min(AHEAD, 1 + CHUNK // self.row.itemsize)
         with folder_lock(self.path.parent) as problem:
-            if problem is None:
-                kept = self.find(keys)  # others may have written meanwhile
-                with closing(make(kept.missing, ahead)) as results:
-                    return *self._add(kept, keys, results, doing), None
-        problems: dict[int, str] = {}
-        with closing(make(kept.missing, ahead)) as results:
-            for index, made in results:
-                if not isinstance(made, str):
-                    rest = itertools.chain(problems.items(), [(index, made)], results)
-                    return *self._add_to_a_copy(kept, keys, rest, doing), problem
-                problems[index] = made
-        return kept, problems, None
+            kept = self.find(keys)  # others may have written meanwhile
+            missing, failures = kept.missing, {}
+            with (
+                closing(make(missing, min(AHEAD, 1 + CHUNK // self.row.itemsize))) as results,
+                progress_bar(doing, len(keys), len(keys) - len(missing)) as bar,
+            ):
+                rows = _rows(results, keys, failures, bar)
+                first = next(rows, None)
+                if first is None:
+                    return kept, failures, None
+                with self._opened(kept, problem) as file:
+                    self._append(file, itertools.chain([first], rows))
+                    return self._found(file, keys), failures, problem
 
-    def _add(
-        self, kept: Kept, keys: Sequence[bytes], results: Results, doing: str
-    ) -> tuple[Kept, dict[int, str]]:
+    @contextmanager
+    def _opened(self, kept: Kept, problem: str | None) -> Iterator[BinaryIO]:
+        """The file to append to; where it has a problem, a temporary one with what there is."""
         try:
+            if problem is not None:
+                with tempfile.TemporaryFile() as file:
+                    self._copy(kept, file)
+                    yield file
+                return
+            # What a kill has left, and earlier versions' files, which are never read.
+            name = self.path.name
+            for pattern in (f".{name}.partial", f"{name}.*", f"{name}_*.npy"):
+                for stale in self.path.parent.glob(pattern):
+                    remove(stale)
             if kept.is_to_be_replaced:
                 with atomic_file(self.path) as file:
                     self._copy(kept, file)
-                kept = self.find(keys)
             with self.path.open("r+b") as file:
-                problems = self._append(file, kept, keys, results, doing)
+                yield file
         except OSError as error:
+            why = reason(error)
             raise InputError(
-                f"{self.path}: cannot be written ({reason(error)}); what was decoded is kept: "
-                "mend this and run the same command again"
-            ) from None
-        # What a kill has left, and earlier versions' files, which are never read.
-        name = self.path.name
-        for pattern in (f".{name}.partial", f"{name}.*", f"{name}_*.npy"):
-            for stale in self.path.parent.glob(pattern):
-                remove(stale)
-        return self.find(keys), problems
-
-    def _add_to_a_copy(
-        self, kept: Kept, keys: Sequence[bytes], results: Results, doing: str
-    ) -> tuple[Kept, dict[int, str]]:
-        try:
-            with tempfile.TemporaryFile() as file:
-                self._copy(kept, file)
-                problems = self._append(file, self._found(file, keys), keys, results, doing)
-                return self._found(file, keys), problems
-        except OSError as error:
-            raise InputError(
-                f"{tempfile.tempdir or 'TMPDIR'}: the decoded images cannot be written there "
-                f"either ({reason(error)}); make room, or name another place by TMPDIR"
+                f"{self.path}: cannot be written ({why}); what was decoded is kept: mend this and "
+                "run the same command again"
+                if problem is None
+                else f"{self.path}: cannot be written ({problem}), nor a temporary file ({why}); "
+                "make room, or name another place by TMPDIR"
             ) from None
 
     def _nothing(self, count: int) -> Kept:
@@ -200,13 +190,10 @@ class Store:
             file.write(kept.values[row].data)
         file.flush()
 
-    def _append(
-        self, file: BinaryIO, kept: Kept, keys: Sequence[bytes], results: Results, doing: str
-    ) -> dict[int, str]:
-        """Writes the results behind the rows that there are; tells why which are none."""
-        count = len(kept.values)
-        problems: dict[int, str] = {}
-        entries: list[bytes] = []
+    def _append(self, file: BinaryIO, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Appends rows, each with its entry, behind those that a file has."""
+        kept = self._found(file, [])
+        count, entries = len(kept.values), []
 
         def save() -> None:
             nonlocal count
@@ -219,30 +206,35 @@ class Store:
             file.write(content)
             _flush(file)
             count += added
-            file.seek(_place_of_rows(kept.capacity) + count * self.row.itemsize)
 
-        file.seek(_place_of_rows(kept.capacity) + count * self.row.itemsize)
-        with progress_bar(doing, len(keys), len(keys) - len(kept.missing)) as bar:
-            saved_at = time.monotonic()
-            try:
-                for index, made in results:
-                    bar.update()
-                    if isinstance(made, str):
-                        problems[index] = made
-                        continue
-                    if keys[index] == NO_KEY:
-                        problems[index] = "it came after the others were listed"
-                        continue
-                    content, flag = made
-                    file.write(content)
-                    entries.append(keys[index] + bytes([flag]))
-                    is_chunk = len(entries) * self.row.itemsize >= CHUNK
-                    if is_chunk or time.monotonic() > saved_at + SECONDS:
-                        save()
-                        saved_at = time.monotonic()
-            finally:
-                save()
-        return problems
+        saved_at = time.monotonic()
+        try:
+            for row, entry in rows:
+                place = (count + len(entries)) * self.row.itemsize
+                file.seek(_place_of_rows(kept.capacity) + place)
+                file.write(row)
+                entries.append(entry)
+                is_chunk = len(entries) * self.row.itemsize >= CHUNK
+                if is_chunk or time.monotonic() > saved_at + SECONDS:
+                    save()
+                    saved_at = time.monotonic()
+        finally:
+            save()
+
+
+def _rows(
+    results: Results, keys: Sequence[bytes], failures: dict[int, str], bar: tqdm
+) -> Iterator[tuple[bytes, bytes]]:
+    """The rows that were made, each with its entry; `failures` takes why the others were not."""
+    for index, made in results:
+        bar.update()
+        if isinstance(made, str):
+            failures[index] = made
+        elif keys[index] == NO_KEY:
+            failures[index] = "it came after the others were listed"
+        else:
+            row, flag = made
+            yield row, keys[index] + bytes([flag])
 
 
 def _place_of_rows(capacity: int) -> int:
