@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ __all__ = ["Dataset", "ImageSet", "in_long_tail", "load", "statistics"]
 
 LOADERS: dict[str, Callable[[Path, Images, int], Dataset]] = {
     "digits": published.digits,
-    "cifar10": published.cifar10,
-    "cifar100": published.cifar100,
+    "cifar10": partial(published.cifar, 10),
+    "cifar100": partial(published.cifar, 100),
     "svhn": published.svhn,
     "caltech101": published.caltech101,
     "image_folder": image_folder.load,

@@ -38,11 +38,9 @@ def of_8_bits(image: Image.Image, layout: str) -> tuple[Image.Image, bool]:
 
     A single channel of 12 or 16 bits is scaled by the range of its type, floats by 0 to 1. Few
     files use the range of 32-bit integers: they are scaled by the smallest of 8, 16 and 32 bits
-    that holds the picture's values, so that most pictures of a kind stay comparable.
-
-    Args:
-        image: loaded; of several channels of 16 bits, Pillow has kept the high bytes.
-        layout: how the pixels lay in the file, as Pillow's decoders name it.
+    that holds the picture's values, so that most pictures of a kind stay comparable. Of several
+    channels of 16 bits, Pillow has kept the high bytes. `layout` is how the pixels lay in the file,
+    as its decoders name it.
     """
     if not image.mode.startswith(("I", "F")):
         if re.search(";16[BLN]", layout) is None:

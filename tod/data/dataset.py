@@ -55,10 +55,9 @@ class ImageSet:
         """The images (n, H, W, 3) in order, a few at a time: they may not fit into memory."""
         stored = self.stored.permute(0, 2, 3, 1)
         at_once = max(1, CHUNK // max(1, self.stored[:1].nbytes))
-        if self.rows is None:
-            yield from map(Tensor.numpy, stored.split(at_once))
-        else:
-            yield from (stored[rows].numpy() for rows in self.rows.split(at_once))
+        for start in range(0, len(self), at_once):
+            some = slice(start, start + at_once)
+            yield stored[some if self.rows is None else self.rows[some]].numpy()
 
     def subset(self, indices: Sequence[int]) -> "ImageSet":
         """The images at `indices`, in their order; it copies none."""

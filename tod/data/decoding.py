@@ -31,7 +31,7 @@ class Decoded(NamedTuple):
     """What was read of a folder's files.
 
     Attributes:
-        stored: (M, 3, size, size) uint8, mapped from a file, in which other images lie too.
+        stored: (M, 3, size, size) uint8, mapped from a file that may have other images too.
         rows: where each file's image is stored, (N,) int64; −1: it could not be read.
         problems: why, by position.
     """
@@ -46,16 +46,11 @@ def load_images(
     config: Images,
     read: picture.Read = picture.as_shown,
 ) -> list[Decoded]:
-    """Image files → pixels, resized to a square and centre-cropped.
+    """The images of folders, of which the files are named, as squares of `config`'s size.
 
     They are kept in their folder, in a hidden file that a later call maps into memory, as far as
     the files are still the same; a decoding that was interrupted goes on where it stopped. Where
     the folder cannot be written to, they are decoded each time, into a temporary file.
-
-    Args:
-        listings: folders, and the names of files in each, relative to it.
-        config: the sizes.
-        read: what makes RGB pixels of an open picture.
     """
     resize, size = _sides(config)
     decode = partial(picture.decode, resize=resize, size=size, read=read)

@@ -92,7 +92,9 @@ def load_all(
     loaded = load_images([(listing.folder, listing.files) for listing in listings], config, read)
     images, unreadable, lines = [], [], []
     for (folder, _, files, labels), (stored, rows, unread) in zip(listings, loaded, strict=True):
-        everything = ImageSet(stored, torch.tensor(labels, dtype=torch.int64), files, rows)
+        is_all = torch.equal(rows, torch.arange(len(stored)))
+        labels = torch.tensor(labels, dtype=torch.int64)
+        everything = ImageSet(stored, labels, files, None if is_all else rows)
         images.append(everything.subset(np.flatnonzero(rows >= 0)) if unread else everything)
         for index, why in sorted(unread.items()):
             unreadable.append((f"{folder.name}/{files[index]}", why))

@@ -15,15 +15,7 @@ from tod.config.schema import Images
 from tod.data.dataset import ImageSet
 from tod.data.decoding import made_of_files
 from tod.data.image_folder import load_all, same_pixels
-from tod.data.listing import (
-    Listing,
-    below,
-    check_classes,
-    class_name_of,
-    listed,
-    refuse,
-    shown,
-)
+from tod.data.listing import Listing, below, check_classes, class_name_of, listed, refuse, shown
 from tod.data.store import Store, file_key
 from tod.system.files import reason, sha256
 
@@ -36,15 +28,14 @@ CONTROLS = {chr(code) for code in range(32)} - {*"\t\n\r"}
 
 
 class Found(NamedTuple):
-    """What there is in people's folder.
+    """What there is in people's folder, `root`; names of files are relative to it.
 
     Attributes:
-        root: the folder; all names of files are relative to it.
         files: of each image of the pool or of `train`, by its SHA-256 in hex, a file that shows it;
             in the order of the digests, so that no file's name or place matters.
         digests: of each file, also where several show one image.
-        labels: of the images in `train`, their classes.
-        test: the files in `test`, with their labels; None: there is no such folder.
+        labels: of the images in `train`, their classes, by digest.
+        test: None where there is no such folder.
     """
 
     root: Path
@@ -59,9 +50,8 @@ class Read(NamedTuple):
     """The images of `Found` that can be read.
 
     Attributes:
-        images: without labels, in the order of `digests`.
-        digests: in hex, ascending.
-        test: the test images, with labels; None: there is no such folder.
+        images: without labels, in the order of `digests`, which ascend.
+        test: with labels; None where there is no such folder.
         unreadable: files that were left out, and why each.
         tested: the digests of images that were left out, since a test image has their pixels.
     """
@@ -182,7 +172,7 @@ def read(found: Found, config: Images) -> Read:
     digests = [digest for digest, file in found.files.items() if file in place]
     images = everything.subset([place[found.files[digest]] for digest in digests])
     test = everything.subset([place[file] for file in test_files if file in place])
-    copies = _copies_of(test, images)
+    copies = _copies_of(test, images) if found.test else set()
     rest = [index for index in range(len(images)) if index not in copies]
     return Read(
         images.subset(rest),
@@ -194,10 +184,7 @@ def read(found: Found, config: Images) -> Read:
 
 
 def _copies_of(test: ImageSet, images: ImageSet) -> set[int]:
-    """Which images have all pixels of a test image: the same picture with other metadata, mostly.
-
-    They are told of.
-    """
+    """Which images have all pixels of a test image, most with other metadata; the log says so."""
     groups = [g for g in same_pixels((test, images)) if {place for place, _ in g} == {0, 1}]
     if not groups:
         return set()

@@ -60,23 +60,14 @@ Read = Callable[[Image.Image, int], Image.Image]
 
 
 class Pixels(NamedTuple):
-    """A decoded picture.
-
-    Attributes:
-        content: (size, size, 3) uint8.
-        is_dim: it keeps few of the grey levels that its file has.
-    """
+    """A decoded picture, (size, size, 3) uint8; it is dim if it keeps few of its file's levels."""
 
     content: bytes
     is_dim: bool
 
 
 def decode(path: Path, resize: int, size: int, read: Read) -> Pixels:
-    """An image file, squashed to a square of side `resize`, of which the middle `size` is kept.
-
-    Raises:
-        Exception: the file holds no picture; Pillow's decoders raise many kinds.
-    """
+    """An image file, squashed to a square of side `resize`, of which the middle `size` is kept."""
     border = (resize - size) // 2
     box = (border, border, border + size, border + size)
     pixels = rgb(path, resize, read)

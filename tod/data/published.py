@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,9 +22,6 @@ from tod.data.dataset import Dataset, Draw, ImageSet
 from tod.data.store import folder_lock
 from tod.system.files import reason
 from utils import random_generator
-
-if TYPE_CHECKING:
-    from torchvision.datasets import CIFAR10
 
 log = logging.getLogger("tod")
 
@@ -48,23 +44,12 @@ def digits(*_: object) -> Dataset:
     return Dataset(everything.subset(train), everything.subset(test), class_names)
 
 
-def cifar10(root: Path, *_: object) -> Dataset:
-    """CIFAR-10 from the folder in `root` that its archive holds."""
-    from torchvision.datasets import CIFAR10
-
-    return _cifar(root, CIFAR10, "labels")
-
-
-def cifar100(root: Path, *_: object) -> Dataset:
-    """CIFAR-100, with its fine labels."""
-    from torchvision.datasets import CIFAR100
-
-    return _cifar(root, CIFAR100, "fine_labels")
-
-
-def _cifar(root: Path, archive: "type[CIFAR10]", labels: str) -> Dataset:
+def cifar(num_classes: int, root: Path, *_: object) -> Dataset:
+    """CIFAR-10 or CIFAR-100 from the folder in `root` that its archive holds."""
+    from torchvision.datasets import CIFAR10, CIFAR100
     from torchvision.datasets.utils import download_and_extract_archive
 
+    archive = {10: CIFAR10, 100: CIFAR100}[num_classes]
     folder = root / archive.base_folder
     _download(folder, archive.url, download_and_extract_archive, archive.tgz_md5)
     meta = folder / archive.meta["filename"]
@@ -77,7 +62,8 @@ def _cifar(root: Path, archive: "type[CIFAR10]", labels: str) -> Dataset:
             with _reading(folder / name):
                 batch = _plain_pickle(folder / name)
                 pixels = np.reshape(batch["data"], (-1, 3, 32, 32))
-                parts.append(_checked(pixels, batch[labels], len(class_names)))
+                labels = batch.get("labels", batch.get("fine_labels"))
+                parts.append(_checked(pixels, labels, num_classes))
                 _check_copy(folder / name, len(parts[-1]), count // len(files), md5)
         pixels = torch.cat([part.pixels for part in parts])
         return ImageSet(pixels, torch.cat([part.labels for part in parts]))
@@ -92,7 +78,8 @@ def svhn(root: Path, *_: object) -> Dataset:
     from torchvision.datasets import SVHN
     from torchvision.datasets.utils import download_url
 
-    def image_set(split: str, count: int) -> ImageSet:
+    sets = []
+    for split, count in (("train", 73_257), ("test", 26_032)):
         url, name, md5 = SVHN.split_list[split]
         path = root / "svhn" / name
         _download(path, url, download_url, md5)
@@ -100,12 +87,9 @@ def svhn(root: Path, *_: object) -> Dataset:
             content = loadmat(path)
             # The files' label of the digit 0 is 10.
             labels = np.where(content["y"] == 10, 0, content["y"])
-            images = _checked(content["X"].transpose(3, 2, 0, 1), labels, 10)
-            _check_copy(path, len(images), count, md5)
-        return images
-
-    train, test = image_set("train", 73_257), image_set("test", 26_032)
-    return Dataset(train, test, [str(digit) for digit in range(10)])
+            sets.append(_checked(content["X"].transpose(3, 2, 0, 1), labels, 10))
+            _check_copy(path, len(sets[-1]), count, md5)
+    return Dataset(*sets, [str(digit) for digit in range(10)])
 
 
 def caltech101(root: Path, config: Images, seed: int) -> Dataset:
@@ -203,11 +187,10 @@ def _check_copy(path: Path, count: int, published_count: int, md5: str) -> None:
     """A file with another checksum is fine where it holds fewer images than the published one."""
     from torchvision.datasets.utils import check_integrity
 
-    if check_integrity(path, md5):
-        return
-    if count >= published_count:
-        raise ValueError("its checksum is not that of the published file: it is damaged")
-    _warn_of_reduced_copy(path, f"{count:,} images", f"the published file {published_count:,}")
+    if not check_integrity(path, md5):
+        if count >= published_count:
+            raise ValueError("its checksum is not that of the published file: it is damaged")
+        _warn_of_reduced_copy(path, f"{count:,} images", f"the published file {published_count:,}")
 
 
 def _warn_of_reduced_copy(path: Path, found: str, published: str) -> None:
