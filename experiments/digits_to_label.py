@@ -39,7 +39,8 @@ def write_pictures(folder: Path) -> None:
     """Writes the pictures, the classes, the truth and the configuration."""
     if folder.exists() and any(folder.iterdir()) and not (folder / NAME).exists():
         raise InputError(f"{folder}: holds other files; name a folder that is new")
-    train, _, class_names, *_ = digits()
+    dataset = digits()
+    train, class_names = dataset.train, dataset.class_names
     truth = []
     for index, label in enumerate(train.labels.tolist()):
         truth.append((f"unlabeled/{index:04d}.png", class_names[label]))

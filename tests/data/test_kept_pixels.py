@@ -12,7 +12,8 @@ from PIL import Image
 from tests.support.decoding import STORE, WHITE, decode, kept, load, names, no_locks
 from tests.support.pictures import write_classes
 from tod.config.schema import Images
-from tod.data import decoding, picture
+from tod.data import picture
+from tod.data.store import file_key
 
 
 def test_images_are_decoded_once_and_then_need_no_lock(folder, decoded, caplog):
@@ -43,6 +44,20 @@ def test_only_what_has_changed_is_decoded_again(folder, decoded, change, again):
     load(folder)
     assert decoded == again
     assert kept(folder) == [STORE]
+
+
+def test_what_is_stale_stays_until_it_is_more_than_the_rest(folder, decoded):
+    load(folder)
+    path = folder / STORE
+    inode, size = path.stat().st_ino, path.stat().st_size
+    for again in range(2, 4):
+        for name in names(folder)[:5]:
+            WHITE.save(folder / name)
+        load(folder)
+        assert len(decoded) == 6 + 5 * (again - 1)
+        is_begun_anew = again == 3
+        assert (path.stat().st_ino != inode) == is_begun_anew
+        assert (path.stat().st_size > size) != is_begun_anew
 
 
 def test_files_of_one_size_and_time_that_change_places_are_decoded_again(tmp_path):
@@ -92,7 +107,7 @@ def test_what_was_kept_and_is_damaged_is_decoded_again(folder, decoded):
 
 def test_what_an_earlier_version_kept_goes_and_is_not_believed(folder, decoded):
     reader = (picture.VERSION, picture.as_shown.__name__)
-    keys = b"".join(decoding.file_key(folder, name, *reader) for name in names(folder))
+    keys = b"".join(file_key(folder, name, *reader) for name in names(folder))
     pixels = bytes(6 * 192)
     for state in ("partial", "before"):
         write_classes(folder, {f"{STORE}.{state}": pixels, f"{STORE}.{state}.keys": keys})

@@ -22,14 +22,10 @@ MEGAPIXEL = 10**6 * picture.BYTES_A_PIXEL
 
 
 TEXT = b"key\0\0" + zlib.compress(bytes(3_000_000))
-DAMAGED_COMMENT = png_chunk(b"tEXt", b"Comment\0hello", crc=1)
 METADATA = {
     "a compressed text of 3 MB": [png_chunk(b"zTXt", TEXT)],
     "100 MB of texts": [png_chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(900_000)))] * 110,
     "a profile of 3 MB": [png_chunk(b"iCCP", TEXT)],
-    "a comment with a wrong checksum": [DAMAGED_COMMENT],
-    "a profile with a wrong checksum": [png_chunk(b"iCCP", TEXT, crc=1)],
-    "EXIF with a wrong checksum": [png_chunk(b"eXIf", b"II*\0nonsense", crc=1)],
     "damaged EXIF": [png_chunk(b"eXIf", b"II*\0nonsense")],
 }
 
@@ -39,22 +35,18 @@ def test_metadata_never_keeps_a_png_from_being_read(tmp_path, chunks):
     assert (shown(written(tmp_path / "a.png", png(FLAT, *chunks))) == COLOUR).all()
 
 
-@pytest.mark.parametrize("damaged", [[], [DAMAGED_COMMENT]])
-def test_a_profile_outlives_its_pictures_damaged_comment(tmp_path, damaged):
+def test_a_large_profile_is_followed(tmp_path):
     image = Image.new("RGB", (SIDE, SIDE), expressed_in("Display P3", COLOUR))
     profile = b"P3\0\0" + zlib.compress(icc_profile("Display P3") + bytes(1_500_000))
-    path = written(tmp_path / "a.png", png(image, png_chunk(b"iCCP", profile), *damaged))
+    path = written(tmp_path / "a.png", png(image, png_chunk(b"iCCP", profile)))
     assert np.abs(shown(path) - np.array(COLOUR)).max() <= 2
 
 
-@pytest.mark.parametrize("kind", ["a.jpg", "a.png", "a.webp", "with a damaged comment.png"])
+@pytest.mark.parametrize("kind", ["a.jpg", "a.png", "a.webp"])
 def test_exif_that_could_not_be_written_again_turns_the_picture_all_the_same(tmp_path, kind):
     image = Image.new("RGB", (SIDE, SIDE))
     image.paste("white", (0, 0, SIDE, 8))
-    exif = odd_exif(6)
-    if kind.startswith("with"):
-        image = png(image, png_chunk(b"eXIf", exif[6:]), DAMAGED_COMMENT)
-    found = shown(written(tmp_path / kind, image, exif=exif))
+    found = shown(written(tmp_path / kind, image, exif=odd_exif(6)))
     # Orientation 6: what was stored at the top belongs to the right.
     assert found[:, 10:].min() > 200 and found[:, :6].max() < 50
 

@@ -52,7 +52,9 @@ def decode(
 ) -> tuple[torch.Tensor, dict[int, str]]:
     """The pixels of these files, or of all, and why which could not be read."""
     files = names(folder) if files is None else files
-    ((pixels, problems),) = decoding.load_images([(folder, files)], config)
+    ((stored, rows, problems),) = decoding.load_images([(folder, files)], config)
+    assert {*problems} == {*torch.where(rows < 0)[0].tolist()}
+    pixels = stored[rows] if len(stored) else stored.new_zeros(len(rows), 3, *stored.shape[2:])
     sides = (config.resize or config.size, config.size)
     for index, (image, name) in enumerate(zip(pixels, files, strict=True)):
         if index not in problems:

@@ -1,5 +1,8 @@
 """The datasets as uint8 tensors, with their statistics, class names and file names."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +10,23 @@ import torch
 from torch import Tensor
 
 from tod.config import Config, InputError, too_many_labels
+from tod.config.schema import Images
 from tod.data import image_folder, published
-from tod.data.dataset import WITHOUT_DATA, Dataset, Draw, ImageSet, Split
+from tod.data.dataset import Dataset, Draw, ImageSet
 from tod.system.files import reason
 from utils import random_generator
 
 __all__ = ["Dataset", "ImageSet", "in_long_tail", "load", "statistics"]
+
+LOADERS: dict[str, Callable[[Path, Images, int], Dataset]] = {
+    "digits": published.digits,
+    "cifar10": partial(published.cifar, 10),
+    "cifar100": partial(published.cifar, 100),
+    "svhn": published.svhn,
+    "caltech101": published.caltech101,
+    "image_folder": image_folder.load,
+}
+"""What reads each dataset: from `data_dir`, with its settings and the seed of its split."""
 
 
 def load(config: Config, seed: int) -> Dataset:
@@ -20,25 +34,22 @@ def load(config: Config, seed: int) -> Dataset:
 
     `seed` decides a split that the images do not have: Caltech-101's, and by `images.test_share`;
     and the long tail of `active_learning.imbalance`.
-
-    Raises:
-        InputError: something is missing, unreadable, damaged or contradicts the configuration.
     """
     root = Path(config.data_dir)
     try:
-        train, test, class_names, unreadable, draw = _read(root, config, seed)
+        found = LOADERS[config.dataset](root, config.images, seed)
     except OSError as error:
         raise InputError(
             f"{root}: cannot be read ({reason(error)}); "
-            f"--data-dir names the place of the images; {WITHOUT_DATA}"
+            f"--data-dir names the place of the images; {published.WITHOUT_DATA}"
         ) from None
-    active = config.active_learning
+    active, train, draw = config.active_learning, found.train, found.draw
     if active.imbalance is not None:
         kept = np.flatnonzero(in_long_tail(train.labels.numpy(), active.imbalance, seed))
         draw = Draw(draw.places[kept], draw.size) if draw else Draw(kept, len(train))
         train = train.subset(kept)
     problem = too_many_labels(active.initial_labels, active.cycles, active.query_size, len(train))
-    if len(test) == 0:
+    if len(found.test) == 0:
         problem = problem or "the test set holds no image; it needs at least one"
     if problem is not None:
         raise InputError(f"{root}: {problem}")
@@ -47,21 +58,7 @@ def load(config: Config, seed: int) -> Dataset:
         computed_mean, computed_std = statistics(train)
         mean, std = mean or computed_mean, std or computed_std
     mean, std = torch.as_tensor(mean), torch.as_tensor(std)
-    return Dataset(train, test, class_names, mean, std, unreadable, draw)
-
-
-def _read(root: Path, config: Config, seed: int) -> Split:
-    match config.dataset:
-        case "digits":
-            return published.digits()
-        case "cifar10" | "cifar100":
-            return published.cifar(root, config.dataset)
-        case "svhn":
-            return published.svhn(root / "svhn")
-        case "caltech101":
-            return published.caltech101(root / "101_ObjectCategories", config.images, seed)
-        case _:
-            return image_folder.load(root, config.images, seed)
+    return replace(found, train=train, mean=mean, std=std, draw=draw)
 
 
 def in_long_tail(labels: np.ndarray, ratio: float, seed: int) -> np.ndarray:
@@ -69,12 +66,7 @@ def in_long_tail(labels: np.ndarray, ratio: float, seed: int) -> np.ndarray:
 
     Class sizes fall exponentially: of C classes, the k-th most frequent (from 0; of equal ones, the
     first) keeps `n_0 · R^(−k / (C − 1))` images, drawn at random, where n_0 is the largest class's
-    size; at most what it has, and at least one.
-
-    Args:
-        labels: of all images, (N,).
-        ratio: R, of the largest class's size to the smallest one's.
-        seed: decides which are drawn.
+    size and `ratio` is R; at most what it has, and at least one.
     """
     random = random_generator(seed, "long tail")
     sizes = np.bincount(labels)

@@ -1,12 +1,76 @@
-"""Colours of embedded ICC profiles in sRGB."""
+"""The pixels of a picture of any mode and depth as sRGB of 8 bits, and how opaque they are."""
 
 import io
+import re
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageCms
 
 from tod.system.files import machine_lacks
+
+FEW = 32
+"""A picture that keeps fewer of its grey levels than this is dim."""
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and one of its values
+
+
+def alpha(image: Image.Image, layout: str) -> Image.Image | None:
+    """How opaque each pixel is, as an image of mode L; None where all are."""
+    if image.mode in ("RGBA", "LA", "PA"):
+        return image.getchannel("A")
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        has_alpha = image.palette is not None and image.palette.mode == "RGBA"
+        return image.convert("RGBA").getchannel("A") if has_alpha else None
+    if image.mode.startswith("I"):
+        opaque = np.asarray(image) != transparent
+        return Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8))
+    keyed = image.copy()
+    if "16" in layout:  # the key of 16-bit channels, of which Pillow keeps the high bytes
+        keyed.info["transparency"] = tuple(value >> 8 for value in transparent)
+    if image.mode == "L" and layout in ("L;2", "L;4"):  # the key of channels of fewer bits
+        keyed.info["transparency"] = transparent * (255 // (2 ** int(layout[-1]) - 1))
+    return keyed.convert("RGBA").getchannel("A")
+
+
+def of_8_bits(image: Image.Image, layout: str) -> tuple[Image.Image, bool]:
+    """The picture with 8 bits a channel, and whether it is dim: keeps few levels, and has more.
+
+    A single channel of 12 or 16 bits is scaled by the range of its type, floats by 0 to 1. Few
+    files use the range of 32-bit integers: they are scaled by the smallest of 8, 16 and 32 bits
+    that holds the picture's values, so that most pictures of a kind stay comparable. Of several
+    channels of 16 bits, Pillow has kept the high bytes. `layout` is how the pixels lay in the file,
+    as its decoders name it.
+    """
+    if not image.mode.startswith(("I", "F")):
+        if re.search(";16[BLN]", layout) is None:
+            return image, False
+        colours = (image.getchannel(band) for band in image.getbands() if band != "A")
+        return image, max(band.getextrema()[1] for band in colours) < FEW - 1
+    values = np.asarray(image)
+    if image.mode == "F":
+        highest = 1.0
+    elif bits := re.search("1[26]", layout) or re.search("16", image.mode):
+        highest = 2 ** int(bits[0]) - 1 if not layout.endswith("S") else 2**15 - 1
+    elif image.format in ("PNG", "PPM"):
+        highest = 2**16 - 1
+    else:
+        whole = 2**31 - 1
+        if not layout.endswith("S"):
+            values, whole = values.view(np.uint32), 2**32 - 1
+        highest = next((h for h in (2**8 - 1, 2**16 - 1) if values.max() <= h), whole)
+    # NaN lies nowhere.
+    if not (values.min() >= 0 and values.max() <= highest):
+        raise ValueError(
+            f"values from {values.min():g} to {values.max():g}, not from 0 to {highest:g}: "
+            "convert it to 8 bits a channel"
+        )
+    levels = np.rint(values.astype(np.float32) * np.float32(255 / highest)).astype(np.uint8)
+    if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        levels = 255 - levels
+    of_8_bits = Image.fromarray(levels)
+    num_levels = sum(count > 0 for count in of_8_bits.histogram())
+    return of_8_bits, num_levels < FEW and num_levels < len(np.unique(values))
 
 
 def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-WITHOUT_DATA = "--config digits runs without any download"
 CHUNK = 2**20
 """The bytes of images that are looked at in one go."""
 
@@ -56,10 +55,9 @@ class ImageSet:
         """The images (n, H, W, 3) in order, a few at a time: they may not fit into memory."""
         stored = self.stored.permute(0, 2, 3, 1)
         at_once = max(1, CHUNK // max(1, self.stored[:1].nbytes))
-        if self.rows is None:
-            yield from map(Tensor.numpy, stored.split(at_once))
-        else:
-            yield from (stored[rows].numpy() for rows in self.rows.split(at_once))
+        for start in range(0, len(self), at_once):
+            some = slice(start, start + at_once)
+            yield stored[some if self.rows is None else self.rows[some]].numpy()
 
     def subset(self, indices: Sequence[int]) -> "ImageSet":
         """The images at `indices`, in their order; it copies none."""
@@ -81,9 +79,8 @@ class Dataset:
     """A training and a test set.
 
     Attributes:
-        train, test: the images.
         class_names: by label.
-        mean, std: (3,), of pixels from 0 to 1.
+        mean, std: (3,), of pixels from 0 to 1; None until `tod.data.load` knows them.
         unreadable: files that were left out, and why each.
         draw: where the seed decides which images are for training, which they are.
     """
@@ -91,8 +88,8 @@ class Dataset:
     train: ImageSet
     test: ImageSet
     class_names: Sequence[str]
-    mean: Tensor
-    std: Tensor
+    mean: Tensor | None = None
+    std: Tensor | None = None
     unreadable: Sequence[tuple[str, str]] = ()
     draw: Draw | None = None
 
@@ -104,13 +101,3 @@ class Dataset:
                 digest.update(np.ascontiguousarray(pixels).data)
             digest.update(images.labels.numpy().data)
         return digest.hexdigest()
-
-
-class Split(NamedTuple):
-    """What is read of a dataset: its parts, as in `Dataset`."""
-
-    train: ImageSet
-    test: ImageSet
-    class_names: Sequence[str]
-    unreadable: Sequence[tuple[str, str]] = ()
-    draw: Draw | None = None

@@ -13,7 +13,7 @@ from tod.config import InputError
 from tod.config.schema import Images
 from tod.config.settings import shortened
 from tod.data import picture
-from tod.data.dataset import Draw, ImageSet, Split
+from tod.data.dataset import Dataset, Draw, ImageSet
 from tod.data.decoding import load_images
 from tod.data.listing import Listing, check_classes, listed, refuse, shown
 from utils import random_generator
@@ -24,13 +24,10 @@ STAND_INS = ("val", "valid")
 """What is taken for `test` where there is none."""
 
 
-def load(root: Path, config: Images, seed: int) -> Split:
+def load(root: Path, config: Images, seed: int) -> Dataset:
     """The images in `root`/train/CLASS and `root`/test/CLASS.
 
     Without a test folder, `seed` draws the share `config.test_share` of each class for it.
-
-    Raises:
-        InputError: folders or images are missing or cannot be read; all that are, in one message.
     """
     train_folder, test_folder = _folders(root, config)
     problems: list[str] = []
@@ -40,34 +37,35 @@ def load(root: Path, config: Images, seed: int) -> Split:
     listings = [train_listing]
     if test_folder is not None:
         listings.append(listed(test_folder, problems, class_names))
-    images, unreadable = load_all(listings, config, problems)
+    (train, *tests), unreadable = load_all(listings, config, problems)
     for label, name in enumerate(class_names):
-        if not (images[0].labels == label).any():
+        if not (train.labels == label).any():
             problems.append(f"{train_folder / name}: holds no image; add some, or remove it")
     refuse(problems)
     draw = None
-    if test_folder is None:
-        train, test, draw = held_out(*images, config.test_share, seed)
+    if tests:
+        (test,) = tests
     else:
-        train, test = images
+        train, test, draw = held_out(train, config.test_share, seed)
     tested = test_folder or train_folder
     _warn_of_untested_classes(test, class_names, tested)
     _warn_of_copies((train, test), (train_folder.name, tested.name))
-    return Split(train, test, class_names, unreadable, draw)
+    return Dataset(train, test, class_names, unreadable=unreadable, draw=draw)
 
 
 def _folders(root: Path, config: Images) -> tuple[Path, Path | None]:
     """The folders of the training and the test images; None: the latter are to be held out."""
     train, test = root / "train", root / "test"
-    problems = []
-    for path in (train, test):
-        if not path.is_dir() and (path.is_symlink() or path.exists()):
-            problems.append(f"{path}: is no folder; mend or remove it")
+    problems = [
+        f"{path}: is no folder; mend or remove it"
+        for path in (train, test)
+        if not path.is_dir() and (path.is_symlink() or path.exists())
+    ]
     tests = [path for path in (test, *(root / name for name in STAND_INS)) if path.is_dir()]
-    lacks_test = not tests and config.test_share is None
-    for path, is_missing in ((train, not train.is_dir()), (test, lacks_test)):
-        if is_missing and not problems:
-            problems.append(f"{path}: is missing")
+    if not problems:
+        lacking = [train] * (not train.is_dir())
+        lacking += [test] * (not tests and config.test_share is None)
+        problems = [f"{path}: is missing" for path in lacking]
     if problems:
         advice = (
             f"images go to {train}/CLASS/ and {test}/CLASS/, and --data-dir names the folder that "
@@ -87,23 +85,17 @@ def load_all(
     problems: list[str],
     read: picture.Read = picture.as_shown,
 ) -> tuple[list[ImageSet], list[tuple[str, str]]]:
-    """The images of several folders.
+    """The readable images of several folders; and the files that are left out, with the reason.
 
-    Args:
-        listings: of each folder.
-        config: the sizes, and whether to go on without unreadable images.
-        problems: takes those that cannot be read, and are not to be left out.
-        read: what makes RGB pixels of an open picture.
-
-    Returns:
-        The images of each folder; and the files that are left out, with the reason.
+    `problems` takes those that cannot be read, and are not to be left out.
     """
     loaded = load_images([(listing.folder, listing.files) for listing in listings], config, read)
     images, unreadable, lines = [], [], []
-    for (folder, _, files, labels), (pixels, unread) in zip(listings, loaded, strict=True):
-        everything = ImageSet(pixels, torch.tensor(labels, dtype=torch.int64), files)
-        readable = [i for i in range(len(files)) if i not in unread]
-        images.append(everything.subset(readable) if unread else everything)
+    for (folder, _, files, labels), (stored, rows, unread) in zip(listings, loaded, strict=True):
+        is_all = torch.equal(rows, torch.arange(len(stored)))
+        labels = torch.tensor(labels, dtype=torch.int64)
+        everything = ImageSet(stored, labels, files, None if is_all else rows)
+        images.append(everything.subset(np.flatnonzero(rows >= 0)) if unread else everything)
         for index, why in sorted(unread.items()):
             unreadable.append((f"{folder.name}/{files[index]}", why))
             lines.append(f"{shown(folder / files[index])}: cannot be read as an image ({why})")
@@ -153,16 +145,12 @@ def _warn_of_copies(sets: tuple[ImageSet, ImageSet], folders: tuple[str, str]) -
         count = sum(place == 1 for group in leaks for place, _ in group)
         first, last = named(*leaks[0][0]), named(*leaks[0][-1])
         log.warning(f"{count} test images are training images too, as {last} is {first}")
-    doubtful = [g for g in groups if len({_label(sets, *image) for image in g}) > 1]
+    # Of each group, the first image of each label.
+    by_label = [{int(sets[s].labels[i]): (s, i) for s, i in reversed(group)} for group in groups]
+    doubtful = [sorted(images.values()) for images in by_label if len(images) > 1]
     if doubtful:
-        first = doubtful[0][0]
-        other = next(o for o in doubtful[0] if _label(sets, *o) != _label(sets, *first))
-        words = f"{named(*first)} and {named(*other)}"
+        words = " and ".join(named(*image) for image in doubtful[0][:2])
         log.warning(f"{len(doubtful)} pictures are there under two classes, as {words}")
-
-
-def _label(sets: Sequence[ImageSet], place: int, index: int) -> int:
-    return int(sets[place].labels[index])
 
 
 def same_pixels(sets: Sequence[ImageSet]) -> list[list[tuple[int, int]]]:

@@ -32,24 +32,11 @@ class Listing(NamedTuple):
     files: list[str]
     labels: list[int]
 
-    def without(self, class_name: str) -> "Listing":
-        """The other classes' images."""
-        names = [name for name in self.class_names if name != class_name]
-        kept = [
-            (file, names.index(self.class_names[label]))
-            for file, label in zip(self.files, self.labels, strict=True)
-            if self.class_names[label] != class_name
-        ]
-        return Listing(self.folder, names, [f for f, _ in kept], [label for _, label in kept])
-
 
 def refuse(problems: Sequence[str], ending: str | None = None) -> None:
     """Refuses what has problems: the first ten of them are named, and their number.
 
     `ending` is a last line of the message.
-
-    Raises:
-        InputError: there is one.
     """
     lines = list(problems[:NAMED])
     if len(problems) > 1:
@@ -62,13 +49,9 @@ def check_classes(folder: Path, class_names: Sequence[str], problems: list[str])
     """Refuses what is no classification, with the problems that there are.
 
     Warns of classes whose names differ in nothing but case, blanks or the form of letters.
-
-    Raises:
-        InputError: there are fewer than two classes.
     """
     if len(class_names) < 2:
-        count = len(class_names)
-        few = f"{folder}: names {count} classes; there must be at least two"
+        few = f"{folder}: names {len(class_names)} classes; there must be at least two"
         refuse([*problems, few])
     alike: dict[str, list[str]] = defaultdict(list)
     for name in class_names:
@@ -87,6 +70,7 @@ def listed(
     problems: list[str],
     class_names: Sequence[str] | None = None,
     where: str = "train",
+    left_out: Sequence[str] = SYSTEM_FOLDERS,
 ) -> Listing:
     """The image files in `folder`/CLASS, in the order of the classes and of their names.
 
@@ -97,16 +81,16 @@ def listed(
         problems: takes what leads nowhere, cannot be entered, or is no class.
         class_names: those that there may be; None: those that there are.
         where: they come from.
+        left_out: folders that are no classes.
     """
-    others: list[Path] = []
     folders: dict[str, list[Path]] = defaultdict(list)
+    others: list[Path] = []
     for path in _entries(folder, problems):
-        if path.is_dir() and path.name not in SYSTEM_FOLDERS:
-            folders[class_name_of(path.name)].append(path)
-        elif not path.is_dir():
+        if not path.is_dir():
             others.append(path)
-    if class_names is None:
-        class_names = in_order(folders)
+        elif path.name not in left_out:
+            folders[class_name_of(path.name)].append(path)
+    class_names = in_order(folders) if class_names is None else list(class_names)
     for name in in_order(folders.keys() - {*class_names}):
         problems.append(
             f"{shown(folders[name][0])}: is a class without training images; "
@@ -122,10 +106,9 @@ def listed(
                 labels.append(label)
             else:
                 others.append(path)
-    if others:
-        words = "images lie in their class's folder itself, with an image's ending"
-        _warn_of_others(folder, others, words)
-    return Listing(folder, list(class_names), files, labels)
+    words = "images lie in their class's folder itself, with an image's ending"
+    _warn_of_others(folder, others, words)
+    return Listing(folder, class_names, files, labels)
 
 
 def class_name_of(name: str) -> str:
@@ -138,20 +121,50 @@ def is_image_file(path: Path) -> bool:
     return path.suffix.lower() in picture.ENDINGS and path.is_file()
 
 
-def _warn_of_others(folder: Path, others: Sequence[Path], words: str) -> None:
-    """Says what is left out of a folder, and why; of photographs, what to do."""
-    photographs = [path for path in others if path.suffix.lower() in NOT_READ]
-    rest = [path for path in others if path.suffix.lower() not in NOT_READ]
-    convert = "this format is not read; convert them to JPEG or PNG"
-    for paths, why in ((photographs, convert), (rest, words)):
-        if paths:
-            first = shown(paths[0].relative_to(folder))
-            log.warning(f"{folder}: {first} is left out ({len(paths)} such in all): {why}")
-
-
 def shown(path: Path) -> str:
     """A path as part of a message."""
     return shortened(str(path), 300)
+
+
+def image_files(folder: Path) -> list[str]:
+    """The names of all image files below a folder, as `below` gives them; at least one."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is no folder; name the one in which the images lie")
+    problems: list[str] = []
+    found = below(folder, problems)
+    if not found and not problems:
+        problems.append(f"{folder}: holds no image file")
+    refuse(problems)
+    return found
+
+
+def below(folder: Path, problems: list[str]) -> list[str]:
+    """The names of all image files below a folder, at any depth, relative to it, in order.
+
+    What is hidden is left out without a word, and with one what has no image's ending. A folder is
+    entered once, however many links lead to it. `problems` takes what leads nowhere or cannot be
+    entered.
+    """
+    found, others = [], []
+    folders, entered = [folder], {folder.resolve()}
+    while folders:
+        for path in _entries(folders.pop(), problems):
+            if path.is_dir():
+                if path.name not in SYSTEM_FOLDERS and path.resolve() not in entered:
+                    entered.add(path.resolve())
+                    folders.append(path)
+            elif is_image_file(path):
+                found.append(str(path.relative_to(folder)))
+            else:
+                others.append(path)
+    _warn_of_others(folder, others, "they have no image's ending")
+    return sorted(found)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Class names in their order, which is that of numbers where all are numbers."""
+    names = sorted(names)
+    return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
 
 
 def _entries(folder: Path, problems: list[str]) -> list[Path]:
@@ -170,50 +183,12 @@ def _entries(folder: Path, problems: list[str]) -> list[Path]:
     return found
 
 
-def image_files(folder: Path) -> list[str]:
-    """The names of all image files below a folder, as `below` gives them.
-
-    Raises:
-        InputError: there is none, or something there leads nowhere or cannot be entered.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: is no folder; name the one in which the images lie")
-    problems: list[str] = []
-    found = below(folder, problems)
-    if not found and not problems:
-        problems.append(f"{folder}: holds no image file")
-    refuse(problems)
-    return found
-
-
-def below(folder: Path, problems: list[str]) -> list[str]:
-    """The names of all image files below a folder, at any depth, relative to it, in order.
-
-    What is hidden is left out without a word, and with one what has no image's ending. A folder is
-    entered once, however many links lead to it.
-
-    Args:
-        folder: to search.
-        problems: takes what leads nowhere or cannot be entered.
-    """
-    found, others = [], []
-    folders, entered = [folder], {folder.resolve()}
-    while folders:
-        for path in _entries(folders.pop(), problems):
-            if path.is_dir():
-                if path.name not in SYSTEM_FOLDERS and path.resolve() not in entered:
-                    entered.add(path.resolve())
-                    folders.append(path)
-            elif is_image_file(path):
-                found.append(str(path.relative_to(folder)))
-            else:
-                others.append(path)
-    if others:
-        _warn_of_others(folder, others, "they have no image's ending")
-    return sorted(found)
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """Class names in their order, which is that of numbers where all are numbers."""
-    names = sorted(names)
-    return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
+def _warn_of_others(folder: Path, others: Sequence[Path], words: str) -> None:
+    """Says what is left out of a folder, and why; of photographs, what to do."""
+    photographs = [path for path in others if path.suffix.lower() in NOT_READ]
+    rest = [path for path in others if path.suffix.lower() not in NOT_READ]
+    convert = "this format is not read; convert them to JPEG or PNG"
+    for paths, why in ((photographs, convert), (rest, words)):
+        if paths:
+            first = shown(paths[0].relative_to(folder))
+            log.warning(f"{folder}: {first} is left out ({len(paths)} such in all): {why}")

@@ -3,8 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,41 +13,29 @@ import torch
 from tod.config import InputError
 from tod.config.schema import Images
 from tod.data.dataset import ImageSet
-from tod.data.decoding import file_key
+from tod.data.decoding import made_of_files
 from tod.data.image_folder import load_all, same_pixels
-from tod.data.kept import KEY_SIZE, progress_bar
-from tod.data.listing import (
-    Listing,
-    below,
-    check_classes,
-    class_name_of,
-    listed,
-    refuse,
-    shown,
-)
-from tod.system.files import reason, refuse_what_the_machine_lacks, sha256, write_atomically
-from tod.system.machine import cores
+from tod.data.listing import Listing, below, check_classes, class_name_of, listed, refuse, shown
+from tod.data.store import Store, file_key
+from tod.system.files import reason, sha256
 
 log = logging.getLogger("tod")
 
 UNKNOWN = -1
 """The label of an image that has none yet."""
-DIGEST_SIZE = hashlib.sha256().digest_size
 CONTROLS = {chr(code) for code in range(32)} - {*"\t\n\r"}
 """No XML file can hold these."""
 
 
 class Found(NamedTuple):
-    """What there is in people's folder.
+    """What there is in people's folder, `root`; names of files are relative to it.
 
     Attributes:
-        root: the folder; all names of files are relative to it.
-        class_names: by label.
         files: of each image of the pool or of `train`, by its SHA-256 in hex, a file that shows it;
             in the order of the digests, so that no file's name or place matters.
         digests: of each file, also where several show one image.
-        labels: of the images in `train`, their classes.
-        test: the files in `test`, with their labels; None: there is no such folder.
+        labels: of the images in `train`, their classes, by digest.
+        test: None where there is no such folder.
     """
 
     root: Path
@@ -63,9 +50,8 @@ class Read(NamedTuple):
     """The images of `Found` that can be read.
 
     Attributes:
-        images: without labels, in the order of `digests`.
-        digests: in hex, ascending.
-        test: the test images, with labels; None: there is no such folder.
+        images: without labels, in the order of `digests`, which ascend.
+        test: with labels; None where there is no such folder.
         unreadable: files that were left out, and why each.
         tested: the digests of images that were left out, since a test image has their pixels.
     """
@@ -78,12 +64,7 @@ class Read(NamedTuple):
 
 
 def find(root: Path) -> Found:
-    """What there is in `root`: `unlabeled`, `train/CLASS`, `classes.txt` and `test/CLASS`.
-
-    Raises:
-        InputError: the pool or the classes are missing, or files cannot be read or contradict each
-            other; all that do, in one message.
-    """
+    """What there is in `root`: `unlabeled`, `train/CLASS`, `classes.txt` and `test/CLASS`."""
     if not (root / "unlabeled").is_dir():
         raise InputError(
             f"{root / 'unlabeled'}: is missing; images to be labelled go there, at any depth; the "
@@ -91,38 +72,33 @@ def find(root: Path) -> Found:
             "--data-dir names the folder that holds them"
         )
     problems: list[str] = []
-    in_train = _labelled(root, problems)
-    class_names = in_train.class_names
-    in_test = None
+    train, test = _labelled(root, problems), None
     if (root / "test").is_dir():
-        in_test = listed(root / "test", problems, class_names, "the classes")
-        if not in_test.files:
+        test = listed(root / "test", problems, train.class_names, "the classes")
+        if not test.files:
             problems.append(f"{root / 'test'}: holds no image; add some, or remove it")
-    parts = {
-        "unlabeled": below(root / "unlabeled", problems),
-        "train": in_train.files,
-        "test": in_test.files if in_test else [],
-    }
-    names = [f"{part}/{file}" for part, files in parts.items() for file in files]
+    names = [f"unlabeled/{file}" for file in below(root / "unlabeled", problems)]
+    names += [f"train/{file}" for file in train.files]
+    names += _files_of_test(test)
     digests = dict(zip(names, _digests(root, names, problems), strict=True))
-    labels = _labels_of(in_train, digests, problems)
+    labels = _labels_of(train, digests, problems)
     refuse(problems)
     # A test image's label is to judge, not to be asked for.
-    tested = {digests[f"test/{file}"] for file in parts["test"]}
+    tested = {digests[file] for file in _files_of_test(test)}
     files: dict[str, str] = {}
     for name, digest in digests.items():
         if digest not in tested:
             files.setdefault(digest, name)
     labels = {digest: label for digest, label in labels.items() if digest in files}
-    return Found(root, class_names, dict(sorted(files.items())), digests, labels, in_test)
+    return Found(root, train.class_names, dict(sorted(files.items())), digests, labels, test)
+
+
+def _files_of_test(test: Listing | None) -> list[str]:
+    return [f"test/{file}" for file in test.files] if test else []
 
 
 def _labelled(root: Path, problems: list[str]) -> Listing:
-    """The classes, and the images in `train` that are of them.
-
-    Raises:
-        InputError: there are fewer than two classes, or one whose name cannot be shown.
-    """
+    """The classes, at least two, and the images in `train` that are of them."""
     train, file = root / "train", root / "classes.txt"
     class_names = _class_names(file, problems)
     listing = Listing(train, class_names or [], [], [])
@@ -171,82 +147,44 @@ def _labels_of(train: Listing, digests: dict[str, str], problems: list[str]) -> 
 
 def _digests(root: Path, names: Sequence[str], problems: list[str]) -> list[str]:
     """The SHA-256 of each file in hex; a hidden file remembers those that have not changed."""
-    path = root / ".digests_of_images"
-    known = _known_digests(path)
+    store = Store(root / ".digests_of_images", (hashlib.sha256().digest_size,))
     keys = [file_key(root, name, "sha256") for name in names]
-    new = [i for i, key in enumerate(keys) if key not in known]
-
-    def digest(index: int) -> bytes | Exception:
-        try:
-            return bytes.fromhex(sha256(root / names[index]))
-        except (OSError, MemoryError) as error:
-            return error
-
-    with (
-        ThreadPoolExecutor(cores()) as threads,
-        progress_bar(f"reading {root}", len(names), len(names) - len(new)) as bar,
-    ):
-        for index, found in zip(new, threads.map(digest, new), strict=True):
-            if isinstance(found, Exception):
-                refuse_what_the_machine_lacks(root / names[index], found)
-                words = f"cannot be read ({reason(found)}); mend or remove it"
-                problems.append(f"{shown(root / names[index])}: {words}")
-                found = bytes(DIGEST_SIZE)
-            else:
-                known[keys[index]] = found
-            bar.update()
-    if new and not problems:
-        rows = b"".join(key + known[key] for key in keys)
-        with suppress(InputError):  # where the folder cannot be written to, they are read each time
-            write_atomically(path, rows)
-    return [known.get(key, bytes(DIGEST_SIZE)).hex() for key in keys]
-
-
-def _known_digests(path: Path) -> dict[bytes, bytes]:
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return {}
-    size = KEY_SIZE + DIGEST_SIZE
-    rows = (content[i : i + size] for i in range(0, len(content) // size * size, size))
-    return {row[:KEY_SIZE]: row[KEY_SIZE:] for row in rows}
+    make = partial(made_of_files, root, names, lambda path: (bytes.fromhex(sha256(path)), False))
+    kept, unread, _ = store.load(keys, make, f"reading {root}")
+    for index, why in unread.items():
+        problems.append(f"{shown(root / names[index])}: cannot be read ({why}); mend or remove it")
+    return [
+        name if row < 0 else kept.values[row].tobytes().hex()
+        for name, row in zip(names, kept.rows, strict=True)
+    ]
 
 
 def read(found: Found, config: Images) -> Read:
-    """The pixels of what there is.
-
-    Raises:
-        InputError: images cannot be read and are not to be left out; all that are, in one message.
-    """
-    tests = found.test or Listing(found.root, [], [], [])
-    pool, test_files = list(found.files.values()), [f"test/{file}" for file in tests.files]
-    labels = dict.fromkeys(pool, UNKNOWN) | dict(zip(test_files, tests.labels, strict=True))
-    files = sorted(labels)
-    problems: list[str] = []
+    """The pixels of what there is."""
+    test_files = _files_of_test(found.test)
+    labels = dict.fromkeys(found.files.values(), UNKNOWN)
+    labels |= dict(zip(test_files, found.test.labels if found.test else [], strict=True))
+    files, problems = sorted(labels), []
     listing = Listing(found.root, found.class_names, files, [labels[file] for file in files])
     (everything,), unreadable = load_all([listing], config, problems)
     refuse(problems)
     place = {file: i for i, file in enumerate(everything.names)}
     digests = [digest for digest, file in found.files.items() if file in place]
-    images = _subset(everything, place, (found.files[digest] for digest in digests))
-    test = _subset(everything, place, test_files) if found.test else None
-    copies = _copies_of(test, images) if test else set()
+    images = everything.subset([place[found.files[digest]] for digest in digests])
+    test = everything.subset([place[file] for file in test_files if file in place])
+    copies = _copies_of(test, images) if found.test else set()
     rest = [index for index in range(len(images)) if index not in copies]
-    prefix = f"{found.root.name}/"
     return Read(
         images.subset(rest),
         [digests[index] for index in rest],
-        test,
-        [(file.removeprefix(prefix), why) for file, why in unreadable],
+        test if found.test else None,
+        [(file.removeprefix(f"{found.root.name}/"), why) for file, why in unreadable],
         {digests[index] for index in copies},
     )
 
 
 def _copies_of(test: ImageSet, images: ImageSet) -> set[int]:
-    """Which images have all pixels of a test image: the same picture with other metadata, mostly.
-
-    They are told of.
-    """
+    """Which images have all pixels of a test image, most with other metadata; the log says so."""
     groups = [g for g in same_pixels((test, images)) if {place for place, _ in g} == {0, 1}]
     if not groups:
         return set()
@@ -257,11 +195,6 @@ def _copies_of(test: ImageSet, images: ImageSet) -> set[int]:
         f"images are neither asked for nor trained on ({len(copies)} in all)"
     )
     return copies
-
-
-def _subset(images: ImageSet, place: dict[str, int], files: Iterable[str]) -> ImageSet:
-    rows = [place[file] for file in files if file in place]
-    return images.subset(np.array(rows, dtype=np.int64))
 
 
 def fingerprint(found: Found) -> str:

@@ -1,21 +1,19 @@
 """One image file as a viewer shows it: upright, in sRGB, on white; nothing in it can execute."""
 
-import io
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import numpy as np
 import PIL
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 from PIL.BmpImagePlugin import DibImageFile
 from PIL.IcoImagePlugin import IcoFile
-from PIL.PngImagePlugin import PngImageFile
 
-from tod.data import colour, depth, png
+from tod.data import colour
 from tod.system.files import machine_lacks
 from tod.system.machine import memory
 
@@ -33,6 +31,8 @@ FORMATS = tuple(
 )
 """The raster formats that are read. Pillow knows others: EPS would start Ghostscript."""
 ENDINGS = {ending for ending, name in Image.registered_extensions().items() if name in FORMATS}
+# Above these, Pillow refuses a picture for its texts or its profile, which may be large.
+PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = 2**26, 2**28
 
 TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -44,48 +44,34 @@ TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What turns a picture of each EXIF orientation upright."""
-OUT_OF_MEMORY = re.compile("out of memory|decoder error -9")
-"""How Pillow's decoders say so."""
+OUT_OF_MEMORY = re.compile("out of memory|decoder error -9")  # as Pillow's decoders say it
 BYTES_A_PIXEL = 24
 """At most, while a picture is decoded."""
 FINER = 4
 """A JPEG file is decoded to no less than this many times the side to which it is squashed: then the
 pixels differ from a full decoding's by 0.3 of 255 levels on average, by 2 in 99 of 100, by 9 at an
 edge at most (45 photographs of Caltech-101 at quality 90)."""
-
+IS_DIM = "is dim"
+"""The key under which a picture's `info` says that it keeps few of its grey levels."""
 TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of TIFF
 
 Read = Callable[[Image.Image, int], Image.Image]
+"""An open picture, and the side of the square to which it is to be squashed → its RGB pixels."""
 
 
 class Pixels(NamedTuple):
-    """A decoded picture.
-
-    Attributes:
-        content: (size, size, 3) uint8.
-        is_dim: it keeps few of the grey levels that its file has.
-    """
+    """A decoded picture, (size, size, 3) uint8; it is dim if it keeps few of its file's levels."""
 
     content: bytes
     is_dim: bool
 
 
 def decode(path: Path, resize: int, size: int, read: Read) -> Pixels:
-    """An image file, squashed to a square of side `resize`, of which the middle is kept.
-
-    Args:
-        path: the file.
-        resize: in pixels.
-        size: the side of the middle.
-        read: an open picture and `resize` → its RGB pixels: `as_shown`, or `as_published`.
-
-    Raises:
-        Exception: the file holds no picture; Pillow's decoders raise many kinds.
-    """
+    """An image file, squashed to a square of side `resize`, of which the middle `size` is kept."""
     border = (resize - size) // 2
     box = (border, border, border + size, border + size)
     pixels = rgb(path, resize, read)
-    is_dim = pixels.info.get(depth.IS_DIM, False)
+    is_dim = pixels.info.get(IS_DIM, False)
     if pixels.size != (size, size) or resize != size:
         pixels = pixels.resize((resize, resize), Image.Resampling.BILINEAR).crop(box)
     return Pixels(pixels.tobytes(), is_dim)
@@ -99,34 +85,18 @@ def rgb(path: Path, side: int, read: Read) -> Image.Image:
     """
     # Pillow would map some files by their name, and mix up the lines of those that lie on a side.
     with path.open("rb") as file:
+        icon = _pixels_of_an_icon(file)
         try:
-            return _read(file, FORMATS, side, read)
+            with (
+                _memory_for(icon),  # Pillow decodes it as it opens it
+                Image.open(file, formats=FORMATS) as image,
+                _memory_for(0 if icon else _pixels_to_decode(image)),
+            ):
+                return read(image, side)
         except Exception as error:
             if OUT_OF_MEMORY.match(str(error)):
                 raise MemoryError(str(error)) from None
-            file.seek(0)
-            if machine_lacks(error) or file.read(len(png.SIGNATURE)) != png.SIGNATURE:
-                raise
-            content, profile = png.without_metadata(file.read())
-            return _read(io.BytesIO(content), ["PNG"], side, read, profile)
-
-
-def _read(
-    file: BinaryIO,
-    formats: Sequence[str],
-    side: int,
-    read: Read,
-    profile: bytes | None = None,
-) -> Image.Image:
-    icon = _pixels_of_an_icon(file)
-    with (
-        _memory_for(icon),  # Pillow decodes it as it opens it
-        Image.open(file, formats=formats) as image,
-        _memory_for(0 if icon else _pixels_to_decode(image)),
-    ):
-        if profile:
-            image.info["icc_profile"] = profile
-        return read(image, side)
+            raise
 
 
 def _pixels_of_an_icon(file: BinaryIO) -> int:
@@ -137,9 +107,9 @@ def _pixels_of_an_icon(file: BinaryIO) -> int:
         with suppress(Exception):  # opening a damaged one tells more
             place = IcoFile(file).entry[0].offset
             file.seek(place)
-            is_png = file.read(len(png.SIGNATURE)) == png.SIGNATURE
+            is_png = file.read(4) == b"\x89PNG"
             file.seek(place)
-            width, height = (PngImageFile if is_png else DibImageFile)(file).size
+            width, height = (PngImagePlugin.PngImageFile if is_png else DibImageFile)(file).size
             num_pixels = width * height if is_png else width * height // 2  # with its mask
     file.seek(0)
     return num_pixels
@@ -185,12 +155,13 @@ def _memory_for(num_pixels: int) -> Iterator[None]:
 
 
 @contextmanager
-def without_pillows_limit() -> Iterator[None]:
-    """Lets Pillow open a picture of any size: `decode` has a limit of its own, by memory."""
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
+def pillow_limits_off() -> Iterator[None]:
+    """Without Pillow's limit, as `rgb` has one by memory, and its warnings, which name no file."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="PIL")
+            yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
 
@@ -211,14 +182,14 @@ def as_shown(image: Image.Image, side: int) -> Image.Image:
     layout = image.tile[0][3] if image.tile else ""
     layout = layout if isinstance(layout, str) else str(layout[0]) if layout else ""
     image.load()
-    alpha = _alpha(image, layout)
-    of_8_bits, is_dim = depth.of_8_bits(image, layout)
+    alpha = colour.alpha(image, layout)
+    of_8_bits, is_dim = colour.of_8_bits(image, layout)
     colours = colour.in_srgb(of_8_bits, image.info.get("icc_profile"))
     if alpha is not None:
         colours = Image.composite(colours, Image.new("RGB", image.size, "white"), alpha)
     turn = TRANSPOSITIONS.get(_orientation(image))
     upright = colours if turn is None else colours.transpose(turn)
-    upright.info[depth.IS_DIM] = is_dim
+    upright.info[IS_DIM] = is_dim
     return upright
 
 
@@ -242,22 +213,3 @@ def _orientation(image: Image.Image) -> object:
         if machine_lacks(error):
             raise
         return None
-
-
-def _alpha(image: Image.Image, layout: str) -> Image.Image | None:
-    """How opaque each pixel is, as an image of mode L; None where all are."""
-    if image.mode in ("RGBA", "LA", "PA"):
-        return image.getchannel("A")
-    transparent = image.info.get("transparency")
-    if transparent is None:
-        has_alpha = image.palette is not None and image.palette.mode == "RGBA"
-        return image.convert("RGBA").getchannel("A") if has_alpha else None
-    if image.mode.startswith("I"):
-        opaque = np.asarray(image) != transparent
-        return Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8))
-    keyed = image.copy()
-    if "16" in layout:  # the key of 16-bit channels, of which Pillow keeps the high bytes
-        keyed.info["transparency"] = tuple(value >> 8 for value in transparent)
-    if image.mode == "L" and layout in ("L;2", "L;4"):  # the key of channels of fewer bits
-        keyed.info["transparency"] = transparent * (255 // (2 ** int(layout[-1]) - 1))
-    return keyed.convert("RGBA").getchannel("A")

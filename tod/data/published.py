@@ -16,17 +16,19 @@ import numpy as np
 import torch
 
 from tod.config import InputError
-from tod.config.schema import TRAINING_SET_SIZES, Images
+from tod.config.schema import Images
 from tod.data import image_folder, listing, picture
-from tod.data.dataset import WITHOUT_DATA, Draw, ImageSet, Split
-from tod.data.decoding import folder_lock
+from tod.data.dataset import Dataset, Draw, ImageSet
+from tod.data.store import folder_lock
 from tod.system.files import reason
 from utils import random_generator
 
 log = logging.getLogger("tod")
 
+WITHOUT_DATA = "--config digits runs without any download"
 
-def digits() -> Split:
+
+def digits(*_: object) -> Dataset:
     """scikit-learn's 8×8 digits in grey; a fifth of each class is the test set."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -39,20 +41,20 @@ def digits() -> Split:
         np.arange(len(everything)), test_size=0.2, stratify=published.target, random_state=0
     )
     class_names = [str(name) for name in published.target_names]
-    return Split(everything.subset(train), everything.subset(test), class_names)
+    return Dataset(everything.subset(train), everything.subset(test), class_names)
 
 
-def cifar(root: Path, dataset: str) -> Split:
+def cifar(num_classes: int, root: Path, *_: object) -> Dataset:
     """CIFAR-10 or CIFAR-100 from the folder in `root` that its archive holds."""
     from torchvision.datasets import CIFAR10, CIFAR100
     from torchvision.datasets.utils import download_and_extract_archive
 
-    published = CIFAR10 if dataset == "cifar10" else CIFAR100
-    folder = root / published.base_folder
-    _download(folder, published.url, download_and_extract_archive, published.tgz_md5)
-    meta = folder / published.meta["filename"]
+    archive = {10: CIFAR10, 100: CIFAR100}[num_classes]
+    folder = root / archive.base_folder
+    _download(folder, archive.url, download_and_extract_archive, archive.tgz_md5)
+    meta = folder / archive.meta["filename"]
     with _reading(meta):
-        class_names = _plain_pickle(meta)[published.meta["key"]]
+        class_names = _plain_pickle(meta)[archive.meta["key"]]
 
     def image_set(files: Sequence[tuple[str, str]], count: int) -> ImageSet:
         parts = []
@@ -61,39 +63,38 @@ def cifar(root: Path, dataset: str) -> Split:
                 batch = _plain_pickle(folder / name)
                 pixels = np.reshape(batch["data"], (-1, 3, 32, 32))
                 labels = batch.get("labels", batch.get("fine_labels"))
-                parts.append(_checked(pixels, labels, len(class_names)))
+                parts.append(_checked(pixels, labels, num_classes))
                 _check_copy(folder / name, len(parts[-1]), count // len(files), md5)
         pixels = torch.cat([part.pixels for part in parts])
         return ImageSet(pixels, torch.cat([part.labels for part in parts]))
 
-    train = image_set(published.train_list, TRAINING_SET_SIZES[dataset])
-    return Split(train, image_set(published.test_list, 10_000), class_names)
+    train, test = image_set(archive.train_list, 50_000), image_set(archive.test_list, 10_000)
+    return Dataset(train, test, class_names)
 
 
-def svhn(folder: Path) -> Split:
-    """SVHN's cropped digits from the two files in `folder`."""
+def svhn(root: Path, *_: object) -> Dataset:
+    """SVHN's cropped digits from the two files in `root`/svhn."""
     from scipy.io import loadmat
     from torchvision.datasets import SVHN
     from torchvision.datasets.utils import download_url
 
-    def image_set(split: str, count: int) -> ImageSet:
+    sets = []
+    for split, count in (("train", 73_257), ("test", 26_032)):
         url, name, md5 = SVHN.split_list[split]
-        path = folder / name
+        path = root / "svhn" / name
         _download(path, url, download_url, md5)
         with _reading(path):
             content = loadmat(path)
             # The files' label of the digit 0 is 10.
             labels = np.where(content["y"] == 10, 0, content["y"])
-            images = _checked(content["X"].transpose(3, 2, 0, 1), labels, 10)
-            _check_copy(path, len(images), count, md5)
-        return images
-
-    train, test = image_set("train", TRAINING_SET_SIZES["svhn"]), image_set("test", 26_032)
-    return Split(train, test, [str(digit) for digit in range(10)])
+            sets.append(_checked(content["X"].transpose(3, 2, 0, 1), labels, 10))
+            _check_copy(path, len(sets[-1]), count, md5)
+    return Dataset(*sets, [str(digit) for digit in range(10)])
 
 
-def caltech101(folder: Path, config: Images, seed: int) -> Split:
+def caltech101(root: Path, config: Images, seed: int) -> Dataset:
     """Caltech-101 without its background; `seed` draws nine tenths of each class for training."""
+    folder = root / "101_ObjectCategories"
     if not folder.is_dir():
         raise InputError(
             f"{folder}: is missing; Caltech-101 comes from "
@@ -101,7 +102,8 @@ def caltech101(folder: Path, config: Images, seed: int) -> Split:
             f"or name its place with --data-dir; {WITHOUT_DATA}"
         )
     problems: list[str] = []
-    found = listing.listed(folder, problems).without("BACKGROUND_Google")
+    left_out = (*listing.SYSTEM_FOLDERS, "BACKGROUND_Google")
+    found = listing.listed(folder, problems, left_out=left_out)
     class_names = found.class_names
     listing.check_classes(folder, class_names, problems)
     if len(class_names) > 101:
@@ -122,7 +124,8 @@ def caltech101(folder: Path, config: Images, seed: int) -> Split:
         train += sorted(members[:cut].tolist())
         test += sorted(members[cut:].tolist())
     draw = Draw(np.array(train), len(images))
-    return Split(images.subset(train), images.subset(test), class_names, unreadable, draw)
+    parts = images.subset(train), images.subset(test)
+    return Dataset(*parts, class_names, unreadable=unreadable, draw=draw)
 
 
 def _download(path: Path, url: str, fetch: Callable, md5: str) -> None:
@@ -184,11 +187,10 @@ def _check_copy(path: Path, count: int, published_count: int, md5: str) -> None:
     """A file with another checksum is fine where it holds fewer images than the published one."""
     from torchvision.datasets.utils import check_integrity
 
-    if check_integrity(path, md5):
-        return
-    if count >= published_count:
-        raise ValueError("its checksum is not that of the published file: it is damaged")
-    _warn_of_reduced_copy(path, f"{count:,} images", f"the published file {published_count:,}")
+    if not check_integrity(path, md5):
+        if count >= published_count:
+            raise ValueError("its checksum is not that of the published file: it is damaged")
+        _warn_of_reduced_copy(path, f"{count:,} images", f"the published file {published_count:,}")
 
 
 def _warn_of_reduced_copy(path: Path, found: str, published: str) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 from tod.analysis import contact_sheet
 from tod.config import InputError
 from tod.data import picture
-from tod.data.decoding import pillow_limits_off
+from tod.data.picture import pillow_limits_off
 from tod.people import label_studio
 from tod.people.page import LARGEST_SIDE, page, thumbnail
 from tod.people.requests import AUDIT, COLUMNS, Request, batch_folder

@@ -1,0 +1,281 @@
+"""What is kept of images: rows of one array, in a file that only grows, found by their keys."""
+
+import hashlib
+import itertools
+import logging
+import os
+import struct
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from tod.config import InputError
+from tod.system.files import atomic_file, locked, reason, refuse_what_the_machine_lacks, remove
+
+KEY_SIZE = 16
+NO_KEY = bytes(KEY_SIZE)
+"""The key of a file that is not there."""
+ENTRY = np.dtype([("key", "u1", KEY_SIZE), ("flag", "?")])
+HEADER = struct.Struct("<16sqq")
+MAGIC = b"tod.data.store 1"
+CHUNK = 2**24
+SECONDS = 5.0
+"""The bytes of rows, and the time, after which they are safe on the disk."""
+AHEAD = 256
+"""At most so many rows wait, made, for the one before them."""
+
+Made = tuple[bytes, bool]
+"""A row, and a flag that is kept beside it."""
+Results = Iterable[tuple[int, Made | str]]
+"""Positions among the keys, and what was made there, or why nothing was."""
+Make = Callable[[Sequence[int], int], Generator[tuple[int, Made | str], None, None]]
+"""Positions → their results in that order, of which at most so many wait."""
+
+
+class Kept(NamedTuple):
+    """What a store has.
+
+    Attributes:
+        values: (M, *shape), mapped: all processes share them, and the system can take their
+            memory back.
+        entries: of the values, (M,) of `ENTRY`.
+        rows: which of the values belong to the keys that were asked for, (N,) int64; −1: none.
+        capacity: how many values the file can take.
+    """
+
+    values: np.ndarray
+    entries: np.ndarray
+    rows: np.ndarray
+    capacity: int
+
+    @property
+    def missing(self) -> list[int]:
+        """The positions of the keys without a value."""
+        return np.flatnonzero(self.rows < 0).tolist()
+
+    @property
+    def flagged(self) -> list[int]:
+        """The positions of the keys whose value has the flag."""
+        flags = np.append(self.entries["flag"], False)  # of row −1
+        return np.flatnonzero(flags[self.rows]).tolist()
+
+    @property
+    def is_to_be_replaced(self) -> bool:
+        """Whether the missing ones find no room in the file, or too much there would be stale."""
+        count = len(self.values) + len(self.missing)
+        return bool(self.missing) and count > min(self.capacity, 2 * len(self.rows))
+
+
+class Store:
+    """A file of rows of one shape and type, and of an entry for each: its key and its flag.
+
+    A row's entry is written once the row is on the disk: whenever the process is killed or the
+    power fails, no key stands for another row. A row that has its entry never changes, so that
+    others may have it mapped. What is stale stays until it is more than the rest: then a new file
+    replaces this one. Writers hold the folder's lock.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: type = np.uint8) -> None:
+        self.path = path
+        self.row = np.dtype((dtype, shape))
+
+    def find(self, keys: Sequence[bytes]) -> Kept:
+        """What the file has; nothing, where it is not there or not whole."""
+        try:
+            with self.path.open("rb") as file:
+                return self._found(file, keys)
+        except OSError as error:
+            refuse_what_the_machine_lacks(self.path, error)
+        return self._nothing(len(keys))
+
+    def needed(self, keys: Sequence[bytes]) -> int:
+        """The bytes that the disk must have free for `load`."""
+        kept = self.find(keys)
+        count = len(keys) if kept.is_to_be_replaced else len(kept.missing)
+        return count * (self.row.itemsize + ENTRY.itemsize)
+
+    def load(
+        self, keys: Sequence[bytes], make: Make, doing: str
+    ) -> tuple[Kept, dict[int, str], str | None]:
+        """What there is of these keys; what is missing is made, and kept in the file.
+
+        Returns:
+            All of it; why which could not be made, by position; and, where the folder cannot be
+            written to, the reason: then it is in a temporary file, and is made each time.
+        """
+        kept = self.find(keys)
+        if not kept.missing:
+            return kept, {}, None
+        with folder_lock(self.path.parent) as problem:
+            kept = self.find(keys)  # others may have written meanwhile
+            missing, failures = kept.missing, {}
+            with (
+                closing(make(missing, min(AHEAD, 1 + CHUNK // self.row.itemsize))) as results,
+                progress_bar(doing, len(keys), len(keys) - len(missing)) as bar,
+            ):
+                rows = _rows(results, keys, failures, bar)
+                first = next(rows, None)
+                if first is None:
+                    return kept, failures, None
+                with self._opened(kept, problem) as file:
+                    self._append(file, itertools.chain([first], rows))
+                    return self._found(file, keys), failures, problem
+
+    @contextmanager
+    def _opened(self, kept: Kept, problem: str | None) -> Iterator[BinaryIO]:
+        """The file to append to; where it has a problem, a temporary one with what there is."""
+        try:
+            if problem is not None:
+                with tempfile.TemporaryFile() as file:
+                    self._copy(kept, file)
+                    yield file
+                return
+            # What a kill has left, and earlier versions' files, which are never read.
+            name = self.path.name
+            for pattern in (f".{name}.partial", f"{name}.*", f"{name}_*.npy"):
+                for stale in self.path.parent.glob(pattern):
+                    remove(stale)
+            if kept.is_to_be_replaced:
+                with atomic_file(self.path) as file:
+                    self._copy(kept, file)
+            with self.path.open("r+b") as file:
+                yield file
+        except OSError as error:
+            why = reason(error)
+            raise InputError(
+                f"{self.path}: cannot be written ({why}); what was decoded is kept: mend this and "
+                "run the same command again"
+                if problem is None
+                else f"{self.path}: cannot be written ({problem}), nor a temporary file ({why}); "
+                "make room, or name another place by TMPDIR"
+            ) from None
+
+    def _nothing(self, count: int) -> Kept:
+        return Kept(np.empty(0, self.row), np.empty(0, ENTRY), np.full(count, -1), 0)
+
+    def _found(self, file: BinaryIO, keys: Sequence[bytes]) -> Kept:
+        file.seek(0)
+        header = file.read(HEADER.size).ljust(HEADER.size)
+        magic, itemsize, capacity = HEADER.unpack(header)
+        length = os.fstat(file.fileno()).st_size - _place_of_rows(capacity)
+        if (magic, itemsize) != (MAGIC, self.row.itemsize) or length < 0:
+            return self._nothing(len(keys))
+        entries = np.frombuffer(file.read(capacity * ENTRY.itemsize), ENTRY)
+        used = np.flatnonzero(entries["key"].any(axis=1))
+        count = used[-1] + 1 if len(used) else 0
+        if count == 0 or length < count * itemsize:  # nothing cannot be mapped
+            return self._nothing(len(keys))._replace(capacity=capacity if count == 0 else 0)
+        shape = (count, *self.row.shape)
+        values = np.memmap(file, self.row.base, "c", _place_of_rows(capacity), shape)
+        place = {key.tobytes(): row for row, key in enumerate(entries["key"][:count])}
+        place.pop(NO_KEY, None)
+        rows = np.array([place.get(key, -1) for key in keys], np.int64)
+        return Kept(values, entries[:count], rows, capacity)
+
+    def _copy(self, kept: Kept, file: BinaryIO) -> None:
+        """Writes what there is of the keys, with room for all of them, and for as many."""
+        rows = np.unique(kept.rows[kept.rows >= 0])
+        capacity = 2 * len(kept.rows)
+        file.write(HEADER.pack(MAGIC, self.row.itemsize, capacity))
+        file.write(kept.entries[rows].tobytes())
+        file.truncate(_place_of_rows(capacity))
+        file.seek(_place_of_rows(capacity))
+        for row in rows:
+            file.write(kept.values[row].data)
+        file.flush()
+
+    def _append(self, file: BinaryIO, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Appends rows, each with its entry, behind those that a file has."""
+        kept = self._found(file, [])
+        count, entries = len(kept.values), []
+
+        def save() -> None:
+            nonlocal count
+            if not entries:
+                return
+            content, added = b"".join(entries), len(entries)
+            entries.clear()  # also where they cannot be written: never without their rows
+            _flush(file)
+            file.seek(HEADER.size + count * ENTRY.itemsize)
+            file.write(content)
+            _flush(file)
+            count += added
+
+        saved_at = time.monotonic()
+        try:
+            for row, entry in rows:
+                place = (count + len(entries)) * self.row.itemsize
+                file.seek(_place_of_rows(kept.capacity) + place)
+                file.write(row)
+                entries.append(entry)
+                is_chunk = len(entries) * self.row.itemsize >= CHUNK
+                if is_chunk or time.monotonic() > saved_at + SECONDS:
+                    save()
+                    saved_at = time.monotonic()
+        finally:
+            save()
+
+
+def _rows(
+    results: Results, keys: Sequence[bytes], failures: dict[int, str], bar: tqdm
+) -> Iterator[tuple[bytes, bytes]]:
+    """The rows that were made, each with its entry; `failures` takes why the others were not."""
+    for index, made in results:
+        bar.update()
+        if isinstance(made, str):
+            failures[index] = made
+        elif keys[index] == NO_KEY:
+            failures[index] = "it came after the others were listed"
+        else:
+            row, flag = made
+            yield row, keys[index] + bytes([flag])
+
+
+def _place_of_rows(capacity: int) -> int:
+    return HEADER.size + capacity * ENTRY.itemsize
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def file_key(folder: Path, name: str, *reader: str) -> bytes:
+    """Differs where the file does, to the system, or what reads it; of none, if it is not there."""
+    try:
+        status = (folder / name).stat()
+    except OSError:
+        return NO_KEY
+    seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    content = (*reader, *map(str, seen))
+    digest = hashlib.blake2b(os.fsencode(name), digest_size=KEY_SIZE, key=b"tod")
+    digest.update("\0".join(["", *content]).encode())
+    return digest.digest()
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[str | None]:
+    """While one process decodes images or downloads data into a folder, others wait for it.
+
+    Gives None, or where nothing can be locked, and nobody waits, the reason.
+    """
+    with ExitStack() as stack:
+        problem = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder / ".lock"))
+        except OSError as error:
+            problem = reason(error)
+        yield problem
+
+
+def progress_bar(doing: str, total: int, done: int) -> tqdm:
+    """A bar over files; none where there is no terminal, or with `--quiet`."""
+    disable = None if logging.getLogger("tod.progress").isEnabledFor(logging.INFO) else True
+    return tqdm(desc=doing, total=total, initial=done, leave=False, disable=disable)
