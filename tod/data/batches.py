@@ -140,3 +140,18 @@ def _on_device(device: torch.device, pixels: Tensor, rows: Tensor | None) -> Ten
     for some, indices in zip(chosen.split(1024), rows.split(1024), strict=True):
         some.copy_(pixels[indices])
     return chosen
+
+
+def split_into_batches(rows: Tensor, batch_size: int) -> list[Tensor]:
+    """Batches of `batch_size` rows; the last one is smaller, but never a single row.
+
+    A lone row joins the batch before it: batch norm cannot train on one image whose feature map
+    is 1×1.
+    """
+    sizes = [batch_size] * (len(rows) // batch_size)
+    rest = len(rows) % batch_size
+    if rest == 1 and sizes:
+        sizes[-1] += 1
+    elif rest:
+        sizes.append(rest)
+    return list(rows.split(sizes))

@@ -14,8 +14,7 @@ from tod.config.identity import Identity, Options
 from tod.data import Dataset
 from tod.engine import device as devices
 from tod.engine.loop import Loop
-from tod.engine.oracle import DatasetOracle
-from tod.engine.people_oracle import PeopleOracle
+from tod.engine.oracle import Oracle
 from tod.engine.ranks import LostRankError, OneRank
 from tod.engine.trial import Experiment
 from tod.runs.log import RunLog
@@ -32,7 +31,7 @@ def run_experiment(
     sampling: Callable[[Pool], Query],
     auxiliary: type[AuxiliaryLoss],
     options: Options,
-    oracle: DatasetOracle | PeopleOracle,
+    oracle: Oracle,
     ranks: OneRank | None = None,
 ) -> None:
     """Runs the oracle's trials, or what an earlier command has left of them.
@@ -63,7 +62,7 @@ def run_experiment(
         experiment, has_ended = None, False
         with main_process_first(processes):
             # Where ranks share a trial, all go on with what rank 0 has found there.
-            oracle = ranks.from_main(lambda: oracle.prepared(folder, run_log))
+            oracle = ranks.from_main(lambda: oracle.prepare(folder, run_log) or oracle)
             if oracle.trials:
                 device = devices.select_device(options.device, ranks_from_environment().local_rank)
                 ranks.use(device)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from losses import AuxiliaryLoss, Step, task_losses
 from models import Outputs
 from tod.config import Config, InputError
-from tod.data.batches import ImageBatches
+from tod.data.batches import ImageBatches, split_into_batches
 from tod.engine.cuda_graph import GraphedGradients, SideStream
 from tod.engine.ranks import OneRank
 from utils import random_generator, seed_torch
@@ -304,18 +304,3 @@ def _refuse_networks_in_losses(auxiliary: AuxiliaryLoss) -> None:
             f"--parallel data: {kind.__name__} must run its networks in predictions(), not in "
             "losses(); or leave --parallel out"
         )
-
-
-def split_into_batches(rows: Tensor, batch_size: int) -> list[Tensor]:
-    """Batches of `batch_size` rows; the last one is smaller, but never a single row.
-
-    A lone row joins the batch before it: batch norm cannot train on one image whose feature map
-    is 1×1.
-    """
-    sizes = [batch_size] * (len(rows) // batch_size)
-    rest = len(rows) % batch_size
-    if rest == 1 and sizes:
-        sizes[-1] += 1
-    elif rest:
-        sizes.append(rest)
-    return list(rows.split(sizes))

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
 
 import pandas as pd
 from torch import Tensor
@@ -17,6 +16,7 @@ from tod.config import InputError
 from tod.config.identity import Options, cycle_name
 from tod.config.schema import FILE_DATASETS
 from tod.engine.learner import DivergenceError, learning_rate
+from tod.engine.oracle import Oracle
 from tod.engine.trial import Trial
 from tod.runs.checkpoints import Progress, write_weights
 from tod.runs.folder import RunFolder
@@ -27,25 +27,6 @@ log = logging.getLogger("tod")
 
 EPOCHS_BETWEEN_SAVES = 20
 SECONDS_BETWEEN_SAVES = 300.0
-
-
-class Oracle(Protocol):
-    """Who labels what is queried: a dataset that has all labels, or people."""
-
-    def has_labels(self, loop: "Loop") -> bool:
-        """Whether the trial has the labels to train its cycle on; if not, the loop ends."""
-
-    def query(self, loop: "Loop", row: dict[str, str]) -> None:
-        """Asks for the labels of the next cycle, records what for, and starts that cycle.
-
-        `row` is this cycle's row of results, as far as it is known before the query.
-        """
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is saved beside the trial's state."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
 
 
 class Loop:

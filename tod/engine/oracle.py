@@ -1,97 +1,58 @@
-"""A dataset that knows all labels: what is queried is labelled at once."""
+"""Who labels what is queried: the seam between the loop, and datasets or people."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
-from models import imagenet_weights
-from tod import data
-from tod.analysis import records, tables
-from tod.analysis.diagnostics import query_diagnostics
 from tod.config.identity import Identity
 from tod.data import Dataset
-from tod.data.features import load_features
-from tod.engine.loop import Loop, finish_trial
 from tod.engine.trial import Experiment, Trial
 from tod.runs.folder import RunFolder
 from tod.runs.log import RunLog
 from tod.runs.ranks import Ranks
-from tod.strategies.pool import Pool, Query
 
-log = logging.getLogger("tod")
+if TYPE_CHECKING:
+    from tod.engine.loop import Loop
 
 
-class DatasetOracle:
-    """Labels what is queried of a published dataset, or of a folder whose classes are known.
-
-    Args:
-        identity: of the run.
-        trials: those to run, from 1.
-        overwrite: start them afresh.
-        features: a file of features of the training images.
-        processes: which process this is of those that share out the trials.
+class Oracle:
+    """Labels what is queried.
 
     Attributes:
-        trials: those of this process that are not finished, once it is prepared.
+        advice: how to go on after an interruption.
+        processes: which process this is of those that share out the trials.
+        trials: those that this command has something to do for, once it is prepared.
         recorded: what the run has recorded of itself, if it has begun.
+        fingerprint: of the images, for `config.yaml`, once they are loaded.
         content: what all ranks that share a trial must see alike.
     """
 
-    def __init__(
-        self,
-        identity: Identity,
-        trials: Sequence[int],
-        overwrite: bool = False,
-        features: Path | None = None,
-        processes: Ranks | None = None,
-    ) -> None:
+    advice = "the same command again continues where it stopped"
+    processes = Ranks()
+    trials: Sequence[int]
+    recorded: dict[str, Any]
+    fingerprint: str
+    content: str
+    imagenet_weights: dict[str, Tensor] | None = None
+
+    def __init__(self, identity: Identity) -> None:
         self.identity = identity
         self.config = identity.config
-        self.chosen = trials
-        self.overwrite = overwrite
-        self.features = features
-        self.processes = processes or Ranks()
-        without = " without --overwrite" if overwrite else ""
-        self.advice = f"the same command again{without} continues where it stopped"
 
     def folder(self, path: Path) -> RunFolder:
-        """The run's folder; what rank 0 has emptied, the others fill."""
-        return RunFolder(
-            path,
-            self.identity,
-            trials=self.processes.share(self.chosen),
-            chosen=self.chosen,
-            overwrite=self.overwrite and self.processes.is_main_process,
-        )
+        """The run's folder."""
 
-    def prepared(self, folder: RunFolder, run_log: RunLog) -> "DatasetOracle":
-        """Itself, once it knows what is to be done.
-
-        Raises:
-            InputError: the folder holds another run, or another process works on it.
-        """
-        folder.claim()
-        self.trials = folder.unfinished_trials()
-        self.is_finished = not self.trials and folder.is_finished()
-        self.recorded = folder.begun()
-        moved = folder.trials and folder.path.exists() and not self.trials
-        if moved and folder.recorded().get("data_dir") != self.config.data_dir:
-            folder.refuse_other_images(data.load(self.config, self.identity.seed).fingerprint())
-        return self
+    def prepare(self, folder: RunFolder, run_log: RunLog) -> None:
+        """Finds out what there is to do, before anything slow begins."""
 
     def load(self) -> Dataset:
-        """The dataset, whose images are identified by `fingerprint`."""
-        dataset = data.load(self.config, self.identity.seed)
-        self.fingerprint = self.content = dataset.fingerprint()
-        self.imagenet_weights = imagenet_weights() if self.config.model.pretrained else None
-        return dataset
+        """The images, with the labels that are known."""
 
     def given_features(self, dataset: Dataset) -> np.ndarray | None:
         """Those of the training images, (N, F), where the run uses given ones."""
-        return load_features(self.features, dataset) if self.identity.features else None
 
     def open(
         self, folder: RunFolder, dataset: Dataset, found: dict[str, Any], run_log: RunLog
@@ -101,78 +62,28 @@ class DatasetOracle:
         Returns:
             Whether there is anything to train for.
         """
-        folder.open(found)
-        records.write_unreadable(folder.path, dataset.unreadable)
-        if self.features and not self.identity.features:
-            log.warning(f"--features {self.features}: {self.identity.sampling} has no use for it")
-        run_log.write_to(folder.path / "log.txt")
-        return True
 
     def trial(self, experiment: Experiment, number: int) -> Trial:
         """One trial as it begins."""
-        return Trial(experiment, number)
 
     def labels_of_cycles(self, dataset: Dataset) -> list[int]:
         """How many labelled images each cycle trains on."""
-        return self.config.active_learning.labels_of_cycles(len(dataset.train))
 
-    def has_labels(self, loop: Loop) -> bool:
-        """See `Oracle`."""
-        trial = loop.trial
-        if trial.cycle == 1 and loop.writes:
-            path = loop.query_path(0)
-            records.write_first_labels(path, trial.labeled, trial.experiment.dataset)
-        return True
+    def has_labels(self, loop: "Loop") -> bool:
+        """Whether the trial has the labels to train its cycle on; if not, the loop ends."""
 
-    def query(self, loop: Loop, row: dict[str, str]) -> None:
-        """See `Oracle`."""
-        trial = loop.trial
-        pool = trial.pool()
-        query = loop.sampling(pool)
-        query = loop.ranks.from_main(lambda: query)
-        judged = _diagnostics(pool, query)
-        if loop.writes:
-            loop.monitor.scored(query.scores)
-            path, dataset = loop.query_path(trial.cycle), trial.experiment.dataset
-            records.write_query(path, pool.subset, query.scores, query.indices, dataset)
-            loop.folder.write_row(row | judged)
-            records.write_learning_curve(loop.folder.path)
-        trial.label(query)
+    def query(self, loop: "Loop", row: dict[str, str]) -> None:
+        """Asks for the labels of the next cycle, records what for, and starts that cycle.
+
+        `row` is this cycle's row of results, as far as it is known before the query.
+        """
 
     def state_dict(self) -> dict[str, Any]:
-        """See `Oracle`."""
+        """What is saved beside the trial's state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Oracle`."""
+        """Takes back what `state_dict` gave."""
 
     def conclude(self, folder: RunFolder, has_ended: bool) -> None:
-        """Says how the run stands, and shows its table where it has ended.
-
-        Args:
-            folder: the run's.
-            has_ended: whether it has, with the last of this process's trials.
-        """
-        for number in set(folder.trials) - set(self.trials):
-            finish_trial(folder, number)
-        # Of several processes, one shows the table.
-        shows = self.processes.world_size == 1 or (
-            self.processes.is_main_process and self.is_finished
-        )
-        if shows and self.is_finished:
-            log.info(f"{folder.path}: is finished; --overwrite starts it afresh")
-        elif shows and not self.trials:
-            log.info(f"{folder.path}: the trials of --trials are finished, others are not")
-        if shows or has_ended:
-            for line in tables.accuracy_lines(folder.rows()):
-                log.info(line)
-
-
-def _diagnostics(pool: Pool, query: Query) -> dict[str, str]:
-    return query_diagnostics(
-        query.scores,
-        pool.true_losses.cpu().numpy(),
-        (pool.logits.argmax(dim=1) != pool.labels).cpu().numpy(),
-        pool.labels.cpu().numpy(),
-        np.isin(pool.subset, query.indices),
-    )
+        """Says how the run stands; `has_ended`: with this command."""

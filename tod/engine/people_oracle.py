@@ -21,6 +21,7 @@ from tod.data.own_images import UNKNOWN, indices_of
 from tod.engine import asking
 from tod.engine.judging import audited, judged_scores
 from tod.engine.loop import Loop
+from tod.engine.oracle import Oracle
 from tod.engine.trial import Experiment, Trial
 from tod.people.batch_files import write_batch
 from tod.people.label_store import LabelStore
@@ -28,7 +29,6 @@ from tod.people.requests import batch_folder
 from tod.runs.checkpoints import Progress
 from tod.runs.folder import RunFolder
 from tod.runs.log import RunLog
-from tod.runs.ranks import Ranks
 from utils import random_generator
 
 log = logging.getLogger("tod")
@@ -37,7 +37,7 @@ TRAINING, WAITING = "training", "waiting"
 """What a run is doing."""
 
 
-class PeopleOracle:
+class PeopleOracle(Oracle):
     """Takes what people have said, and asks them by batches.
 
     Args:
@@ -47,17 +47,11 @@ class PeopleOracle:
         partial: go on without what is missing of the last batch, if it has an answer at least.
 
     Attributes:
-        trials: the only one, or none where the run waits for people.
-        recorded: what the run has recorded of itself, if it has begun.
-        content: what all ranks that share the trial must see alike.
         stage: what the run is doing.
         trained: the fingerprint of what the last cycle that has begun is trained on.
         num_batches: how many batches there were when it began.
         num_written: how many there are now.
     """
-
-    advice = "the same command again continues where it stopped"
-    processes = Ranks()
 
     def __init__(
         self,
@@ -66,8 +60,7 @@ class PeopleOracle:
         relabel: bool = False,
         partial: bool = False,
     ) -> None:
-        self.identity = identity
-        self.config = identity.config
+        super().__init__(identity)
         self.paths = labels
         self.relabel = relabel
         self.partial = partial
@@ -76,19 +69,14 @@ class PeopleOracle:
         self._has_asked = False
 
     def folder(self, path: Path) -> RunFolder:
-        """The run's folder."""
         advice = (
             "have it as there, or name another place with --output-dir, and give it what people "
             f"have said, audits too, by --labels {path / 'labels.csv'} and the tables beside it"
         )
         return RunFolder(path, self.identity, trials=[1], chosen=[1], advice=advice)
 
-    def prepared(self, folder: RunFolder, run_log: RunLog) -> "PeopleOracle":
-        """Itself, once it has taken people's labels and knows whether they reach.
-
-        Raises:
-            InputError: something that people must mend; no label was taken.
-        """
+    def prepare(self, folder: RunFolder, run_log: RunLog) -> None:
+        """Takes people's labels, all or none, and finds out whether they reach."""
         # They may not be had: people are not to be asked in vain.
         self.imagenet_weights = imagenet_weights() if self.config.model.pretrained else None
         found = own_images.find(Path(self.config.data_dir))
@@ -113,10 +101,8 @@ class PeopleOracle:
         elif self._waits:
             self._say_what_it_waits_for()
             self.trials = []
-        return self
 
     def load(self) -> Dataset:
-        """The images, with the labels that people have given."""
         found = self.store.found
         read = own_images.read(found, self.config.images)
         dataset = self.store.dataset(read, self.config.images, self.recorded)
@@ -128,17 +114,9 @@ class PeopleOracle:
         self.is_in_pool[indices_of(self.store.set_aside, self.digests)] = False
         return dataset
 
-    def given_features(self, dataset: Dataset) -> None:
-        """There are none: images come and go."""
-
     def open(
         self, folder: RunFolder, dataset: Dataset, found: dict[str, Any], run_log: RunLog
     ) -> bool:
-        """Makes the folder ready for results; `found` goes into its `config.yaml`.
-
-        Returns:
-            Whether there is anything to train for.
-        """
         begins = self.stage == WAITING
         same = self.trained == self.store.fingerprint()
         if begins and same and not self.is_in_pool.any():
@@ -157,16 +135,14 @@ class PeopleOracle:
         return True
 
     def trial(self, experiment: Experiment, number: int) -> Trial:
-        """The only trial, before what is saved of it."""
         nothing, pool = np.empty(0, np.int64), np.flatnonzero(self.is_in_pool)
         return Trial(experiment, number, nothing, pool, names=self.digests)
 
     def labels_of_cycles(self, dataset: Dataset) -> list[int]:
-        """How many labelled images this command's cycle trains on; those before it are done."""
+        """Only this command's cycle is still to come."""
         return [0] * (self._cycle - 1) + [self._num_labeled]
 
     def has_labels(self, loop: Loop) -> bool:
-        """See `Oracle`."""
         if self.stage == TRAINING:
             return True
         if not self._has_asked and self._waits:
@@ -194,7 +170,6 @@ class PeopleOracle:
                     loop.folder.write_row(row | judged)
 
     def query(self, loop: Loop, row: dict[str, str]) -> None:
-        """See `Oracle`; a batch that is there already was written before a kill."""
         trial = loop.trial
         if self._measures_by_audits:
             row |= audited(float(row[ACCURACY]), len(trial.experiment.dataset.test))
@@ -202,6 +177,7 @@ class PeopleOracle:
             loop.folder.write_row(row)
             if (loop.folder.rows()[ACCURACY] != "nan").any():
                 records.write_learning_curve(loop.folder.path)
+        # If so, it was written before a kill.
         batch_is_there = len(self.store.batches) > self.num_batches
         self.num_written = self.num_batches + (batch_is_there or self._ask(loop))
         self._has_asked = not batch_is_there
@@ -228,11 +204,7 @@ class PeopleOracle:
         return bool(chosen)
 
     def _ask_at_random(self, folder: RunFolder) -> None:
-        """Writes a batch for which no network is needed.
-
-        Raises:
-            InputError: nothing is left to be asked for.
-        """
+        """Writes a batch for which no network is needed."""
         active, number = self.config.active_learning, len(self.store.batches)
         size = active.query_size if number else active.initial_labels or active.query_size
         random = random_generator(self.identity.seed, "first batch", number)
@@ -269,12 +241,10 @@ class PeopleOracle:
         return asking.Candidates(np.flatnonzero(self.is_in_pool), repeated, share)
 
     def state_dict(self) -> dict[str, Any]:
-        """See `Oracle`."""
         names = ("stage", "trained", "num_batches", "num_written")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Oracle`."""
         self.trained, self.num_batches = state["trained"], state["num_batches"]
         # Earlier versions have saved neither.
         self.num_written = state.get("num_written", self.num_batches)
@@ -282,9 +252,6 @@ class PeopleOracle:
         labeled = self.store.labels.keys() & self.store.found.files
         if len(labeled.intersection(state["labeled"])) < 2:  # too few to train on
             self.stage = WAITING
-
-    def conclude(self, folder: RunFolder, has_ended: bool) -> None:
-        """Nothing: the run goes on until people stop."""
 
     def _say_that_all_is_labelled(self) -> None:
         log.info(

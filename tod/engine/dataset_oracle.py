@@ -1,0 +1,143 @@
+"""A dataset that knows all labels: what is queried is labelled at once."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models import imagenet_weights
+from tod import data
+from tod.analysis import records, tables
+from tod.analysis.diagnostics import query_diagnostics
+from tod.config.identity import Identity
+from tod.data import Dataset
+from tod.data.features import load_features
+from tod.engine.loop import Loop, finish_trial
+from tod.engine.oracle import Oracle
+from tod.engine.trial import Experiment, Trial
+from tod.runs.folder import RunFolder
+from tod.runs.log import RunLog
+from tod.runs.ranks import Ranks
+from tod.strategies.pool import Pool, Query
+
+log = logging.getLogger("tod")
+
+
+class DatasetOracle(Oracle):
+    """Labels what is queried of a published dataset, or of a folder whose classes are known.
+
+    Args:
+        identity: of the run.
+        trials: those to run, from 1.
+        overwrite: start them afresh.
+        features: a file of features of the training images.
+        processes: which process this is of those that share out the trials.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        trials: Sequence[int],
+        overwrite: bool = False,
+        features: Path | None = None,
+        processes: Ranks | None = None,
+    ) -> None:
+        super().__init__(identity)
+        self.chosen = trials
+        self.overwrite = overwrite
+        self.features = features
+        self.processes = processes or Ranks()
+        if overwrite:
+            self.advice = self.advice.replace("again", "again without --overwrite")
+
+    def folder(self, path: Path) -> RunFolder:
+        """What rank 0 has emptied, the others fill."""
+        return RunFolder(
+            path,
+            self.identity,
+            trials=self.processes.share(self.chosen),
+            chosen=self.chosen,
+            overwrite=self.overwrite and self.processes.is_main_process,
+        )
+
+    def prepare(self, folder: RunFolder, run_log: RunLog) -> None:
+        folder.claim()
+        self.trials = folder.unfinished_trials()
+        self.is_finished = not self.trials and folder.is_finished()
+        self.recorded = folder.begun()
+        shows_results = folder.trials and not self.trials
+        if shows_results and folder.recorded().get("data_dir") != self.config.data_dir:
+            folder.refuse_other_images(data.load(self.config, self.identity.seed).fingerprint())
+
+    def load(self) -> Dataset:
+        dataset = data.load(self.config, self.identity.seed)
+        self.fingerprint = self.content = dataset.fingerprint()
+        self.imagenet_weights = imagenet_weights() if self.config.model.pretrained else None
+        return dataset
+
+    def given_features(self, dataset: Dataset) -> np.ndarray | None:
+        return load_features(self.features, dataset) if self.identity.features else None
+
+    def open(
+        self, folder: RunFolder, dataset: Dataset, found: dict[str, Any], run_log: RunLog
+    ) -> bool:
+        folder.open(found)
+        records.write_unreadable(folder.path, dataset.unreadable)
+        if self.features and not self.identity.features:
+            log.warning(f"--features {self.features}: {self.identity.sampling} has no use for it")
+        run_log.write_to(folder.path / "log.txt")
+        return True
+
+    def trial(self, experiment: Experiment, number: int) -> Trial:
+        return Trial(experiment, number)
+
+    def labels_of_cycles(self, dataset: Dataset) -> list[int]:
+        return self.config.active_learning.labels_of_cycles(len(dataset.train))
+
+    def has_labels(self, loop: Loop) -> bool:
+        trial = loop.trial
+        if trial.cycle == 1 and loop.writes:
+            path = loop.query_path(0)
+            records.write_first_labels(path, trial.labeled, trial.experiment.dataset)
+        return True
+
+    def query(self, loop: Loop, row: dict[str, str]) -> None:
+        trial = loop.trial
+        pool = trial.pool()
+        query = loop.sampling(pool)
+        query = loop.ranks.from_main(lambda: query)
+        judged = _diagnostics(pool, query)
+        if loop.writes:
+            loop.monitor.scored(query.scores)
+            path, dataset = loop.query_path(trial.cycle), trial.experiment.dataset
+            records.write_query(path, pool.subset, query.scores, query.indices, dataset)
+            loop.folder.write_row(row | judged)
+            records.write_learning_curve(loop.folder.path)
+        trial.label(query)
+
+    def conclude(self, folder: RunFolder, has_ended: bool) -> None:
+        for number in set(folder.trials) - set(self.trials):
+            finish_trial(folder, number)
+        # Of several processes, one shows the table.
+        shows = self.processes.world_size == 1 or (
+            self.processes.is_main_process and self.is_finished
+        )
+        if shows and self.is_finished:
+            log.info(f"{folder.path}: is finished; --overwrite starts it afresh")
+        elif shows and not self.trials:
+            log.info(f"{folder.path}: the trials of --trials are finished, others are not")
+        if shows or has_ended:
+            for line in tables.accuracy_lines(folder.rows()):
+                log.info(line)
+
+
+def _diagnostics(pool: Pool, query: Query) -> dict[str, str]:
+    return query_diagnostics(
+        query.scores,
+        pool.true_losses.cpu().numpy(),
+        (pool.logits.argmax(dim=1) != pool.labels).cpu().numpy(),
+        pool.labels.cpu().numpy(),
+        np.isin(pool.subset, query.indices),
+    )
