@@ -57,19 +57,14 @@ def undecided(table: str, *votes: Vote, file: str = A, batch: str = "0", reason:
     return Label(file, "", batch, voters, reason, votes, table)
 
 
-def test_a_label_says_the_file_the_class_the_batch_and_the_source():
-    assert taken(answer(A, "cat")) == {"aa": CAT}
-    # Nobody was asked for this one.
-    assert taken(answer("", "dog", "cc"))["cc"].batch == ""
-
-
-def test_an_image_is_known_by_its_digest_or_by_any_way_to_write_its_name():
-    ways = ("a.png", "./unlabeled/a.png", "unlabeled\\a.png", ".\\a.png")
+def test_a_label_is_of_an_image_known_by_its_digest_or_by_any_way_to_write_its_name():
+    ways = (A, "a.png", "./unlabeled/a.png", "unlabeled\\a.png", ".\\a.png")
     for file, digest in (("elsewhere/x.png", "aa"), ("", "aa"), *((way, "") for way in ways)):
         assert taken(answer(file, "cat", digest)) == {"aa": CAT}
     label = Label("unlabeled/b.png", "dog", "2", "labels.csv")
     for file in ("unlabeled/old name.png", ".\\unlabeled\\old name.png"):  # as it was asked for
         assert taken(answer(file, "dog")) == {"bb": label}
+    assert taken(answer("", "dog", "cc"))["cc"].batch == ""  # nobody was asked for it
 
 
 VOTES = {
@@ -105,6 +100,7 @@ def kind(labels: Said) -> str:
     return labels["aa"].class_name or labels["aa"].table
 
 
+TIE = "disagreements"
 CAT_OF_ALICE, DOG_OF_BOB = of("alice.csv", "cat"), of("bob.csv", "dog")
 SKIP_OF_CAROL = of("carol.csv", None)
 ORDERS = [*itertools.permutations((CAT_OF_ALICE, DOG_OF_BOB, SKIP_OF_CAROL))]
@@ -114,7 +110,7 @@ def test_a_tie_is_resolved_by_who_has_not_voted_yet():
     tie = taken(CAT_OF_ALICE, DOG_OF_BOB)
     saved_again = CAT_OF_ALICE._replace(content="more rows")
     for again in (CAT_OF_ALICE, DOG_OF_BOB, saved_again, SKIP_OF_CAROL):
-        assert kind(taken(again, before=tie)) == "disagreements"
+        assert kind(taken(again, before=tie)) == TIE
     assert kind(taken(of("dora.csv", "dog"), before=tie)) == "dog"
     assert kind(taken(of("alice.csv", "dog"), before=tie)) == "dog"  # who has thought again
     assert kind(taken(CAT_OF_ALICE, before=tie, relabel=True)) == "cat"  # whose word is to count
@@ -125,9 +121,9 @@ def test_a_tie_is_resolved_by_who_has_not_voted_yet():
 def test_in_which_order_people_answer_does_not_matter(order, skips):
     votes, skip = [each for each in order if each.class_name], [SKIP_OF_CAROL]
     labels: Said = {}
-    for answers in {"together": [order], "first": [skip, votes], "last": [votes, skip]}[skips]:
-        labels = taken(*answers, before=labels)
-    assert kind(labels) == "disagreements"
+    for each in {"together": [order], "first": [skip, votes], "last": [votes, skip]}[skips]:
+        labels = taken(*each, before=labels)
+    assert kind(labels) == TIE
     assert kind(taken(of("dora.csv", "dog"), before=labels)) == "dog"
     assert kind(taken(of("dora.csv", None), before=labels)) == "set_aside"
 
@@ -141,7 +137,7 @@ def test_a_second_disagreement_of_files_with_the_same_names_is_an_answer(tmp_pat
     store.batches = [[request]]
     for answers, is_answered in ((both("first"), False), (both("second"), True)):
         store.said = with_answers(before, [("aa", answers)], FOUND, {"aa": request}, False, [])
-        assert kind(store.said) == "disagreements"
+        assert kind(store.said) == TIE
         assert (store.waiting() == []) == is_answered
 
 
@@ -157,7 +153,7 @@ def test_votes_that_have_decided_contradict_nothing_when_they_come_again():
 
 def test_an_older_answer_of_the_same_person_takes_nothing_back():
     tie = taken(annotated("dog", "", "anna", "2"), CAT_OF_ALICE)
-    for at, name, now in (("1", "cat", "disagreements"), ("3", "cat", "cat"), ("3", None, "cat")):
+    for at, name, now in (("1", "cat", TIE), ("3", "cat", "cat"), ("3", None, "cat")):
         assert kind(taken(annotated(name, "", "anna", at), before=tie)) == now
 
 
@@ -180,16 +176,16 @@ def annotated(name: str | None, annotation: str, annotator: str, updated_at: str
     ("files", "expected"),
     [
         # Yesterday's and today's export of one project, in which somebody has thought again.
-        ([[("cat", "5", "1")], [("cat", "5", "1"), ("dog", "6", "2")]], "disagreements"),
+        ([[("cat", "5", "1")], [("cat", "5", "1"), ("dog", "6", "2")]], TIE),
         ([[("cat", "5", "1")], [("dog", "5", "1", "2")]], "dog"),
         ([[("dog", "5", "1", "2")], [("cat", "5", "1")]], "dog"),
-        ([[("cat", "5", "1"), ("cat", "7", "1", "2"), ("dog", "6", "2")]], "disagreements"),
+        ([[("cat", "5", "1"), ("cat", "7", "1", "2"), ("dog", "6", "2")]], TIE),
         ([[("cat", "5", "1")], [(None, "5", "1", "2")]], "set_aside"),
         ([[("cat", "5", "1"), ("dog", "6", "2")], [(None, "5", "1", "2")]], "dog"),
         # The same number on two servers is two people.
-        ([[("cat", "5 of a", "1")], [("dog", "5 of b", "1")]], "disagreements"),
+        ([[("cat", "5 of a", "1")], [("dog", "5 of b", "1")]], TIE),
         # The page's own name of a browser is nobody else's.
-        ([[("cat", "", "browser")], [("cat", "", "browser")], [("dog", "", "2")]], "disagreements"),
+        ([[("cat", "", "browser")], [("cat", "", "browser")], [("dog", "", "2")]], TIE),
     ],
 )
 def test_each_annotator_has_one_vote(files, expected):
@@ -198,18 +194,14 @@ def test_each_annotator_has_one_vote(files, expected):
         assert kind(taken(*answers)) == expected
 
 
-@pytest.mark.parametrize(
-    ("names", "said"), [(["dog"], "dog"), (["cat", "dog"], "cat (1), dog (1)")]
-)
-def test_what_contradicts_a_label_taken_before_is_refused_unless_relabel(names, said):
-    before = taken(answer(A, "cat"))
-    given = [answer(A, name) for name in names]
-    after, (problem,) = take(before, *given)
-    assert after == before
-    words = ("labels.csv, unlabeled/a.png", f"is {said} here, but cat by labels.csv before")
-    assert all(each in problem for each in (*words, "--relabel"))
-    expected = "dog" if said == "dog" else "disagreements"
-    assert kind(taken(*given, before=before, relabel=True)) == expected
+def test_what_contradicts_a_label_taken_before_is_refused_unless_relabel():
+    before, cat, dog = taken(answer(A, "cat")), answer(A, "cat"), answer(A, "dog")
+    for given, said, now in (([dog], "dog", "dog"), ([cat, dog], "cat (1), dog (1)", TIE)):
+        after, (problem,) = take(before, *given)
+        assert after == before
+        words = f"labels.csv, {A}: {A} is {said} here, but cat by labels.csv before; --relabel"
+        assert words in problem
+        assert kind(taken(*given, before=before, relabel=True)) == now
 
 
 def test_an_image_in_a_class_folder_is_relabelled_by_moving_it():
@@ -232,8 +224,7 @@ def test_a_runs_own_labels_may_be_of_images_that_are_gone():
 def test_a_skip_takes_no_label_away_and_a_label_ends_a_skip():
     labelled, skipped = (taken(answer(A, name)) for name in ("cat", None))
     assert taken(answer(A, None), before=labelled) == labelled
-    labels = taken(answer(A, "cat"), before=skipped)
-    assert kind(labels) == "cat"
+    assert kind(taken(answer(A, "cat"), before=skipped)) == "cat"
 
 
 @pytest.mark.parametrize(
@@ -246,6 +237,11 @@ def test_a_skip_takes_no_label_away_and_a_label_ends_a_skip():
         (answer("/etc/passwd", "cat"), "/etc/passwd is no image of photos"),
         (answer("", "cat", "zz"), "zz is no image of photos"),
         (answer(A, "cat", "zz"), "unlabeled/a.png has changed since"),
+        (
+            answer("unlabeled/\udcc4pfel.png", "cat"),
+            "is no image of photos: it is not UTF-8 but, as it seems, Windows-1252 "
+            "(unlabeled/Äpfel.png); save the file as UTF-8",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_where_it_stands(given, says):
@@ -263,12 +259,6 @@ def test_what_was_asked_for_and_has_changed_is_refused_and_what_is_gone_may_be_l
     gone = FOUND._replace(files={"bb": "unlabeled/b.png"}, digests={"unlabeled/b.png": "bb"})
     labels, problems = take({}, answer(*given), found=gone)
     assert ([*labels], problems) == (["aa"], [])
-
-
-def test_a_name_in_another_encoding_is_refused_with_what_to_do():
-    _, (problem,) = take({}, answer("unlabeled/\udcc4pfel.png", "cat"))
-    assert "is no image of photos: it is not UTF-8 but, as it seems, Windows-1252" in problem
-    assert "(unlabeled/Äpfel.png); save the file as UTF-8" in problem
 
 
 def test_a_wrong_file_of_many_rows_and_classes_is_refused_at_once():
@@ -294,8 +284,8 @@ def test_what_is_written_is_read_back_exactly(tmp_path):
     names = ["=ten", "a,b", 'say "hi"', "two\nlines", "carriage\rreturn", " b ", "ü", "caf\udce9"]
     votes = tuple(Vote(name, name, "1", "2026") for name in names)
     labels = {f"{i}": Label(name, name, "", name, "audit", votes) for i, name in enumerate(names)}
-    skip, tie = (Vote("a.csv", None),), undecided("disagreements", *votes)
-    labels |= {"x": undecided("set_aside", *skip, file="two\nlines", reason="first"), "y": tie}
+    labels["x"] = undecided("set_aside", Vote("a", None), file="two\nlines", reason="first")
+    labels["y"] = undecided(TIE, *votes)
     write_labels(labels, tmp_path, {})
     assert read_labels(tmp_path, {}) == labels
     assert read_labels(tmp_path / "empty", {}) == {}
@@ -321,7 +311,7 @@ def test_what_an_earlier_version_has_written_is_read(tmp_path):
 IN_EACH_TABLE = [
     {"aa": CAT},
     {"aa": undecided("set_aside", Vote("a", None))},
-    {"aa": undecided("disagreements", Vote("a", "cat"), Vote("b", "dog"))},
+    {"aa": undecided(TIE, Vote("a", "cat"), Vote("b", "dog"))},
 ]
 
 
@@ -349,17 +339,14 @@ def test_the_exports_of_a_real_server_give_the_same_labels_in_each_format(name):
         digests={each.file: each.sha256 for each in everything},
         labels={},
     )
-    problems: list[str] = []
     # All annotations are of one person here; whoever wrote them posed as several.
     answers = [a._replace(annotator=a.annotation) for a in answers]
-    by_image = answers_by_image(one_answer_each([answers]), {}, found, {}, problems)
-    labels = with_answers({}, by_image.items(), found, {}, False, problems)
+    said, problems = take({}, *one_answer_each([answers]), found=found)
     assert problems == []
-    by_file = {label.file: label.class_name for label in in_table(labels, "labels").values()}
-    assert list(by_file.values()) == [*found.class_names, "cat", "cat"]
+    labels, ties, skips = (in_table(said, table).values() for table in tables.TABLES)
+    by_file = {label.file: label.class_name for label in labels}
+    assert [*by_file.values()] == [*found.class_names, "cat", "cat"]
     assert by_file["unlabeled/sub dir/b.png"] == by_file["unlabeled/o'p.png"] == "cat"
-    assert [counts(t.votes) for t in in_table(labels, "disagreements").values()] == [
-        "=ten (1), cat (1)"
-    ]
-    skips = [skip.file for skip in in_table(labels, "set_aside").values()]
-    assert skips == (["unlabeled/m\nn.png"] if name == "export.json" else [])
+    assert [counts(tie.votes) for tie in ties] == ["=ten (1), cat (1)"]
+    expected = ["unlabeled/m\nn.png"] if name == "export.json" else []
+    assert [skip.file for skip in skips] == expected

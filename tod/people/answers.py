@@ -245,17 +245,11 @@ def not_utf8(text: str) -> str:
 
 
 def name_finder(digests: Mapping[str, str]) -> Callable[[str], str]:
-    """Finds which file is meant by a name that another system or a person has written.
+    """A function that finds the file meant by a name that another system or a person has written.
 
     Names are the same in each Unicode form, with `/` or a backslash, with or without a leading
-    `./`, and relative to `unlabeled`.
-
-    Args:
-        digests: of the files that there are, by their names.
-
-    Returns:
-        A function of a name: the one of these that is meant; else, and where several that differ
-            may be, the given name.
+    `./`, and relative to `unlabeled`. `digests` are those of the files that there are, by name.
+    Where no file is meant, or several that differ may be, the function returns the given name.
     """
     names: dict[str, list[str]] = defaultdict(list)
     for name in digests:

@@ -68,7 +68,8 @@ class LabelStore:
         """
         for table in TABLES:
             path, copy = (self.run_folder / f"{table}{end}.csv" for end in ("", COPY))
-            if lost := tables.read_rows(copy, table, {}).keys() - self.said.keys():
+            kept = read_table(copy, ["sha256"]) if copy.exists() else []
+            if lost := {row["sha256"] for row in kept} - self.said.keys():
                 words = f"lacks {counted(len(lost), 'row')} of those in {copy.name}"
                 raise InputError(f"{path}: {words}; copy that file over it")
         labels = self.run_folder / "labels.csv"

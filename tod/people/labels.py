@@ -53,35 +53,27 @@ def in_table(said: Said, table: str) -> dict[str, Label]:
 def read_labels(folder: Path, reasons: Mapping[tuple[str, str], str]) -> dict[str, Label]:
     """What the folder of a run has of its labels.
 
-    An image that a kill between two tables has left in both counts in the first of `TABLES`.
+    An image that a kill between two tables has left in both counts in the first of `TABLES`. An
+    earlier version's labels have no reason, which `reasons` gives by digest and batch, and its
+    undecided images no answers: there, nobody knows who has said what.
     """
     said: dict[str, Label] = {}
     for table in TABLES:
-        rows = read_rows(folder / f"{table}.csv", table, reasons)
-        said |= {digest: label for digest, label in rows.items() if digest not in said}
-    return said
-
-
-def read_rows(path: Path, table: str, reasons: Mapping[tuple[str, str], str]) -> dict[str, Label]:
-    """One of the `TABLES`, which need not be there.
-
-    An earlier version's has no reasons, which `reasons` gives by digest and batch, and no answers:
-    there, nobody knows who has said what.
-    """
-    columns = LABEL_COLUMNS if table == LABELS else UNDECIDED_COLUMNS
-    said = {}
-    for row in read_table(path, columns, added=("reason", "answers")) if path.exists() else []:
-        digest, batch, source = row["sha256"], row["batch"], row["source"]
-        try:
-            votes = [Vote(*vote) for vote in json.loads(row["answers"] or "[]")]
-        except (TypeError, ValueError) as error:
-            raise damaged(path, reason(error)) from None
-        if not row["answers"] and "votes" in row:
-            told = re.findall(r"(.+?) \((\d+)\)(?:, |$)", row["votes"], re.DOTALL) or [(None, 1)]
-            votes = [Vote(source, name) for name, count in told for _ in range(int(count))]
-        why = row["reason"] or reasons.get((digest, batch), "")
-        name = row.get("class", "")
-        said[digest] = Label(row["file"], name, batch, source, why, tuple(votes), table)
+        path, here = folder / f"{table}.csv", {}
+        columns = LABEL_COLUMNS if table == LABELS else UNDECIDED_COLUMNS
+        for row in read_table(path, columns, added=("reason", "answers")) if path.exists() else []:
+            digest, batch, source = row["sha256"], row["batch"], row["source"]
+            try:
+                votes = [Vote(*vote) for vote in json.loads(row["answers"] or "[]")]
+            except (TypeError, ValueError) as error:
+                raise damaged(path, reason(error)) from None
+            if not row["answers"] and "votes" in row:
+                told = re.findall(r"(.+?) \((\d+)\)(?:, |$)", row["votes"], re.DOTALL)
+                told = told or [(None, 1)]
+                votes = [Vote(source, name) for name, count in told for _ in range(int(count))]
+            name, why = row.get("class", ""), row["reason"] or reasons.get((digest, batch), "")
+            here[digest] = Label(row["file"], name, batch, source, why, tuple(votes), table)
+        said |= {digest: label for digest, label in here.items() if digest not in said}
     return said
 
 

@@ -16,7 +16,7 @@ log = logging.getLogger("tod")
 
 Requests = Mapping[str, Request]
 """The last request for each image, by its digest."""
-NOT_ASKED = Request("", "", "", "")
+NOT_ASKED, NOT_SAID = Request("", "", "", ""), Label("", "", "", "")
 
 
 def with_answers(
@@ -31,20 +31,17 @@ def with_answers(
 
     `problems` takes answers that contradict a label, unless they are to `relabel`.
     """
-    taken = dict(said)
+    said = dict(said)
     for digest, answers in by_image:
-        first, before = answers[0], taken.get(digest)
+        before, request = said.get(digest, NOT_SAID), requests.get(digest, NOT_ASKED)
+        first, batch, votes = answers[0], request.batch, votes_of(answers)
         file = found.files.get(digest) or first.file
-        request = requests.get(digest, NOT_ASKED)
-        batch, votes = request.batch, votes_of(answers)
-        reasons = {request.reason, *(answer.reason for answer in answers)}
-        if before is not None:
-            reasons.add(before.reason)
-            if not relabel and {*votes} <= {*before.votes}:
+        if digest in said and not relabel:
+            if {*votes} <= {*before.votes}:
                 continue  # the same answers again, whatever has been asked since
-            votes = votes if relabel else added(before.votes, votes)
+            votes = added(before.votes, votes)
         class_name = majority(votes)
-        if before is not None and before.class_name:
+        if before.class_name:
             if class_name == before.class_name or not counts(votes):
                 continue  # a skip takes no label away
             in_folder = found.labels.get(digest)
@@ -59,6 +56,7 @@ def with_answers(
                 continue
             batch = before.batch
         # What is to measure the accuracy is never trained on, whoever has asked for it.
+        reasons = request.reason, before.reason, *(answer.reason for answer in answers)
         reason = AUDIT if AUDIT in reasons else request.reason
         if class_name:
             source = next((a.source for a in answers if a.class_name == class_name), first.source)
@@ -68,10 +66,10 @@ def with_answers(
             table = SET_ASIDE if are_skips(votes) else DISAGREEMENTS
             voters = ", ".join(dict.fromkeys(vote.voter for vote in votes))
             label = Label(file, "", batch, voters, reason, votes, table)
-        if before is not None and before.table != label.table:
-            del taken[digest]  # it comes last in its new table
-        taken[digest] = label
-    return taken
+        if label.table != before.table:
+            said.pop(digest, None)  # it comes last in its new table
+        said[digest] = label
+    return said
 
 
 def answers_by_image(
