@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from tod.people.answers import LABEL_COLUMNS, UNDECIDED_COLUMNS
 from tod.people.votes import Vote, counts
-from tod.system.files import as_csv, damaged, read_table, reason, write_atomically
+from tod.system.files import NAMES, as_csv, damaged, read_table, reason, write_atomically
 
 LABELS, DISAGREEMENTS, SET_ASIDE = TABLES = ("labels", "disagreements", "set_aside")
 """Where people agree; where they do not: asked again in the next batch; what they cannot label:
@@ -91,9 +92,16 @@ def write_labels(said: Said, folder: Path, before: Said) -> None:
                 write_atomically(folder / f"{table}.csv", _csv(table, wanted))
                 written[table] = wanted
     for table, rows in written.items():
-        copy = folder / f"{table}{COPY}.csv"
-        if rows != in_table(before, table) or (rows and not copy.exists()):
-            write_atomically(copy, _csv(table, rows))
+        copy, content = folder / f"{table}{COPY}.csv", _csv(table, rows).encode("utf-8", NAMES)
+        if (rows or copy.exists()) and not _holds(copy, content):
+            write_atomically(copy, content)
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Whether a file is there and is this; a kill may come between a table and its copy."""
+    with suppress(OSError):
+        return path.read_bytes() == content
+    return False
 
 
 def _csv(table: str, rows: Said) -> str:
