@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import NetworkFactory, Outputs
+from models.lossnet import LossNet
 from tod.config import Config
 from utils import update_ema
 
@@ -85,16 +86,21 @@ class AuxiliaryLoss(ABC):
         weight: of the sum of its parts beside the task loss.
         parts: the names of its parts.
         uses_unlabeled_images: whether a step has an unlabelled batch beside the labelled one.
+        decays_modules: whether the learning rate of its networks falls with the backbone's.
         advice: what else to try when training diverges.
+        memory: its buffers (`register_buffer`) have a row for each training image, and last:
+            through kills, where images come and go, on all ranks, in CUDA graphs.
     """
 
     weight = 1.0
     parts: tuple[str, ...] = ()
     uses_unlabeled_images = False
+    decays_modules = False
     advice = ""
 
     def __init__(self, config: Config, networks: NetworkFactory) -> None:
         self.config = config
+        self.memory = nn.Module()
 
     def targets(self, batches: Sequence[Tensor]) -> Sequence[Tensor]:
         """What the loss takes as constants, computed without gradients, beside the backbone's pass.
@@ -134,17 +140,18 @@ class AuxiliaryLoss(ABC):
         return {}
 
     def networks(self) -> Sequence[nn.Module]:
-        """All networks that a step runs beside the backbone."""
-        return list(self.modules().values())
+        """All that a step runs or changes beside the backbone."""
+        return [*self.modules().values(), self.memory]
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs."""
-        return {name: network.state_dict() for name, network in self.modules().items()}
+        kept = {**self.modules(), **({"memory": self.memory} if [*self.memory.buffers()] else {})}
+        return {name: network.state_dict() for name, network in kept.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
-        for name, network in self.modules().items():
-            network.load_state_dict(state[name])
+        for name, network in {**self.modules(), "memory": self.memory}.items():
+            network.load_state_dict(state.get(name, {}))
 
 
 class NoAuxiliary(AuxiliaryLoss):
@@ -204,7 +211,7 @@ class LossPrediction(AuxiliaryLoss):
     def __init__(self, config: Config, networks: NetworkFactory) -> None:
         super().__init__(config, networks)
         self.weight = config.ll4al.weight
-        self.lossnet = networks.lossnet().train()
+        self.lossnet = networks.module("lossnet", LossNet).train()
 
     def trains_backbone(self, epoch: int) -> bool:
         return epoch <= self.config.ll4al.detach_epoch

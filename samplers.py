@@ -280,4 +280,4 @@ def query_by_tod(pool: Pool) -> Query:
 
 def query_by_predicted_loss(pool: Pool) -> Query:
     """LL4AL: the images with the largest predicted loss (Yoo & Kweon, CVPR 2019)."""
-    return query_by_score(pool, pool.predicted_losses)
+    return query_by_score(pool, pool.predictions)

@@ -16,8 +16,9 @@ from torchvision import transforms
 from benchmarks import machine
 from benchmarks.workload import NUM_CLASSES
 from losses import cod_loss, ranking_loss, task_losses
-from models import build_backbone, build_lossnet
+from models import build_backbone, stage_channels
 from models.inference import allow_tf32
+from models.lossnet import LossNet
 from samplers import temporal_output_discrepancy
 from tod.config import Config
 
@@ -63,7 +64,7 @@ class Baseline:
         self.networks = [
             build_backbone(config.model, NUM_CLASSES).to(device).train() for _ in range(2)
         ]
-        self.lossnet = build_lossnet(config.model).to(device)
+        self.lossnet = LossNet(stage_channels(config.model)).to(device)
         self.optimizers = [self._sgd(self.networks[0]), self._sgd(self.lossnet)]
         self.steps = 0
         views = PILImages(pixels, labels, config, train=True)

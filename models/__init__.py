@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from models import lossnet, resnet
+from models import resnet
 from tod import config
 from tod.config.schema import Model
 from tod.system.files import reason
@@ -34,9 +35,9 @@ def build_backbone(model: Model, num_classes: int) -> nn.Module:
     return imagenet_resnet.ResNet18(num_classes, model.width, model.dropout)
 
 
-def build_lossnet(model: Model) -> lossnet.LossNet:
-    """The loss-prediction module that fits the configured backbone."""
-    return lossnet.LossNet([model.width * factor for factor in (1, 2, 4, 8)])
+def stage_channels(model: Model) -> list[int]:
+    """The channels of the backbone's four feature maps."""
+    return [model.width * factor for factor in (1, 2, 4, 8)]
 
 
 def multiply_adds(model: Model, side: int) -> int:
@@ -54,6 +55,7 @@ class NetworkFactory:
     """Makes the networks of one trial, with random weights.
 
     These depend on seed, role and trial; and on the cycle, where networks start anew in each.
+    `num_images` is the size of the training set, for what a loss remembers of each image.
     """
 
     model: Model
@@ -62,6 +64,7 @@ class NetworkFactory:
     seed: int
     trial: int
     cycle: int = 1
+    num_images: int = 0
 
     def backbone(self, role: str) -> nn.Module:
         """A backbone for one role: backbone, teacher or previous."""
@@ -70,10 +73,10 @@ class NetworkFactory:
         network = build_backbone(self.model, self.num_classes)
         return network.to(self.device, memory_format=memory_format)
 
-    def lossnet(self) -> lossnet.LossNet:
-        """A loss-prediction module."""
-        seed_torch(self.seed, "lossnet", *self._place)
-        return build_lossnet(self.model).to(self.device)
+    def module(self, role: str, kind: Callable[[Sequence[int]], nn.Module]) -> nn.Module:
+        """A network beside the backbone, which `kind` makes for feature maps of these channels."""
+        seed_torch(self.seed, role, *self._place)
+        return kind(stage_channels(self.model)).to(self.device)
 
     @property
     def _place(self) -> tuple[int, ...]:

@@ -91,7 +91,7 @@ def test_predicted_losses_are_those_of_the_module_in_evaluation_mode():
     features = torch.randn(5, 2)
     pool = pool_of(features=features)
     pool.modules["module"] = LossNet((2, 2, 2, 2)).train()
-    predicted = pool.predicted_losses
+    predicted = pool.predictions
     assert not pool.modules["module"].training
     with torch.no_grad():
         expected = pool.modules["module"]([features[:, :, None, None]] * 4)

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from torch import nn
 
 import models
-from models import build_backbone, build_lossnet, fold_batch_norm, imagenet_resnet, resnet
+from models import build_backbone, fold_batch_norm, imagenet_resnet, resnet, stage_channels
 from models.lossnet import LossNet
 from tests.support.loading import refused
 from tod.config import PROJECT_DIR
@@ -71,7 +71,7 @@ def test_networks_take_any_image_size_and_width(network, reduction, size, width)
     # The small network halves the map three times, and the ImageNet network five times.
     expected = [(2**i * width, math.ceil(size / reduction / 2**i)) for i in range(4)]
     assert [m.shape[1:3] for m in feature_maps] == expected
-    predicted = build_lossnet(Model(name="resnet", width=width))(feature_maps)
+    predicted = LossNet(stage_channels(Model(name="resnet", width=width)))(feature_maps)
     assert predicted.shape == (2,)
 
 

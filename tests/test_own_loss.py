@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -67,8 +66,8 @@ class Remembering(AuxiliaryLoss):
 
     def __init__(self, config: Config, networks: NetworkFactory) -> None:
         super().__init__(config, networks)
-        logits = torch.ones(1500, networks.num_classes, device=networks.device, dtype=torch.float64)
-        self.memory = nn.Module()
+        shape = networks.num_images, networks.num_classes
+        logits = torch.ones(shape, device=networks.device, dtype=torch.float64)
         self.memory.register_buffer("logits", logits)
 
     def losses(self, step: Step) -> Sequence[Tensor]:
@@ -76,15 +75,6 @@ class Remembering(AuxiliaryLoss):
         before = self.memory.logits[indices]
         self.memory.logits[indices] = logits.detach()
         return [(1 + step.epoch) * nn.functional.mse_loss(logits, before)]
-
-    def networks(self) -> Sequence[nn.Module]:
-        return [self.memory]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"memory": self.memory.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.memory.load_state_dict(state["memory"])
 
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -183,7 +173,7 @@ def test_a_loss_has_to_say_what_it_is():
     loss = Penalty(config, networks)
     assert loss.trains_backbone(0)
     left_out = (loss.targets([torch.zeros(2, 3, 8, 8)]), loss.modules(), loss.state_dict())
-    assert (*left_out, [*loss.networks()]) == ([], {}, {}, [])
+    assert (*left_out, [*loss.networks()]) == ([], {}, {}, [loss.memory])
 
 
 def test_the_loss_of_the_documentation_trains_and_is_recorded(tmp_path, monkeypatch):

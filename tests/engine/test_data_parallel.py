@@ -86,8 +86,8 @@ class WithoutBatchNorm(NetworkFactory):
                     setattr(module, name, nn.Identity())
         return network.double()
 
-    def lossnet(self) -> nn.Module:
-        return super().lossnet().double()
+    def module(self, *arguments: Any) -> nn.Module:
+        return super().module(*arguments).double()
 
 
 class DoubleImages(ImageBatches):
@@ -112,7 +112,7 @@ def trained(
     config = configuration.load("digits", settings)
     dataset = data.load(config, 0)
     images = batches(dataset.train.stored, dataset.mean, dataset.std, config.augmentation, CPU)
-    networks = factory(config.model, 10, CPU, seed=0, trial=1)
+    networks = factory(config.model, 10, CPU, seed=0, trial=1, num_images=len(dataset.train))
     backbone = networks.backbone("backbone")
     loss = auxiliary(config, networks)
     learner = Learner(config, 0, 1, backbone, loss, precision, ranks=group)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,6 @@ class Learner:
         if self.graphs is not None:
             self.graphs.forget()
         self.optimizer = sgd(self.backbone, self.config)
-        # Their learning rate is never decayed, the backbone's is: so it is in the published code.
         modules = self.auxiliary.modules().values()
         self.module_optimizers = [sgd(module, self.config) for module in modules]
         self.epoch = 0
@@ -128,7 +128,9 @@ class Learner:
         for network in self._trained:
             network.train()
         while self.epoch < self.config.training.epochs:
-            for group in self.optimizer.param_groups:
+            # In the published code of LL4AL, its module's rate is never decayed.
+            decayed = self.module_optimizers if self.auxiliary.decays_modules else []
+            for group in chain(*(each.param_groups for each in (self.optimizer, *decayed))):
                 group["lr"] = learning_rate(self.config, self.epoch)
             batches = self._batches(images, labeled, unlabeled)
             for views, num_labeled in batches[self.step :]:

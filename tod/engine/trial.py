@@ -82,7 +82,8 @@ class Experiment:
     def networks(self, trial: int, cycle: int = 1) -> models.NetworkFactory:
         """Makes the networks of one trial, as it begins or as this cycle does."""
         num_classes, place = len(self.dataset.class_names), (self.seed, trial, cycle)
-        return models.NetworkFactory(self.config.model, num_classes, self.device, *place)
+        sizes = (num_classes, self.device, *place, len(self.train_labels))
+        return models.NetworkFactory(self.config.model, *sizes)
 
     def run(self, network: nn.Module, of_outputs: OfOutputs, views: Batches) -> tuple[Tensor, ...]:
         """What `of_outputs` keeps of a network's outputs for all the images, (N, …).
@@ -264,11 +265,13 @@ class Trial:
         labeled: Any = torch.from_numpy(self.labeled)
         if self._names is not None:
             labeled = [self._names[index] for index in self.labeled.tolist()]
+        remembers = self._names is not None and any(True for _ in self.auxiliary.memory.buffers())
         return {
             "labeled": labeled,
             "previous": self.previous.state_dict(),
             "learner": self.learner.state_dict(),
             "draws_from_pool": self._draws_from_pool,
+            **({"names": [*self._names]} if remembers else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -280,6 +283,8 @@ class Trial:
         from the pool as it is now. Raises KeyError where another version has saved it.
         """
         self.previous.load_state_dict(state["previous"])
+        if "names" in state:
+            self._move_memory(state["learner"]["auxiliary"]["memory"], state["names"])
         self.learner.load_state_dict(state["learner"])
         if self._names is None:
             self.labeled = state["labeled"].numpy()
@@ -291,3 +296,12 @@ class Trial:
         has_same_losses = state.get("draws_from_pool") == self._draws_from_pool
         if len(self.labeled) < len(state["labeled"]) or not has_same_losses:
             self.learner.restart_epoch()
+
+    def _move_memory(self, memory: dict[str, Tensor], names: Sequence[str]) -> None:
+        """Puts what the loss remembers of the images of these names where they are now."""
+        there = {*self._names}
+        stay = [name for name in names if name in there]
+        for key, fresh in self.auxiliary.memory.state_dict().items():
+            moved = fresh.cpu().clone()
+            moved[indices_of(stay, self._names)] = memory[key][indices_of(stay, names)]
+            memory[key] = moved

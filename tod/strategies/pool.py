@@ -99,8 +99,8 @@ class Pool:
         return self._outputs[2]
 
     @property
-    def predicted_losses(self) -> Tensor:
-        """What LL4AL's loss-prediction module gives, (M,); only `main_LL4AL.py` trains one."""
+    def predictions(self) -> Tensor:
+        """What the auxiliary loss's module gives of the feature maps: LL4AL's losses, (M,)."""
         return self._outputs[3]
 
     @property
