@@ -312,13 +312,6 @@ def test_bad_input_is_refused_in_a_readable_message(script, bad, refuse):
     refuse("main_TOD.py" if main_only else script, bad)
 
 
-@pytest.mark.parametrize("script", ENTRIES)
-@pytest.mark.parametrize("option", ["--sampling", "--auxiliary"])
-def test_an_entry_refuses_what_only_the_other_offers(script, option, refuse):
-    others = {"main_TOD.py": "LL4AL", "main_LL4AL.py": "TOD"}[script]
-    refuse(script, Bad((f"{option}={others}",), (script, option, f"'{others}'")))
-
-
 def test_a_folder_that_cannot_be_used_is_refused(refuse, tmp_path):
     (tmp_path / "a_file").write_text("mine")
     taken = tmp_path / "taken" / "digits_auxiliary_TOD_sampling_TOD_seed0"
