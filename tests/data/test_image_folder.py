@@ -74,9 +74,8 @@ def test_what_is_no_picture_of_a_class_is_left_out_with_a_warning(root, warnings
 
 
 def test_what_is_neither_a_file_nor_a_folder_is_left_out(root, warnings):
-    whole = fingerprint(root)
     os.mkfifo(root / "train" / "Banane" / "pipe.png")
-    assert fingerprint(root) == whole
+    assert len(load("image_folder", root).train) == 12
     assert "pipe.png is left out (1 such in all)" in warnings.text
 
 
@@ -196,13 +195,6 @@ def test_a_share_of_each_class_is_held_out_by_seed(root, share, held_out):
     others = [load("image_folder", root, *ONE_CYCLE, override, seed=seed) for seed in range(5)]
     assert others[0].fingerprint() == dataset.fingerprint()
     assert {dataset.fingerprint()} < {other.fingerprint() for other in others}
-
-
-def test_no_class_loses_all_its_images_to_the_test_set(tmp_path):
-    files = [*(f"train/a/{number}.png" for number in range(3)), "train/b/0.png"]
-    write_classes(tmp_path, dict(zip(files, plain(4), strict=True)))
-    dataset = load("image_folder", tmp_path, "images.test_share=0.9", *ONE_CYCLE)
-    assert [each.labels.tolist() for each in (dataset.train, dataset.test)] == [[0, 1], [0, 0]]
 
 
 def test_a_share_that_is_not_used_is_told(root, warnings):

@@ -85,18 +85,14 @@ def test_at_whatever_file_operation_it_is_killed_each_image_keeps_its_own_pixels
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
 @pytest.mark.parametrize(
-    ("setting", "value", "counts", "saves"),
-    [
-        ("CHUNK", 1, {*range(7)}, 6),
-        ("CHUNK", 400, {6, 3, 0}, 2),
-        ("CHUNK", 10**6, {6, 0}, 1),
-        ("SECONDS", 0.0, {*range(7)}, 6),
-    ],
+    ("chunk", "seconds", "counts"),
+    [(400, 99, {6, 3, 0}), (10**6, 99, {6, 0}), (10**6, 0.0, {*range(7)})],
 )
 def test_whenever_the_disk_is_full_or_it_is_interrupted_what_is_safe_is_not_decoded_again(
-    folder, decoded, monkeypatch, error, setting, value, counts, saves
+    folder, decoded, monkeypatch, error, chunk, seconds, counts
 ):
-    monkeypatch.setattr(store, setting, value)
+    monkeypatch.setattr(store, "CHUNK", chunk)
+    monkeypatch.setattr(store, "SECONDS", seconds)
     again, said = [], []
     for moment in itertools.count(1):
         clear(folder)
@@ -114,7 +110,6 @@ def test_whenever_the_disk_is_full_or_it_is_interrupted_what_is_safe_is_not_deco
         again.append(len(decoded))
     assert again == sorted(again, reverse=True)
     assert {*again} == counts
-    assert len(again) == 2 + 2 * saves  # the new file and its folder; pixels, then their keys
     if isinstance(error, OSError):
         assert all("cannot be written (No space left); what was" in line for line in said)
         assert said[-1].startswith(str(folder / STORE))
@@ -184,20 +179,16 @@ def test_two_processes_decode_a_folder_once_between_them(folder, decoded, monkey
 
 
 def test_who_reads_while_others_decode_another_list_gets_his_own_images(folder, monkeypatch):
-    (folder / "2.png").write_bytes(b"no image")
-    decode(folder)
-    find = store.Store.find
-    others = [names(folder)[::-1][:3]]
+    decode(folder, names(folder)[:2])
+    locked, others = store.locked, [names(folder)[::-1][:3]]
 
-    def find_then_others_decode(kept, keys):
-        found = find(kept, keys)
+    def others_first(path):
         while others:
             decode(folder, others.pop())
-        return found
+        return locked(path)
 
-    monkeypatch.setattr(store.Store, "find", find_then_others_decode)
-    _, problems = decode(folder)
-    assert list(problems) == [2]
+    monkeypatch.setattr(store, "locked", others_first)
+    load(folder)
 
 
 def test_disks_are_asked_for_all_folders_before_the_first_is_decoded(

@@ -48,13 +48,6 @@ def test_what_is_half_transparent_is_blended_with_white_also_premultiplied(tmp_p
     assert differs(shown(path), [227, 142, 142]) <= 1
 
 
-def test_grey_with_alpha_is_blended_too(tmp_path):
-    image = flat((100, 0), "LA")
-    image.putpixel((3, 3), (100, 255))
-    pixels = shown(written(tmp_path / "a.png", image))
-    assert pixels[[0, 3], [0, 3]].tolist() == [[255] * 3, [100] * 3]
-
-
 @pytest.mark.parametrize(("bits", "value"), [(1, 1), (2, 2), (4, 9), (8, 77), (16, 40_000)])
 def test_a_transparent_grey_value_shows_white(tmp_path, bits, value):
     highest = 2**bits - 1 if bits > 1 else 0

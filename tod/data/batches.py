@@ -18,9 +18,9 @@ from tod.config.schema import Augmentation
 class ImageBatches:
     """Makes normalised batches of `pixels` (N, 3, H, W), which stay on the device as uint8.
 
-    `mean` and `std` (3,) are of pixels from 0 to 1; `rows` (N,), where it is given, says which of
-    the pixels are the N images. Images that would fill more than half of a GPU's free memory stay
-    on the host; then the bytes of one batch travel while the GPU trains on the one before.
+    `mean` and `std` (3,) are of pixels from 0 to 1; `rows` (N,) says which of the pixels are the
+    images, if not all. Images that would fill more than half of a GPU's free memory stay on the
+    host; then the bytes of one batch travel while the GPU trains on the one before.
     """
 
     def __init__(

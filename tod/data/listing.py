@@ -34,10 +34,7 @@ class Listing(NamedTuple):
 
 
 def refuse(problems: Sequence[str], ending: str | None = None) -> None:
-    """Refuses what has problems: the first ten of them are named, and their number.
-
-    `ending` is a last line of the message.
-    """
+    """Refuses what has problems: names the first ten and their number; `ending` is a last line."""
     lines = list(problems[:NAMED])
     if len(problems) > 1:
         lines.append(f"{len(problems)} problems in all")
@@ -74,14 +71,9 @@ def listed(
 ) -> Listing:
     """The image files in `folder`/CLASS, in the order of the classes and of their names.
 
-    Names that look the same, in whatever Unicode form, are one class.
-
-    Args:
-        folder: of the classes.
-        problems: takes what leads nowhere, cannot be entered, or is no class.
-        class_names: those that there may be; None: those that there are.
-        where: they come from.
-        left_out: folders that are no classes.
+    Names that look the same, in whatever Unicode form, are one class. There may be other classes
+    than `class_names`, which come from `where`, only if that is None. `problems` takes what leads
+    nowhere, cannot be entered, or is no class.
     """
     folders: dict[str, list[Path]] = defaultdict(list)
     others: list[Path] = []
@@ -101,7 +93,7 @@ def listed(
     files, labels = [], []
     for label, name in enumerate(class_names):
         for path in (path for f in folders.get(name, ()) for path in _entries(f, problems)):
-            if is_image_file(path):
+            if _is_image(path):
                 files.append(str(path.relative_to(folder)))
                 labels.append(label)
             else:
@@ -114,11 +106,6 @@ def listed(
 def class_name_of(name: str) -> str:
     """A class's name, in the one Unicode form in which names that look the same are the same."""
     return unicodedata.normalize("NFC", name)
-
-
-def is_image_file(path: Path) -> bool:
-    """Whether a file's name has an image's ending."""
-    return path.suffix.lower() in picture.ENDINGS and path.is_file()
 
 
 def shown(path: Path) -> str:
@@ -153,7 +140,7 @@ def below(folder: Path, problems: list[str]) -> list[str]:
                 if path.name not in SYSTEM_FOLDERS and path.resolve() not in entered:
                     entered.add(path.resolve())
                     folders.append(path)
-            elif is_image_file(path):
+            elif _is_image(path):
                 found.append(str(path.relative_to(folder)))
             else:
                 others.append(path)
@@ -165,6 +152,10 @@ def in_order(names: Iterable[str]) -> list[str]:
     """Class names in their order, which is that of numbers where all are numbers."""
     names = sorted(names)
     return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in picture.ENDINGS and path.is_file()
 
 
 def _entries(folder: Path, problems: list[str]) -> list[Path]:
@@ -185,10 +176,9 @@ def _entries(folder: Path, problems: list[str]) -> list[Path]:
 
 def _warn_of_others(folder: Path, others: Sequence[Path], words: str) -> None:
     """Says what is left out of a folder, and why; of photographs, what to do."""
-    photographs = [path for path in others if path.suffix.lower() in NOT_READ]
-    rest = [path for path in others if path.suffix.lower() not in NOT_READ]
     convert = "this format is not read; convert them to JPEG or PNG"
-    for paths, why in ((photographs, convert), (rest, words)):
+    for is_photograph, why in ((True, convert), (False, words)):
+        paths = [p for p in others if (p.suffix.lower() in NOT_READ) == is_photograph]
         if paths:
             first = shown(paths[0].relative_to(folder))
             log.warning(f"{folder}: {first} is left out ({len(paths)} such in all): {why}")

@@ -169,10 +169,12 @@ class Store:
         entries = np.frombuffer(file.read(capacity * ENTRY.itemsize), ENTRY)
         used = np.flatnonzero(entries["key"].any(axis=1))
         count = used[-1] + 1 if len(used) else 0
-        if count == 0 or length < count * itemsize:  # nothing cannot be mapped
-            return self._nothing(len(keys))._replace(capacity=capacity if count == 0 else 0)
-        shape = (count, *self.row.shape)
-        values = np.memmap(file, self.row.base, "c", _place_of_rows(capacity), shape)
+        if length < count * itemsize:
+            return self._nothing(len(keys))
+        values = np.empty(0, self.row)
+        if count:  # nothing cannot be mapped
+            shape = (count, *self.row.shape)
+            values = np.memmap(file, self.row.base, "c", _place_of_rows(capacity), shape)
         place = {key.tobytes(): row for row, key in enumerate(entries["key"][:count])}
         place.pop(NO_KEY, None)
         rows = np.array([place.get(key, -1) for key in keys], np.int64)
