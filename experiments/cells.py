@@ -28,7 +28,13 @@ PAPER = {
 }
 """The paper's strategies, and their names among its curves."""
 OF_THE_CELLS = ("--config", "--sampling", "--auxiliary", "--seed", "--output-dir")
-"""What each cell gives its entry script itself."""
+NOT_FOR_SCRIPTS = {
+    **dict.fromkeys(OF_THE_CELLS, "belongs before the --"),
+    "--processes": "here --processes, before the --, runs several cells at once",
+    "--parallel": "here --processes, before the --, runs several cells at once",
+    "--overwrite": "remove the runs' folders instead",
+}
+"""Arguments that may not follow the `--`, and what to do instead."""
 
 
 def new_parser(description: str, output_dir: Path, seeds: Sequence[int] = (0,)) -> cli.Parser:
@@ -79,12 +85,8 @@ def parse(parser: cli.Parser, argv: Sequence[str]) -> argparse.Namespace:
         raise InputError(f"--scale {arguments.scale:g}: must be above 0 and at most 1")
     for argument in further:
         name = argument.partition("=")[0]
-        if name in OF_THE_CELLS:
-            raise InputError(f"{name}: belongs before the --")
-        if name in ("--processes", "--parallel"):
-            raise InputError(f"{name}: here --processes, before the --, runs several cells at once")
-        if name == "--overwrite":
-            raise InputError("--overwrite: remove the runs' folders instead")
+        if name in NOT_FOR_SCRIPTS:
+            raise InputError(f"{name}: {NOT_FOR_SCRIPTS[name]}")
     return arguments
 
 
