@@ -106,13 +106,13 @@ def test_runs_that_cannot_be_paired_are_not(curves_of, other, why):
         ("cod", "weight", True),  # which the other run does without
         ("new", "weight", True),
         ("training", "lr", False),
-        ("unknown", "weight", False),  # of a section that says nothing, all are readers
+        ("unknown", "weight", False),  # a section that says nothing is used by all
     ],
 )
-def test_settings_that_the_method_of_one_run_does_not_read_are_no_difference(
+def test_settings_that_the_method_of_one_run_does_not_use_are_no_difference(
     tmp_path, monkeypatch, section, name, paired
 ):
-    monkeypatch.setitem(results.READERS, "new", {"--auxiliary TOD"})
+    monkeypatch.setitem(results.USED_BY, "new", {"--auxiliary TOD"})
     first = write_run(tmp_path, TWO_TRIALS, sampling="RANDOM")
     other = write_run(tmp_path, TWO_TRIALS, auxiliary="TOD")
     path = other / "config.yaml"

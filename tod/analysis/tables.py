@@ -19,15 +19,10 @@ SAME = 1e-4
 
 
 class Table(NamedTuple):
-    """What it shows, and rows of text, the first of which is the header; each begins with what it
-    is about.
-    """
+    """A caption, and rows of text below a header, each of which begins with what it is about."""
 
     caption: str
     rows: list[list[str]]
-
-
-# ------------------------------------------------------------- statistics
 
 
 def summarized(values: pd.DataFrame) -> pd.DataFrame:
@@ -97,9 +92,6 @@ def tidy_csv(curves: Sequence[Curve], names: Sequence[str] = ACCURACIES) -> str:
     """The quantities as CSV, one a line, unrounded; an empty cell is what does not exist."""
     found = pd.DataFrame(quantities(curves, names))
     return as_csv(found.astype({"trials": "Int64", "pairs": "Int64"}))
-
-
-# ----------------------------------------------------------------- tables
 
 
 def accuracy_tables(curves: Sequence[Curve]) -> list[Table]:
