@@ -28,7 +28,13 @@ PAPER = {
 }
 """The paper's strategies, and their names among its curves."""
 OF_THE_CELLS = ("--config", "--sampling", "--auxiliary", "--seed", "--output-dir")
-"""What each cell gives its entry script itself."""
+NOT_FOR_SCRIPTS = {
+    **dict.fromkeys(OF_THE_CELLS, "belongs before the --"),
+    "--processes": "here --processes, before the --, runs several cells at once",
+    "--parallel": "here --processes, before the --, runs several cells at once",
+    "--overwrite": "remove the runs' folders instead",
+}
+"""Arguments that may not follow the `--`, and what to do instead."""
 
 
 def new_parser(description: str, output_dir: Path, seeds: Sequence[int] = (0,)) -> cli.Parser:
@@ -59,12 +65,9 @@ def parse(parser: cli.Parser, argv: Sequence[str]) -> argparse.Namespace:
 
     All that is wrong is refused before anything runs.
     """
-    own, further = list(argv), []
-    if "--" in own:
-        place = own.index("--")
-        own, further = own[:place], own[place + 1 :]
-    arguments, unknown = parser.parse_known_args(own)
-    arguments.further = further
+    place = [*argv, "--"].index("--")
+    arguments, unknown = parser.parse_known_args(argv[:place])
+    arguments.further = [*argv[place + 1 :]]
     if unknown:
         parser.error(
             f"unrecognized arguments: {' '.join(unknown)}; what is for the entry scripts comes "
@@ -77,14 +80,10 @@ def parse(parser: cli.Parser, argv: Sequence[str]) -> argparse.Namespace:
     refuse_doubles("--seed", arguments.seed)
     if not 0 < arguments.scale <= 1:
         raise InputError(f"--scale {arguments.scale:g}: must be above 0 and at most 1")
-    for argument in further:
+    for argument in arguments.further:
         name = argument.partition("=")[0]
-        if name in OF_THE_CELLS:
-            raise InputError(f"{name}: belongs before the --")
-        if name in ("--processes", "--parallel"):
-            raise InputError(f"{name}: here --processes, before the --, runs several cells at once")
-        if name == "--overwrite":
-            raise InputError("--overwrite: remove the runs' folders instead")
+        if name in NOT_FOR_SCRIPTS:
+            raise InputError(f"{name}: {NOT_FOR_SCRIPTS[name]}")
     return arguments
 
 
@@ -173,7 +172,7 @@ def _is_finished(command: Command) -> bool:
     with RunFolder(folder_of(command), identity, trials, trials) as folder:
         folder.claim()
         is_underway = folder.unfinished_trials() or any(folder.path.glob("progress/*"))
-        return not is_underway and folder.recorded()["data_dir"] == identity.config.data_dir
+        return not is_underway and folder.recorded().get("data_dir") == identity.config.data_dir
 
 
 class _Progress:
@@ -185,17 +184,18 @@ class _Progress:
             for c in commands.values()
         }
         self.num_ended = 0
-        self.in_terminal = sys.stderr.isatty()
         self.bar = tqdm(
             total=sum(self.cycles.values()),
             initial=self._num_done(),  # what earlier runs have done is not this one's speed
             unit="cycle",
-            disable=not self.in_terminal,
+            disable=None,  # outside of a terminal
             leave=False,
         )
 
     def _num_done(self) -> int:
-        return sum(min(_num_rows(folder), count) for folder, count in self.cycles.items())
+        tables = {folder / "results.csv": count for folder, count in self.cycles.items()}
+        contents = {path: path.read_bytes() for path in tables if path.exists()}
+        return sum(min(rows.count(b"\n") - 1, tables[path]) for path, rows in contents.items())
 
     def look(self) -> None:
         """Shows how far the runs are."""
@@ -206,18 +206,10 @@ class _Progress:
     def ended(self, cell: Cell, status: int, printed: str, how: str = "has ended") -> None:
         """Says that a run has ended, with what it has printed."""
         self.num_ended += 1
-        if printed or status or not self.in_terminal:
+        if printed or status or self.bar.disable:
             how = f"has stopped with status {status}" if status else how
             where = f"{self.num_ended} of {len(self.cycles)} runs"
             self.bar.write(f"{printed}{cell}: {how} ({where})", file=sys.stderr)
-
-
-def _num_rows(folder: Path) -> int:
-    """How many cycles a run has ended."""
-    try:
-        return (folder / "results.csv").read_bytes().count(b"\n") - 1
-    except FileNotFoundError:
-        return 0
 
 
 def curves_of(cells: Sequence[Cell], arguments: argparse.Namespace) -> list[Curve]:

@@ -37,9 +37,7 @@ def paper_rows(curves: Sequence[Curve], dataset: str, header: Sequence[str]) -> 
     rows = []
     for curve in curves:
         name = PAPER[f"{curve.run['sampling']}/{curve.run['auxiliary']}"]
-        at_share = {
-            round(share, 1): accuracy for share, accuracy in zip(*published[name], strict=True)
-        }
+        at_share = {round(share, 1): accuracy for share, accuracy in published[name].items()}
         shares = [round(figures.published_share(curve, dataset, n), 1) for n in labels]
         if curve.labels_everything:
             shares[-1] = 100.0

@@ -49,17 +49,13 @@ def in_this_process(method: str, *arguments: Any) -> Iterator[Callable[[], objec
     yield getattr(baseline.Baseline(*arguments), method)
 
 
-def test_the_baseline_works_in_a_process_of_its_own_and_its_end_is_told(monkeypatch):
+def test_the_baseline_works_in_a_process_of_its_own():
     pixels, labels = random_images(16)
     arguments = (one_epoch(4, 8), "NONE", pixels, labels, 8, torch.device("cpu"))
     with baseline.baseline_in_its_own_process("score", *arguments) as work:
         work()
         work()
-        (process,) = multiprocessing.active_children()
-        process.kill()
-        process.join()
-        with pytest.raises(RuntimeError, match="the baseline's process has ended"):
-            work()
+        assert len(multiprocessing.active_children()) == 1
     assert not multiprocessing.active_children()
 
 

@@ -83,7 +83,7 @@ def test_every_dataset_of_the_paper_has_its_curves():
     assert figures.published_datasets() == ["cifar10", "cifar100", "svhn", "caltech101"]
     for dataset in figures.published_datasets():
         curves = figures.read_published_curves(dataset)
-        assert [len(shares) for shares, _ in curves.values()] == [7, 7, 7, 7, 1]
+        assert [len(curve) for curve in curves.values()] == [7, 7, 7, 7, 1]
 
 
 def test_diagnostics_show_how_well_the_scores_estimate_the_loss(curves_of):

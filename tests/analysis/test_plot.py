@@ -1,5 +1,6 @@
 """plot.py, as users run it."""
 
+import re
 import subprocess
 import sys
 
@@ -37,7 +38,9 @@ def test_the_script_draws_diagnostics_of_runs_that_query(tmp_path, monkeypatch, 
     assert (tmp_path / "diagnostics.png").exists()
     shown = (tmp_path / "diagnostics.csv").read_text()
     assert "queried_class_entropy" in shown and "FULL" not in shown
-    assert capsys.readouterr().out.startswith("| score_loss_spearman | 100 labels")
+    printed = capsys.readouterr().out
+    assert [*re.findall(r"^\| (\w+) \| 100 labels", printed, re.M)] == [*results.DIAGNOSTICS]
+    assert printed.count("| 1.15 ± 0.07 (2) | 2.15 ± 0.07 (2) |") == len(results.DIAGNOSTICS)
 
 
 @pytest.mark.parametrize("script", [plot, report])
@@ -77,6 +80,7 @@ def test_the_script_draws_in_any_format_and_says_which_runs_are_not_paired(
         ("half", "half/results.csv: cannot be read (could not convert string to float"),
         ("run --output=file/a.FORMAT", "file/a.FORMAT: cannot be written ("),
         ("run --output=folder.FORMAT", "folder.FORMAT: cannot be written (Is a directory)"),
+        ("run --output=page.FORMAT.x", "page.FORMAT.x does not end in ."),
     ],
 )
 def test_bad_paths_give_one_line(tmp_path, monkeypatch, refusal, script, arguments, message):

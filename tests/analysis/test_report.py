@@ -3,7 +3,6 @@
 import pytest
 from PIL import Image
 
-import report
 from tests.analysis.conftest import TWO_TRIALS
 from tests.support.browser import assert_ground_is, chromium
 from tests.support.harness import run_script, write_run
@@ -169,8 +168,3 @@ def test_the_page_prints_with_every_picture_within_the_paper(tmp_path, browser):
     assert pdf.startswith(b"%PDF")
     # What all runs share, then each run on a page of its own.
     assert pdf.count(b"/Type /Page\n") >= 2
-
-
-def test_a_page_is_html(tmp_path, refusal):
-    run = write_run(tmp_path, TWO_TRIALS)
-    assert "page.pdf does not end in .html" in refusal(report.main, run, "--output=page.pdf")

@@ -104,17 +104,20 @@ def test_runs_that_cannot_be_paired_are_not(curves_of, other, why):
     [
         ("ll4al", "margin", True),
         ("cod", "weight", True),  # which the other run does without
+        ("new", "weight", True),
         ("training", "lr", False),
+        ("unknown", "weight", False),  # a section that says nothing is used by all
     ],
 )
-def test_settings_of_a_loss_that_one_run_does_without_are_no_difference(
-    tmp_path, section, name, paired
+def test_settings_that_the_method_of_one_run_does_not_use_are_no_difference(
+    tmp_path, monkeypatch, section, name, paired
 ):
+    monkeypatch.setitem(results.USED_BY, "new", {"--auxiliary TOD"})
     first = write_run(tmp_path, TWO_TRIALS, sampling="RANDOM")
     other = write_run(tmp_path, TWO_TRIALS, auxiliary="TOD")
     path = other / "config.yaml"
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    settings[section][name] = 0.5
+    settings.setdefault(section, {})[name] = 0.5
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     notes = tables.unpaired_notes(results.read_runs([first, other]))
     assert (notes == []) == paired
@@ -137,12 +140,6 @@ def test_what_a_run_has_not_reached_is_a_dash(curves_of):
     assert first[1:] == [f"{cell} (2)" for cell in cells]
     assert second[1:] == ["80.00 (1)", "–", "–", "–"]
     assert differences[1:] == ["+0.00 (1)", "–", "–", "–"]
-
-
-def test_each_of_the_diagnostics_has_a_table(curves_of):
-    found = tables.diagnostics_tables(curves_of({"diagnostics": results.DIAGNOSTICS}))
-    assert [rows[0][0] for _, rows in found] == list(results.DIAGNOSTICS)
-    assert found[0].rows[1][1:] == ["1.15 ± 0.07 (2)", "2.15 ± 0.07 (2)"]
 
 
 def test_the_tidy_csv_has_a_line_for_each_quantity(pair):

@@ -65,6 +65,8 @@ def test_a_run_beside_others_gives_what_it_gives_alone_and_is_not_run_again(both
     again = run(*command)
     assert "LL4AL/LL4AL, seed 0: is finished already (1 of 1 runs)" in again.stderr
     assert times == [(folder / name).stat().st_mtime_ns for name in KEPT]
+    # Where the images have moved, it looks at them.
+    assert "LL4AL/LL4AL, seed 0: has ended (" in run(*command, "--data-dir=elsewhere").stderr
 
 
 @pytest.mark.parametrize("only", [[], ["--only=3"]])

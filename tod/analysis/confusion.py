@@ -53,9 +53,12 @@ def class_tables(curves: Sequence[Curve]) -> list[Table]:
     for curve in curves:
         matrices = read(curve)
         if len(matrices):
-            cells = [mean_and_deviation(of_trials) for of_trials in class_accuracies(matrices).T]
+            sizes, correct = matrices.sum(axis=2), matrices.diagonal(axis1=1, axis2=2)
+            # A class without test images has no accuracy.
+            accuracies = 100 * np.where(sizes, correct, np.nan) / np.maximum(sizes, 1)
             names = tuple(curve.run["class_names"])
             first = ["accuracy in each class (%)", *names]
+            cells = map(mean_and_deviation, accuracies.T)
             columns.setdefault(names, [first]).append([curve.name, *cells])
     caption = (
         "Accuracy in each class in %, in the last cycle: mean ± standard deviation (number of "
@@ -64,10 +67,3 @@ def class_tables(curves: Sequence[Curve]) -> list[Table]:
     return [
         Table(caption, [*map(list, zip(*of_curves, strict=True))]) for of_curves in columns.values()
     ]
-
-
-def class_accuracies(matrices: np.ndarray) -> np.ndarray:
-    """Of each trial and class, (T, C), in %, of (T, C, C); NaN for a class without test images."""
-    sizes = matrices.sum(axis=2)
-    correct = matrices.diagonal(axis1=1, axis2=2)
-    return 100 * np.where(sizes, correct, np.nan) / np.maximum(sizes, 1)

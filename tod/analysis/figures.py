@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAPER_CURVES = Path(__file__).with_name("paper_curves.csv")
+"""Read from the paper's figure to about ±0.2 points."""
 CURVES_BESIDE_A_LEGEND = 6
 """More, and a legend within the axes would hide them."""
 CELLS_WITH_NUMBERS = 30
@@ -49,12 +50,12 @@ def learning_curves(curves: Sequence[Curve], paper: str | None = None) -> "Figur
     for number, curve in enumerate(curves):
         share = published_share(curve, paper, 1) if paper else 1
         _draw_mean(axes, curve, ACCURACY, number, share)
-    for number, (method, (shares, accuracies)) in enumerate(published.items(), start=len(curves)):
+    for number, (method, curve) in enumerate(published.items(), start=len(curves)):
         style = {"color": f"C{number % 10}", "label": f"{method} (paper)"}
-        if len(shares) == 1:  # all labels, to which no curve of a tenth of them need be stretched
-            axes.axhline(accuracies[0], linestyle=":", **style)
+        if len(curve) == 1:  # all labels, to which no curve of a tenth of them need be stretched
+            axes.axhline(*curve.values(), linestyle=":", **style)
         else:
-            axes.plot(shares, accuracies, marker=".", linestyle="--", **style)
+            axes.plot(*zip(*curve.items(), strict=True), marker=".", linestyle="--", **style)
     size, share = shared_training_images(curves), "share of the training set (%)"
     if size and not paper:
         functions = (lambda n: 100 * n / size, lambda s: s * size / 100)
@@ -80,16 +81,14 @@ def published_datasets() -> list[str]:
     return pd.read_csv(PAPER_CURVES)["dataset"].unique().tolist()
 
 
-def read_published_curves(dataset: str) -> dict[str, tuple[list[float], list[float]]]:
-    """By method, the shares of labels and the mean accuracies of the paper's curves, in %, as read
-    from its figure to about ±0.2 points.
-    """
+def read_published_curves(dataset: str) -> dict[str, dict[float, float]]:
+    """The paper's mean accuracies in %, by method and by share of labels in %."""
     published = pd.read_csv(PAPER_CURVES, index_col="dataset")
     if dataset not in published.index:
         known = ", ".join(published_datasets())
         raise InputError(f"--paper: the paper has no curves for {dataset}, only for {known}")
     return {
-        method: (curve["labeled_percent"].tolist(), curve["mean_accuracy"].tolist())
+        method: dict(zip(curve["labeled_percent"], curve["mean_accuracy"], strict=True))
         for method, curve in published.loc[dataset].groupby("method", sort=False)
     }
 
@@ -209,19 +208,21 @@ def _draw_mean(
     labels, mean, std = found.index * share, found["mean"], found["std"].fillna(0)
     low, high = mean - std, mean + std
     tens, ones = divmod(number, 10)
+    colour = f"C{ones}"
     if column == ACCURACY and curve.is_audited:
         ends = (curve.values(name).mean() for name in ("accuracy_low", "accuracy_high"))
         low, high = (end.reindex(found.index).fillna(mean) for end in ends)
-        axes.vlines(labels, low, high, color=f"C{ones}", alpha=0.5)
+        axes.vlines(labels, low, high, color=colour, alpha=0.5)
     name = _plain(curve.name)  # and `_…` is left out of legends
     name = f" {name}" if name.startswith("_") else name
-    style = {"color": f"C{ones}", "marker": "osD^vP*X<>"[tens % 10], "linestyle": linestyle}
+    style = {"color": colour, "marker": "osD^vP*X<>"[tens % 10], "linestyle": linestyle}
+    band = {"color": colour, "alpha": 0.15, "linewidth": 0}
     if curve.labels_everything:  # a line to compare with, at any number of labels
-        axes.axhline(mean.iloc[0], label=name, color=style["color"], linestyle=":")
-        axes.axhspan(low.iloc[0], high.iloc[0], color=style["color"], alpha=0.15, linewidth=0)
+        axes.axhline(mean.iloc[0], label=name, color=colour, linestyle=":")
+        axes.axhspan(low.iloc[0], high.iloc[0], **band)
         return
     axes.plot(labels, mean, label=name, **style)
-    axes.fill_between(labels, low, high, color=f"C{ones}", alpha=0.15, linewidth=0)
+    axes.fill_between(labels, low, high, **band)
 
 
 def _add_legend(figure: "Figure", axes: "Axes", below: bool = False) -> None:

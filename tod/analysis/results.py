@@ -38,12 +38,12 @@ measured, and its 95 % interval."""
 
 NO_DIFFERENCE = {"data_dir", "active_learning.trials"}
 """Settings in which runs that are compared may differ."""
-READERS = {
+USED_BY = {
     name: {*field.annotation.used_by}
     for name, field in Config.model_fields.items()
     if getattr(field.annotation, "used_by", ())
 }
-"""The arguments that choose who reads a section of the configuration that some methods alone do."""
+"""By section that some methods alone use: the arguments that choose these."""
 
 
 def read_rows(path: Path) -> pd.DataFrame:
@@ -133,7 +133,7 @@ class Curve:
     def is_of_one_setting_with(self, other: "Curve") -> bool:
         """Whether two curves differ in the method alone, with the settings that are its own."""
         return (
-            all(key.split(".")[0] in READERS for key in self.differing_keys(other))
+            all(key.split(".")[0] in USED_BY for key in self.differing_keys(other))
             and self.run.get("precision") == other.run.get("precision")
             and (self.is_split_by_seed or {*self.images.values()} == {*other.images.values()})
         )
@@ -161,20 +161,20 @@ class Curve:
         return None
 
     def differing_keys(self, other: "Curve") -> list[str]:
-        """The settings in which two configurations differ, of those that both methods read."""
+        """The settings in which two configurations differ, of those that both methods use."""
         mine, others = flat(self.config), flat(other.config)
         return [
             key
             for key in {**mine, **others}
             if mine.get(key) != others.get(key)
             and key not in NO_DIFFERENCE
-            and self._reads(key)
-            and other._reads(key)
+            and self._uses(key)
+            and other._uses(key)
         ]
 
-    def _reads(self, key: str) -> bool:
+    def _uses(self, key: str) -> bool:
         chosen = {f"--{choice} {self.run[choice]}" for choice in ("sampling", "auxiliary")}
-        return not chosen.isdisjoint(READERS.get(key.split(".")[0], chosen))
+        return not chosen.isdisjoint(USED_BY.get(key.split(".")[0], chosen))
 
 
 def grouped(curves: Sequence[Curve], alike: Callable[[Curve, Curve], bool]) -> list[list[Curve]]:

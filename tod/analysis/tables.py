@@ -19,15 +19,10 @@ SAME = 1e-4
 
 
 class Table(NamedTuple):
-    """What it shows, and rows of text, the first of which is the header; each begins with what it
-    is about.
-    """
+    """A caption, and rows of text below a header, each of which begins with what it is about."""
 
     caption: str
     rows: list[list[str]]
-
-
-# ------------------------------------------------------------- statistics
 
 
 def summarized(values: pd.DataFrame) -> pd.DataFrame:
@@ -99,9 +94,6 @@ def tidy_csv(curves: Sequence[Curve], names: Sequence[str] = ACCURACIES) -> str:
     return as_csv(found.astype({"trials": "Int64", "pairs": "Int64"}))
 
 
-# ----------------------------------------------------------------- tables
-
-
 def accuracy_tables(curves: Sequence[Curve]) -> list[Table]:
     """The accuracies, a row for each curve; the differences of those that are paired with the
     first; and what audits say. Tables without rows are left out.
@@ -149,12 +141,9 @@ def metrics_tables(curves: Sequence[Curve]) -> list[Table]:
         at_last = curve.rows[curve.rows["cycle"] == curve.rows["cycle"].max()]
         if {*METRICS} <= {*at_last} and at_last[METRICS[0]].notna().any():
             digits = {"nll": 4}  # of a good network it is small
-            cells = [
-                mean_and_deviation(at_last[name], digits.get(name, 2))
-                for name in (ACCURACY, *METRICS)
-            ]
-            labels = sorted({*at_last["num_labeled"]})
-            rows.append([curve.name, ", ".join(map(str, labels)), *cells])
+            shown = ((at_last[name], digits.get(name, 2)) for name in (ACCURACY, *METRICS))
+            labels = ", ".join(map(str, sorted({*at_last["num_labeled"]})))
+            rows.append([curve.name, labels, *itertools.starmap(mean_and_deviation, shown)])
     caption = (
         "The test set in the last cycle: mean ± standard deviation (number of trials). Balanced "
         "accuracy and macro F1 are means over classes; NLL is the mean negative log-likelihood, "

@@ -63,8 +63,8 @@ class Section(BaseModel):
     """Settings that belong together: all of them, no others, and none that changes.
 
     Attributes:
-        used_by: the arguments that choose who reads them, such as `--auxiliary TOD`; none: all do.
-            Runs of others are compared whatever stands here.
+        used_by: the arguments that choose the methods that use them, such as `--auxiliary TOD`;
+            none: all do. Runs of other methods are compared whatever stands here.
     """
 
     used_by: ClassVar[tuple[str, ...]] = ()
