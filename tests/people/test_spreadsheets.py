@@ -9,13 +9,12 @@ import pytest
 
 from tests.support.loading import refused
 from tod.people.answers import read_answers
-from tod.people.requests import COLUMNS as REQUEST_COLUMNS
-from tod.people.requests import read_requests
+from tod.people.requests import COLUMNS, read_requests
 from tod.system.files import as_csv, read_table
 
-COLUMNS = ["file", "sha256", "class", "note"]
+NAMES = ["file", "sha256", "class", "note"]
 CELLS = [["unlabeled/a;b.png", "aa", "=ten", ""], ["ü\t.png", "bb", 'a,"b"', ""]]
-OWN = as_csv(pd.DataFrame([*CELLS, ["c\nd.png", "cc", "", ""]], columns=COLUMNS))
+OWN = as_csv(pd.DataFrame([*CELLS, ["c\nd.png", "cc", "", ""]], columns=NAMES))
 
 
 def saved(text: str, delimiter: str = ",", change: Callable = lambda cells: cells) -> str:
@@ -48,21 +47,21 @@ def without_last_cells(cells: list[str]) -> list[str]:
 def test_a_runs_own_table_is_read_as_a_spreadsheet_saves_it(tmp_path, content):
     path = tmp_path / "labels.csv"
     path.write_bytes(content)
-    rows = [[*zip(COLUMNS, row, strict=True)] for row in (*CELLS, ["c\nd.png", "cc", "", ""])]
-    assert [[*row.items()] for row in read_table(path, COLUMNS)] == rows
+    rows = [[*zip(NAMES, row, strict=True)] for row in (*CELLS, ["c\nd.png", "cc", "", ""])]
+    assert [[*row.items()] for row in read_table(path, NAMES)] == rows
 
 
 @pytest.mark.parametrize("cut", [2, 3, 5])
 def test_a_table_that_is_cut_short_is_not_read_back(tmp_path, cut):
     path = tmp_path / "labels.csv"
     path.write_text(OWN[:-cut])
-    assert "cannot be read back" in refused(read_table, path, COLUMNS)
+    assert "cannot be read back" in refused(read_table, path, NAMES)
 
 
 @pytest.mark.parametrize("written", ["2,5", "2.5", "2,5E+00"])
 def test_a_score_may_have_a_decimal_comma(tmp_path, written):
     path = tmp_path / "batch.csv"
-    path.write_text(f"{';'.join(REQUEST_COLUMNS)}\r\n1;a;aa;query;{written};cat;0,9\r\n")
+    path.write_text(f"{';'.join(COLUMNS)}\r\n1;a;aa;query;{written};cat;0,9\r\n")
     (row,) = read_requests(path)
     assert float(row.score) == 2.5
     path.write_text(path.read_text().replace(written, "02. Mai"))
@@ -71,7 +70,7 @@ def test_a_score_may_have_a_decimal_comma(tmp_path, written):
 
 def test_a_batchs_table_has_the_answers_of_a_further_column_alone(tmp_path):
     rows = ["1,a,aa,query,2.5,dog,0.9,cat", "2,b,bb,query,2.4,dog,0.9,", "3,c,cc,query,2.3,dog,0.9"]
-    columns = ",".join(REQUEST_COLUMNS)
+    columns = ",".join(COLUMNS)
     path = tmp_path / "batch.csv"
     path.write_text("\n".join([f"{columns},class", *rows]))
     assert [(answer.file, answer.class_name) for answer in read_answers(path)] == [("a", "cat")]

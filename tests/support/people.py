@@ -1,7 +1,6 @@
 """A folder of pictures that people label, a run on it of seconds, and people who know the truth."""
 
 import csv
-import hashlib
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +16,7 @@ from tests.support.harness import DEVICE
 from tod.analysis import figures
 from tod.engine.trial import Trial
 from tod.system.files import rows_of_csv
+from tod.system.files import sha256 as digest
 
 CLASSES = ("cat", "dog")
 SETTINGS = [
@@ -170,10 +170,6 @@ def write_table(
 def table(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file, with every cell as it was written."""
     return [row for _, row in rows_of_csv(path.read_bytes().decode("utf-8", "surrogateescape"))[1]]
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def stub_figures(replace: Callable[[object, str, Any], None] = setattr) -> None:
