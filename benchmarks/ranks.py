@@ -28,7 +28,7 @@ from tod.config import cli
 from tod.engine.data_parallel import DataParallel
 from tod.engine.device import keep_freed_memory, select_device, select_precision
 from tod.engine.one_rank import OneRank
-from tod.runs.commands import Commands, share_of_machine
+from tod.runs.commands import run_commands, share_of_machine
 from tod.runs.ranks import ranks_from_environment, run_as_ranks
 
 Speeds = dict[str, float]
@@ -70,10 +70,8 @@ def measure_as_rank(arguments: argparse.Namespace) -> None:
 
 def run_at_once(command: Sequence[str], count: int) -> int:
     """Runs a command in so many processes that know nothing of each other; its exit status."""
-    with Commands(count, shows_output=True) as processes:
-        statuses = processes.run(
-            dict.fromkeys(range(count), command), lambda slot: share_of_machine(slot, count)
-        )
+    commands = dict.fromkeys(range(count), command)
+    statuses = run_commands(commands, count, lambda slot: share_of_machine(slot, count))
     return max(statuses.values())
 
 

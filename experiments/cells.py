@@ -13,7 +13,7 @@ import main_TOD
 from tod.analysis.results import Curve, read_runs
 from tod.config import PROJECT_DIR, entry_script, load
 from tod.config.identity import Identity
-from tod.runs.commands import Commands, share_of_machine
+from tod.runs.commands import run_commands, share_of_machine
 from tod.runs.folder import RunFolder
 from tod.strategies.pool import refuse_unsuitable, why_unsuitable
 from tod.system.machine import cores
@@ -142,9 +142,10 @@ def run_all(
     }
     processes = min(processes or torch.cuda.device_count() or cores(), max(len(cells), 1))
     progress = _Progress(cycles, output_dir)
-    with progress.bar, Commands(processes) as several:
-        return several.run(
+    with progress.bar:
+        return run_commands(
             commands,
+            processes,
             lambda slot: share_of_machine(slot, processes),
             progress.look,
             progress.ended,

@@ -3,7 +3,9 @@
 import logging
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import TypeVar
 
@@ -11,30 +13,38 @@ log = logging.getLogger("tod")
 Item = TypeVar("Item")
 
 
-def answered() -> list[signal.Signals]:
-    """SIGINT, SIGTERM, and the SIGHUP of a closed terminal unless it is ignored, as under nohup."""
+@contextmanager
+def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Lets a function handle SIGINT, SIGTERM, and the SIGHUP of a closed terminal.
+
+    Not the last one where it is ignored, as under nohup.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM]
     hangup = getattr(signal, "SIGHUP", None)  # there is none on Windows
-    heard = hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
-    return [signal.SIGINT, signal.SIGTERM, *([hangup] if heard else [])]
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        numbers.append(hangup)
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
+@dataclass
 class Interruption:
     """Turns a signal into a request, which the loop answers once its progress is saved.
 
-    A second SIGINT leaves at once. `advice` says how to go on.
+    A second SIGINT leaves at once.
     """
 
-    def __init__(self, advice: str) -> None:
-        self.advice = advice
-        self.requested: int | None = None
-        """The signal that has come."""
+    advice: str
+    """How to go on."""
+    requested: int | None = None
+    """The signal that has come."""
 
     def stop_if_requested(self) -> None:
-        """Leaves with the shell's exit status for the signal: 130, 143 or 129.
-
-        Raises:
-            SystemExit: where a signal has come.
-        """
+        """Leaves with the shell's exit status for the signal, if one has come: 130, 143 or 129."""
         if self.requested:
             log.warning(f"interrupted; {self.advice}")
             raise SystemExit(128 + self.requested)
@@ -51,9 +61,9 @@ class Interruption:
         self.requested = number
 
     def __enter__(self) -> "Interruption":
-        self._before = {number: signal.signal(number, self._request) for number in answered()}
+        self._handling = handled_by(self._request)
+        self._handling.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handling.__exit__(*exception)
