@@ -15,7 +15,7 @@ from tod.analysis.results import Curve, read_runs
 from tod.config import PROJECT_DIR, InputError, cli, entry_script, load
 from tod.config.identity import Command
 from tod.engine.launch import checked
-from tod.runs.commands import Commands, share_of_machine
+from tod.runs.commands import run_commands, share_of_machine
 from tod.runs.folder import RunFolder
 from tod.system.machine import cores
 
@@ -153,12 +153,16 @@ def run_all(cells: Sequence[Cell], arguments: argparse.Namespace) -> dict[Cell, 
     processes = arguments.processes or torch.cuda.device_count() or cores()
     processes = min(processes, max(len(typed), 1))
     progress = _Progress(commands)
-    with progress.bar, Commands(processes) as several:
+    with progress.bar:
         for cell in finished:
             progress.ended(cell, 0, "", "is finished already")
         progress.look()
-        ended = several.run(
-            typed, lambda slot: share_of_machine(slot, processes), progress.look, progress.ended
+        ended = run_commands(
+            typed,
+            processes,
+            lambda slot: share_of_machine(slot, processes),
+            progress.look,
+            progress.ended,
         )
     return {cell: ended.get(cell, 0) for cell in cells}
 

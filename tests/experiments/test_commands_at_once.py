@@ -11,7 +11,7 @@ import torch
 from tests.support.forks import Process, one_thread
 from tests.support.harness import PROJECT_DIR
 from tests.support.processes import wait_for
-from tod.runs.commands import Commands, share_of_machine
+from tod.runs.commands import run_commands, share_of_machine
 from tod.system import machine
 
 
@@ -20,8 +20,7 @@ def python(code: str) -> list[str]:
 
 
 def statuses_of(*codes: str, processes: int = 1) -> list[int]:
-    with Commands(processes) as commands:
-        return list(commands.run(dict(enumerate(map(python, codes)))).values())
+    return list(run_commands(dict(enumerate(map(python, codes))), processes).values())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -51,7 +50,7 @@ def test_a_run_ended_by_a_signal_has_failed_also_on_a_system_without_sighup(monk
     assert statuses_of("import os; os.kill(os.getpid(), 9)", "raise SystemExit(7)") == [137, 7]
 
 
-def test_so_many_run_at_once_each_with_a_place_of_its_own(tmp_path):
+def test_so_many_run_commands_each_with_a_place_of_its_own(tmp_path):
     code = (
         "import os, pathlib, time\n"
         f"place = pathlib.Path({str(tmp_path)!r})\n"
@@ -62,13 +61,13 @@ def test_so_many_run_at_once_each_with_a_place_of_its_own(tmp_path):
         "mine.unlink()"
     )
     printed = []
-    with Commands(2) as commands:
-        statuses = commands.run(
-            {number: python(code) for number in range(4)},
-            environment=lambda slot: {**os.environ, "SLOT": str(slot)},
-            ended=lambda key, status, output: printed.append(output.strip()),
-        )
-    assert list(statuses.items()) == [(number, 0) for number in range(4)]
+    statuses = run_commands(
+        {number: python(code) for number in range(4)},
+        processes=2,
+        environment=lambda slot: {**os.environ, "SLOT": str(slot)},
+        ended=lambda key, status, output: printed.append(output.strip()),
+    )
+    assert statuses == dict.fromkeys(range(4), 0)
     assert {*printed} <= {"1", "2"} and "2" in printed
 
 
@@ -86,9 +85,8 @@ def test_ctrl_c_reaches_the_running_command_once(tmp_path):
     )
     runs_it = (
         "import sys\n"
-        "from tod.runs.commands import Commands\n"
-        "with Commands() as commands:\n"
-        f"    sys.exit(commands.run({{0: [sys.executable, '-c', {counts!r}]}})[0])"
+        "from tod.runs.commands import run_commands\n"
+        f"sys.exit(run_commands({{0: [sys.executable, '-c', {counts!r}]}}, 1)[0])"
     )
     process = Process(
         python(runs_it),

@@ -1,8 +1,9 @@
 """Files that another program holds, as a spreadsheet on Windows or a network disk does."""
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 
@@ -43,10 +44,11 @@ def test_what_is_held_for_a_moment_is_waited_for_and_else_stays_as_it_was(tmp_pa
         assert found == {"results.csv": "new", "batch.csv": "new"}
 
 
-def test_a_lock_is_waited_for_as_long_as_it_takes_or_not_at_all(tmp_path, monkeypatch):
-    timeouts = []
-    monkeypatch.setattr(files.FileLock, "acquire", lambda lock, timeout: timeouts.append(timeout))
-    for wait in (True, False):
-        with files.locked(tmp_path / "lock", wait=wait):
-            pass
-    assert timeouts == [-1, 0]
+def test_of_several_writers_the_first_one_s_file_stays_also_without_hard_links(tmp_path):
+    for link in (os.link, Mock(side_effect=PermissionError)):
+        with patch.object(os, "link", link):
+            for content in ("first", "second"):
+                write_atomically(tmp_path / "config.yaml", content, replaces=False)
+        assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+        assert (tmp_path / "config.yaml").read_text() == "first"
+        (tmp_path / "config.yaml").unlink()

@@ -14,6 +14,9 @@ from tests.support.harness import TINY_DIGITS, tiny_run
 from tests.support.loading import refused
 from tests.support.processes import go_on, run_limited
 from tests.support.soak import RUN, differences, refusal, results, run_folder
+from tod.analysis.results import ACCURACY
+from tod.runs.folder import RunFolder
+from tod.system.files import write_atomically
 
 pytestmark = pytest.mark.usefixtures("cheap_pictures")
 TWO_TRIALS = "--set=active_learning.trials=2"
@@ -75,7 +78,7 @@ def test_overwriting_that_was_killed_halfway_is_not_taken_for_another_run(tmp_pa
     assert "start the run afresh with --overwrite" in line
 
 
-def test_overwriting_some_trials_never_removes_the_others(tmp_path, capsys):
+def test_overwriting_some_trials_leaves_the_others_untouched(tmp_path, capsys):
     def start(*arguments: str) -> str:
         settings = (TWO_TRIALS, "--set=training.epochs=1", *arguments)
         tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", *settings).start()
@@ -86,18 +89,56 @@ def test_overwriting_some_trials_never_removes_the_others(tmp_path, capsys):
     finished = "the trials of --trials are finished, others are not"
     assert finished not in start("--trials=1")
     assert finished in start("--trials=1")
-    assert finished not in start("--trials=1", "--overwrite")
-    assert finished not in start("--trials=2")
-    rows = run_folder("main_TOD.py", tmp_path) / "results.csv"
-    before = rows.read_bytes()
-    others = "--overwrite would remove its other trials too"
-    assert others in refused(start, "--trials=2", "--overwrite")
-    assert rows.read_bytes() == before
-    rows.unlink()
-    (rows.parent / "progress" / "trial1.pt").touch()  # a trial in its first cycle
-    assert others in refused(start, "--trials=2", "--overwrite")
-    start("--overwrite")
-    assert len(rows.read_text().splitlines()) == 1 + 2 * 2
+    assert finished not in start("--trials=1", "--overwrite", "--set=training.lr=0.2")
+    folder = run_folder("main_TOD.py", tmp_path)
+    first = contents(folder)
+    another = refused(start, "--trials=2", "--overwrite")
+    assert "holds a run with another training.lr" in another
+    assert "leave out --trials to start all of them afresh" in another
+    assert contents(folder) == first
+    again = ("--trials=2", "--set=training.lr=0.2")
+    start(*again)
+    for left in ("queries/trial2_cycle9.csv", "progress/trial2.pt"):
+        (folder / left).touch()
+    assert "Test acc" in start(*again, "--overwrite")
+    found = contents(folder)
+    assert all(found[path] == content for path, content in first.items() if "1" in path.name)
+    assert not [path for path in found if path.name in ("trial2_cycle9.csv", "trial2.pt")]
+    assert (folder / "results.csv").read_text().count("\n") == 1 + 2 * 2
+
+
+def test_the_last_of_several_processes_leaves_the_rows_of_all(tmp_path, monkeypatch):
+    run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", TWO_TRIALS)
+    first, second = (RunFolder(run.folder, run.identity, [trial], [1, 2]) for trial in (1, 2))
+
+    def row(trial: int, cycle: int) -> dict[str, str]:
+        return {"trial": str(trial), "cycle": str(cycle), "num_labeled": "40", ACCURACY: "9"}
+
+    def write_when_another_has(path: Path, content: str) -> None:
+        if path.name == "results.csv" and "2,1," not in content:
+            assert not second.write_row(row(2, 1))
+        write_atomically(path, content)
+
+    monkeypatch.setattr("tod.runs.folder.write_atomically", write_when_another_has)
+    assert not first.write_row(row(1, 1))
+    lines = (run.folder / "results.csv").read_text().splitlines()
+    assert [line[:4] for line in lines[1:]] == ["1,1,", "2,1,"]
+    assert not first.write_row(row(1, 2)) and second.write_row(row(2, 2))
+
+
+def test_a_run_of_an_earlier_version_keeps_its_rows_and_goes_on(tmp_path, whole):
+    run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", TWO_TRIALS)
+    shutil.copytree(whole, run.folder)
+    shutil.rmtree(run.folder / "trials")
+    recorded, rows = run.folder / "config.yaml", run.folder / "results.csv"
+    recorded.write_text(recorded.read_text().replace("trials: 1", "trials: 2"))
+    lines = [line.rsplit(",", 5)[0] for line in rows.read_text().splitlines()]
+    rows.write_text("\n".join(lines) + "\n")  # without the columns of today
+    run.start()
+    found = rows.read_text().splitlines()
+    assert [line.rsplit(",", 5)[0] for line in found[: len(lines)]] == lines
+    assert len(found) == 1 + 2 * 2
+    assert [path.name for path in (run.folder / "trials").iterdir()] == ["trial2.csv"]
 
 
 def test_a_run_is_shown_for_its_own_images_and_goes_on_with_these_alone(tmp_path, capsys):

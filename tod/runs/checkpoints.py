@@ -23,9 +23,6 @@ def write_weights(
     """Writes a cycle's published checkpoint: `cycle`, and `state_dict_NAME` of each network.
 
     With `keep` = `last`, those of the trial's earlier cycles go.
-
-    Raises:
-        InputError: it cannot be written.
     """
     checkpoint: dict[str, Any] = {"cycle": cycle}
     for name, network in networks.items():
@@ -51,20 +48,12 @@ class Progress:
         return self.newest.exists() or self.spare.exists()
 
     def save(self, state: dict[str, Any]) -> None:
-        """Writes a state with its digest; the one saved before becomes the spare.
-
-        Raises:
-            InputError: it cannot be written.
-        """
+        """Writes a state with its digest; the one saved before becomes the spare."""
         with atomic_file(self.newest, self.spare) as file:
             file.write(_torch_save(state, file))
 
     def load(self) -> dict[str, Any] | None:
-        """The newest sound state, with its tensors on the CPU; None where there is none.
-
-        Raises:
-            InputError: a state cannot be read, or is as it was written, but not for this PyTorch.
-        """
+        """The newest sound state, with its tensors on the CPU; None where there is none."""
         for path in (self.newest, self.spare):
             if path.exists() and _is_sound(path):
                 try:
@@ -119,9 +108,6 @@ def _is_sound(path: Path) -> bool:
     """Whether a state ends with the digest of all that is before it; says so if not.
 
     What is damaged goes: it must not become the spare of the next state.
-
-    Raises:
-        InputError: it cannot be read.
     """
     digest = hashlib.blake2b()
     try:

@@ -1,64 +1,68 @@
-"""A run's folder: whose it is, and the files in it that all trials share."""
+"""A run's folder: whose it is, and the tables of its trials, each of which one process writes."""
 
 import errno
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import Timeout
 
 from tod.analysis import results
 from tod.config import InputError, read_run
 from tod.config.identity import Identity
 from tod.config.settings import as_yaml, flat
-from tod.system.files import InUseError, as_csv, locked, reason, remove, write_atomically
+from tod.system.files import as_csv, locked, reason, remove, write_atomically
 
 log = logging.getLogger("tod")
 
 # In the order in which they go: without its configuration, nothing else may be gone on from.
 CONTENTS = (
-    "progress results.csv learning_curve.png unreadable.csv queries confusion predictions weights "
-    "tensorboard log.txt config.yaml"
+    "progress trials results.csv learning_curve.png unreadable.csv queries confusion predictions "
+    "weights tensorboard log.txt config.yaml"
 )
 START_AFRESH = "mend it, or start the run afresh with --overwrite"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 ANOTHER_PLACE = "name another place with --output-dir, or start afresh with --overwrite"
+ALL_TRIALS = (
+    "leave out --trials to start all of them afresh, or name another place with --output-dir"
+)
 
 
+@dataclass
 class RunFolder:
     """`OUTPUT_DIR/CONFIG_auxiliary_A_sampling_S_seedN/`, each trial held by one process at a time.
 
-    Args:
-        path: the folder; nothing is made before `open`.
-        identity: of the run.
-        trials: those that this process runs.
-        chosen: those that all processes of the command run.
-        overwrite: whether this process starts them afresh.
-        advice: what to do where the folder holds another run.
+    Whoever holds a trial writes its table, `trials/trialT.csv`; `results.csv` follows from all.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        identity: Identity,
-        trials: Sequence[int],
-        chosen: Sequence[int],
-        overwrite: bool = False,
-        advice: str = ANOTHER_PLACE,
-    ) -> None:
-        self.path = path
-        self.identity = identity
-        self.trials = trials
-        self.chosen = chosen
-        self.overwrite = overwrite
-        self.advice = advice
-        self.num_trials = identity.config.active_learning.trials
-        self._locks = ExitStack()
-        self._locks_of_others = ExitStack()
-        self._is_claimed = False
-        self._is_new = False
+    path: Path
+    identity: Identity
+    trials: Sequence[int]
+    """Those that this process runs."""
+    chosen: Sequence[int]
+    """Those that all processes of the command run."""
+    overwrite: bool = False
+    """Whether this process starts the chosen ones afresh."""
+    advice: str = ANOTHER_PLACE
+    """What to do where the folder holds another run."""
+    _locks: ExitStack = field(default_factory=ExitStack, init=False)
+    _locks_while_emptied: ExitStack = field(default_factory=ExitStack, init=False)
+    _is_claimed: bool = field(default=False, init=False)
+    _is_new: bool = field(default=False, init=False)
+    _all_goes: bool = field(default=False, init=False)
+    """Whether nothing stays of what is there, so that it may be another run."""
+
+    shared_files = nullcontext
+
+    @property
+    def num_trials(self) -> int:
+        """How many the run has."""
+        return self.identity.config.active_learning.trials
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -67,111 +71,101 @@ class RunFolder:
         if self._is_new and [path.name for path in self.path.iterdir()] == [".locks"]:
             remove(self.path)  # nothing has come of it
         self._locks.close()
-        self._locks_of_others.close()
+        self._locks_while_emptied.close()
 
     def claim(self, makes_it: bool = False) -> None:
-        """Takes the trials, where the folder is there; it changes nothing in it.
+        """Takes the trials, where the folder is there; of it, at most `results.csv` changes.
 
-        Args:
-            makes_it: make the folder, if it is not there; it goes again if nothing is written.
-
-        Raises:
-            InputError: another process works on one of them, or the folder holds another run's
-                results, or cannot be written to.
+        With `makes_it`, the folder is made where there is none; it goes again if nothing is
+        written. InputError where another process works on one of the trials, or the folder holds
+        another run's results, or cannot be written to.
         """
-        if self._is_claimed:
-            return
         is_new = not self.path.exists()
-        if is_new and not makes_it:
+        if self._is_claimed or (is_new and not makes_it):
             return
-        if is_new:
-            self._make()
         self._is_claimed = True
         own = {f"trial{trial}" for trial in self.trials}
         self._lock(own, self._locks)
         self._is_new = is_new  # and not another process's
         if self.overwrite:
-            # A run of more trials may have begun there.
-            begun = {path.name for path in self.path.glob(".locks/trial*")}
-            configured = {f"trial{trial}" for trial in range(1, self.num_trials + 1)}
-            self._lock((begun | configured) - own, self._locks_of_others)
-            self._refuse_to_remove_other_trials()
-        else:
-            self._refuse_another_run()
-
-    def open(self, environment: dict[str, Any]) -> None:
-        """Makes the folder ready for results, and empties it where the run is to overwrite it.
-
-        Args:
-            environment: what the run has found: class names, statistics and fingerprint of the
-                images, device, precision, versions.
-
-        Raises:
-            InputError: as `claim`; or the run has begun with other images or in another precision.
-        """
-        self._make()
-        self.claim()
-        if self.overwrite:
-            for name in CONTENTS.split():
-                if not remove(self.path / name):
-                    raise InputError(f"{self.path / name}: must go; remove it and try again")
-            self.overwrite = False  # what comes now stays
-            self._locks_of_others.close()
-        with self.shared_files():
-            if (self.path / "config.yaml").exists():
-                self._compare(environment)
+            wanted = {f"trial{trial}" for trial in self.chosen}
+            self._all_goes = self._begun_trials() <= {*self.chosen}
+            if self._all_goes:  # a run of more trials may have begun there
+                wanted |= {f"trial{trial}" for trial in range(1, self.num_trials + 1)}
+                wanted |= {path.name for path in self.path.glob(".locks/trial*")}
             else:
-                content = self.identity.as_dict()
-                content["run"] |= environment
-                write_atomically(self.path / "config.yaml", as_yaml(content))
-
-    def _make(self) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._unwritable(error) from None
+                self.advice = ALL_TRIALS
+            self._lock(wanted - own, self._locks_while_emptied)
+        if not self._all_goes:
+            self._refuse_another_run()
+            if (self.path / "trials").exists():  # a kill may have come before this was written
+                self._write_results()
 
     def _lock(self, names: Iterable[str], held: ExitStack) -> None:
         try:
-            (self.path / ".locks").mkdir(exist_ok=True)
+            (self.path / ".locks").mkdir(parents=True, exist_ok=True)
             for name in names:
                 held.enter_context(locked(self.path / ".locks" / name, wait=False))
-        except InUseError:
+        except Timeout:
             raise InputError(
                 f"{self.path}: is in use by another process; wait for it, "
                 "or name another place with --output-dir"
             ) from None
         except OSError as error:
-            self._go_without_locks(error)
+            if error.errno not in NO_LOCKS:
+                raise InputError(
+                    f"{self.path}: cannot be written ({reason(error)}); "
+                    "name another place with --output-dir"
+                ) from None
+            why = f"cannot be locked ({reason(error)})"
+            log.warning(f"{self.path}: {why}; start no second run on it")
 
-    def _go_without_locks(self, error: OSError) -> None:
-        """Warns where one process alone can do without, as on a file system that has none."""
-        if error.errno not in NO_LOCKS or len(self.trials) < len(self.chosen):
-            raise self._unwritable(error) from None
-        log.warning(f"{self.path}: cannot be locked ({reason(error)}); start no second run on it")
+    def _begun_trials(self) -> set[int]:
+        """Those that have a saved state or results, unless all are to go anyway."""
+        if len(self.chosen) == self.num_trials:
+            return set()
+        states = [path.name.split(".")[0] for path in self.path.glob("progress/trial*.pt")]
+        return {int(t) for t in [*self.rows()["trial"], *(s.removeprefix("trial") for s in states)]}
 
-    @contextmanager
-    def shared_files(self) -> Iterator[None]:
-        """For a moment, keeps other processes from changing what belongs to no single trial.
+    def open(self, environment: dict[str, Any]) -> None:
+        """Makes the folder ready for results; where the run is to overwrite them, they go.
 
-        Raises:
-            InputError: the folder cannot be written to.
+        `environment` is what the run has found: class names, statistics and fingerprint of the
+        images, device, precision, versions. InputError as by `claim`, and where the run has begun
+        with other images or in another precision.
         """
-        with ExitStack() as lock:
-            try:
-                lock.enter_context(locked(self.path / ".locks" / "shared"))
-            except OSError as error:
-                self._go_without_locks(error)
-            yield
+        self.claim(makes_it=True)
+        if self._all_goes:
+            self._empty()
+        recorded = self.path / "config.yaml"
+        if not recorded.exists():
+            content = self.identity.as_dict()
+            content["run"] |= environment
+            write_atomically(recorded, as_yaml(content), replaces=False)
+        self._compare(environment)  # it may be another process's
+        if self.overwrite:
+            self._empty()
+            self._write_results()
+        self._locks_while_emptied.close()
 
-    def _unwritable(self, error: OSError) -> InputError:
-        return InputError(
-            f"{self.path}: cannot be written ({reason(error)}); "
-            "name another place with --output-dir"
-        )
+    def _empty(self) -> None:
+        """Removes what the run has left; where other trials have begun, what the chosen have."""
+        of_chosen = re.compile(rf"trial({'|'.join(map(str, self.chosen))})([._].*)?")
+        for path in (self.path / name for name in CONTENTS.split()):
+            files = [path]
+            if not self._all_goes:
+                files = [file for file in path.glob("trial*") if of_chosen.fullmatch(file.name)]
+            for file in files:
+                if not remove(file):
+                    raise InputError(f"{file}: must go; remove it and try again")
+            if path.name == "trials" and not self._all_goes:
+                for trial in self.chosen:  # else, what results.csv has of it would be its rows
+                    write_atomically(self._table(trial), as_csv(_in_order()))
+        self.overwrite = self._all_goes = False  # what comes now stays
 
     def _refuse_another_run(self) -> None:
-        if any((self.path / name).exists() for name in ("config.yaml", "progress", "results.csv")):
+        names = ("config.yaml", "progress", "trials", "results.csv")
+        if any((self.path / name).exists() for name in names):
             found, wanted = self.recorded(), self.identity.as_dict()
             found["run"] = {key: found["run"].get(key) for key in wanted["run"]}
             # Images may move; that they are the same is seen once they have been read.
@@ -186,30 +180,8 @@ class RunFolder:
                     f"({found.get(key)} there, {wanted.get(key)} here); {self.advice}"
                 )
 
-    def _refuse_to_remove_other_trials(self) -> None:
-        if len(self.chosen) == self.num_trials:
-            return
-        begun = {path.name.split(".")[0] for path in self.path.glob("progress/trial*.pt")}
-        try:
-            begun |= {
-                f"trial{trial}" for trial in results.read_rows(self.path / "results.csv").trial
-            }
-        except (FileNotFoundError, ValueError):
-            pass  # what is damaged is no result that would be lost
-        except OSError as error:
-            raise self._unwritable(error) from None
-        if not begun <= {f"trial{trial}" for trial in self.chosen}:
-            raise InputError(
-                f"{self.path}: --overwrite would remove its other trials too; leave out --trials "
-                "to start all of them afresh, or name another place with --output-dir"
-            )
-
     def refuse_other_images(self, fingerprint: str) -> None:
-        """Refuses a dataset that is not the run's.
-
-        Raises:
-            InputError: it is not.
-        """
+        """Refuses a dataset that is not the run's."""
         if self.recorded()["run"].get("data") != fingerprint:
             raise InputError(
                 f"{self.path}: its results come from other images than are there now; {self.advice}"
@@ -217,10 +189,9 @@ class RunFolder:
 
     def _compare(self, environment: dict[str, Any]) -> None:
         self.refuse_other_images(environment["data"])
-        found = self.recorded()["run"]
+        found = {"ranks": 1, **self.recorded()["run"]}  # as in earlier versions
         precision = {"precision": found.get("precision")}
         self._refuse_differences(precision, {"precision": environment["precision"]})
-        found = {"ranks": 1, **found}  # as in earlier versions
         for name in ("device", "ranks", "python", "torch"):
             if found.get(name) != environment[name]:
                 log.warning(
@@ -229,46 +200,39 @@ class RunFolder:
                 )
 
     def recorded(self) -> dict[str, Any]:
-        """What `config.yaml` says of the run.
-
-        Raises:
-            InputError: it cannot be read back.
-        """
+        """What `config.yaml` says of the run."""
         return read_run(self.path, START_AFRESH)
 
-    def precision(self, asked: str) -> str:
-        """What to train in: with `auto`, that in which the run has begun, where it has.
+    def begun(self) -> dict[str, Any]:
+        """What the run has recorded of itself; nothing, where it is to start."""
+        is_there = (self.path / "config.yaml").exists() and not self._all_goes
+        return self.recorded()["run"] if is_there else {}
 
-        Raises:
-            InputError: `config.yaml` cannot be read back.
-        """
+    def precision(self, asked: str) -> str:
+        """What to train in: with `auto`, that in which the run has begun, where it has."""
         return asked if asked != "auto" else self.begun().get("precision", asked)
 
-    def begun(self) -> dict[str, Any]:
-        """What the run has recorded of itself; nothing, where it is to start.
-
-        Raises:
-            InputError: `config.yaml` cannot be read back.
-        """
-        if self.overwrite or not (self.path / "config.yaml").exists():
-            return {}
-        return self.recorded()["run"]
-
     def rows(self) -> pd.DataFrame:
-        """The rows of `results.csv`, as text; none where there is no such file yet.
+        """The rows of all trials, as text; InputError where a table cannot be read back.
 
-        Raises:
-            InputError: the file cannot be read back.
+        An earlier version has left them in `results.csv` alone: a trial that has no table yet has
+        its rows there.
         """
-        path = self.path / "results.csv"
-        if not path.exists():
-            return pd.DataFrame(columns=results.COLUMNS, dtype=str)
+        paths = [*self.path.glob("trials/trial*.csv")]
+        earlier = self._read(self.path / "results.csv")
+        has_table = earlier["trial"].isin([path.stem.removeprefix("trial") for path in paths])
+        return _in_order(earlier[~has_table], *map(self._read, paths))
+
+    def _read(self, path: Path) -> pd.DataFrame:
         try:
-            return results.read_rows(path)
+            return results.read_rows(path) if path.exists() else _in_order()
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{path}: cannot be read back ({reason(error)}); {START_AFRESH}"
             ) from None
+
+    def _table(self, trial: int | str) -> Path:
+        return self.path / "trials" / f"trial{trial}.csv"
 
     def unfinished_trials(self) -> list[int]:
         """This process's trials whose last cycle has no results, or none that are to stay."""
@@ -284,19 +248,35 @@ class RunFolder:
         return {*rows.loc[rows["cycle"] == last, "trial"].astype(int)}
 
     def write_row(self, row: dict[str, str]) -> bool:
-        """Adds a cycle's row to `results.csv`; what is there of it or of later cycles goes.
+        """Adds a cycle's row to its trial's; what is there of it or of later cycles goes.
 
         A cell is empty where its row has no such column.
 
         Returns:
             Whether all trials of the run are finished with it.
         """
-        with self.shared_files():
+        rows = self.rows()
+        is_earlier = rows["cycle"].astype(int) < int(row["cycle"])
+        of_trial = rows[is_earlier & (rows["trial"] == row["trial"])]
+        table = _in_order(of_trial, pd.DataFrame([row]))
+        write_atomically(self._table(row["trial"]), as_csv(table))
+        return len(self._finished(self._write_results())) == self.num_trials
+
+    def _write_results(self) -> pd.DataFrame:
+        """Writes `results.csv`, until it holds the rows of all tables.
+
+        Other processes may write it at the same time: whoever is last has read all of them.
+        """
+        path = self.path / "results.csv"
+        rows = self.rows()
+        while as_csv(self._read(path)) != as_csv(rows):
+            write_atomically(path, as_csv(rows))
             rows = self.rows()
-            earlier = rows["cycle"].astype(int) < int(row["cycle"])
-            rows = pd.concat([rows[(rows["trial"] != row["trial"]) | earlier], pd.DataFrame([row])])
-            further = [column for column in rows if column not in results.COLUMNS]
-            rows = rows.reindex(columns=[*results.COLUMNS, *further]).fillna("")
-            rows = rows.sort_values(["trial", "cycle"], key=lambda numbers: numbers.astype(int))
-            write_atomically(self.path / "results.csv", as_csv(rows))
-        return len(self._finished(rows)) == self.num_trials
+        return rows
+
+
+def _in_order(*tables: pd.DataFrame) -> pd.DataFrame:
+    """Their rows by trial and cycle, with the columns of `results.csv` and then any further one."""
+    rows = pd.concat([pd.DataFrame(columns=results.COLUMNS, dtype=str), *tables])
+    rows = rows.fillna("")
+    return rows.sort_values(["trial", "cycle"], key=lambda numbers: numbers.astype(int))

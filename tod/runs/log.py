@@ -21,44 +21,39 @@ progress = logging.getLogger("tod.progress")
 class RunLog:
     """Shows the project's log while the run goes on, and leaves the loggers as it found them.
 
-    Args:
-        quiet: show warnings alone.
-        ranks: of several, each says which it is.
+    With `quiet` it shows warnings alone; of several ranks, each says which it is.
     """
 
     def __init__(self, quiet: bool, ranks: Ranks) -> None:
-        self.quiet = quiet
+        self.level = logging.WARNING if quiet else logging.INFO
         name = f"[rank {ranks.rank}] " if ranks.world_size > 1 else ""
         self._format = logging.Formatter(f"{name}%(message)s")
 
     def __enter__(self) -> "RunLog":
         self._before = (log.handlers, log.level, log.propagate, progress.level)
-        self._memory = logging.handlers.MemoryHandler(capacity=1000, flushLevel=100)
-        self._terminal = _TerminalHandler(logging.WARNING if self.quiet else logging.NOTSET)
+        self._terminal = _TerminalHandler(self.level)
         self._terminal.setFormatter(self._format)
-        progress.setLevel(logging.WARNING if self.quiet else logging.INFO)
+        # What is said before there is a file goes into it, too.
+        self._memory = logging.handlers.MemoryHandler(capacity=1000, flushLevel=100)
         log.handlers = [self._terminal, self._memory]
         log.setLevel(logging.INFO)
         log.propagate = False
+        progress.setLevel(self.level)
         return self
 
     def write_to(self, path: Path) -> None:
-        """From now on the log goes into this file too, and what has been said already.
-
-        Another call changes nothing.
-
-        Raises:
-            InputError: the file cannot be written.
-        """
+        """From now on the log goes into this file too; another call changes nothing."""
         if self._memory not in log.handlers:
             return
         try:
-            file = _LogFile(path, encoding="utf-8", errors=NAMES)
+            file = logging.FileHandler(path, encoding="utf-8", errors=NAMES)
         except OSError as error:
             raise InputError(
                 f"{path}: cannot be written ({reason(error)}); mend this and run the same "
                 "command again, or name another place with --output-dir"
             ) from None
+        # It must not stop the run, whose results say so themselves.
+        file.handleError = lambda record: None
         file.setFormatter(self._format)
         self._memory.setTarget(file)
         self._memory.close()
@@ -84,10 +79,3 @@ class _TerminalHandler(logging.Handler):
         except OSError:
             # Nobody reads on, or there is no room: log.txt and the results go on without it.
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
-
-
-class _LogFile(logging.FileHandler):
-    """A log that cannot be written must not stop the run, whose results say so themselves."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        pass

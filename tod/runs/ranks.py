@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import distributed
 
 from tod.config import InputError
-from tod.runs.commands import Commands
+from tod.runs.commands import run_commands
 from tod.system.machine import share_of_cores
 
 PROCESSES = "processes"
@@ -48,9 +48,8 @@ def ranks_from_environment() -> Ranks:
 def run_as_ranks(command: Sequence[str], processes: int) -> int:
     """Runs so many processes of a command on this machine, as the ranks that share its work.
 
-    Where one fails, the others save their states and end, as under `torchrun`; what has not ended
-    five minutes after a signal is killed, since it may wait for one that has failed. Each has its
-    share of the cores.
+    Where one fails, the others save their states and end, as under `torchrun`. Each has its share
+    of the cores.
 
     Returns:
         The exit status: of the first that was found to have failed, or 0.
@@ -60,6 +59,7 @@ def run_as_ranks(command: Sequence[str], processes: int) -> int:
         "127.0.0.1", 0, is_master=True, wait_for_workers=False, use_libuv=uses_libuv
     )
     shared = {
+        **os.environ,
         "TORCHELASTIC_RUN_ID": PROCESSES,
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0",
@@ -69,22 +69,13 @@ def run_as_ranks(command: Sequence[str], processes: int) -> int:
         "LOCAL_WORLD_SIZE": str(processes),
         **share_of_cores(processes),
     }
-    failures = []
-
-    def ended(rank: int, status: int, output: str) -> None:
-        if status and not failures:
-            failures.append(status)
-            if ranks.signal is None:
-                ranks.stop()
-
-    with Commands(processes, shows_output=True, seconds_to_stop=300) as ranks:
-        statuses = ranks.run(
-            dict.fromkeys(range(processes), command),
-            lambda rank: {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            ended=ended,
-        )
-    # A signal may come before the first of them has begun.
-    return failures[0] if failures else max(statuses.values())
+    statuses = run_commands(
+        dict.fromkeys(range(processes), command),
+        processes,
+        lambda rank: {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        together=True,
+    )
+    return next((status for status in statuses.values() if status), 0)
 
 
 @contextmanager
@@ -94,9 +85,6 @@ def main_process_first(ranks: Ranks) -> Iterator[None]:
     Rank 0 goes first: it may empty the run's folder, or download the data. The first rank of every
     other node follows, whose disk may want the same data, then all others at once. After that no
     rank waits for another.
-
-    Raises:
-        InputError: a rank has failed before that.
     """
     if ranks.world_size == 1:
         yield

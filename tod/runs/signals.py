@@ -3,7 +3,9 @@
 import logging
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn, TypeVar
 
@@ -11,28 +13,37 @@ log = logging.getLogger("tod")
 Item = TypeVar("Item")
 
 
-def answered() -> list[signal.Signals]:
-    """SIGINT, SIGTERM, and the SIGHUP of a closed terminal unless it is ignored, as under nohup."""
+@contextmanager
+def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Lets a function handle SIGINT, SIGTERM, and the SIGHUP of a closed terminal.
+
+    Not the last one where it is ignored, as under nohup.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM]
     hangup = getattr(signal, "SIGHUP", None)  # there is none on Windows
-    heard = hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN
-    return [signal.SIGINT, signal.SIGTERM, *([hangup] if heard else [])]
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        numbers.append(hangup)
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
+@dataclass
 class Interruption:
     """Turns a signal into a request, which the loop answers once its progress is saved.
 
     A second SIGINT leaves at once.
-
-    Args:
-        advice: how to go on.
-        leaves: whether this process leaves by itself, and not where another rank tells it to.
     """
 
-    def __init__(self, advice: str, leaves: bool = True) -> None:
-        self.advice = advice
-        self.leaves = leaves
-        self.requested: int | None = None
-        """The signal that has come."""
+    advice: str
+    """How to go on."""
+    leaves: bool = True
+    """Whether this process leaves by itself, and not where another rank tells it to."""
+    requested: int | None = None
+    """The signal that has come."""
 
     def stop(self, number: int) -> NoReturn:
         """Leaves with the shell's exit status for a signal: 130, 143 or 129."""
@@ -52,9 +63,9 @@ class Interruption:
         self.requested = number
 
     def __enter__(self) -> "Interruption":
-        self._before = {number: signal.signal(number, self._request) for number in answered()}
+        self._handling = handled_by(self._request)
+        self._handling.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handling.__exit__(*exception)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, removals that stop no run, locks that go with a process."""
+"""Files that are whole or not there, tables as CSV, locks that go with a process."""
 
 import codecs
 import csv
@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+from uuid import uuid4
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from tod.config import InputError
 from tod.config.settings import shortened
@@ -32,11 +33,7 @@ SECONDS_BETWEEN_TRIES = (0.1, 0.2, 0.4, 0.6, 0.7)
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, in hex.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """The SHA-256 of a file's content, in hex."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while content := file.read(2**20):
@@ -59,11 +56,7 @@ def machine_lacks(error: Exception) -> bool:
 
 
 def refuse_what_the_machine_lacks(path: Path, error: Exception) -> None:
-    """Refuses to take a file for damaged or missing where the machine could not read it.
-
-    Raises:
-        InputError: memory, or a file that may be open, was lacking.
-    """
+    """Refuses to take a file for damaged or missing where the machine could not read it."""
     if machine_lacks(error):
         raise InputError(
             f"{shortened(str(path), 300)}: cannot be read now ({reason(error)}), which says "
@@ -73,17 +66,26 @@ def refuse_what_the_machine_lacks(path: Path, error: Exception) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path, spare: Path | None = None) -> Iterator[BinaryIO]:
+def atomic_file(
+    path: Path, spare: Path | None = None, *, partial: Path | None = None, replaces: bool = True
+) -> Iterator[BinaryIO]:
     """A file to write that is, whatever happens, the old one or the new one, never a part of it.
 
-    Its folder is made where there is none; `spare` is where the old file goes, if it is kept.
+    Its folder is made where there is none.
+
+    Args:
+        path: the file.
+        spare: where the old file goes, if it is kept.
+        partial: what is not yet whole. The default is for files that one process writes at a time:
+            where a kill has left it, the next writer replaces it.
+        replaces: whether a file that is there is replaced; if not, it stays.
 
     Raises:
         InputError: the disk is full, the folder cannot be written to, or another program holds
             the file; the OSError is its cause.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    partial = partial or path.with_name(f".{path.name}.partial")
+    with _one_line(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with partial.open("wb") as file:
@@ -92,25 +94,21 @@ def atomic_file(path: Path, spare: Path | None = None) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
             if spare is not None and path.exists():
                 _replace(path, spare)
-            _replace(partial, path)
-            if os.name == "posix":  # elsewhere a folder cannot be opened
-                _sync_folder(path.parent)
+            if replaces:
+                _replace(partial, path)
+            else:
+                _link(partial, path)
         except BaseException:
             remove(partial)
             raise
-    except OSError as error:
-        raise _unwritable(path, error) from error
+        _sync_folder(path.parent)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that is there with all its files, or not at all.
-
-    Raises:
-        InputError: the disk is full, or the folder cannot be written to.
-    """
+    """A folder to fill that is there with all its files, or not at all; errors as `atomic_file`."""
     partial = path.with_name(f".{path.name}.partial")
-    try:
+    with _one_line(path):
         remove(partial)
         partial.mkdir(parents=True)
         yield partial
@@ -118,25 +116,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             with file.open("rb") as content:
                 os.fsync(content.fileno())
         _replace(partial, path)
-        if os.name == "posix":
-            _sync_folder(path.parent)
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> InputError:
-    return InputError(
-        f"{path}: cannot be written ({reason(error)}); what was saved before is intact: "
-        "mend this and run the same command again"
-    )
+        raise InputError(
+            f"{path}: cannot be written ({reason(error)}); what was saved before is intact: "
+            "mend this and run the same command again"
+        ) from error
 
 
 def _replace(source: Path, target: Path) -> None:
-    """Renames; for two seconds it waits for a program that holds either, as on Windows they do.
-
-    Raises:
-        OSError: it cannot.
-    """
+    """Renames; for two seconds it waits for a program that holds either, as on Windows they do."""
     for seconds in SECONDS_BETWEEN_TRIES:
         with suppress(PermissionError):
             source.replace(target)
@@ -145,21 +140,36 @@ def _replace(source: Path, target: Path) -> None:
     source.replace(target)
 
 
+def _link(source: Path, target: Path) -> None:
+    """Renames, unless there is a file of that name: of several processes, the first does it."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        if not target.exists():
+            _replace(source, target)
+    remove(source)
+
+
 def _sync_folder(folder: Path) -> None:
     """A rename outlives a power cut only once its folder is on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes all of a file as `atomic_file` does; a text in UTF-8.
+def write_atomically(path: Path, content: bytes | str, replaces: bool = True) -> None:
+    """Writes all of a file as `atomic_file` does, a text in UTF-8; several processes may at once.
 
     A file's name in it that is no UTF-8 keeps its own bytes.
     """
-    with atomic_file(path) as file:
+    # Not by the process's number: on two nodes it may be the same.
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    with atomic_file(path, partial=partial, replaces=replaces) as file:
         file.write(content.encode("utf-8", NAMES) if isinstance(content, str) else content)
 
 
@@ -236,11 +246,8 @@ def read_table(
 
     Args:
         path: the file.
-        columns: that it must have.
+        columns: that it must have; they come in this order, and others may be there.
         added: further ones, which an earlier version did not write: empty there.
-
-    Returns:
-        These columns' cells, in their order; others may be there.
 
     Raises:
         InputError: it cannot be read back.
@@ -271,25 +278,11 @@ def remove(path: Path) -> bool:
     return True
 
 
-class InUseError(Exception):
-    """Another process holds a lock."""
+def locked(path: Path, wait: bool = True) -> FileLock:
+    """The lock that a file stands for, to hold by `with`; it goes with its process, however ended.
 
-
-@contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """Holds the lock that a file stands for; it goes with its process, however that ends.
-
-    Raises:
-        InUseError: another process holds it, and is not waited for.
-        OSError: nothing can be locked there.
+    Holding it raises Timeout where another process holds it and is not waited for, and OSError
+    where nothing can be locked.
     """
     # Where a file system has none, not a file whose being there is the lock: it outlives a kill.
-    lock = FileLock(path, fallback_to_soft=False)
-    try:
-        lock.acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        raise InUseError(str(path)) from None
-    try:
-        yield
-    finally:
-        lock.release()
+    return FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)

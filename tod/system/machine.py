@@ -25,27 +25,21 @@ def own_cores() -> int:
 def cores(root: Path = Path("/")) -> int:
     """How many cores the job may keep busy: by its affinity, and by the quota of its cgroups.
 
-    Args:
-        root: where `/proc` lies, and the control groups.
+    `root` is where `/proc` lies, and the control groups.
     """
     allowed = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()]
     for group in _groups("cpu", root):
-        for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+        quotas = _read(group / "cpu.cfs_quota_us") + _read(group / "cpu.cfs_period_us")
+        for limit in (_read(group / "cpu.max"), quotas):
             with suppress(ValueError, ZeroDivisionError):  # "max": no limit
-                quota, period = (
-                    int(word) for name in names for word in _read(group / name).split()
-                )
+                quota, period = map(int, limit.split())
                 allowed += [max(1, quota // period)] if quota > 0 else []
     return min(count or 1 for count in allowed)
 
 
 @cache
 def memory(root: Path = Path("/")) -> int:
-    """How much this process may have, in bytes; where the system does not say, 16 GB.
-
-    Args:
-        root: where `/proc` lies, and the control groups.
-    """
+    """How much this process may have, in bytes; where the system does not say, 16 GB."""
     allowed = [16 * 10**9]
     with suppress(AttributeError, OSError, ValueError):
         allowed = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
@@ -69,11 +63,10 @@ def _groups(controller: str, root: Path) -> Iterator[Path]:
     )
     groups = re.findall(r"^\d+:(.*?):(.*)$", _read(root / "proc/self/cgroup"), re.MULTILINE)
     for controllers, group in groups:
-        if controllers and controller not in controllers.split(","):
-            continue
-        kind = "cgroup" if controllers else "cgroup2"
-        for top, place, kind_there, options in mounts:
-            if kind_there != kind or (controllers and controller not in options.split(",")):
+        for top, place, kind, options in mounts:
+            of_version_2 = kind == "cgroup2" and not controllers
+            shared = {*controllers.split(",")} & {*options.split(",")}
+            if not of_version_2 and (kind != "cgroup" or controller not in shared):
                 continue
             path, top = PurePosixPath(group), PurePosixPath(_unescaped(top))
             inside = path.relative_to(top).parts if path.is_relative_to(top) else ("..",)
