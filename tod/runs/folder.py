@@ -4,7 +4,7 @@ import errno
 import logging
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,6 @@ class RunFolder:
     _all_goes: bool = field(default=False, init=False)
     """Whether nothing stays of what is there, so that it may be another run."""
 
-    shared_files = nullcontext
 
     @property
     def num_trials(self) -> int:
@@ -207,10 +206,6 @@ class RunFolder:
         """What the run has recorded of itself; nothing, where it is to start."""
         is_there = (self.path / "config.yaml").exists() and not self._all_goes
         return self.recorded()["run"] if is_there else {}
-
-    def precision(self, asked: str) -> str:
-        """What to train in: with `auto`, that in which the run has begun, where it has."""
-        return asked if asked != "auto" else self.begun().get("precision", asked)
 
     def rows(self) -> pd.DataFrame:
         """The rows of all trials, as text; InputError where a table cannot be read back.
