@@ -2,13 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import NetworkFactory, Outputs
-from models.lossnet import LossNet
+from models.lossnet import DynamicsNet, LossNet
 from tod.config import Config
 from utils import update_ema
 
@@ -236,3 +238,37 @@ class DetachedLossPrediction(LossPrediction):
 
     def trains_backbone(self, epoch: int) -> bool:
         return False
+
+
+class TrainingDynamics(AuxiliaryLoss):
+    """TiDAL's module learns the mean of an image's predictions in a cycle (Kye et al., ICCV 2023).
+
+    In epoch e, from 0, `p̄ ← (p̄ · e + softmax(f)) / (e + 1)` for each labelled image.
+    """
+
+    parts = ("dynamics",)
+    decays_modules = True
+
+    def __init__(self, config: Config, networks: NetworkFactory) -> None:
+        super().__init__(config, networks)
+        classes = networks.num_classes
+        self.module = networks.module("dynamics", partial(DynamicsNet, num_classes=classes))
+        mean = torch.zeros(networks.num_images, classes, device=networks.device)
+        self.memory.register_buffer("mean_predictions", mean)
+
+    def predictions(self, outputs: Sequence[Outputs]) -> Sequence[Tensor]:
+        """The module's logits of the labelled batch."""
+        _, _, _, feature_maps = outputs[0]
+        return [self.module(feature_maps)]
+
+    def losses(self, step: Step) -> Sequence[Tensor]:
+        """KL(p̄ ‖ softmax of the module), the mean over the labelled batch; p̄ is a constant."""
+        memory, (images, *_) = self.memory.mean_predictions, step.indices
+        now = step.outputs[0][0].detach().to(memory.dtype).softmax(dim=1)
+        mean = (memory[images] * step.epoch + now) / (step.epoch + 1)
+        memory[images] = mean
+        predicted = step.predictions[0].to(memory.dtype).log_softmax(dim=1)
+        return [F.kl_div(predicted, mean, reduction="batchmean")]
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"module": self.module}

@@ -15,7 +15,7 @@ estimates, and looks at the labels that it is to ask for.
 from collections.abc import Sequence
 
 import samplers
-from losses import CODLoss, NoAuxiliary
+from losses import CODLoss, NoAuxiliary, TrainingDynamics
 from tod.config import cli
 from tod.config.entry_script import EntryScript, Strategy, parse
 from tod.engine.launch import launch
@@ -27,19 +27,20 @@ SAMPLING = {
     "LEAST_CONFIDENCE": samplers.query_by_least_confidence,
     "CORESET": samplers.query_by_core_set,
     "BADGE": samplers.query_by_badge,
-    "BALD": Strategy(samplers.query_by_bald, why_unsuitable=samplers.needs_dropout),
+    "BALD": Strategy(samplers.query_by_bald, needs=samplers.needs_dropout),
     "NOISE_STABILITY": samplers.query_by_noise_stability,
     "TYPICLUST": Strategy(samplers.query_by_typiclust, takes_features=True),
     "PROBCOVER": Strategy(samplers.query_by_probcover, takes_features=True),
+    "TIDAL": Strategy(samplers.query_by_dynamics, needs_auxiliary="TIDAL"),
     "FULL": Strategy(
         samplers.query_nothing,
-        why_unsuitable=samplers.needs_all_labels,
+        needs=samplers.needs_all_labels,
         always_with=samplers.ALL_LABELS,
     ),
-    "LOSS": Strategy(samplers.query_by_true_loss, why_unsuitable=samplers.needs_all_labels),
+    "LOSS": Strategy(samplers.query_by_true_loss, needs=samplers.needs_all_labels),
     "TOD": samplers.query_by_tod,
 }
-AUXILIARY = {"NONE": NoAuxiliary, "TOD": CODLoss}
+AUXILIARY = {"NONE": NoAuxiliary, "TOD": CODLoss, "TIDAL": TrainingDynamics}
 SCRIPT = EntryScript("main_TOD.py", __doc__, SAMPLING, AUXILIARY, default="TOD")
 
 

@@ -281,3 +281,11 @@ def query_by_tod(pool: Pool) -> Query:
 def query_by_predicted_loss(pool: Pool) -> Query:
     """LL4AL: the images with the largest predicted loss (Yoo & Kweon, CVPR 2019)."""
     return query_by_score(pool, pool.predictions)
+
+
+def query_by_dynamics(pool: Pool) -> Query:
+    """TIDAL: the images of whose mean prediction the module is least sure (Kye et al., ICCV 2023).
+
+    An image's score is the entropy of the module's softmax.
+    """
+    return query_by_score(pool, entropy(pool.predictions))

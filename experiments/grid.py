@@ -23,8 +23,14 @@ from tod.analysis.report import write_report
 from tod.analysis.tables import accuracy_tables, markdown, unpaired_notes
 from tod.config import InputError, cli
 
-ALL = (*(f"{sampling}/NONE" for sampling in main_TOD.SAMPLING), "TOD/TOD", "LL4AL/LL4AL")
-"""Each sampling strategy on its own, and the paper's methods with their losses."""
+ALL = (
+    *(
+        f"{sampling}/{main_TOD.SCRIPT.strategy(sampling).needs_auxiliary or 'NONE'}"
+        for sampling in main_TOD.SAMPLING
+    ),
+    *("TOD/TOD", "LL4AL/LL4AL"),
+)
+"""Each sampling strategy on its own, or with the loss that it needs, and the paper's methods."""
 REFUSED = 2
 """The exit status of a run that was refused, or has diverged."""
 
@@ -73,7 +79,7 @@ def cells_of(arguments: argparse.Namespace) -> list[Cell]:
     suitable, left_out = [], {}
     for cell in cells:
         identity = cell.command(arguments).identity
-        if why := cell.script.strategy(identity.sampling).why_unsuitable(identity.config):
+        if why := cell.script.strategy(identity.sampling).why_unsuitable(identity):
             left_out[f"{cell.config}, {cell.strategy}"] = why
         else:
             suitable.append(cell)

@@ -1,4 +1,4 @@
-"""LL4AL's loss-prediction module (Yoo & Kweon, *Learning Loss for Active Learning*, CVPR 2019)."""
+"""What looks at feature maps: the modules of LL4AL (CVPR 2019) and of TiDAL (ICCV 2023)."""
 
 from collections.abc import Sequence
 
@@ -26,9 +26,25 @@ class LossNet(nn.Module):
 
     def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
         """Four feature maps (N, channels, height, width) → predicted losses (N,)."""
+        return self.linear(self.hidden(feature_maps)).squeeze(1)
+
+    def hidden(self, feature_maps: Sequence[Tensor]) -> Tensor:
+        """What the last layer sees, (N, 4 · hidden)."""
         layers = (self.FC1, self.FC2, self.FC3, self.FC4)
         hidden = [
             F.relu(layer(F.adaptive_avg_pool2d(feature_map, 1).flatten(1)))
             for layer, feature_map in zip(layers, feature_maps, strict=True)
         ]
-        return self.linear(torch.cat(hidden, dim=1)).squeeze(1)
+        return torch.cat(hidden, dim=1)
+
+
+class DynamicsNet(LossNet):
+    """TiDAL's module: predicts what the network says of an image on the mean of a training."""
+
+    def __init__(self, num_channels: Sequence[int], num_classes: int, hidden: int = 128) -> None:
+        super().__init__(num_channels, hidden)
+        self.linear = nn.Linear(4 * hidden, num_classes)
+
+    def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
+        """Four feature maps (N, channels, height, width) → logits (N, C)."""
+        return self.linear(self.hidden(feature_maps))

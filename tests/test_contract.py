@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import main_LL4AL
 import main_TOD
-from models.lossnet import LossNet
+from models.lossnet import DynamicsNet, LossNet
 from samplers import select_queries
 from tests.support.finished import PLAIN_COLUMNS, Finished
 from tests.support.harness import PROJECT_DIR, TINY_DIGITS, run_script, write_undrawn
@@ -40,9 +40,16 @@ def whole_pool(logits: Tensor, features: Tensor, query_size: int, seed: int = 0)
     """A pool with all that any strategy may look at."""
     torch.manual_seed(seed)
     pool = pool_of(logits, features, query_size=query_size, dropout=0.5)
-    pool.modules["module"] = LossNet((features.shape[1],) * 4)
     pool.random = Mock(wraps=np.random.default_rng(seed))
     return pool
+
+
+def module_of(name: str, width: int) -> nn.Module:
+    """What the loss trains that a strategy may ask."""
+    channels = (width,) * 4
+    if STRATEGIES[name].needs_auxiliary == "TIDAL":
+        return DynamicsNet(channels, num_classes=3)
+    return LossNet(channels)
 
 
 def drawn(size: int, width: int, seed: int = 0) -> Tensor:
@@ -51,6 +58,7 @@ def drawn(size: int, width: int, seed: int = 0) -> Tensor:
 
 def query(name: str, pool: Pool) -> list[int]:
     """The positions that a strategy picks, which are as many as asked for, and different ones."""
+    pool.modules["module"] = module_of(name, pool.backbone.answers[1].shape[1])
     found = STRATEGIES[name](pool)
     expected = 0 if queries_nothing(STRATEGIES[name]) else pool.query_size
     assert len({*found.indices.tolist()}) == len(found.indices) == expected
@@ -161,7 +169,7 @@ def test_its_picks_depend_on_the_pools_own_random_numbers_and_not_on_the_order_o
 @every_strategy
 def test_the_backbone_sees_each_image_once_for_a_query_and_its_diagnostics(name):
     pool = pool_of(torch.randn(9, 3))
-    pool.modules["module"] = LossNet((2, 2, 2, 2))
+    pool.modules["module"] = module_of(name, 2)
     STRATEGIES[name](pool)
     torch.testing.assert_close(pool.logits, pool.backbone.answers[0][:9])
     assert pool.true_losses.shape == (9,)
@@ -201,7 +209,7 @@ def die_when_queried() -> None:
 def test_a_run_killed_in_its_query_goes_on_to_the_same_bytes(
     tmp_path, call_script, no_pictures, script, name
 ):
-    method = SCRIPTS[script].default
+    method = STRATEGIES[name].needs_auxiliary or SCRIPTS[script].default
     arguments = [*TINY_DIGITS, "--set=model.dropout=0.5", "--set=scoring.augment=true"]
     arguments += [f"--sampling={name}", f"--auxiliary={method}"]
 

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 import main_LL4AL
 import main_TOD
 import samplers
-from losses import AuxiliaryLoss, CODLoss, DetachedLossPrediction, LossPrediction, NoAuxiliary, Step
+from losses import (
+    AuxiliaryLoss,
+    CODLoss,
+    DetachedLossPrediction,
+    LossPrediction,
+    NoAuxiliary,
+    Step,
+    TrainingDynamics,
+)
 from models import NetworkFactory, Outputs, fold_batch_norm
 from models.inference import logits_alone
 from tests.support.harness import tiny_run
@@ -72,7 +80,10 @@ class Own(AuxiliaryLoss):
         return [sum(own), step.outputs[-1][2].var(dim=0).sum()]
 
 
-LOSSES = (NoAuxiliary, CODLoss, LossPrediction, DetachedLossPrediction, Own, Remembering)
+LOSSES = (
+    *(NoAuxiliary, CODLoss, LossPrediction, DetachedLossPrediction, TrainingDynamics),
+    *(Own, Remembering),
+)
 
 
 class WithoutBatchNorm(NetworkFactory):
@@ -176,6 +187,7 @@ def query(group: OneRank, rank: int, place: Path) -> dict[str, object]:
     trial = Trial(experiment, 1)
     logits = trial.test_logits().numpy()
     strategies = {**main_TOD.SAMPLING, **main_LL4AL.SAMPLING}
+    del strategies["TIDAL"]  # which asks another module
     queries = {name: strategy(trial.pool()) for name, strategy in strategies.items()}
     trial.previous.load_state_dict(trial.backbone.state_dict())
     pool = trial.pool()

@@ -76,7 +76,8 @@ def test_all_strategies_are_run_but_for_those_that_cannot(tmp_path, monkeypatch,
     command = ["--config=digits", "--strategy", "all", "--seed", "0", "2", "--processes=2"]
     with pytest.raises(SystemExit):
         grid.main([*command, f"--output-dir={tmp_path}", *only, *REST])
-    methods = [f"{sampling}/NONE" for sampling in main_TOD.SAMPLING if sampling != "BALD"]
+    alone = {sampling: f"{sampling}/NONE" for sampling in main_TOD.SAMPLING if sampling != "BALD"}
+    methods = [*(alone | {"TIDAL": "TIDAL/TIDAL"}).values()]
     cells = [(m, seed) for m in (*methods, "TOD/TOD", "LL4AL/LL4AL") for seed in (0, 2)]
     ((found, arguments),) = called
     assert [cell[1:] for cell in found] == (cells[3:4] if only else cells)

@@ -172,7 +172,8 @@ def test_how_many_labels_training_begins_with_can_be_said(people):
 )
 def test_every_strategy_asks_for_a_batch_once_there_are_enough_labels(people, sampling):
     dropout = ["--set=model.dropout=0.5"] * (sampling == "BALD")
-    in_class_folders(people).round(*dropout, sampling=sampling)
+    loss = main_TOD.SCRIPT.strategy(sampling).needs_auxiliary or "NONE"
+    in_class_folders(people).round(*dropout, sampling=sampling, auxiliary=loss)
     assert people.results("num_labeled") == ["10"]
     assert len({*people.asked([0])}) == 10
     assert all(row["score"] for row in people.batch(0))

@@ -15,19 +15,27 @@ from tod.config.schema import OWN_IMAGES
 
 @dataclass(frozen=True)
 class Strategy:
-    """A sampling strategy, and what it needs of a configuration.
+    """A sampling strategy, and what it needs.
 
     Attributes:
         query: from a `Pool` to a `Query`.
-        why_unsuitable: why it cannot work with a configuration; None where it can.
+        needs: why it cannot work with a configuration; None where it can.
+        needs_auxiliary: the loss whose module it asks (`Pool.predictions`).
         always_with: `KEY=VALUE` of the configuration that it means, whatever this says.
         takes_features: whether it looks at `Pool.representation`, which `--features` replaces.
     """
 
     query: Callable[[Any], Any]
-    why_unsuitable: Callable[[Config], str | None] = lambda config: None
+    needs: Callable[[Config], str | None] = lambda config: None
+    needs_auxiliary: str | None = None
     always_with: tuple[str, ...] = ()
     takes_features: bool = False
+
+    def why_unsuitable(self, identity: Identity) -> str | None:
+        """Why it cannot work in a run; None where it can."""
+        if self.needs_auxiliary not in (None, identity.auxiliary):
+            return f"asks what another loss trains: add --auxiliary {self.needs_auxiliary}"
+        return self.needs(identity.config)
 
     def __call__(self, pool: Any) -> Any:
         return self.query(pool)

@@ -42,8 +42,6 @@ DATASETS = {
     "image_folder": DatasetFacts(are_files=True, test_share=True),
     OWN_IMAGES: DatasetFacts(are_files=True, from_people=True),
 }
-TRAINING_SET_SIZES = {name: d.training_images for name, d in DATASETS.items() if d.training_images}
-FILE_DATASETS = [name for name, facts in DATASETS.items() if facts.are_files]
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -62,7 +62,7 @@ def checked(script: EntryScript, command: Command) -> Command:
     """
     identity = command.identity
     strategy, _ = script.method(identity)
-    if why := strategy.why_unsuitable(identity.config):
+    if why := strategy.why_unsuitable(identity):
         raise InputError(f"--sampling {identity.sampling}: {why}")
     is_used = strategy.takes_features or identity.config.active_learning.initial == "typical"
     if command.features and is_used:

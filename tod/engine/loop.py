@@ -14,7 +14,6 @@ from tod.analysis.metrics import FEW_IMAGES, metrics_of_test_set, why_nothing_se
 from tod.analysis.results import ACCURACY
 from tod.config import InputError
 from tod.config.identity import Options, cycle_name
-from tod.config.schema import FILE_DATASETS
 from tod.engine.learner import DivergenceError, learning_rate
 from tod.engine.oracle import Oracle
 from tod.engine.trial import Trial
@@ -146,7 +145,7 @@ class Loop:
         labels = trial.experiment.dataset.test.labels
         if why := why_nothing_seems_learnt([*before, accuracy], labels):
             settings = ["more training.epochs", "another training.lr"]
-            if self.config.dataset in FILE_DATASETS:
+            if self.config.facts.are_files:
                 settings.append("a larger images.size")
                 if not self.config.model.pretrained:
                     settings.append("model.name=imagenet_resnet with model.pretrained=true")

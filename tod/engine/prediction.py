@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import models
 from tod.config import Config, InputError, load, read_run
 from tod.config.identity import cycle_files
-from tod.config.schema import OWN_IMAGES, Images
+from tod.config.schema import Images
 from tod.data import picture
 from tod.data.batches import ImageBatches
 from tod.data.decoding import decoded_once
@@ -63,7 +63,7 @@ def read_classifier(run_folder: Path, weights: Path | None, device: torch.device
         ) from None
     memory_format = models.fastest_memory_format(device, config.model.width)
     network = models.fold_batch_norm(network).to(device, memory_format=memory_format)
-    labels = read_labels(run_folder, {}) if config.dataset == OWN_IMAGES else None
+    labels = read_labels(run_folder, {}) if config.facts.from_people else None
     if labels is not None and not (run_folder / "labels.csv").exists():
         log.warning(f"{run_folder / 'labels.csv'}: is missing: `labelled` stays empty")
     return Classifier(network, config, class_names, mean, std, device, labels)
@@ -95,7 +95,7 @@ def predictions(classifier: Classifier, folder: Path) -> pd.DataFrame:
     """
     config = classifier.config
     images, read = config.images, picture.as_shown
-    if config.dataset == "caltech101":
+    if config.facts.read_as_published:
         read = picture.as_published
     elif not (images.size or images.resize):
         images = Images(size=config.side)

@@ -57,7 +57,6 @@ class RunFolder:
     _all_goes: bool = field(default=False, init=False)
     """Whether nothing stays of what is there, so that it may be another run."""
 
-
     @property
     def num_trials(self) -> int:
         """How many the run has."""
