@@ -13,10 +13,9 @@ from torch import Tensor, nn
 import losses
 import main_TOD
 from losses import AuxiliaryLoss, Step
-from models import NetworkFactory
+from models import NetworkFactory, Outputs
 from tests.support.harness import checkpoint, python_in, same_weights, table, tiny_run, weights_of
 from tests.support.soak import differences, results
-from tod import config as configuration
 from tod.config import Config
 
 
@@ -40,17 +39,16 @@ class Distillation(AuxiliaryLoss):
     def __init__(self, config: Config, networks: NetworkFactory) -> None:
         super().__init__(config, networks)
         self.untrained = networks.backbone("teacher").eval()
-        self.head = nn.Linear(8 * config.model.width, networks.num_classes).to(networks.device)
+        self.head = networks.module("head", lambda c: nn.Linear(c[-1], networks.num_classes))
 
     def targets(self, batches: Sequence[Tensor]) -> Sequence[Tensor]:
         return [self.untrained(images)[0] for images in batches]
 
+    def predictions(self, outputs: Sequence[Outputs]) -> Sequence[Tensor]:
+        return [self.head(features) for _, _, features, _ in outputs]
+
     def losses(self, step: Step) -> Sequence[Tensor]:
-        pairs = zip(step.outputs, step.targets, strict=True)
-        return [
-            nn.functional.mse_loss(self.head(features), targets)
-            for (_, _, features, _), targets in pairs
-        ]
+        return list(map(nn.functional.mse_loss, step.predictions, step.targets))
 
     def modules(self) -> dict[str, nn.Module]:
         return {"head": self.head}
@@ -163,17 +161,6 @@ def test_a_run_with_it_and_dropout_goes_on_bit_for_bit(tmp_path, loss):
     networks = ["state_dict_backbone", *["state_dict_head"] * (loss is Distillation)]
     assert list(published) == ["cycle", *networks]
     assert not differences(results(whole.folder), results(stopped.folder))
-
-
-def test_a_loss_has_to_say_what_it_is():
-    config = configuration.load("digits")
-    networks = NetworkFactory(config.model, 10, torch.device("cpu"), seed=0, trial=1)
-    with pytest.raises(TypeError, match="losses"):
-        AuxiliaryLoss(config, networks)
-    loss = Penalty(config, networks)
-    assert loss.trains_backbone(0)
-    left_out = (loss.targets([torch.zeros(2, 3, 8, 8)]), loss.modules(), loss.state_dict())
-    assert (*left_out, [*loss.networks()]) == ([], {}, {}, [loss.memory])
 
 
 def test_the_loss_of_the_documentation_trains_and_is_recorded(tmp_path, monkeypatch):

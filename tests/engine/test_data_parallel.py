@@ -21,16 +21,15 @@ from losses import (
     DetachedLossPrediction,
     LossPrediction,
     NoAuxiliary,
-    Step,
     TrainingDynamics,
 )
-from models import NetworkFactory, Outputs, fold_batch_norm
+from models import NetworkFactory, fold_batch_norm
 from models.inference import logits_alone
 from tests.support.harness import tiny_run
 from tests.support.loading import refused
 from tests.support.people import People
 from tests.support.several_ranks import RankPool
-from tests.test_own_loss import Remembering
+from tests.test_own_loss import Distillation, Penalty, Remembering
 from tod import config as configuration
 from tod import data
 from tod.config import InputError
@@ -52,37 +51,9 @@ def ranks() -> Iterator[RankPool]:
     pool.close()
 
 
-class Own(AuxiliaryLoss):
-    """A loss of one's own: of whole batches, with a network, targets and no weight an image."""
-
-    parts = ("own", "spread")
-    weight = 0.3
-    uses_unlabeled_images = True
-
-    def __init__(self, config: configuration.Config, networks: NetworkFactory) -> None:
-        super().__init__(config, networks)
-        self.head = nn.Linear(8 * config.model.width, 2).double()
-
-    def modules(self) -> dict[str, nn.Module]:
-        return {"head": self.head}
-
-    def targets(self, batches: Sequence[Tensor]) -> Sequence[Tensor]:
-        return [images.mean(dim=(1, 2, 3)) for images in batches]
-
-    def predictions(self, outputs: Sequence[Outputs]) -> Sequence[Tensor]:
-        return [self.head(features) for _, _, features, _ in outputs]
-
-    def losses(self, step: Step) -> Sequence[Tensor]:
-        own = [
-            (prediction.norm(dim=0) - target.norm()).square().sum()
-            for prediction, target in zip(step.predictions, step.targets, strict=True)
-        ]
-        return [sum(own), step.outputs[-1][2].var(dim=0).sum()]
-
-
 LOSSES = (
     *(NoAuxiliary, CODLoss, LossPrediction, DetachedLossPrediction, TrainingDynamics),
-    *(Own, Remembering),
+    *(Distillation, Penalty, Remembering),
 )
 
 
@@ -271,7 +242,7 @@ def test_gpus_have_shares_of_single_images_but_not_of_none():
 
 
 def test_a_loss_whose_network_would_run_on_whole_batches_is_refused():
-    loss = type("InLosses", (Own,), {"predictions": AuxiliaryLoss.predictions})
+    loss = type("InLosses", (Distillation,), {"predictions": AuxiliaryLoss.predictions})
     line = refused(trained, DataParallel(0, 2), auxiliary=loss)
     assert "--parallel data: InLosses must run its networks in" in line
 

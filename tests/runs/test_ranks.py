@@ -24,7 +24,6 @@ from tests.support.several_ranks import free_port
 from tests.support.soak import differences, outcome, results, run_folder, start
 from tod.analysis.results import read_rows
 from tod.config import InputError
-from tod.runs.ranks import Ranks
 
 # Ranks that share a trial cannot share a GPU, and a machine may have but one.
 ALONE = ("--set=active_learning.trials=1", "--device=cpu")
@@ -225,10 +224,6 @@ def test_what_cannot_be_shared_is_refused_at_once(tmp_path, capfd, monkeypatch, 
     assert line in said
     assert len(said.splitlines()) == 1 and not shown.out
     assert not list(tmp_path.iterdir())
-
-
-def test_trials_are_dealt_out_in_turn():
-    assert [Ranks(rank, 0, 2).share([1, 3, 4, 6, 7]) for rank in (0, 1)] == [[1, 4, 7], [3, 6]]
 
 
 def test_people_s_images_are_shared_too(tmp_path):

@@ -9,9 +9,6 @@ from tod.engine.trial import Trial
 from tod.people.requests import AUDIT, FIRST, QUERY
 from tod.strategies.pool import Pool, Query
 
-Judgement = tuple[str, str, str]
-"""What a network says of an image: the cells `score`, `predicted` and `probability`."""
-
 
 class Candidates(NamedTuple):
     """The images that may be asked for, as indices.
@@ -51,10 +48,11 @@ def next_batch(
     trial: Trial,
     sampling: Callable[[Pool], Query],
     class_names: Sequence[str],
-) -> list[tuple[int, str, Judgement]]:
-    """What the trial's network asks for, best first; audits are strewn among them at random.
+) -> list[tuple[int, str, str, str, str]]:
+    """What the trial's network asks for, best first, each with its reason and the network's cells.
 
-    Audits are drawn from all images, and the strategy never sees them.
+    Audits are strewn among them at random. They are drawn from all images, and the strategy never
+    sees them.
     """
     again = dict([*candidates.again.items()][:size])
     others = np.setdiff1d(candidates.unlabeled, [*again])
@@ -79,10 +77,13 @@ def next_batch(
     is_audit = random.permutation(np.arange(len(queried) + len(for_audit)) < len(for_audit))
     audits, queries = iter(for_audit), iter(queried)
     strewn = [(next(audits), AUDIT) if audit else (next(queries), QUERY) for audit in is_audit]
-    return [(index, why, judged[index]) for index, why in [*again.items(), *strewn]]
+    return [(index, why, *judged[index]) for index, why in [*again.items(), *strewn]]
 
 
-def _judgements(pool: Pool, query: Query, class_names: Sequence[str]) -> dict[int, Judgement]:
+def _judgements(
+    pool: Pool, query: Query, class_names: Sequence[str]
+) -> dict[int, tuple[str, str, str]]:
+    """By image, what the network says of it: the cells `score`, `predicted`, `probability`."""
     best = pool.logits.softmax(dim=1).max(dim=1)
     columns = (pool.subset, query.scores, best.indices, best.values)
     return {

@@ -48,16 +48,14 @@ def launch(script: EntryScript, command: Command) -> None:
         if not ranks.is_main_process:
             return  # there is one trial
     else:
-        further = (command.trials, command.overwrite, command.features, ranks)
-        oracle = DatasetOracle(identity, *further)
+        chosen = command.trials, command.overwrite, command.features
+        oracle = DatasetOracle(identity, *chosen, ranks)
     with group:
         run_experiment(identity, sampling, auxiliary, options, oracle, group)
 
 
 def checked(script: EntryScript, command: Command) -> Command:
-    """The command with the digest of its features, if a run of it would have no reason to refuse it
-    before anything slow begins.
-    """
+    """The command with the digest of its features; InputError where its run would be refused."""
     identity = command.identity
     strategy, _ = script.method(identity)
     if why := strategy.why_unsuitable(identity):

@@ -184,8 +184,7 @@ class Learner:
     ) -> Tensor:
         """One optimiser step; gives its loss, then the task loss and the auxiliary parts, (K,).
 
-        The images are this rank's; the labels and the indices, of which the labelled come first,
-        are those of the whole batch.
+        The images are this rank's; labels and indices, of labelled ones first, the whole batch's.
         """
         epoch = torch.full((), self.epoch, device=self.device)
         inputs = (images, labels, unlabeled_images, indices, epoch)
@@ -255,16 +254,15 @@ class Learner:
         self.step = 0
 
     def check_finite(self) -> None:
-        """Raises DivergenceError where the loss since the epoch began, or a weight, is not finite.
-
-        On a GPU, this waits for it.
+        """Raises DivergenceError where the epoch's loss so far, or a weight, is not finite; waits
+        for a GPU.
         """
         norms = torch._foreach_norm([p for network in self._trained for p in network.parameters()])
         if not torch.stack([self.total_losses.sum(), *norms]).isfinite().all():
             raise self.divergence("the loss")
 
     def divergence(self, what: str) -> "DivergenceError":
-        """The error that says where training was when something was found not to be finite."""
+        """The error that says where training was when `what` was found not to be finite."""
         epoch = min(self.epoch, self.config.training.epochs - 1)
         rate = learning_rate(self.config, epoch)
         where = f"trial {self.trial}, cycle {self.cycle}, epoch {epoch + 1}"

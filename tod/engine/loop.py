@@ -147,7 +147,7 @@ class Loop:
                 learner.epoch_losses,
                 learning_rate(self.config, learner.epoch - 1),
             )
-        requested = self.ranks.from_main(lambda: interruption.requested)
+        requested = self.ranks.agree(interruption.requested or 0)
         due = epoch_ended and (cycle_trained or learner.epoch % EPOCHS_BETWEEN_SAVES == 0)
         if due or seconds > SECONDS_BETWEEN_SAVES or requested:
             self.train_seconds += seconds

@@ -189,7 +189,7 @@ class PeopleOracle(Oracle):
         if not chosen:
             self._say_that_all_is_labelled()
         elif loop.writes:
-            loop.monitor.scored(np.array([float(score) for _, _, (score, *_) in chosen]))
+            loop.monitor.scored(np.array([float(score) for _, _, score, *_ in chosen]))
             self._write(loop.folder, chosen)
         return bool(chosen)
 
@@ -210,11 +210,10 @@ class PeopleOracle(Oracle):
 
     def _write(self, folder: RunFolder, chosen: Sequence[tuple]) -> None:
         found, number = self.store.found, len(self.store.batches)
-        requests = [
-            Request(str(rank), found.files[digest], digest, reason, *sum(judged, ()))
-            for rank, (index, reason, *judged) in enumerate(chosen, start=1)
-            for digest in [self.digests[index]]
-        ]
+        requests = []
+        for rank, (index, *cells) in enumerate(chosen, start=1):
+            digest = self.digests[index]
+            requests.append(Request(str(rank), found.files[digest], digest, *cells))
         self.store.write_pool()
         path = write_batch(folder.path, number, requests, found.root, found.class_names)
         log.info(

@@ -90,6 +90,14 @@ class DataParallel:
             raise SystemExit(2)
         return found[1]
 
+    def agree(self, number: int) -> int:
+        """Rank 0's number: `from_main` by one short message, for each step."""
+        answer = torch.tensor(number)
+        if self.world_size > 1:
+            with self._explain_failures():
+                distributed.broadcast(answer, 0, self._between_steps)
+        return int(answer)
+
     def own_share(self, views: Tensor, num_labeled: int) -> tuple[Tensor, int]:
         """This rank's rows of a batch that begins with labelled images, and how many of these."""
         if self.world_size == 1:

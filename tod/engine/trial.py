@@ -85,16 +85,12 @@ class Trial:
     """One trial of an experiment, in one of its cycles.
 
     Args:
-        experiment: its data and settings.
         number: from 1.
-        labeled: indices of the images that are labelled at the start; None: chosen as configured.
+        labeled: indices of the labelled images, in the order in which they were labelled; None:
+            chosen as configured.
         pool: indices of all images that may ever be queried; None: all training images.
         names: the lasting names of all images, by index, where images come and go between two
             commands; elsewhere an index is the name.
-
-    Attributes:
-        labeled: indices of the labelled images, in the order in which they were labelled.
-        previous: the network at the end of the previous cycle.
     """
 
     def __init__(
