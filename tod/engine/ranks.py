@@ -247,7 +247,9 @@ class DataParallel(OneRank):
     def synchronize(self, networks: Sequence[nn.Module]) -> None:
         with self._explain_failures():
             for tensor in chain(*(network.state_dict().values() for network in networks)):
-                distributed.broadcast(tensor, 0)
+                dense = tensor.contiguous()  # which channels-last weights are not
+                distributed.broadcast(dense, 0)
+                tensor.copy_(dense)
 
     def gather(self, found: Sequence[Of]) -> Sequence[Of]:
         of_ranks: list[Any] = [None] * self.world_size
