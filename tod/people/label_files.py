@@ -30,10 +30,10 @@ def write_labels(labels: Labels, folder: Path, before: Labels) -> None:
             if [*wanted.items()] != [*written[name].items()]:
                 write_atomically(folder / f"{name}.csv", as_csv(_table(name, wanted)))
                 written[name] = wanted
+    copies = dict(read_labels(folder, COPY))  # which a kill may have left behind
     for name, rows in labels:
-        copy = folder / f"{name}{COPY}.csv"
-        if rows != vars(before)[name] or (rows and not copy.exists()):
-            write_atomically(copy, as_csv(_table(name, rows)))
+        if rows != copies[name]:
+            write_atomically(folder / f"{name}{COPY}.csv", as_csv(_table(name, rows)))
 
 
 def read_labels(folder: Path, copy: str = "") -> Labels:
