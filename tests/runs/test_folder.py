@@ -114,10 +114,10 @@ def test_the_last_of_several_processes_leaves_the_rows_of_all(tmp_path, monkeypa
     def row(trial: int, cycle: int) -> dict[str, str]:
         return {"trial": str(trial), "cycle": str(cycle), "num_labeled": "40", ACCURACY: "9"}
 
-    def write_when_another_has(path: Path, content: str) -> None:
+    def write_when_another_has(path: Path, content: str, mark: str = "") -> None:
         if path.name == "results.csv" and "2,1," not in content:
             assert not second.write_row(row(2, 1))
-        write_atomically(path, content)
+        write_atomically(path, content, mark)
 
     monkeypatch.setattr("tod.runs.folder.write_atomically", write_when_another_has)
     assert not first.write_row(row(1, 1))

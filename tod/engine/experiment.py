@@ -101,8 +101,7 @@ def run_experiment(
                     group,
                 )
                 folder.open(environment(dataset, on, precision, fingerprint, group))
-                with folder.shared_files():
-                    records.write_unreadable(folder.path, dataset.unreadable)
+                records.write_unreadable(folder.path, dataset.unreadable, folder.mark)
                 if features and not identity.features:
                     log.warning(f"--features {features}: {identity.sampling} has no use for it")
                 run_log.write_to(folder.path / "log.txt")

@@ -249,5 +249,4 @@ def finish_trial(folder: RunFolder, trial: int) -> None:
 
 def draw_learning_curve(folder: RunFolder) -> None:
     """Draws the run's curve as far as it has got; its trials share the picture."""
-    with folder.shared_files():
-        records.write_learning_curve(folder.path)
+    records.write_learning_curve(folder.path, folder.mark)
