@@ -124,7 +124,7 @@ class PeopleOracle(Oracle):
             return False
         folder.open({**found, "settings": [*self.identity.settings]})
         run_log.write_to(folder.path / "log.txt")
-        records.write_unreadable(folder.path, dataset.unreadable)
+        records.write_unreadable(folder.path, dataset.unreadable, folder.mark)
         self.store.write_labels()
         self.store.say_what_changed()
         active = self.config.active_learning
@@ -176,7 +176,7 @@ class PeopleOracle(Oracle):
         if loop.writes:
             loop.folder.write_row(row)
             if (loop.folder.rows()[ACCURACY] != "nan").any():
-                records.write_learning_curve(loop.folder.path)
+                records.write_learning_curve(loop.folder.path, loop.folder.mark)
         # If so, it was written before a kill.
         batch_is_there = len(self.store.batches) > self.num_batches
         self.num_written = self.num_batches + (batch_is_there or self._ask(loop))
