@@ -113,7 +113,8 @@ def decoded_once(
                     continue
                 content, is_dim = made
                 pixels[index] = np.frombuffer(content, np.uint8).reshape(pixels.shape[1:])
-                dim += [folder / batch[index]] * is_dim
+                if is_dim:
+                    dim.append(folder / batch[index])
         yield _as_tensor(pixels), problems
     _warn_of_dim_pictures(dim)
 

@@ -62,10 +62,10 @@ def _folders(root: Path, config: Images) -> tuple[Path, Path | None]:
         if not path.is_dir() and (path.is_symlink() or path.exists())
     ]
     tests = [path for path in (test, *(root / name for name in STAND_INS)) if path.is_dir()]
+    lacks_test = not tests and config.test_share is None
     if not problems:
-        lacking = [train] * (not train.is_dir())
-        lacking += [test] * (not tests and config.test_share is None)
-        problems = [f"{path}: is missing" for path in lacking]
+        lacking = ((train, not train.is_dir()), (test, lacks_test))
+        problems = [f"{path}: is missing" for path, is_lacking in lacking if is_lacking]
     if problems:
         advice = (
             f"images go to {train}/CLASS/ and {test}/CLASS/, and --data-dir names the folder that "
