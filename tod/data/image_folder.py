@@ -65,7 +65,7 @@ def _folders(root: Path, config: Images) -> tuple[Path, Path | None]:
     lacks_test = not tests and config.test_share is None
     if not problems:
         lacking = ((train, not train.is_dir()), (test, lacks_test))
-        problems = [f"{path}: is missing" for path, is_lacking in lacking if is_lacking]
+        problems = [f"{path}: is missing" for path, is_lacking in lacking if is_lacking][:1]
     if problems:
         advice = (
             f"images go to {train}/CLASS/ and {test}/CLASS/, and --data-dir names the folder that "
