@@ -202,13 +202,12 @@ def fingerprint(found: Found) -> str:
     return hashlib.blake2b("".join(found.files).encode(), digest_size=16).hexdigest()
 
 
-def fingerprint_of_rows(found: Found, read: Read) -> str:
-    """Differs where a row of the pixels may be another image's: by names, contents and rows."""
+def fingerprint_of_order(found: Found, read: Read) -> str:
+    """Differs where an index may be another image's: by names and contents, in their order."""
     digest = hashlib.blake2b(digest_size=16)
     for images in (read.images, *([read.test] if read.test else [])):
-        for name, row in zip(images.names, images.rows.tolist(), strict=True):
-            content = f"{row}\0{name}\0{found.digests[name]}\0"
-            digest.update(content.encode(errors="surrogateescape"))
+        for name in images.names:
+            digest.update(f"{name}\0{found.digests[name]}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

@@ -106,7 +106,7 @@ class PeopleOracle(Oracle):
         found = self.store.found
         read = own_images.read(found, self.config.images)
         dataset = self.store.dataset(read, self.config.images, self.recorded)
-        self.content = own_images.fingerprint_of_rows(found, read)
+        self.content = own_images.fingerprint_of_order(found, read)
         self.fingerprint = self.recorded.get("data") or own_images.fingerprint(found)
         self.digests = read.digests
         self.for_training = indices_of(self.store.for_training(), self.digests)
