@@ -146,8 +146,7 @@ class AuxiliaryLoss(ABC):
         return [*self.modules().values(), self.memory]
 
     def _kept(self) -> dict[str, nn.Module]:
-        remembers = any(True for _ in self.memory.buffers())
-        return self.modules() | ({"memory": self.memory} if remembers else {})
+        return self.modules() | ({"memory": self.memory} if [*self.memory.buffers()] else {})
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs."""

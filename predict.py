@@ -17,32 +17,23 @@ from tod.system.files import as_csv, write_atomically
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and writes the predictions."""
     parser = cli.Parser(description=__doc__)
-    parser.add_argument("run", type=cli.path, metavar="RUN_FOLDER", help="the run's folder")
-    parser.add_argument("folder", type=cli.path, metavar="FOLDER", help="where the images lie")
-    parser.add_argument(
-        "--output",
-        type=cli.path,
-        default=Path("predictions.csv"),
-        metavar="FILE",
-        help="default: %(default)s",
-    )
-    parser.add_argument(
-        "--weights",
-        type=cli.path,
-        metavar="FILE",
-        help="the run's weights (default: of the last cycle of its first trial)",
-    )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    add = parser.add_argument
+    add("run", type=cli.path, metavar="RUN_FOLDER", help="the run's folder")
+    add("folder", type=cli.path, metavar="FOLDER", help="where the images lie")
+    output = Path("predictions.csv")
+    add("--output", type=cli.path, default=output, metavar="FILE", help="default: %(default)s")
+    weights = "the run's weights (default: of the last cycle of its first trial)"
+    add("--weights", type=cli.path, metavar="FILE", help=weights)
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     arguments = parser.parse_args(argv)
 
     from tod.engine import device as devices
-    from tod.engine.prediction import predictions, read_classifier
+    from tod.engine.prediction import predictions
 
     with devices.explain_out_of_memory():
         device = devices.select_device(arguments.device)
         devices.prepare(device, "fp32", deterministic=False)
-        classifier = read_classifier(arguments.run, arguments.weights, device)
-        table = predictions(classifier, arguments.folder)
+        table = predictions(arguments.run, arguments.weights, arguments.folder, device)
     write_atomically(arguments.output, as_csv(table))
     print(f"{arguments.output}: {len(table):,} images")
 

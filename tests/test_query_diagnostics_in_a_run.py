@@ -52,7 +52,7 @@ def test_diagnostics_leave_the_run_alone(tmp_path, monkeypatch):
         for name in ("judged", "bare")
     )
     judged.start()
-    monkeypatch.setattr(dataset_oracle, "_diagnostics", lambda *_: {})
+    monkeypatch.setattr(dataset_oracle, "diagnostics", lambda *_: {})
     bare.start()
     both = [results(run.folder) for run in (judged, bare)]
     rows = [[each.pop(f"results.csv, trial 1, cycle {c}") for c in (1, 2, 3)] for each in both]

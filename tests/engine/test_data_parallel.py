@@ -38,7 +38,7 @@ from tod.config.schema import Images
 from tod.data import own_images
 from tod.data.batches import ImageBatches
 from tod.engine.learner import Learner
-from tod.engine.ranks import DataParallel, OneRank
+from tod.engine.ranks import DataParallel
 from tod.engine.trial import Experiment, Trial
 from tod.runs.signals import Interruption
 
@@ -107,7 +107,7 @@ class DoubleImages(ImageBatches):
 
 
 def trained(
-    group: OneRank,
+    group: DataParallel,
     rank: int = 0,
     *,
     auxiliary: type[AuxiliaryLoss],
@@ -137,7 +137,7 @@ def trained(
     return found
 
 
-def on_rank(rank: int, world_size: int, find: Callable[[OneRank, int], Any]) -> Any:
+def on_rank(rank: int, world_size: int, find: Callable[[DataParallel, int], Any]) -> Any:
     with DataParallel(rank, world_size) as group:
         return find(group, rank)
 
@@ -148,7 +148,7 @@ def test_gradients_of_shared_batches_are_those_of_one_process(ranks, world_size,
     train = partial(trained, auxiliary=auxiliary)
     found, *others = ranks.ask(world_size, on_rank, train)
     assert any(key.startswith("gradient") for key in found)
-    torch.testing.assert_close(found, train(OneRank()), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found, train(DataParallel()), rtol=1e-10, atol=1e-10)
     for other in others:  # all ranks have the same network, bit for bit
         torch.testing.assert_close(other, found, rtol=0, atol=0)
 
@@ -164,10 +164,8 @@ def test_a_rank_without_a_share_of_the_last_batch_trains_on(ranks, name, width, 
     torch.testing.assert_close(other, one, rtol=0, atol=0)
 
 
-def targets_of(group: OneRank, rank: int) -> list[int]:
-    outputs = [(*[torch.zeros(2, 1)] * 3, [])]
-    own = torch.full((2,), 2**24 + 1 + rank)
-    return group.of_whole_batches([4], outputs, [own], [])[1][0].tolist()
+def targets_of(group: DataParallel, rank: int) -> list[int]:
+    return group.whole(torch.full((2,), 2**24 + 1 + rank), 4).tolist()
 
 
 def test_integers_reach_all_ranks_as_they_are(ranks):
@@ -175,7 +173,7 @@ def test_integers_reach_all_ranks_as_they_are(ranks):
     assert ranks.ask(2, on_rank, targets_of) == [whole, whole]
 
 
-def query(group: OneRank, rank: int, place: Path) -> dict[str, object]:
+def query(group: DataParallel, rank: int, place: Path) -> dict[str, object]:
     """What strategies answer on untrained networks, and the test images' logits."""
     settings = ("model.dropout=0.3", "scoring.augment=true", "active_learning.subset_size=150")
     overrides = [f"--set={setting}" for setting in settings]
@@ -201,7 +199,7 @@ def query(group: OneRank, rank: int, place: Path) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> dict[str, object]:
-    return query(OneRank(), 0, tmp_path_factory.mktemp("alone"))
+    return query(DataParallel(), 0, tmp_path_factory.mktemp("alone"))
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -214,7 +212,7 @@ def test_scores_and_queries_of_shared_passes_are_those_of_one(ranks, world_size,
                 np.testing.assert_array_equal(each, of_one, name)
 
 
-def ended(group: OneRank, rank: int, *, then: Callable[[OneRank, int], object]) -> str:
+def ended(group: DataParallel, rank: int, *, then: Callable[[DataParallel, int], object]) -> str:
     """How a rank ends, as on machines without a GPU: its exit status or its line."""
     try:
         with patch.object(torch.cuda, "device_count", return_value=0):
@@ -224,11 +222,11 @@ def ended(group: OneRank, rank: int, *, then: Callable[[OneRank, int], object]) 
     return "goes on"
 
 
-def use(group: OneRank, rank: int, *, devices: Sequence[str]) -> None:
+def use(group: DataParallel, rank: int, *, devices: Sequence[str]) -> None:
     group.use(torch.device(devices[rank]))
 
 
-def fail_on_main(group: OneRank, rank: int) -> None:
+def fail_on_main(group: DataParallel, rank: int) -> None:
     def fail() -> None:
         raise InputError("what rank 0 says")
 
@@ -309,6 +307,6 @@ def test_a_rank_that_sees_other_images_than_rank_0_refuses(tmp_path, monkeypatch
     first.rename(first.with_name("9.png"))
     assert seen() != of_rank_0
     monkeypatch.setattr(
-        OneRank, "from_main", lambda rank, find: of_rank_0 if find() == seen() else find()
+        DataParallel, "from_main", lambda rank, find: of_rank_0 if find() == seen() else find()
     )
     assert "holds other images here than for rank 0" in refused(people.round)

@@ -32,7 +32,6 @@ from tod.engine.device import prepare, select_device, select_precision, work_of_
 from tod.engine.experiment import environment, run_experiment
 from tod.engine.launch import checked
 from tod.engine.loop import Loop
-from tod.engine.ranks import OneRank
 from tod.engine.trial import Experiment, Trial
 from tod.runs.folder import RunFolder
 from tod.runs.monitor import Monitor
@@ -125,7 +124,7 @@ class Run(NamedTuple):
     @contextmanager
     def loop(self, number: int = 1) -> Iterator[Loop]:
         """The loop over one of its trials, before the first cycle, in an open folder."""
-        config, trials = self.config, self.further["trials"]
+        config, trials = self.config, self.further["chosen"]
         sampling, auxiliary = self.method()
         device = select_device(self.options.device)
         precision = select_precision(self.options.precision, device, work_of_a_step(config))
@@ -137,8 +136,7 @@ class Run(NamedTuple):
             config, self.identity.seed, auxiliary, dataset, device, precision, interruption
         )
         with folder, interruption, Monitor(config, 1, [40, 60]) as monitor:
-            fingerprint = dataset.fingerprint()
-            folder.open(environment(dataset, device, precision, fingerprint, OneRank()))
+            folder.open(environment(experiment, dataset.fingerprint()))
             trial, oracle = Trial(experiment, number), self.oracle()
             yield Loop(trial, oracle, sampling, folder, monitor, self.options)
 
@@ -168,8 +166,8 @@ def tiny_run(
     chosen = (f"--sampling={sampling}", f"--auxiliary={auxiliary}", *arguments)
     argv = [*TINY_DIGITS, f"--output-dir={output_dir}", *chosen]
     command = checked(script_of(script), entry_script.parse(script_of(script), argv))
-    further = {name: getattr(command, name) for name in ("trials", "overwrite", "features")}
-    return Run(command.identity, command.options, further)
+    further = {"overwrite": command.overwrite, "features": command.features}
+    return Run(command.identity, command.options, {"chosen": command.trials, **further})
 
 
 def run_tod_alone(output_dir: Path, *arguments: object) -> Path:

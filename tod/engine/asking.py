@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tod.data.own_images import Found
 from tod.engine.trial import Trial
-from tod.people.requests import AUDIT, FIRST, QUERY, Request
+from tod.people.requests import AUDIT, FIRST, QUERY
 from tod.strategies.pool import Pool, Query
 
 Judgement = tuple[str, str, str]
@@ -19,19 +18,13 @@ class Candidates(NamedTuple):
 
     Attributes:
         unlabeled: all that have no label, (M,), in order.
-        again: those of them that must come again, since people disagree, and whether each was
-            drawn for an audit.
-        audit_share: of those that do not come again, the share to measure the accuracy on.
+        again: why those of them come again about which people disagree.
+        audit_share: of the others, the share to measure the accuracy on.
     """
 
     unlabeled: np.ndarray
-    again: Mapping[int, bool]
+    again: Mapping[int, str]
     audit_share: float
-
-    def to_repeat(self, size: int, otherwise: str) -> dict[int, str]:
-        """Why images come again, by their index: for an audit, or otherwise."""
-        reasons = {index: AUDIT if audit else otherwise for index, audit in self.again.items()}
-        return dict([*reasons.items()][:size])
 
     def num_audits(self, size: int) -> int:
         """How many of so many images are for the audit: never all of them."""
@@ -43,12 +36,12 @@ def first_batch(
     candidates: Candidates, size: int, random: np.random.Generator
 ) -> list[tuple[int, str]]:
     """Images drawn at random, before there is a network, each with its reason."""
-    again = candidates.to_repeat(size, FIRST)
+    again = [*candidates.again.items()][:size]
     others = np.setdiff1d(candidates.unlabeled, [*candidates.again])
     drawn = random.choice(others, min(size - len(again), len(others)), replace=False)
     for_audit = np.arange(len(drawn)) < candidates.num_audits(len(drawn))
     reasons = random.permutation(np.where(for_audit, AUDIT, FIRST))
-    return [*again.items(), *zip(drawn.tolist(), reasons.tolist(), strict=True)]
+    return [*again, *zip(drawn.tolist(), reasons.tolist(), strict=True)]
 
 
 def next_batch(
@@ -63,7 +56,7 @@ def next_batch(
 
     Audits are drawn from all images, and the strategy never sees them.
     """
-    again = candidates.to_repeat(size, QUERY)
+    again = dict([*candidates.again.items()][:size])
     others = np.setdiff1d(candidates.unlabeled, [*again])
     size = min(size - len(again), len(others))
     for_audit = random.choice(others, candidates.num_audits(size), replace=False).tolist()
@@ -98,15 +91,3 @@ def _judgements(pool: Pool, query: Query, class_names: Sequence[str]) -> dict[in
             *(column.tolist() for column in columns), strict=True
         )
     }
-
-
-def as_requests(
-    chosen: Sequence[tuple[int, str] | tuple[int, str, Judgement]],
-    digests: Sequence[str],
-    found: Found,
-) -> list[Request]:
-    """The rows of `batch.csv`; `digests` are those of all images, by index."""
-    return [
-        Request(str(rank), found.files[digests[index]], digests[index], reason, *sum(judged, ()))
-        for rank, (index, reason, *judged) in enumerate(chosen, start=1)
-    ]

@@ -28,10 +28,8 @@ class GraphedGradients:
     It is captured once for each kind of step and each shape of its arguments, so that a smaller
     last batch has a graph of its own, which all epochs of a cycle share. A capture leaves
     parameters and buffers as they were. Where it fails, or gives another loss or other gradients
-    than the computation itself, all further steps are computed without graphs.
-
-    Args:
-        networks: all that are trained or run, on one CUDA device.
+    than the computation itself, all further steps are computed without graphs. The `networks` are
+    all that are trained or run, on one CUDA device.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -59,11 +57,9 @@ class GraphedGradients:
     ) -> Tensor:
         """The losses of one step; their gradients are in the parameters' `grad`.
 
-        Args:
-            compute: inputs → the losses, (K,), without history; it adds the gradients to those
-                of the parameters, and may change the networks' buffers.
-            graph_key: what else than the inputs' shapes decides what is computed.
-            inputs: tensors on the device.
+        `compute` gives, of the inputs, the losses (K,) without history; it adds the gradients to
+        those of the parameters, and may change the networks' buffers. What else than the inputs'
+        shapes decides what is computed is in `graph_key`.
         """
         graph_key = (graph_key, *(tuple(tensor.shape) for tensor in inputs))
         if self.works and graph_key not in self.captured:
@@ -118,10 +114,7 @@ class GraphedGradients:
     def _warm_up(
         self, compute: Callable[..., Tensor], inputs: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """The losses, and the norms of the gradients, computed without a graph.
-
-        A capture wants this on a stream of its own.
-        """
+        """The losses and the gradients' norms, without a graph, on a stream of its own."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             for _ in range(WARM_UP_STEPS):
@@ -160,10 +153,7 @@ def _second_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 class SideStream:
-    """A second stream of a CUDA device, for work that it has room for beside the current one's.
-
-    On other devices the work is done in turn.
-    """
+    """A second CUDA stream, for work beside the current one's; other devices work in turn."""
 
     def __init__(self, device: torch.device) -> None:
         self.stream = _second_stream(device) if device.type == "cuda" else None

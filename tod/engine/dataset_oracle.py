@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,46 +11,33 @@ import numpy as np
 from models import imagenet_weights
 from tod import data
 from tod.analysis import records, tables
-from tod.analysis.diagnostics import query_diagnostics
 from tod.config.identity import Identity
 from tod.data import Dataset
 from tod.data.features import load_features
+from tod.engine.judging import diagnostics
 from tod.engine.loop import Loop, finish_trial
 from tod.engine.oracle import Oracle
-from tod.engine.trial import Experiment, Trial
 from tod.runs.folder import RunFolder
 from tod.runs.log import RunLog
 from tod.runs.ranks import Ranks
-from tod.strategies.pool import Pool, Query
 
 log = logging.getLogger("tod")
 
 
+@dataclass
 class DatasetOracle(Oracle):
-    """Labels what is queried of a published dataset, or of a folder whose classes are known.
+    """Labels what is queried of a published dataset, or of a folder whose classes are known."""
 
-    Args:
-        identity: of the run.
-        trials: those to run, from 1.
-        overwrite: start them afresh.
-        features: a file of features of the training images.
-        processes: which process this is of those that share out the trials.
-    """
+    identity: Identity
+    chosen: Sequence[int]
+    """The trials to run, from 1."""
+    overwrite: bool = False
+    features: Path | None = None
+    """A file of features of the training images."""
+    processes: Ranks = Oracle.processes
 
-    def __init__(
-        self,
-        identity: Identity,
-        trials: Sequence[int],
-        overwrite: bool = False,
-        features: Path | None = None,
-        processes: Ranks | None = None,
-    ) -> None:
-        super().__init__(identity)
-        self.chosen = trials
-        self.overwrite = overwrite
-        self.features = features
-        self.processes = processes or Ranks()
-        if overwrite:
+    def __post_init__(self) -> None:
+        if self.overwrite:
             self.advice = self.advice.replace("again", "again without --overwrite")
 
     def folder(self, path: Path) -> RunFolder:
@@ -75,10 +63,10 @@ class DatasetOracle(Oracle):
         dataset = data.load(self.config, self.identity.seed)
         self.fingerprint = self.content = dataset.fingerprint()
         self.imagenet_weights = imagenet_weights() if self.config.model.pretrained else None
+        self.num_labeled = self.config.active_learning.labels_of_cycles(len(dataset.train))
+        if self.identity.features:
+            self.given_features = load_features(self.features, dataset)
         return dataset
-
-    def given_features(self, dataset: Dataset) -> np.ndarray | None:
-        return load_features(self.features, dataset) if self.identity.features else None
 
     def open(
         self, folder: RunFolder, dataset: Dataset, found: dict[str, Any], run_log: RunLog
@@ -89,12 +77,6 @@ class DatasetOracle(Oracle):
             log.warning(f"--features {self.features}: {self.identity.sampling} has no use for it")
         run_log.write_to(folder.path / "log.txt")
         return True
-
-    def trial(self, experiment: Experiment, number: int) -> Trial:
-        return Trial(experiment, number)
-
-    def labels_of_cycles(self, dataset: Dataset) -> list[int]:
-        return self.config.active_learning.labels_of_cycles(len(dataset.train))
 
     def has_labels(self, loop: Loop) -> bool:
         trial = loop.trial
@@ -108,7 +90,8 @@ class DatasetOracle(Oracle):
         pool = trial.pool()
         query = loop.sampling(pool)
         query = loop.ranks.from_main(lambda: query)
-        judged = _diagnostics(pool, query)
+        is_queried = np.isin(pool.subset, query.indices)
+        judged = diagnostics(query.scores, pool.logits, pool.labels, is_queried)
         if loop.writes:
             loop.monitor.scored(query.scores)
             path, dataset = loop.query_path(trial.cycle), trial.experiment.dataset
@@ -131,13 +114,3 @@ class DatasetOracle(Oracle):
         if shows or has_ended:
             for line in tables.accuracy_lines(folder.rows()):
                 log.info(line)
-
-
-def _diagnostics(pool: Pool, query: Query) -> dict[str, str]:
-    return query_diagnostics(
-        query.scores,
-        pool.true_losses.cpu().numpy(),
-        (pool.logits.argmax(dim=1) != pool.labels).cpu().numpy(),
-        pool.labels.cpu().numpy(),
-        np.isin(pool.subset, query.indices),
-    )

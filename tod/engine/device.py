@@ -23,6 +23,7 @@ log = logging.getLogger("tod")
 WORK_OF_A_THREAD = 10**9
 """So many multiply-adds of a step pay for a thread. Threads that have less to do wait for each
 other longer than they compute, above all beside other processes, and bf16 saves little of that."""
+WORK_FOR_BF16 = 2 * WORK_OF_A_THREAD
 THREADS = torch.get_num_threads()
 """As many as PyTorch would take: one for each physical core, or as OMP_NUM_THREADS says."""
 
@@ -31,20 +32,14 @@ def select_device(name: str, local_rank: int = 0) -> torch.device:
     """The device of this name; `auto` is CUDA, else Apple's MPS, else the CPU.
 
     The ranks on a node share out its GPUs.
-
-    Raises:
-        InputError: this machine, or its PyTorch, has no such device.
     """
-    is_available = {
-        "cuda": torch.cuda.is_available,
-        "mps": torch.backends.mps.is_available,
-        "cpu": lambda: True,
-    }
-    if name == "auto":
-        name = next(device for device in is_available if is_available[device]())
-    elif not is_available[name]():
-        there = ", ".join(device for device in is_available if is_available[device]())
-        raise InputError(f"--device {name}: PyTorch finds none here; it finds {there}")
+    if name != "cpu":
+        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+        there = [*["cuda"] * cuda, *["mps"] * mps, "cpu"]
+        if name not in ("auto", *there):
+            found = ", ".join(there)
+            raise InputError(f"--device {name}: PyTorch finds none here; it finds {found}")
+        name = there[0] if name == "auto" else name
     if name != "cuda":
         return torch.device(name)
     device = torch.device(name, local_rank % torch.cuda.device_count())
@@ -99,20 +94,11 @@ def work_of_a_step(config: Config) -> int:
     return config.training.batch_size * multiply_adds(config.model, config.side)
 
 
-def _is_small(work: int) -> bool:
-    return work < 2 * WORK_OF_A_THREAD
-
-
 def select_threads(device: torch.device, work: int, begun: Mapping[str, Any]) -> int:
     """How many threads a process takes: on a CPU as many as a step's work pays for.
 
-    They are at most the cores that it may have; but a run that has begun keeps its number, since
-    another one rounds differently.
-
-    Args:
-        device: where it trains.
-        work: multiply-adds of this process's part of a step.
-        begun: what the run has recorded of itself.
+    They are at most the cores that it may have; but a run that has begun, and recorded its number,
+    keeps it, since another one rounds differently. `work` is this process's part of a step.
     """
     # Earlier versions have recorded them with the device alone.
     recorded = f"threads: {begun.get('threads')}, {begun.get('device')}"
@@ -132,18 +118,10 @@ def select_precision(name: str, device: torch.device, work: int) -> str:
     """The precision of this name; `auto` is bf16 for large work where a unit computes in it.
 
     Small work is in fp32 everywhere, so that it is the same experiment on every machine.
-
-    Args:
-        name: one of `precisions`, or `auto`.
-        device: where it is to be computed.
-        work: multiply-adds of a step.
-
-    Raises:
-        InputError: the device does not compute in it.
     """
     there = precisions(device)
     if name == "auto":
-        return "bf16" if bf16_unit(device) and not _is_small(work) else "fp32"
+        return "bf16" if bf16_unit(device) and work >= WORK_FOR_BF16 else "fp32"
     if name not in there:
         raise InputError(
             f"--precision {name}: {device_name(device)} does not compute in it; "
@@ -157,7 +135,7 @@ def say_why(asked: str, precision: str, device: torch.device, work: int) -> None
     unit = bf16_unit(device)
     why = f"computes in bf16 ({unit})" if unit else "has no unit for bf16 that PyTorch knows of"
     if asked == "auto":
-        if _is_small(work):
+        if work < WORK_FOR_BF16:
             billions = f"{work / 1e9:.2g} billion multiply-adds"
             why = f"has {billions} a step to do; bf16 pays from 2 billion on"
         log.info(f"trains in {precision}: {device_name(device)} {why}")
@@ -176,21 +154,14 @@ def prepare(
         torch.set_num_threads(threads)
     allow_tf32(precision == "tf32")
     torch.backends.cudnn.benchmark = not deterministic
-    if deterministic:
-        make_deterministic()
+    if deterministic:  # a CPU gives the same bytes each time anyway, CUDA for some speed
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # Where an operation has no deterministic form, PyTorch names it.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        # Nothing here reads memory that it has not written.
+        torch.utils.deterministic.fill_uninitialized_memory = False
     if device.type == "cpu":
         keep_freed_memory()
-
-
-def make_deterministic() -> None:
-    """Makes CUDA give the same bytes each time, for some speed.
-
-    Where an operation has no deterministic form, PyTorch warns and names it. A CPU needs nothing.
-    """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Nothing here reads memory that it has not written.
-    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 def keep_freed_memory() -> None:
@@ -208,11 +179,7 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def explain_out_of_memory() -> Iterator[None]:
-    """Says what to lower where memory runs out.
-
-    Raises:
-        InputError: it has.
-    """
+    """Says what to lower where memory runs out."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -11,11 +11,10 @@ import torch
 from losses import AuxiliaryLoss
 from tod.config import InputError
 from tod.config.identity import Identity, Options
-from tod.data import Dataset
 from tod.engine import device as devices
 from tod.engine.loop import Loop
 from tod.engine.oracle import Oracle
-from tod.engine.ranks import LostRankError, OneRank
+from tod.engine.ranks import DataParallel, LostRankError
 from tod.engine.trial import Experiment
 from tod.runs.log import RunLog
 from tod.runs.monitor import Monitor
@@ -32,23 +31,17 @@ def run_experiment(
     auxiliary: type[AuxiliaryLoss],
     options: Options,
     oracle: Oracle,
-    ranks: OneRank | None = None,
+    ranks: DataParallel | None = None,
 ) -> None:
     """Runs the oracle's trials, or what an earlier command has left of them.
 
-    Args:
-        identity: the configuration, the seed, and what the strategy and the loss are called.
-        sampling: chooses what to query.
-        auxiliary: the loss beside the task loss.
-        options: where and how it runs, and what it leaves.
-        oracle: labels what is queried, and knows which trials there are to run.
-        ranks: those that share each trial; None: this process alone has its trials.
+    The `ranks` share each trial; where there are none, this process has its trials to itself.
 
     Raises:
         InputError: something that the user must mend; what was saved before stays good.
         SystemExit: with status 130, 143 or 129, when interrupted by a signal.
     """
-    config, ranks, processes = identity.config, ranks or OneRank(), oracle.processes
+    config, ranks, processes = identity.config, ranks or DataParallel(), oracle.processes
     folder = oracle.folder(options.output_dir / identity.folder_name)
     interruption = Interruption(oracle.advice, leaves=ranks.is_main)
     with (
@@ -91,11 +84,11 @@ def run_experiment(
                     precision,
                     interruption,
                     oracle.imagenet_weights,
-                    oracle.given_features(dataset),
+                    oracle.given_features,
                     options.cuda_graphs,
                     ranks,
                 )
-                found = environment(dataset, device, precision, oracle.fingerprint, ranks)
+                found = environment(experiment, oracle.fingerprint)
                 if not ranks.from_main(lambda: oracle.open(folder, dataset, found, run_log)):
                     return
                 if processes.is_main_process:
@@ -105,7 +98,7 @@ def run_experiment(
             monitor = Monitor(
                 config,
                 len(oracle.trials),
-                oracle.labels_of_cycles(dataset),
+                oracle.num_labeled,
                 options.quiet,
                 ranks.is_main and processes.is_main_process,
                 folder.path / "tensorboard" if writes_events else None,
@@ -130,10 +123,9 @@ def _led_by_rank_0(interruption: Interruption) -> Iterator[None]:
             raise
 
 
-def environment(
-    dataset: Dataset, device: torch.device, precision: str, fingerprint: str, ranks: OneRank
-) -> dict[str, Any]:
+def environment(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
     """What the run has found, for its `config.yaml`; `fingerprint` identifies the images."""
+    dataset, device = experiment.dataset, experiment.device
     return {
         "class_names": list(dataset.class_names),
         "mean": [round(value, 6) for value in dataset.mean.tolist()],
@@ -141,9 +133,9 @@ def environment(
         "data": fingerprint,
         "training_images": len(dataset.train),
         "device": devices.device_name(device),
-        "precision": precision,
+        "precision": experiment.precision,
         **({"threads": torch.get_num_threads()} if device.type == "cpu" else {}),
-        "ranks": ranks.world_size,
+        "ranks": experiment.ranks.world_size,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
     }

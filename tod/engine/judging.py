@@ -4,6 +4,7 @@ import logging
 from collections.abc import Container, Sequence
 
 import numpy as np
+from torch import Tensor
 
 from losses import task_losses
 from tod.analysis.diagnostics import query_diagnostics
@@ -31,18 +32,22 @@ def audited(accuracy: float, count: int) -> dict[str, str]:
     return dict(zip(AUDIT_COLUMNS, (str(count), low, high), strict=True))
 
 
+def diagnostics(
+    scores: np.ndarray, logits: Tensor, labels: Tensor, is_queried: np.ndarray
+) -> dict[str, str]:
+    """See `query_diagnostics`: of images with these scores (N,), logits (N, C) and labels (N,)."""
+    losses, is_wrong = task_losses(logits, labels), logits.argmax(dim=1) != labels
+    of_images = (tensor.cpu().numpy() for tensor in (losses, is_wrong, labels))
+    return query_diagnostics(scores, *of_images, is_queried)
+
+
 def judged_scores(
     batch: Sequence[Request], labels: Container[str], digests: Sequence[str], trial: Trial
 ) -> dict[str, str]:
     """The diagnostics of a batch, as `query_diagnostics` gives them, over its labelled images.
 
-    What was not queried, for these, are the audits: drawn at random.
-
-    Args:
-        batch: of a network.
-        labels: the digests of all labelled images.
-        digests: of all images, by index.
-        trial: whose network has asked for the batch, and has not trained on these labels.
+    What was not queried, for these, are the audits: drawn at random. The network of `trial` has
+    asked for the batch, and has not trained on these labels; `digests` are of all images, by index.
     """
     by_digest = {request.sha256: request for request in batch if request.sha256 in labels}
     indices = indices_of(by_digest, digests)
@@ -52,13 +57,9 @@ def judged_scores(
     pool = trial.pool_of(indices)
     # With fresh weights, the backbone is an untrained one by now.
     logits = pool.previous_logits
-    columns = query_diagnostics(
-        np.array([float(request.score) for request in requests]),
-        task_losses(logits, pool.labels).cpu().numpy(),
-        (logits.argmax(dim=1) != pool.labels).cpu().numpy(),
-        pool.labels.cpu().numpy(),
-        np.array([request.reason != AUDIT for request in requests]),
-    )
+    scores = np.array([float(request.score) for request in requests])
+    is_queried = np.array([request.reason != AUDIT for request in requests])
+    columns = diagnostics(scores, logits, pool.labels, is_queried)
     log.info(
         f"batch {batch[0].batch}: Spearman correlation of score and true loss "
         f"{columns['score_loss_spearman'] or 'unknown'} over "

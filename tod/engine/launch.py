@@ -39,20 +39,18 @@ def launch(script: EntryScript, command: Command) -> None:
     from tod.engine.people_oracle import PeopleOracle
     from tod.engine.ranks import DataParallel
 
-    ranks = ranks_from_environment()
-    shares_data = command.parallel == "data" and ranks.world_size > 1
+    ranks, group = ranks_from_environment(), DataParallel()
+    if command.parallel == "data" and ranks.world_size > 1:
+        group = DataParallel(ranks.rank, ranks.world_size, options.device)
+        ranks = Ranks()  # nothing is dealt out
     if identity.config.facts.from_people:
         oracle = PeopleOracle(identity, command.labels, command.relabel, command.partial)
-        if not (shares_data or ranks.is_main_process):
+        if not ranks.is_main_process:
             return  # there is one trial
     else:
-        deals_out = Ranks() if shares_data else ranks
-        further = (command.trials, command.overwrite, command.features, deals_out)
+        further = (command.trials, command.overwrite, command.features, ranks)
         oracle = DatasetOracle(identity, *further)
-    if not shares_data:
-        run_experiment(identity, sampling, auxiliary, options, oracle)
-        return
-    with DataParallel(ranks.rank, ranks.world_size, options.device) as group:
+    with group:
         run_experiment(identity, sampling, auxiliary, options, oracle, group)
 
 

@@ -14,7 +14,7 @@ from models import Outputs
 from tod.config import Config, InputError
 from tod.data.batches import ImageBatches, split_into_batches
 from tod.engine.cuda_graph import GraphedGradients, SideStream
-from tod.engine.ranks import OneRank
+from tod.engine.ranks import DataParallel
 from utils import random_generator, seed_torch
 
 
@@ -65,7 +65,7 @@ class Learner:
         auxiliary: AuxiliaryLoss,
         precision: str,
         cuda_graphs: bool = True,
-        ranks: OneRank | None = None,
+        ranks: DataParallel | None = None,
     ) -> None:
         self.config = config
         self.seed = seed
@@ -75,10 +75,14 @@ class Learner:
         self.device = next(backbone.parameters()).device
         self.precision = precision
         self.side_stream = SideStream(self.device)
-        self.ranks = ranks = ranks or OneRank()
-        if ranks.world_size > 1:
-            _refuse_networks_in_losses(auxiliary)
-            ranks.share_statistics([backbone, *auxiliary.networks()])
+        self.ranks = ranks = ranks or DataParallel()
+        own_predictions = type(auxiliary).predictions is not AuxiliaryLoss.predictions
+        if ranks.world_size > 1 and auxiliary.modules() and not own_predictions:
+            raise InputError(
+                f"--parallel data: {type(auxiliary).__name__} must run its networks in "
+                "predictions(), not in losses(); or leave --parallel out"
+            )
+        ranks.share_statistics([backbone, *auxiliary.networks()])
         self.graphs = None
         # A graph would replay its first dropout mask's generator state.
         can_replay = not config.model.dropout and ranks.world_size == 1
@@ -117,12 +121,8 @@ class Learner:
     ) -> None:
         """Trains from where it stands to the end of the cycle.
 
-        Args:
-            images: the training set.
-            labels: its labels, (N,), on the device.
-            labeled: indices of the labelled images.
-            unlabeled: indices of the pool.
-            after_step: called after each optimiser step, when `epoch` and `step` say what is next.
+        `images` are the training set, with its labels (N,) on the device; `labeled` and `unlabeled`
+        are indices. `after_step` is called when `epoch` and `step` say what is next.
         """
         # Scoring has left them in evaluation mode.
         for network in self._trained:
@@ -156,10 +156,9 @@ class Learner:
     def _batches(
         self, images: ImageBatches, labeled: np.ndarray, unlabeled: np.ndarray
     ) -> list[tuple[Tensor, int]]:
-        """One epoch's batches of views, and how many of each are of labelled images.
+        """One epoch's batches of views, and how many of each, at its beginning, are labelled.
 
-        The labelled come first. All are drawn and sent to the device at the epoch's start; the
-        draws depend on trial, cycle and epoch alone, so that a run can go on anywhere.
+        The draws depend on trial, cycle and epoch alone, so that a run can go on anywhere.
         """
         config, seed = self.config, self.seed
         place = (self.trial, self.cycle, self.epoch)
@@ -230,8 +229,9 @@ class Learner:
             if not self.auxiliary.trains_backbone(self.epoch):
                 seen = list(map(_detached, outputs))
             predictions = self.auxiliary.predictions(seen)
-            outputs, targets, predictions = self.ranks.of_whole_batches(
-                counts, outputs, targets, predictions
+            outputs, targets, predictions = (
+                list(map(self.ranks.whole, of_batches, counts))
+                for of_batches in (outputs, targets, predictions)
             )
             losses = task_losses(outputs[0][0], labels)
             step = Step(epoch, indices.split(counts), outputs, losses, targets, predictions)
@@ -296,13 +296,3 @@ class Learner:
 def _detached(outputs: Outputs) -> Outputs:
     *of_images, feature_maps = outputs
     return (*(tensor.detach() for tensor in of_images), [each.detach() for each in feature_maps])
-
-
-def _refuse_networks_in_losses(auxiliary: AuxiliaryLoss) -> None:
-    """Refuses a loss whose networks would run on whole batches on each of several ranks."""
-    kind = type(auxiliary)
-    if auxiliary.modules() and kind.predictions is AuxiliaryLoss.predictions:
-        raise InputError(
-            f"--parallel data: {kind.__name__} must run its networks in predictions(), not in "
-            "losses(); or leave --parallel out"
-        )

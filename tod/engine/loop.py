@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -28,37 +28,22 @@ EPOCHS_BETWEEN_SAVES = 20
 SECONDS_BETWEEN_SAVES = 300.0
 
 
+@dataclass
 class Loop:
-    """The loop over one trial, and what it leaves in the run's folder: rank 0 alone writes it.
+    """The loop over one trial, and what it leaves in the run's folder: rank 0 alone writes it."""
 
-    Args:
-        trial: where it begins.
-        oracle: labels what is queried.
-        sampling: chooses what to query.
-        folder: the run's.
-        monitor: follows the loop.
-        options: which weights are kept, and whether each cycle's probabilities are.
-    """
+    trial: Trial
+    oracle: Oracle
+    sampling: Callable[[Pool], Query]
+    folder: RunFolder
+    monitor: Monitor
+    options: Options
 
-    def __init__(
-        self,
-        trial: Trial,
-        oracle: Oracle,
-        sampling: Callable[[Pool], Query],
-        folder: RunFolder,
-        monitor: Monitor,
-        options: Options,
-    ) -> None:
-        self.trial = trial
-        self.oracle = oracle
-        self.sampling = sampling
-        self.folder = folder
-        self.monitor = monitor
-        self.options = options
-        self.config = trial.config
-        self.ranks = trial.experiment.ranks
+    def __post_init__(self) -> None:
+        self.config = self.trial.config
+        self.ranks = self.trial.experiment.ranks
         self.writes = self.ranks.is_main
-        self.progress = Progress(folder.path, trial.number)
+        self.progress = Progress(self.folder.path, self.trial.number)
         self.train_seconds = 0.0
         self.clock = time.monotonic()
 
@@ -67,12 +52,9 @@ class Loop:
 
         Returns:
             Whether the run has all its results with this trial's.
-
-        Raises:
-            InputError: training has diverged, or a file cannot be written.
         """
         self.resume()
-        with self._explain_divergence():
+        try:
             while self.oracle.has_labels(self):
                 row = self.train_and_evaluate()
                 if self.trial.cycle == self.config.active_learning.cycles:
@@ -80,24 +62,17 @@ class Loop:
                 self.oracle.query(self, row)
                 self.train_seconds = 0.0
                 self.save()
-        return False
-
-    @contextmanager
-    def _explain_divergence(self) -> Iterator[None]:
-        try:
-            yield
-        except FloatingPointError as error:
-            raise self.trial.learner.divergence(str(error)) from None
-        except DivergenceError:
+        except (FloatingPointError, DivergenceError) as error:
             if not self.writes:  # all ranks find it; one says so
                 raise SystemExit(2) from None
-            raise
+            if isinstance(error, DivergenceError):
+                raise
+            raise self.trial.learner.divergence(str(error)) from None
+        return False
 
     def train_and_evaluate(self) -> dict[str, str]:
-        """Takes the cycle to its end, and keeps its network.
-
-        Returns:
-            Its row of results, as far as it is known before the query.
+        """Takes the cycle to its end, and keeps its network; gives its row of results, as far as
+        it is known before the query.
         """
         trial = self.trial
         self.clock = time.monotonic()
@@ -172,7 +147,7 @@ class Loop:
                 learner.epoch_losses,
                 learning_rate(self.config, learner.epoch - 1),
             )
-        requested = self.ranks.agree(interruption.requested or 0)
+        requested = self.ranks.from_main(lambda: interruption.requested)
         due = epoch_ended and (cycle_trained or learner.epoch % EPOCHS_BETWEEN_SAVES == 0)
         if due or seconds > SECONDS_BETWEEN_SAVES or requested:
             self.train_seconds += seconds
@@ -190,11 +165,7 @@ class Loop:
             self.progress.save({**state, "train_seconds": self.train_seconds})
 
     def resume(self) -> None:
-        """Takes back what an earlier process has saved of the trial, if it has.
-
-        Raises:
-            InputError: another version has saved it.
-        """
+        """Takes back what an earlier process has saved of the trial, if it has."""
         learner, state = self.trial.learner, self.ranks.from_main(self.progress.load)
         if state is not None:
             try:

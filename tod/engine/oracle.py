@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from tod.config import Config
 from tod.config.identity import Identity
 from tod.data import Dataset
 from tod.engine.trial import Experiment, Trial
@@ -26,21 +27,26 @@ class Oracle:
         processes: which process this is of those that share out the trials.
         trials: those that this command has something to do for, once it is prepared.
         recorded: what the run has recorded of itself, if it has begun.
+        num_labeled: on how many labelled images each cycle of a trial is to train.
         fingerprint: of the images, for `config.yaml`, once they are loaded.
         content: what all ranks that share a trial must see alike.
+        given_features: of the training images, (N, F), where the run uses given ones.
     """
 
+    identity: Identity
     advice = "the same command again continues where it stopped"
     processes = Ranks()
     trials: Sequence[int]
     recorded: dict[str, Any]
+    num_labeled: list[int]
     fingerprint: str
     content: str
     imagenet_weights: dict[str, Tensor] | None = None
+    given_features: np.ndarray | None = None
 
-    def __init__(self, identity: Identity) -> None:
-        self.identity = identity
-        self.config = identity.config
+    @property
+    def config(self) -> Config:
+        return self.identity.config
 
     def folder(self, path: Path) -> RunFolder:
         """The run's folder."""
@@ -51,23 +57,16 @@ class Oracle:
     def load(self) -> Dataset:
         """The images, with the labels that are known."""
 
-    def given_features(self, dataset: Dataset) -> np.ndarray | None:
-        """Those of the training images, (N, F), where the run uses given ones."""
-
     def open(
         self, folder: RunFolder, dataset: Dataset, found: dict[str, Any], run_log: RunLog
     ) -> bool:
-        """Makes the folder ready for results; `found` goes into its `config.yaml`.
-
-        Returns:
-            Whether there is anything to train for.
+        """Makes the folder ready for results, whose `config.yaml` keeps what was `found`; whether
+        there is anything to train for.
         """
 
     def trial(self, experiment: Experiment, number: int) -> Trial:
         """One trial as it begins."""
-
-    def labels_of_cycles(self, dataset: Dataset) -> list[int]:
-        """How many labelled images each cycle trains on."""
+        return Trial(experiment, number)
 
     def has_labels(self, loop: "Loop") -> bool:
         """Whether the trial has the labels to train its cycle on; if not, the loop ends."""

@@ -5,6 +5,7 @@ What the run is doing is a word in its saved state: it trains, or it waits for p
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tod.engine.oracle import Oracle
 from tod.engine.trial import Experiment, Trial
 from tod.people.batch_files import write_batch
 from tod.people.label_store import LabelStore
-from tod.people.requests import batch_folder
+from tod.people.requests import AUDIT, FIRST, QUERY, Request, batch_folder
 from tod.runs.checkpoints import Progress
 from tod.runs.folder import RunFolder
 from tod.runs.log import RunLog
@@ -37,36 +38,28 @@ TRAINING, WAITING = "training", "waiting"
 """What a run is doing."""
 
 
+@dataclass
 class PeopleOracle(Oracle):
     """Takes what people have said, and asks them by batches.
 
-    Args:
-        identity: of the run.
-        labels: files in which people give labels.
-        relabel: whether these may change labels taken before.
-        partial: go on without what is missing of the last batch, if it has an answer at least.
-
     Attributes:
+        labels: files in which people give labels; with `relabel`, also other ones than before.
+        partial: go on without what is missing of the last batch, if it has an answer at least.
         stage: what the run is doing.
         trained: the fingerprint of what the last cycle that has begun is trained on.
         num_batches: how many batches there were when it began.
         num_written: how many there are now.
     """
 
-    def __init__(
-        self,
-        identity: Identity,
-        labels: Sequence[Path] = (),
-        relabel: bool = False,
-        partial: bool = False,
-    ) -> None:
-        super().__init__(identity)
-        self.paths = labels
-        self.relabel = relabel
-        self.partial = partial
-        self.stage, self.trained = WAITING, ""
-        self.num_batches = self.num_written = 0
-        self._has_asked = False
+    identity: Identity
+    labels: Sequence[Path] = ()
+    relabel: bool = False
+    partial: bool = False
+    stage: str = WAITING
+    trained: str = ""
+    num_batches: int = 0
+    num_written: int = 0
+    _has_asked: bool = False
 
     def folder(self, path: Path) -> RunFolder:
         advice = (
@@ -86,21 +79,22 @@ class PeopleOracle(Oracle):
         _refuse_other_classes(folder.path, self.recorded, found.class_names)
         self.store = LabelStore(folder.path, found)
         self.store.refuse_missing(state, folder.rows())
-        self.store.take(self.paths, self.relabel)
+        self.store.take(self.labels, self.relabel)
         if self.recorded and self.store.has_news():
             run_log.write_to(folder.path / "log.txt")
             self.store.write_labels()
-        self._cycle, self._num_labeled = 1, len(self.store.for_training())
+        cycle, num_labeled = 1, len(self.store.for_training())
         if state is not None:
             self.load_state_dict(state)
-            self._cycle = state["learner"]["cycle"]
+            cycle = state["learner"]["cycle"]
         self._waits = self.store.waiting() and not (self.partial and self.store.has_answers())
         self.trials = [1]
         if self.stage == TRAINING:
-            self._num_labeled = len(state["labeled"])
+            num_labeled = len(state["labeled"])
         elif self._waits:
             self._say_what_it_waits_for()
             self.trials = []
+        self.num_labeled = [0] * (cycle - 1) + [num_labeled]  # the others are over
 
     def load(self) -> Dataset:
         found = self.store.found
@@ -137,10 +131,6 @@ class PeopleOracle(Oracle):
     def trial(self, experiment: Experiment, number: int) -> Trial:
         nothing, pool = np.empty(0, np.int64), np.flatnonzero(self.is_in_pool)
         return Trial(experiment, number, nothing, pool, names=self.digests)
-
-    def labels_of_cycles(self, dataset: Dataset) -> list[int]:
-        """Only this command's cycle is still to come."""
-        return [0] * (self._cycle - 1) + [self._num_labeled]
 
     def has_labels(self, loop: Loop) -> bool:
         if self.stage == TRAINING:
@@ -188,7 +178,7 @@ class PeopleOracle(Oracle):
     def _ask(self, loop: Loop) -> bool:
         """Whether there is anything left to ask for."""
         chosen = asking.next_batch(
-            self._candidates(),
+            self._candidates(QUERY),
             self.config.active_learning.query_size,
             random_generator(self.identity.seed, "batch", len(self.store.batches)),
             loop.trial,
@@ -208,7 +198,7 @@ class PeopleOracle(Oracle):
         active, number = self.config.active_learning, len(self.store.batches)
         size = active.query_size if number else active.initial_labels or active.query_size
         random = random_generator(self.identity.seed, "first batch", number)
-        chosen = asking.first_batch(self._candidates(), size, random)
+        chosen = asking.first_batch(self._candidates(FIRST), size, random)
         if not chosen:
             raise InputError(
                 f"{self.store.found.root}: there is no image left to be labelled, and fewer than "
@@ -220,7 +210,11 @@ class PeopleOracle(Oracle):
 
     def _write(self, folder: RunFolder, chosen: Sequence[tuple]) -> None:
         found, number = self.store.found, len(self.store.batches)
-        requests = asking.as_requests(chosen, self.digests, found)
+        requests = [
+            Request(str(rank), found.files[digest], digest, reason, *sum(judged, ()))
+            for rank, (index, reason, *judged) in enumerate(chosen, start=1)
+            for digest in [self.digests[index]]
+        ]
         self.store.write_pool()
         path = write_batch(folder.path, number, requests, found.root, found.class_names)
         log.info(
@@ -233,12 +227,12 @@ class PeopleOracle(Oracle):
     def _measures_by_audits(self) -> bool:
         return self.store.found.test is None
 
-    def _candidates(self) -> asking.Candidates:
-        again = self.store.to_ask_again()
-        indices = indices_of(again, self.digests).tolist()
+    def _candidates(self, reason: str) -> asking.Candidates:
         share = self.config.active_learning.audit_share if self._measures_by_audits else 0.0
-        repeated = {index: again[self.digests[index]] for index in indices}
-        return asking.Candidates(np.flatnonzero(self.is_in_pool), repeated, share)
+        ties = self.store.to_ask_again()
+        indices = indices_of(ties, self.digests).tolist()
+        again = {i: AUDIT if ties[self.digests[i]] else reason for i in indices}
+        return asking.Candidates(np.flatnonzero(self.is_in_pool), again, share)
 
     def state_dict(self) -> dict[str, Any]:
         names = ("stage", "trained", "num_batches", "num_written")

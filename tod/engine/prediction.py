@@ -3,7 +3,7 @@
 import logging
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
@@ -25,75 +25,27 @@ log = logging.getLogger("tod")
 NOT_A_RUN = "name the folder of a run that has ended a cycle"
 
 
-class Classifier(NamedTuple):
-    """A run's network, and what it needs to know of pictures and classes.
-
-    `labels` are what people have said of images, by their SHA-256; None where the dataset has them.
-    """
-
-    network: nn.Module
-    config: Config
-    class_names: list[str]
-    mean: Tensor
-    std: Tensor
-    device: torch.device
-    labels: dict[str, Label] | None
-
-
-def read_classifier(run_folder: Path, weights: Path | None, device: torch.device) -> Classifier:
-    """The network of a run's folder: of the last cycle of its first trial, or of a file in it.
-
-    Raises:
-        InputError: the folder holds no run that has ended a cycle, or a file is damaged.
-    """
-    run = read_run(run_folder, NOT_A_RUN)["run"]
-    config = load(str(run_folder / "config.yaml"))
-    weights = weights or _last_weights(run_folder)
-    try:
-        class_names, mean, std = run["class_names"], *map(torch.tensor, (run["mean"], run["std"]))
-        network = models.build_backbone(config.model, len(class_names))
-        checkpoint = torch.load(weights, map_location="cpu", weights_only=True)
-        network.load_state_dict(checkpoint["state_dict_backbone"])
-    # A damaged file can raise anything at all, with advice that is none.
-    except Exception as error:
-        why = f" ({reason(error)})" if isinstance(error, OSError) else ""
-        place = run_folder / "weights"
-        raise InputError(
-            f"{weights}: is no network of this run{why}; name a file of {place}"
-        ) from None
-    memory_format = models.fastest_memory_format(device, config.model.width)
-    network = models.fold_batch_norm(network).to(device, memory_format=memory_format)
-    labels = read_labels(run_folder, {}) if config.facts.from_people else None
-    if labels is not None and not (run_folder / "labels.csv").exists():
-        log.warning(f"{run_folder / 'labels.csv'}: is missing: `labelled` stays empty")
-    return Classifier(network, config, class_names, mean, std, device, labels)
-
-
-def _last_weights(run_folder: Path) -> Path:
-    places = cycle_files(run_folder / "weights", ".pth")
-    if not places:
-        raise InputError(f"{run_folder}: holds no weights; {NOT_A_RUN}")
-    first_trial = min(places)[0]
-    return places[max(place for place in places if place[0] == first_trial)]
-
-
 @torch.inference_mode()
-def predictions(classifier: Classifier, folder: Path) -> pd.DataFrame:
-    """What each image file below a folder shows.
-
-    Args:
-        classifier: of a run.
-        folder: the files may lie at any depth.
+def predictions(
+    run_folder: Path, weights: Path | None, folder: Path, device: torch.device
+) -> pd.DataFrame:
+    """What each image file below a folder shows, by a run's weights: of a file, or the last ones
+    of its first trial.
 
     Returns:
         A row an image, in the order of the files: `file`, relative to the folder, `class`, and the
         network's `probability` for it; of a run that people label, also `labelled`, the class that
         they have given. Files that cannot be read have none, and a warning.
-
-    Raises:
-        InputError: there is no image.
     """
-    config = classifier.config
+    run = read_run(run_folder, NOT_A_RUN)["run"]
+    config = load(str(run_folder / "config.yaml"))
+    network, mean, std = _classifier(run_folder, run, config, weights)
+    memory_format = models.fastest_memory_format(device, config.model.width)
+    network = models.fold_batch_norm(network).to(device, memory_format=memory_format)
+    labels = read_labels(run_folder, {}) if config.facts.from_people else None
+    if labels is not None and not (run_folder / "labels.csv").exists():
+        log.warning(f"{run_folder / 'labels.csv'}: is missing: `labelled` stays empty")
+
     images, read = config.images, picture.as_shown
     if config.facts.read_as_published:
         read = picture.as_published
@@ -102,22 +54,46 @@ def predictions(classifier: Classifier, folder: Path) -> pd.DataFrame:
     files = image_files(folder)
     rows, unreadable = [], []
     batch_size = 2 * config.training.batch_size
-    batches = decoded_once(folder, files, images, batch_size, read)
-    for start, (pixels, problems) in zip(range(0, len(files), batch_size), batches, strict=True):
-        probabilities = _probabilities(classifier, pixels)
-        best = probabilities.max(dim=1)
+    decoded = decoded_once(folder, files, images, batch_size, read)
+    for start, (pixels, problems) in zip(range(0, len(files), batch_size), decoded, strict=True):
+        batches = ImageBatches(pixels, mean, std, config.augmentation, device, memory_format)
+        logits = network(batches.plain(torch.arange(len(pixels), device=device)))[0]
+        best = logits.softmax(dim=1).max(dim=1)
         for i, (probability, label) in enumerate(zip(*map(Tensor.tolist, best), strict=True)):
             if i in problems:
                 unreadable.append(f"{folder / files[start + i]}: cannot be read ({problems[i]})")
             else:
-                rows.append((files[start + i], classifier.class_names[label], probability))
+                rows.append((files[start + i], run["class_names"][label], f"{probability:.6g}"))
     if unreadable:
         log.warning(f"{unreadable[0]}; there is no prediction for it ({len(unreadable)} such)")
     table = pd.DataFrame(rows, columns=["file", "class", "probability"], dtype=object)
-    table["probability"] = [f"{probability:.6g}" for probability in table["probability"]]
-    if classifier.labels is not None:
-        table["labelled"] = [_said(classifier.labels, folder / file) for file in table["file"]]
+    if labels is not None:
+        table["labelled"] = [_said(labels, folder / file) for file in table["file"]]
     return table
+
+
+def _classifier(
+    run_folder: Path, run: dict[str, Any], config: Config, weights: Path | None
+) -> tuple[nn.Module, Tensor, Tensor]:
+    """The network, and the mean and standard deviation of what it was trained on."""
+    if weights is None:
+        places = cycle_files(run_folder / "weights", ".pth")
+        if not places:
+            raise InputError(f"{run_folder}: holds no weights; {NOT_A_RUN}")
+        first_trial = min(places)[0]
+        weights = places[max(place for place in places if place[0] == first_trial)]
+    try:
+        network = models.build_backbone(config.model, len(run["class_names"]))
+        checkpoint = torch.load(weights, map_location="cpu", weights_only=True)
+        network.load_state_dict(checkpoint["state_dict_backbone"])
+        return network, torch.tensor(run["mean"]), torch.tensor(run["std"])
+    # A damaged file can raise anything at all, with advice that is none.
+    except Exception as error:
+        why = f" ({reason(error)})" if isinstance(error, OSError) else ""
+        place = run_folder / "weights"
+        raise InputError(
+            f"{weights}: is no network of this run{why}; name a file of {place}"
+        ) from None
 
 
 def _said(labels: dict[str, Label], path: Path) -> str:
@@ -125,19 +101,3 @@ def _said(labels: dict[str, Label], path: Path) -> str:
         if label := labels.get(sha256(path)):
             return label.class_name
     return ""
-
-
-def _probabilities(classifier: Classifier, pixels: Tensor) -> Tensor:
-    """Pixels (N, 3, H, W) uint8 → (N, C)."""
-    device = classifier.device
-    memory_format = models.fastest_memory_format(device, classifier.config.model.width)
-    batches = ImageBatches(
-        pixels,
-        classifier.mean,
-        classifier.std,
-        classifier.config.augmentation,
-        device,
-        memory_format,
-    )
-    images = batches.plain(torch.arange(len(pixels), device=device))
-    return classifier.network(images)[0].softmax(dim=1).cpu()

@@ -12,11 +12,9 @@ from datetime import timedelta
 from itertools import chain, zip_longest
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
-from models import Outputs
 from tod.config import InputError
 from tod.config.settings import shortened
 from tod.system.machine import is_out_of_memory
@@ -30,110 +28,45 @@ class LostRankError(InputError):
     """A rank does not answer any more."""
 
 
-class OneRank:
-    """The only process of a trial, whose share of everything is all of it.
+class DataParallel:
+    """The ranks that share a trial, made by all of them and used as a context; or one rank alone.
+
+    Whatever speaks to the others raises `LostRankError` when one does not answer any more.
 
     Attributes:
         place: distinguishes what the ranks draw for their own share.
         batches: which batches of a pass are this rank's: whole ones, computed as in one process.
     """
 
-    world_size = 1
-    is_main = True
-    place: tuple[int, ...] = ()
-    batches = slice(None)
-
-    def use(self, device: torch.device) -> None:
-        """Computes on this device from now on."""
-
-    def from_main(self, find: Callable[[], T]) -> T:
-        """What rank 0 finds. Where that fails, the others end too and leave the word to it."""
-        return find()
-
-    def agree(self, number: int) -> int:
-        """Rank 0's number."""
-        return number
-
-    def own_share(self, views: Tensor, num_labeled: int) -> tuple[Tensor, int]:
-        """This rank's rows of a batch that begins with labelled images, and how many of these."""
-        return views, num_labeled
-
-    def of_whole_batches(
-        self,
-        counts: Sequence[int],
-        outputs: Sequence[Outputs],
-        targets: Sequence[Tensor],
-        predictions: Sequence[Tensor],
-    ) -> tuple[Sequence[Outputs], Sequence[Tensor], Sequence[Tensor]]:
-        """What all ranks have computed of some batches, where gradients reach the own rows alone.
-
-        The gradients of a loss of all this, summed over the ranks, are those of one process. Of
-        several ranks, there are no feature maps any more.
-
-        Args:
-            counts: N, the images of each whole batch.
-            outputs: the backbone's, of this rank's share of each.
-            targets: (n, …) for each batch, or none.
-            predictions: (n, …) for each of the first batches, or none.
-        """
-        return outputs, targets, predictions
-
-    def backward(self, loss: Tensor, networks: Sequence[nn.Module]) -> None:
-        """Adds the gradients of the loss, summed over the ranks, to the networks' own."""
-        loss.backward()
-
-    def share_statistics(self, networks: Sequence[nn.Module]) -> None:
-        """On GPUs, batch norm takes the statistics of the whole batch; changes the networks."""
-
-    def synchronize(self, networks: Sequence[nn.Module]) -> None:
-        """Gives all ranks rank 0's networks: batch-norm statistics are of each one's own share."""
-
-    def gather(self, found: Sequence[Of]) -> Sequence[Of]:
-        """What all ranks have found of their batches, in the batches' order."""
-        return found
-
-
-class DataParallel(OneRank):
-    """One of several ranks, made by all of them and used as a context.
-
-    Whatever speaks to the others raises `LostRankError` when one does not answer any more.
-
-    Args:
-        rank: of this process.
-        world_size: how many there are.
-        device: `auto`, `cpu` or `cuda`.
-    """
-
-    def __init__(self, rank: int, world_size: int, device: str = "cpu") -> None:
+    def __init__(self, rank: int = 0, world_size: int = 1, device: str = "cpu") -> None:
         self.rank = rank
         self.world_size = world_size
         self.is_main = rank == 0
         self.place = (rank,) if rank else ()
         self.batches = slice(rank, None, world_size)
         self.device = torch.device("cpu")
-        self.may_use_gpus = device in ("auto", "cuda") and distributed.is_nccl_available()
+        self._may_use_gpus = device in ("auto", "cuda") and distributed.is_nccl_available()
 
     def __enter__(self) -> "DataParallel":
-        with_gpus = self.may_use_gpus and torch.cuda.is_available()
-        # In a step, all are there; NCCL ends a process that waits longer for one that is not.
-        distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if with_gpus else "gloo", timeout=timedelta(minutes=30)
-        )
-        # The others wait as long as rank 0 reads and writes.
-        self._between_steps = distributed.new_group(backend="gloo", timeout=timedelta(days=1))
+        if self.world_size > 1:
+            with_gpus = self._may_use_gpus and torch.cuda.is_available()
+            # In a step, all are there; NCCL ends a process that waits longer for one that is not.
+            distributed.init_process_group(
+                "cpu:gloo,cuda:nccl" if with_gpus else "gloo", timeout=timedelta(minutes=30)
+            )
+            # The others wait as long as rank 0 reads and writes.
+            self._between_steps = distributed.new_group(backend="gloo", timeout=timedelta(days=1))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         # What the others wait for comes to nothing when this process ends.
-        if kind is None:
+        if self.world_size > 1 and kind is None:
             distributed.destroy_process_group()
 
     def use(self, device: torch.device) -> None:
-        """See `OneRank`.
-
-        Raises:
-            InputError: ranks cannot share it.
-        """
+        """Computes on this device from now on, if the ranks can share its kind."""
+        if self.world_size == 1:
+            return
         wanted = self.from_main(lambda: _shareable(device).type)
         if device.type != wanted:
             raise InputError(
@@ -143,11 +76,9 @@ class DataParallel(OneRank):
         self.device = _shareable(device)
 
     def from_main(self, find: Callable[[], T]) -> T:
-        """See `OneRank`.
-
-        Raises:
-            SystemExit: on the other ranks, where rank 0 has failed.
-        """
+        """What rank 0 finds. Where that fails, the others end too and leave the word to it."""
+        if self.world_size == 1:
+            return find()
         found: list[Any] = [False, None]
         try:
             if self.is_main:
@@ -159,31 +90,21 @@ class DataParallel(OneRank):
             raise SystemExit(2)
         return found[1]
 
-    def agree(self, number: int) -> int:
-        """See `OneRank`; one short message, for each step."""
-        answer = torch.tensor(number)
-        with self._explain_failures():
-            distributed.broadcast(answer, 0, self._between_steps)
-        return int(answer)
-
     def own_share(self, views: Tensor, num_labeled: int) -> tuple[Tensor, int]:
+        """This rank's rows of a batch that begins with labelled images, and how many of these."""
+        if self.world_size == 1:
+            return views, num_labeled
         labeled, unlabeled = (
-            rows[self._share(len(rows))] for rows in (views[:num_labeled], views[num_labeled:])
+            rows.split(self._shares(len(rows)))[self.rank]
+            for rows in (views[:num_labeled], views[num_labeled:])
         )
         return torch.cat([labeled, unlabeled]), len(labeled)
-
-    def _share(self, count: int) -> slice:
-        ends = np.cumsum([0, *self._shares(count)]).tolist()
-        return slice(ends[self.rank], ends[self.rank + 1])
 
     def _shares(self, count: int) -> list[int]:
         """How many of so many images of a batch each rank has.
 
         Those of the ranks that have any differ by one at most. On a CPU none is of a single image,
         on which batch norm could not train: of few images, some ranks get none.
-
-        Raises:
-            InputError: there are fewer images than GPUs.
         """
         sharing = min(self.world_size, max(1, count // 2))
         if self.device.type == "cuda":
@@ -196,25 +117,18 @@ class DataParallel(OneRank):
         size, more = divmod(count, sharing)
         return [size + (rank < more) if rank < sharing else 0 for rank in range(self.world_size)]
 
-    def of_whole_batches(
-        self,
-        counts: Sequence[int],
-        outputs: Sequence[Outputs],
-        targets: Sequence[Tensor],
-        predictions: Sequence[Tensor],
-    ) -> tuple[Sequence[Outputs], Sequence[Tensor], Sequence[Tensor]]:
-        whole = [
-            (*(self._whole(tensor, count) for tensor in of_images), [])
-            for (*of_images, _), count in zip(outputs, counts, strict=True)
-        ]
-        targets, predictions = (
-            [self._whole(tensor, count) for tensor, count in zip(given, counts, strict=False)]
-            for given in (targets, predictions)
-        )
-        return whole, targets, predictions
+    def whole(self, own: Any, count: int) -> Any:
+        """What all ranks have computed of a batch of `count` images, in the images' order.
 
-    def _whole(self, own: Tensor, count: int) -> Tensor:
-        """(n, …) of this rank's share → the same of all `count` images, (N, …)."""
+        `own` is of this rank's share: a tensor (n, …), or a backbone's outputs, of whose feature
+        maps nothing is left. Gradients reach the own rows alone: those of a loss of all this,
+        summed over the ranks, are those of one process.
+        """
+        if self.world_size == 1:
+            return own
+        if not isinstance(own, Tensor):
+            *of_images, _ = own
+            return (*(self.whole(tensor, count) for tensor in of_images), [])
         counts = self._shares(count)
         # Gloo knows no bf16.
         dtype = torch.float32 if own.dtype == torch.bfloat16 else own.dtype
@@ -228,40 +142,45 @@ class DataParallel(OneRank):
         return torch.cat(parts)
 
     def backward(self, loss: Tensor, networks: Sequence[nn.Module]) -> None:
+        """Adds the gradients of the loss, summed over the ranks, to the networks' own."""
         loss.backward()
-        parameters = [p for network in networks for p in network.parameters()]
+        if self.world_size == 1:
+            return
+        parameters = chain(*(network.parameters() for network in networks))
         # What takes no part in the loss takes none on any rank.
         gradients = [p.grad for p in parameters if p.grad is not None]
         summed = torch.cat([gradient.flatten() for gradient in gradients])
         with self._explain_failures():
             distributed.all_reduce(summed)
-        parts = summed.split([gradient.numel() for gradient in gradients])
-        parts = [part.view(g.shape) for part, g in zip(parts, gradients, strict=True)]
-        torch._foreach_copy_(gradients, parts)
+        sizes = [gradient.numel() for gradient in gradients]
+        for gradient, part in zip(gradients, summed.split(sizes), strict=True):
+            gradient.copy_(part.view(gradient.shape))
 
     def share_statistics(self, networks: Sequence[nn.Module]) -> None:
+        """On GPUs, batch norm takes the statistics of the whole batch; changes the networks."""
         if self.device.type == "cuda":
             for network in networks:
                 nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
     def synchronize(self, networks: Sequence[nn.Module]) -> None:
-        with self._explain_failures():
-            for tensor in chain(*(network.state_dict().values() for network in networks)):
-                dense = tensor.contiguous()  # which channels-last weights are not
-                distributed.broadcast(dense, 0)
-                tensor.copy_(dense)
+        """Gives all ranks rank 0's networks: batch-norm statistics are of each one's own share."""
+        if self.world_size > 1:
+            with self._explain_failures():
+                for tensor in chain(*(network.state_dict().values() for network in networks)):
+                    dense = tensor.contiguous()  # which channels-last weights are not
+                    distributed.broadcast(dense, 0)
+                    tensor.copy_(dense)
 
     def gather(self, found: Sequence[Of]) -> Sequence[Of]:
+        """What all ranks have found of their batches, in the batches' order."""
+        if self.world_size == 1:
+            return found
         of_ranks: list[Any] = [None] * self.world_size
         own = [tuple(tensor.cpu() for tensor in of_batch) for of_batch in found]
         with self._explain_failures():
             distributed.all_gather_object(of_ranks, own, self._between_steps)
-        in_order = chain.from_iterable(zip_longest(*of_ranks))
-        return [
-            tuple(tensor.to(self.device) for tensor in of_batch)
-            for of_batch in in_order
-            if of_batch is not None
-        ]
+        in_order = filter(None, chain.from_iterable(zip_longest(*of_ranks)))
+        return [tuple(tensor.to(self.device) for tensor in of_batch) for of_batch in in_order]
 
     @contextmanager
     def _explain_failures(self) -> Iterator[None]:

@@ -12,11 +12,11 @@ import models
 from losses import AuxiliaryLoss
 from models.inference import OfOutputs, joined, logits_alone, outputs_of
 from tod.config import Config
-from tod.data import Dataset, ImageSet
+from tod.data import Dataset
 from tod.data.batches import ImageBatches
 from tod.data.own_images import UNKNOWN, indices_of
 from tod.engine.learner import Learner
-from tod.engine.ranks import OneRank
+from tod.engine.ranks import DataParallel
 from tod.runs.signals import Interruption
 from tod.strategies.first_labels import choose_first
 from tod.strategies.pool import Batches, Pool, Query, run_here
@@ -24,27 +24,21 @@ from utils import random_generator
 
 
 class Views(NamedTuple):
-    """Images, each in a view; called, it gives them anew in batches (n, 3, H, W).
+    """Images in a view; called, it gives them anew in batches (n, 3, H, W), all or some of them.
 
-    Attributes:
-        experiment: whose images they are.
-        rows: their indices (N,), or random views of them (N, 4).
-        of_test: whether they are test images.
+    `rows` has their indices (N,), or random views of them (N, 4).
     """
 
     experiment: "Experiment"
+    images: ImageBatches
     rows: Tensor
-    of_test: bool = False
 
     def __call__(self, which: slice = slice(None)) -> Iterator[Tensor]:
-        """All batches, or some of them."""
-        experiment = self.experiment
-        images = experiment.test_images if self.of_test else experiment.train_images
         # Without gradients, twice a training batch takes less memory than training does.
-        size = 2 * experiment.config.training.batch_size
-        batches = images.to_device(self.rows).split(size)[which]
-        view = images.plain if self.rows.ndim == 1 else images.augmented
-        return map(view, experiment.interruption.watched(batches))
+        size = 2 * self.experiment.config.training.batch_size
+        batches = self.images.to_device(self.rows).split(size)[which]
+        view = self.images.plain if self.rows.ndim == 1 else self.images.augmented
+        return map(view, self.experiment.interruption.watched(batches))
 
 
 @dataclass
@@ -61,23 +55,17 @@ class Experiment:
     imagenet_weights: dict[str, Tensor] | None = None
     features: np.ndarray | None = None
     cuda_graphs: bool = True
-    ranks: OneRank = field(default_factory=OneRank)
+    ranks: DataParallel = field(default_factory=DataParallel)
 
     def __post_init__(self) -> None:
-        self.train_images = self._batches(self.dataset.train)
-        self.test_images = self._batches(self.dataset.test)
-        self.train_labels = self.dataset.train.labels.to(self.device)
-
-    def _batches(self, images: ImageSet) -> ImageBatches:
-        return ImageBatches(
-            images.stored,
-            self.dataset.mean,
-            self.dataset.std,
-            self.config.augmentation,
-            self.device,
-            models.fastest_memory_format(self.device, self.config.model.width),
-            images.rows,
+        dataset, model = self.dataset, self.config.model
+        memory_format = models.fastest_memory_format(self.device, model.width)
+        settings = (self.config.augmentation, self.device, memory_format)
+        self.train_images, self.test_images = (
+            ImageBatches(images.stored, dataset.mean, dataset.std, *settings, images.rows)
+            for images in (dataset.train, dataset.test)
         )
+        self.train_labels = dataset.train.labels.to(self.device)
 
     def networks(self, trial: int, cycle: int = 1) -> models.NetworkFactory:
         """Makes the networks of one trial, as it begins or as this cycle does."""
@@ -86,10 +74,7 @@ class Experiment:
         return models.NetworkFactory(self.config.model, *sizes)
 
     def run(self, network: nn.Module, of_outputs: OfOutputs, views: Batches) -> tuple[Tensor, ...]:
-        """What `of_outputs` keeps of a network's outputs for all the images, (N, …).
-
-        Each rank takes its share of the batches.
-        """
+        """See `run_here`; of the images of `Views`, each rank takes its share of the batches."""
         if not isinstance(views, Views):  # a strategy's own images
             return run_here(network, of_outputs, views)
         found = outputs_of(network, of_outputs, views(self.ranks.batches))
@@ -109,9 +94,7 @@ class Trial:
 
     Attributes:
         labeled: indices of the labelled images, in the order in which they were labelled.
-        backbone: the network under training.
         previous: the network at the end of the previous cycle.
-        learner: trains the backbone.
     """
 
     def __init__(
@@ -175,8 +158,9 @@ class Trial:
         if len(dataset.test) == 0:
             return torch.empty(0, len(dataset.class_names))
         network = models.fold_batch_norm(self.backbone)
-        everything = Views(self.experiment, torch.arange(len(dataset.test)), of_test=True)
-        (logits,) = self.experiment.run(network, logits_alone, everything)
+        everything = torch.arange(len(dataset.test))
+        views = Views(self.experiment, self.experiment.test_images, everything)
+        (logits,) = self.experiment.run(network, logits_alone, views)
         if not logits.isfinite().all():
             raise FloatingPointError("the network's output")
         return logits.cpu()
@@ -200,12 +184,13 @@ class Trial:
         if query_size is not None:
             active = config.active_learning.model_copy(update={"query_size": query_size})
             config = config.model_copy(update={"active_learning": active})
-        indices = torch.from_numpy(subset).to(self.experiment.device)
+        device, features = self.experiment.device, self.experiment.features
+        given = None if features is None else (features[subset], features[self.labeled])
         return Pool(
             config=config,
             cycle=self.cycle,
             subset=subset,
-            labels=self.experiment.train_labels[indices],
+            labels=self.experiment.train_labels[torch.from_numpy(subset).to(device)],
             batches=self._scoring_views(subset, "scoring views"),
             labeled_batches=self._scoring_views(self.labeled, "labeled scoring views"),
             backbone=models.fold_batch_norm(self.backbone),
@@ -213,16 +198,9 @@ class Trial:
             network=self.backbone,
             modules=self.auxiliary.modules(),
             random=self.random(purpose, self.cycle),
-            given_features=self._given_features(subset),
+            given_features=given and tuple(torch.from_numpy(each).to(device) for each in given),
             run=self.experiment.run,
         )
-
-    def _given_features(self, subset: np.ndarray) -> tuple[Tensor, Tensor] | None:
-        features = self.experiment.features
-        if features is None:
-            return None
-        device = self.experiment.device
-        return tuple(torch.from_numpy(features[of]).to(device) for of in (subset, self.labeled))
 
     def label(self, query: Query) -> None:
         """Labels what was queried, with which the next cycle starts."""
@@ -251,14 +229,10 @@ class Trial:
 
     def _scoring_views(self, indices: np.ndarray, purpose: str) -> Views:
         """The images in the configured view; the random views for a purpose are always the same."""
-        if not self.config.scoring.augment:
-            return Views(self.experiment, torch.from_numpy(indices))
-        random = self.random(purpose, self.cycle)
-        return Views(self.experiment, self.experiment.train_images.random_views(indices, random))
-
-    @property
-    def _draws_from_pool(self) -> bool:
-        return self.learner.draws_from(self.unlabeled)
+        images, rows = self.experiment.train_images, torch.from_numpy(indices)
+        if self.config.scoring.augment:
+            rows = images.random_views(indices, self.random(purpose, self.cycle))
+        return Views(self.experiment, images, rows)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to end bit for bit as an uninterrupted one."""
@@ -269,8 +243,8 @@ class Trial:
         }
         if self._names is not None:
             state["labeled"] = [self._names[index] for index in self.labeled.tolist()]
-            state["draws_from_pool"] = self._draws_from_pool
-            if any(True for _ in self.auxiliary.memory.buffers()):
+            state["draws_from_pool"] = self.learner.draws_from(self.unlabeled)
+            if [*self.auxiliary.memory.buffers()]:
                 state["names"] = [*self._names]
         return state
 
@@ -279,8 +253,8 @@ class Trial:
 
         The epoch that was under way begins anew where its other steps would be of another kind:
         in other batches of labelled images, or with unlabelled ones where it had none, or the
-        other way round. Otherwise it goes on; each step draws its unlabelled images by itself,
-        from the pool as it is now. Raises KeyError where another version has saved it.
+        other way round. Else it goes on, and draws unlabelled images from the pool as it is now.
+        KeyError: another version has saved it.
         """
         self.previous.load_state_dict(state["previous"])
         if "names" in state:
@@ -293,7 +267,7 @@ class Trial:
         is_labeled = self.experiment.dataset.train.labels[labeled] != UNKNOWN
         self.labeled = labeled[is_labeled.numpy()]
         # Earlier versions have not saved whether there was a pool.
-        has_same_losses = state.get("draws_from_pool") == self._draws_from_pool
+        has_same_losses = state.get("draws_from_pool") == self.learner.draws_from(self.unlabeled)
         if len(self.labeled) < len(state["labeled"]) or not has_same_losses:
             self.learner.restart_epoch()
 
