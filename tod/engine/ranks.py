@@ -152,9 +152,9 @@ class DataParallel:
         summed = torch.cat([gradient.flatten() for gradient in gradients])
         with self._explain_failures():
             distributed.all_reduce(summed)
-        sizes = [gradient.numel() for gradient in gradients]
-        for gradient, part in zip(gradients, summed.split(sizes), strict=True):
-            gradient.copy_(part.view(gradient.shape))
+        parts = summed.split([gradient.numel() for gradient in gradients])
+        parts = [part.view(g.shape) for part, g in zip(parts, gradients, strict=True)]
+        torch._foreach_copy_(gradients, parts)
 
     def share_statistics(self, networks: Sequence[nn.Module]) -> None:
         """On GPUs, batch norm takes the statistics of the whole batch; changes the networks."""
