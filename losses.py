@@ -145,15 +145,17 @@ class AuxiliaryLoss(ABC):
         """All that a step runs or changes beside the backbone."""
         return [*self.modules().values(), self.memory]
 
+    def _kept(self) -> dict[str, nn.Module]:
+        return self.modules() | ({"memory": self.memory} if [*self.memory.buffers()] else {})
+
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs."""
-        kept = {**self.modules(), **({"memory": self.memory} if [*self.memory.buffers()] else {})}
-        return {name: network.state_dict() for name, network in kept.items()}
+        return {name: network.state_dict() for name, network in self._kept().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
-        for name, network in {**self.modules(), "memory": self.memory}.items():
-            network.load_state_dict(state.get(name, {}))
+        for name, network in self._kept().items():
+            network.load_state_dict(state[name])
 
 
 class NoAuxiliary(AuxiliaryLoss):

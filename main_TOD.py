@@ -7,9 +7,10 @@ the COD loss (--auxiliary TOD).
 Other strategies, to compare with: RANDOM; the uncertainty of the prediction by its ENTROPY, MARGIN
 or LEAST_CONFIDENCE; CORESET, which covers the features; BADGE, which seeks large and diverse
 gradients; BALD, where networks drawn by dropout disagree; NOISE_STABILITY, where noise on the
-weights changes the prediction; TYPICLUST and PROBCOVER, typical images, for small budgets; FULL,
-all labels at once; LOSS, the true loss, which is no real strategy: it is the oracle that TOD
-estimates, and looks at the labels that it is to ask for.
+weights changes the prediction; TYPICLUST and PROBCOVER, typical images, for small budgets; TIDAL
+(with --auxiliary TIDAL), where a module that follows the training is least sure; FULL, all labels
+at once; LOSS, the true loss, which is no real strategy: it is the oracle that TOD estimates, and
+looks at the labels that it is to ask for.
 """
 
 from collections.abc import Sequence

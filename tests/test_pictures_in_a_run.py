@@ -22,7 +22,7 @@ from tod.config import PROJECT_DIR, entry_script
 def home(tmp_path, monkeypatch) -> None:
     """The user's own folder is the test's; nothing is drawn as a run goes on."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(records, "_write_picture", lambda path, draw: None)
+    monkeypatch.setattr(records, "_write_picture", lambda *_: None)
 
 
 def test_names_that_are_no_text_come_back_from_all_that_a_run_leaves_in_a_users_folder(tmp_path):

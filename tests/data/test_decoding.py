@@ -55,9 +55,11 @@ def test_pictures_that_keep_few_grey_levels_are_told_once_a_run_also_when_they_a
 
     for _ in range(2):
         assert said(*[(name, ["0.png"]) for name in "abcd"]) == [words]
-    # A list of other files takes over what is kept.
-    shutil.copy(tmp_path / "a" / "0.png", tmp_path / "b" / "1.png")
-    assert said(("b", ["0.png", "1.png"])) == [words.replace("2 such", "1 such")]
+    # A longer list takes over what is kept.
+    longer = ["0.png", "1.png", "2.png", "3.png"]
+    for name in longer[1:]:
+        shutil.copy(tmp_path / "a" / "0.png", tmp_path / "b" / name)
+    assert said(("b", longer)) == [words.replace("2 such", "1 such")]
     no_locks(tmp_path / "c")  # where all is decoded each time
     (tmp_path / "c" / ".decoded_12_8").unlink()
     assert said(("c", ["0.png"]))[1:] == [words.replace("2 such", "1 such").replace("b/0", "c/0")]
@@ -77,10 +79,11 @@ def test_decoding_shows_a_bar_unless_quiet(folder, monkeypatch, caplog, quiet):
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
-    write_classes(tmp_path, {f"{n:03d}.png": image for n, image in enumerate(plain(100, side=8))})
+    images = enumerate(plain(1000, side=8))
+    write_classes(tmp_path, {f"{number:03d}.png": image for number, image in images})
 
-    def most_for(times: int) -> int:
-        files = names(tmp_path) * times
+    def most_for(count: int) -> int:
+        files = names(tmp_path)[:count]
         with most_private_bytes() as most:
             ((stored, rows, _),) = decoding.load_images([(tmp_path, files)], Images(size=224))
             images = ImageSet(stored, torch.zeros(len(files), dtype=torch.int64), rows=rows)
@@ -89,4 +92,4 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
         return most[0]
 
     # 200 images are 30 MB, and 1,000 are 150 MB.
-    assert most_for(2) + 60e6 > most_for(10)
+    assert most_for(200) + 60e6 > most_for(1000)

@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +14,7 @@ from tests.support.decoding import STORE, WHITE, decode, kept, load, names, no_l
 from tests.support.pictures import write_classes
 from tod.config.schema import Images
 from tod.data import picture
-from tod.data.store import file_key
+from tod.data.store import Store, file_key
 
 
 def test_images_are_decoded_once_and_then_need_no_lock(folder, decoded, caplog):
@@ -58,6 +59,22 @@ def test_what_is_stale_stays_until_it_is_more_than_the_rest(folder, decoded):
         is_begun_anew = again == 3
         assert (path.stat().st_ino != inode) == is_begun_anew
         assert (path.stat().st_size > size) != is_begun_anew
+
+
+def test_a_store_keeps_rows_of_any_type(tmp_path):
+    keys, asked = [bytes([number] * 16) for number in (1, 2, 3)], []
+
+    def make(chosen, ahead):
+        for index in chosen:
+            asked.append(index)
+            yield index, (np.float32([index, 0.5]).tobytes(), index == 1)
+
+    for wanted in (keys[:2], keys[::-1]):
+        kept, problems, why = Store(tmp_path / "f", (2,), np.float32).load(wanted, make, "")
+        assert not problems and why is None
+    assert asked == [0, 1, 0]  # of the second list, the first was missing
+    assert kept.values[kept.rows].tolist() == [[0, 0.5], [1, 0.5], [0, 0.5]]
+    assert kept.flagged == [1]
 
 
 def test_files_of_one_size_and_time_that_change_places_are_decoded_again(tmp_path):

@@ -270,7 +270,7 @@ def test_a_rank_that_sees_other_images_than_rank_0_refuses(tmp_path, monkeypatch
 
     def seen() -> str:
         read = own_images.read(own_images.find(people.data), IMAGES)
-        return own_images.fingerprint_of_rows(own_images.find(people.data), read)
+        return own_images.fingerprint_of_order(own_images.find(people.data), read)
 
     of_rank_0 = seen()
     # The same images: only their places in the order of names differ.

@@ -67,7 +67,7 @@ def left(people: People) -> dict[str, object]:
     found: dict[str, object] = {}
     for path in people.run.rglob("*"):
         name = str(path.relative_to(people.run))
-        if path.name == "results.csv":
+        if path.name == "results.csv" or path.parent.name == "trials":
             found[name] = [{**row, "train_seconds": ""} for row in table(path)]
         elif path.suffix in (".pt", ".pth"):
             found[name] = plain({**torch.load(path, weights_only=True), "train_seconds": 0})

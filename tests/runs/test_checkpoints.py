@@ -106,7 +106,7 @@ def test_a_state_of_another_version_is_refused_with_one_line_and_nothing_is_lost
                 value = part.pop(key)
                 loop.progress.save(state)
                 part[key] = value
-                line = refused(loop.continue_where_it_stopped)
+                line = refused(loop.resume)
                 assert re.match(f"{run.folder}: .*another version .*'{key}'.*--overwrite$", line)
     (run.folder / ".lock").touch()  # where the first version had its locks
     paths = [path for path in run.folder.rglob("*") if path.is_file() and path.name != "log.txt"]

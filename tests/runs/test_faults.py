@@ -87,7 +87,7 @@ def test_a_run_ends_well_after_a_failure(tmp_path, scenarios, pytestconfig, caps
         assert f"cannot be {said}" in shown, what
         assert not why_it_ends(run.start), what
         # What could not be removed, a user removes; a missing picture has had its warning.
-        unremoved = r"^(.*/weights/.*|.*\.partial): cannot be removed"
+        unremoved = r"^(.*/weights/.*|.*/\.config.*): cannot be removed"
         for path in re.findall(unremoved, shown, re.MULTILINE):
             Path(path).unlink(missing_ok=True)
         assert not list(place.rglob("*.partial")), what

@@ -114,31 +114,16 @@ def test_the_last_of_several_processes_leaves_the_rows_of_all(tmp_path, monkeypa
     def row(trial: int, cycle: int) -> dict[str, str]:
         return {"trial": str(trial), "cycle": str(cycle), "num_labeled": "40", ACCURACY: "9"}
 
-    def write_when_another_has(path: Path, content: str) -> None:
+    def write_when_another_has(path: Path, content: str, mark: str = "") -> None:
         if path.name == "results.csv" and "2,1," not in content:
             assert not second.write_row(row(2, 1))
-        write_atomically(path, content)
+        write_atomically(path, content, mark)
 
     monkeypatch.setattr("tod.runs.folder.write_atomically", write_when_another_has)
     assert not first.write_row(row(1, 1))
     lines = (run.folder / "results.csv").read_text().splitlines()
     assert [line[:4] for line in lines[1:]] == ["1,1,", "2,1,"]
     assert not first.write_row(row(1, 2)) and second.write_row(row(2, 2))
-
-
-def test_a_run_of_an_earlier_version_keeps_its_rows_and_goes_on(tmp_path, whole):
-    run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", TWO_TRIALS)
-    shutil.copytree(whole, run.folder)
-    shutil.rmtree(run.folder / "trials")
-    recorded, rows = run.folder / "config.yaml", run.folder / "results.csv"
-    recorded.write_text(recorded.read_text().replace("trials: 1", "trials: 2"))
-    lines = [line.rsplit(",", 5)[0] for line in rows.read_text().splitlines()]
-    rows.write_text("\n".join(lines) + "\n")  # without the columns of today
-    run.start()
-    found = rows.read_text().splitlines()
-    assert [line.rsplit(",", 5)[0] for line in found[: len(lines)]] == lines
-    assert len(found) == 1 + 2 * 2
-    assert [path.name for path in (run.folder / "trials").iterdir()] == ["trial2.csv"]
 
 
 def test_a_run_is_shown_for_its_own_images_and_goes_on_with_these_alone(tmp_path, capsys):

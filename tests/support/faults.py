@@ -18,15 +18,11 @@ from tod.config import InputError
 
 @dataclass
 class Fault:
-    """One kind of operation: it counts how often it is done, and fails at one of the times.
-
-    Attributes:
-        error: what it fails with.
-        at: which time fails, from 1; 0: none.
-    """
+    """One kind of operation: it counts how often it is done, and fails at one of the times."""
 
     error: OSError
     at: int
+    """Which time fails, from 1; 0: none."""
     count: int = 0
 
     def strikes(self) -> bool:
@@ -70,10 +66,7 @@ KINDS = {
 def failing(kind: str, place: Path, at: int = 0) -> Iterator[Fault]:
     """Makes an operation of this kind on what is in `place` fail in this process, the `at`th.
 
-    Args:
-        kind: of `KINDS`.
-        place: a folder; a path in it, or a descriptor of one.
-        at: which time fails, from 1; 0: none, they are only counted.
+    With `at` 0 none fails, and they are only counted.
     """
     fault = Fault(OSError(KINDS[kind], os.strerror(KINDS[kind])), at)
 

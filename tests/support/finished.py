@@ -42,7 +42,7 @@ class Finished:
         """What holds for every run, and for one that queries by score."""
         files = {str(p.relative_to(self.path)) for p in self.path.rglob("*") if p.is_file()}
         assert {name for name in files if not name.startswith(".locks/")} == {
-            *("config.yaml", "log.txt", "results.csv", "learning_curve.png"),
+            *("config.yaml", "log.txt", "results.csv", "trials/trial1.csv", "learning_curve.png"),
             "queries/trial1_cycle0.csv",
             *(f"confusion/trial1_cycle{cycle}.csv" for cycle in self.cycles),
             *(f"queries/trial1_cycle{cycle}.csv" for cycle in self.cycles[:-1]),

@@ -197,7 +197,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write_undrawn(path: Path, draw: Callable[[], bytes]) -> None:
+def write_undrawn(path: Path, draw: Callable[[], bytes], mark: str = "") -> None:
     """Takes the place of `records._write_picture` where pictures are not the subject."""
     write_atomically(path, b"not drawn")
 

@@ -108,11 +108,7 @@ def computed(process: Popen, limit: float = math.inf) -> float:
 
 
 def soak(script: str, kills: int, output_dir: Path, seed: int = 0) -> int:
-    """Kills `kills` times; returns how many runs ended, each the same as the uninterrupted one.
-
-    Raises:
-        AssertionError: a run failed, or ended otherwise.
-    """
+    """Kills `kills` times; returns how many runs ended, each the same as the uninterrupted one."""
     moments = random.Random(f"{script} {seed}")
     process = start(script, output_dir / "reference")
     seconds = computed(process)
@@ -129,9 +125,8 @@ def soak(script: str, kills: int, output_dir: Path, seed: int = 0) -> int:
             killed += 1
             continue
         assert status == 0, output
-        assert not differences(expected, results(run_folder(script, output_dir / "killed"))), (
-            f"{script} ended otherwise after {killed} kills"
-        )
+        differing = differences(expected, results(run_folder(script, output_dir / "killed")))
+        assert not differing, f"{script} ended otherwise after {killed} kills: {differing}"
         ended += 1
         shutil.rmtree(output_dir / "killed")
     return ended

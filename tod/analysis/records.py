@@ -66,29 +66,30 @@ def write_predictions(path: Path, logits: Tensor, dataset: "Dataset") -> None:
         np.savez(file, probabilities=probabilities, labels=dataset.test.labels.numpy(), **files)
 
 
-def write_unreadable(folder: Path, unreadable: Sequence[tuple[str, str]]) -> None:
+def write_unreadable(folder: Path, unreadable: Sequence[tuple[str, str]], mark: str = "") -> None:
     """Writes which image files a run leaves out, and why, where there are any."""
     if unreadable:
         table = pd.DataFrame(unreadable, columns=["file", "reason"], dtype=object)
-        write_atomically(folder / "unreadable.csv", as_csv(table))
+        write_atomically(folder / "unreadable.csv", as_csv(table), mark)
     else:  # they may have been mended since
         remove(folder / "unreadable.csv")
 
 
-def write_learning_curve(folder: Path) -> None:
+def write_learning_curve(folder: Path, mark: str = "") -> None:
     """Draws `learning_curve.png` from the `results.csv` of a run's folder."""
     _write_picture(
         folder / "learning_curve.png",
         lambda: figures.rendered(figures.learning_curves([results.read_run(folder)])),
+        mark,
     )
 
 
-def _write_picture(path: Path, draw: Callable[[], bytes]) -> None:
+def _write_picture(path: Path, draw: Callable[[], bytes], mark: str = "") -> None:
     step = "drawn"
     try:
         content = draw()
         step = "written"
-        write_atomically(path, content)
+        write_atomically(path, content, mark)
     except Exception as error:
         why = reason(error.__cause__ or error)
         log.warning(f"{path}: cannot be {step} ({why}); the run goes on without it")

@@ -108,7 +108,11 @@ class Curve:
     @property
     def method(self) -> str:
         """The sampling strategy and the auxiliary loss."""
-        return _method(self.run)
+        losses = {"NONE": "", "TOD": " + COD loss"}
+        loss = losses.get(self.run["auxiliary"], f" + {self.run['auxiliary']} loss")
+        features = self.run.get("features")
+        on_features = f" on features {features[:6]}" if features else ""
+        return f"{self.run['sampling']} sampling{on_features}{loss}"
 
     @property
     def is_audited(self) -> bool:
@@ -166,15 +170,13 @@ class Curve:
         return [
             key
             for key in {**mine, **others}
-            if mine.get(key) != others.get(key)
-            and key not in NO_DIFFERENCE
-            and self._uses(key)
-            and other._uses(key)
+            if mine.get(key) != others.get(key) and self._uses(key) and other._uses(key)
         ]
 
     def _uses(self, key: str) -> bool:
         chosen = {f"--{choice} {self.run[choice]}" for choice in ("sampling", "auxiliary")}
-        return not chosen.isdisjoint(USED_BY.get(key.split(".")[0], chosen))
+        users = USED_BY.get(key.split(".")[0], chosen)
+        return key not in NO_DIFFERENCE and not chosen.isdisjoint(users)
 
 
 def grouped(curves: Sequence[Curve], alike: Callable[[Curve, Curve], bool]) -> list[list[Curve]]:
@@ -216,15 +218,10 @@ def read_runs(folders: Sequence[Path]) -> list[Curve]:
 
 def _pooled(curves: Sequence[Curve]) -> Curve:
     """Curves that differ in the seed alone, as one."""
-    first = curves[0]
+    folders = tuple(folder for curve in curves for folder in curve.folders)
     images = {seed: data for curve in curves for seed, data in curve.images.items()}
-    return replace(
-        first,
-        name=_name(first.folders[0], first.run, sorted(images)),
-        folders=tuple(folder for curve in curves for folder in curve.folders),
-        images=images,
-        rows=pd.concat([curve.rows for curve in curves], join="inner"),
-    )
+    rows = pd.concat([curve.rows for curve in curves], join="inner")
+    return _named(replace(curves[0], folders=folders, images=images, rows=rows))
 
 
 def read_run(folder: Path) -> Curve:
@@ -253,29 +250,16 @@ def read_run(folder: Path) -> Curve:
     settings, choices = {"dataset", "active_learning"}, {"seed", "sampling", "auxiliary"}
     if not (settings <= config.keys() and choices <= run.keys()):
         raise InputError(f"{folder / 'config.yaml'}: cannot be read (it lacks settings); {advice}")
-    return Curve(
-        name=_name(folder, run, [run["seed"]]),
-        folders=(folder,),
-        config=config,
-        run=run,
-        images={run["seed"]: run.get("data")},
-        rows=numbers.astype({"trial": int, "num_labeled": int}).assign(seed=run["seed"]),
-    )
+    numbers = numbers.astype({"trial": int, "num_labeled": int}).assign(seed=run["seed"])
+    return _named(Curve("", (folder,), config, run, {run["seed"]: run.get("data")}, numbers))
 
 
-def _name(folder: Path, run: dict[str, Any], seeds: list[int]) -> str:
-    """Configuration, sampling strategy, auxiliary loss and seeds; or the name a user gave it."""
-    name = folder.resolve().name
+def _named(curve: Curve) -> Curve:
+    """Called by configuration, method and seeds; or as a user has called the folder of its run."""
+    name, seeds = curve.folders[0].resolve().name, sorted(curve.images)
     if found := re.fullmatch(r"(.+)_auxiliary_\w+?_sampling_\w+_seed\d+", name):
-        name = f"{found[1]}, {_method(run)}"
+        name = f"{found[1]}, {curve.method}"
     elif len(seeds) == 1:
-        return shortened(name)
+        return replace(curve, name=shortened(name))
     plural = "s" if len(seeds) > 1 else ""
-    return shortened(f"{name}, seed{plural} {', '.join(map(str, seeds))}")
-
-
-def _method(run: dict[str, Any]) -> str:
-    losses = {"NONE": "", "TOD": " + COD loss"}
-    loss = losses.get(run["auxiliary"], f" + {run['auxiliary']} loss")
-    features = f" on features {run['features'][:6]}" if run.get("features") else ""
-    return f"{run['sampling']} sampling{features}{loss}"
+    return replace(curve, name=shortened(f"{name}, seed{plural} {', '.join(map(str, seeds))}"))

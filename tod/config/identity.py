@@ -113,7 +113,7 @@ class Command:
         metavar="N|N-M",
     )
     overwrite: bool = argument(
-        "remove what the run's folder holds, of all trials, and start afresh", False
+        "remove what the run's folder holds, of all trials or of --trials, and start afresh", False
     )
     features: Path | None = argument(
         "a .npy file of features (N, F) of the training images in their order: TYPICLUST and "

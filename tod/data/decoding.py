@@ -42,7 +42,7 @@ class Decoded(NamedTuple):
 
 
 def load_images(
-    listings: Sequence[tuple[Path, Sequence[str]]],
+    folders: Sequence[tuple[Path, Sequence[str]]],
     config: Images,
     read: picture.Read = picture.as_shown,
 ) -> list[Decoded]:
@@ -54,16 +54,14 @@ def load_images(
     """
     resize, size = _sides(config)
     decode = partial(picture.decode, resize=resize, size=size, read=read)
-    stores = [
-        Store(folder / f".decoded_{resize}_{size}", (size, size, 3)) for folder, _ in listings
-    ]
+    stores = [Store(folder / f".decoded_{resize}_{size}", (size, size, 3)) for folder, _ in folders]
     keys = [
         [file_key(folder, name, picture.VERSION, read.__name__) for name in files]
-        for folder, files in listings
+        for folder, files in folders
     ]
     _refuse_a_small_disk(stores, keys)
     loaded, dim = [], []
-    for store, (folder, files), of_files in zip(stores, listings, keys, strict=True):
+    for store, (folder, files), of_files in zip(stores, folders, keys, strict=True):
         with pillow_limits_off():
             make = partial(made_of_files, folder, files, decode)
             kept, problems, why = store.load(of_files, make, f"decoding {folder}")
@@ -115,7 +113,8 @@ def decoded_once(
                     continue
                 content, is_dim = made
                 pixels[index] = np.frombuffer(content, np.uint8).reshape(pixels.shape[1:])
-                dim += [folder / batch[index]] * is_dim
+                if is_dim:
+                    dim.append(folder / batch[index])
         yield _as_tensor(pixels), problems
     _warn_of_dim_pictures(dim)
 

@@ -15,7 +15,7 @@ from tod.config.settings import shortened
 from tod.data import picture
 from tod.data.dataset import Dataset, Draw, ImageSet
 from tod.data.decoding import load_images
-from tod.data.listing import Listing, check_classes, listed, refuse, shown
+from tod.data.listing import Scan, check_classes, listed, refuse, shown
 from utils import random_generator
 
 log = logging.getLogger("tod")
@@ -31,13 +31,13 @@ def load(root: Path, config: Images, seed: int) -> Dataset:
     """
     train_folder, test_folder = _folders(root, config)
     problems: list[str] = []
-    train_listing = listed(train_folder, problems)
-    class_names = train_listing.class_names
+    train_scan = listed(train_folder, problems)
+    class_names = train_scan.class_names
     check_classes(train_folder, class_names, problems)
-    listings = [train_listing]
+    scans = [train_scan]
     if test_folder is not None:
-        listings.append(listed(test_folder, problems, class_names))
-    (train, *tests), unreadable = load_all(listings, config, problems)
+        scans.append(listed(test_folder, problems, class_names))
+    (train, *tests), unreadable = load_all(scans, config, problems)
     for label, name in enumerate(class_names):
         if not (train.labels == label).any():
             problems.append(f"{train_folder / name}: holds no image; add some, or remove it")
@@ -62,10 +62,10 @@ def _folders(root: Path, config: Images) -> tuple[Path, Path | None]:
         if not path.is_dir() and (path.is_symlink() or path.exists())
     ]
     tests = [path for path in (test, *(root / name for name in STAND_INS)) if path.is_dir()]
+    lacks_test = not tests and config.test_share is None
     if not problems:
-        lacking = [train] * (not train.is_dir())
-        lacking += [test] * (not tests and config.test_share is None)
-        problems = [f"{path}: is missing" for path in lacking]
+        lacking = ((train, not train.is_dir()), (test, lacks_test))
+        problems = [f"{path}: is missing" for path, is_lacking in lacking if is_lacking][:1]
     if problems:
         advice = (
             f"images go to {train}/CLASS/ and {test}/CLASS/, and --data-dir names the folder that "
@@ -80,7 +80,7 @@ def _folders(root: Path, config: Images) -> tuple[Path, Path | None]:
 
 
 def load_all(
-    listings: Sequence[Listing],
+    scans: Sequence[Scan],
     config: Images,
     problems: list[str],
     read: picture.Read = picture.as_shown,
@@ -89,9 +89,9 @@ def load_all(
 
     `problems` takes those that cannot be read, and are not to be left out.
     """
-    loaded = load_images([(listing.folder, listing.files) for listing in listings], config, read)
+    loaded = load_images([(scan.folder, scan.files) for scan in scans], config, read)
     images, unreadable, lines = [], [], []
-    for (folder, _, files, labels), (stored, rows, unread) in zip(listings, loaded, strict=True):
+    for (folder, _, files, labels), (stored, rows, unread) in zip(scans, loaded, strict=True):
         is_all = torch.equal(rows, torch.arange(len(stored)))
         labels = torch.tensor(labels, dtype=torch.int64)
         everything = ImageSet(stored, labels, files, None if is_all else rows)

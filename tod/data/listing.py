@@ -24,7 +24,7 @@ NAMED = 10
 """How many of many problems a message names."""
 
 
-class Listing(NamedTuple):
+class Scan(NamedTuple):
     """The image files of a folder: its classes, the files' names in it, and their labels."""
 
     folder: Path
@@ -68,7 +68,7 @@ def listed(
     class_names: Sequence[str] | None = None,
     where: str = "train",
     left_out: Sequence[str] = SYSTEM_FOLDERS,
-) -> Listing:
+) -> Scan:
     """The image files in `folder`/CLASS, in the order of the classes and of their names.
 
     Names that look the same, in whatever Unicode form, are one class. There may be other classes
@@ -100,7 +100,7 @@ def listed(
                 others.append(path)
     words = "images lie in their class's folder itself, with an image's ending"
     _warn_of_others(folder, others, words)
-    return Listing(folder, class_names, files, labels)
+    return Scan(folder, class_names, files, labels)
 
 
 def class_name_of(name: str) -> str:

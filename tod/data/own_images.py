@@ -15,7 +15,7 @@ from tod.config.schema import Images
 from tod.data.dataset import ImageSet
 from tod.data.decoding import made_of_files
 from tod.data.image_folder import load_all, same_pixels
-from tod.data.listing import Listing, below, check_classes, class_name_of, listed, refuse, shown
+from tod.data.listing import Scan, below, check_classes, class_name_of, listed, refuse, shown
 from tod.data.store import Store, file_key
 from tod.system.files import reason, sha256
 
@@ -43,7 +43,7 @@ class Found(NamedTuple):
     files: dict[str, str]
     digests: dict[str, str]
     labels: dict[str, str]
-    test: Listing | None
+    test: Scan | None
 
 
 class Read(NamedTuple):
@@ -93,28 +93,28 @@ def find(root: Path) -> Found:
     return Found(root, train.class_names, dict(sorted(files.items())), digests, labels, test)
 
 
-def _files_of_test(test: Listing | None) -> list[str]:
+def _files_of_test(test: Scan | None) -> list[str]:
     return [f"test/{file}" for file in test.files] if test else []
 
 
-def _labelled(root: Path, problems: list[str]) -> Listing:
+def _labelled(root: Path, problems: list[str]) -> Scan:
     """The classes, at least two, and the images in `train` that are of them."""
     train, file = root / "train", root / "classes.txt"
     class_names = _class_names(file, problems)
-    listing = Listing(train, class_names or [], [], [])
+    scan = Scan(train, class_names or [], [], [])
     if train.is_dir():
-        listing = listed(train, problems, class_names, "classes.txt")
-    if not problems and not listing.class_names:
+        scan = listed(train, problems, class_names, "classes.txt")
+    if not problems and not scan.class_names:
         problems.append(
             f"{root}: names no class; make a folder for each in {train}, empty ones too, or "
             f"write them into {file}, one a line"
         )
-    for name in listing.class_names:
+    for name in scan.class_names:
         if not CONTROLS.isdisjoint(name) or any("\ud800" <= c <= "\udfff" for c in name):
             problems.append(f"class {name!r}: has characters that no page can show; rename it")
     refuse(problems)
-    check_classes(train if train.is_dir() else file, listing.class_names, problems)
-    return listing
+    check_classes(train if train.is_dir() else file, scan.class_names, problems)
+    return scan
 
 
 def _class_names(path: Path, problems: list[str]) -> list[str] | None:
@@ -132,7 +132,7 @@ def _class_names(path: Path, problems: list[str]) -> list[str] | None:
     return list(dict.fromkeys(names))
 
 
-def _labels_of(train: Listing, digests: dict[str, str], problems: list[str]) -> dict[str, str]:
+def _labels_of(train: Scan, digests: dict[str, str], problems: list[str]) -> dict[str, str]:
     """The class of each image in the class folders, by its digest."""
     labels: dict[str, str] = {}
     first: dict[str, str] = {}
@@ -165,8 +165,8 @@ def read(found: Found, config: Images) -> Read:
     labels = dict.fromkeys(found.files.values(), UNKNOWN)
     labels |= dict(zip(test_files, found.test.labels if found.test else [], strict=True))
     files, problems = sorted(labels), []
-    listing = Listing(found.root, found.class_names, files, [labels[file] for file in files])
-    (everything,), unreadable = load_all([listing], config, problems)
+    scan = Scan(found.root, found.class_names, files, [labels[file] for file in files])
+    (everything,), unreadable = load_all([scan], config, problems)
     refuse(problems)
     place = {file: i for i, file in enumerate(everything.names)}
     digests = [digest for digest, file in found.files.items() if file in place]
@@ -202,13 +202,12 @@ def fingerprint(found: Found) -> str:
     return hashlib.blake2b("".join(found.files).encode(), digest_size=16).hexdigest()
 
 
-def fingerprint_of_rows(found: Found, read: Read) -> str:
-    """Differs where a row of the pixels may be another image's: by names, contents and rows."""
+def fingerprint_of_order(found: Found, read: Read) -> str:
+    """Differs where an index may be another image's: by names and contents, in their order."""
     digest = hashlib.blake2b(digest_size=16)
     for images in (read.images, *([read.test] if read.test else [])):
-        for name, row in zip(images.names, images.rows.tolist(), strict=True):
-            content = f"{row}\0{name}\0{found.digests[name]}\0"
-            digest.update(content.encode(errors="surrogateescape"))
+        for name in images.names:
+            digest.update(f"{name}\0{found.digests[name]}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

@@ -195,25 +195,24 @@ class Store:
     def _append(self, file: BinaryIO, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Appends rows, each with its entry, behind those that a file has."""
         kept = self._found(file, [])
-        count, entries = len(kept.values), []
+        start, count, entries = _place_of_rows(kept.capacity), len(kept.values), []
 
         def save() -> None:
             nonlocal count
-            if not entries:
-                return
-            content, added = b"".join(entries), len(entries)
-            entries.clear()  # also where they cannot be written: never without their rows
-            _flush(file)
-            file.seek(HEADER.size + count * ENTRY.itemsize)
-            file.write(content)
-            _flush(file)
-            count += added
+            if entries:
+                content, added = b"".join(entries), len(entries)
+                entries.clear()  # also where they cannot be written: never without their rows
+                _flush(file)
+                file.seek(HEADER.size + count * ENTRY.itemsize)
+                file.write(content)
+                _flush(file)
+                count += added
+                file.seek(start + count * self.row.itemsize)
 
+        file.seek(start + count * self.row.itemsize)
         saved_at = time.monotonic()
         try:
             for row, entry in rows:
-                place = (count + len(entries)) * self.row.itemsize
-                file.seek(_place_of_rows(kept.capacity) + place)
                 file.write(row)
                 entries.append(entry)
                 is_chunk = len(entries) * self.row.itemsize >= CHUNK

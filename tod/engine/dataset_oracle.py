@@ -72,7 +72,7 @@ class DatasetOracle(Oracle):
         self, folder: RunFolder, dataset: Dataset, found: dict[str, Any], run_log: RunLog
     ) -> bool:
         folder.open(found)
-        records.write_unreadable(folder.path, dataset.unreadable)
+        records.write_unreadable(folder.path, dataset.unreadable, folder.mark)
         if self.features and not self.identity.features:
             log.warning(f"--features {self.features}: {self.identity.sampling} has no use for it")
         run_log.write_to(folder.path / "log.txt")
@@ -97,7 +97,7 @@ class DatasetOracle(Oracle):
             path, dataset = loop.query_path(trial.cycle), trial.experiment.dataset
             records.write_query(path, pool.subset, query.scores, query.indices, dataset)
             loop.folder.write_row(row | judged)
-            records.write_learning_curve(loop.folder.path)
+            records.write_learning_curve(loop.folder.path, loop.folder.mark)
         trial.label(query)
 
     def conclude(self, folder: RunFolder, has_ended: bool) -> None:

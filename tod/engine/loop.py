@@ -198,5 +198,5 @@ def finish_trial(folder: RunFolder, trial: int) -> None:
     """Ends a trial whose last row is written, unless that was done: a kill may come between."""
     progress = Progress(folder.path, trial)
     if progress.exists():
-        records.write_learning_curve(folder.path)
+        records.write_learning_curve(folder.path, folder.mark)
         progress.remove()

@@ -100,7 +100,7 @@ class PeopleOracle(Oracle):
         found = self.store.found
         read = own_images.read(found, self.config.images)
         dataset = self.store.dataset(read, self.config.images, self.recorded)
-        self.content = own_images.fingerprint_of_rows(found, read)
+        self.content = own_images.fingerprint_of_order(found, read)
         self.fingerprint = self.recorded.get("data") or own_images.fingerprint(found)
         self.digests = read.digests
         self.for_training = indices_of(self.store.for_training(), self.digests)
@@ -118,7 +118,7 @@ class PeopleOracle(Oracle):
             return False
         folder.open({**found, "settings": [*self.identity.settings]})
         run_log.write_to(folder.path / "log.txt")
-        records.write_unreadable(folder.path, dataset.unreadable)
+        records.write_unreadable(folder.path, dataset.unreadable, folder.mark)
         self.store.write_labels()
         self.store.say_what_changed()
         active = self.config.active_learning
@@ -166,7 +166,7 @@ class PeopleOracle(Oracle):
         if loop.writes:
             loop.folder.write_row(row)
             if (loop.folder.rows()[ACCURACY] != "nan").any():
-                records.write_learning_curve(loop.folder.path)
+                records.write_learning_curve(loop.folder.path, loop.folder.mark)
         # If so, it was written before a kill.
         batch_is_there = len(self.store.batches) > self.num_batches
         self.num_written = self.num_batches + (batch_is_there or self._ask(loop))

@@ -160,9 +160,9 @@ class DataParallel:
         summed = torch.cat([gradient.flatten() for gradient in gradients])
         with self._explain_failures():
             distributed.all_reduce(summed)
-        sizes = [gradient.numel() for gradient in gradients]
-        for gradient, part in zip(gradients, summed.split(sizes), strict=True):
-            gradient.copy_(part.view(gradient.shape))
+        parts = summed.split([gradient.numel() for gradient in gradients])
+        parts = [part.view(g.shape) for part, g in zip(parts, gradients, strict=True)]
+        torch._foreach_copy_(gradients, parts)
 
     def share_statistics(self, networks: Sequence[nn.Module]) -> None:
         """On GPUs, batch norm takes the statistics of the whole batch; changes the networks."""
@@ -175,7 +175,9 @@ class DataParallel:
         if self.world_size > 1:
             with self._explain_failures():
                 for tensor in chain(*(network.state_dict().values() for network in networks)):
-                    distributed.broadcast(tensor, 0)
+                    dense = tensor.contiguous()  # which channels-last weights are not
+                    distributed.broadcast(dense, 0)
+                    tensor.copy_(dense)
 
     def gather(self, found: Sequence[Of]) -> Sequence[Of]:
         """What all ranks have found of their batches, in the batches' order."""

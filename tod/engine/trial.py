@@ -232,17 +232,17 @@ class Trial:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to end bit for bit as an uninterrupted one."""
-        labeled: Any = torch.from_numpy(self.labeled)
-        if self._names is not None:
-            labeled = [self._names[index] for index in self.labeled.tolist()]
-        remembers = self._names is not None and [*self.auxiliary.memory.buffers()]
-        return {
-            "labeled": labeled,
+        state: dict[str, Any] = {
+            "labeled": torch.from_numpy(self.labeled),
             "previous": self.previous.state_dict(),
             "learner": self.learner.state_dict(),
-            "draws_from_pool": self.learner.draws_from(self.unlabeled),
-            **({"names": [*self._names]} if remembers else {}),
         }
+        if self._names is not None:
+            state["labeled"] = [self._names[index] for index in self.labeled.tolist()]
+            state["draws_from_pool"] = self.learner.draws_from(self.unlabeled)
+            if [*self.auxiliary.memory.buffers()]:
+                state["names"] = [*self._names]
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes back what `state_dict` gave, but for images that have gone or lost their label.

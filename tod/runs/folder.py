@@ -62,6 +62,11 @@ class RunFolder:
         """How many the run has."""
         return self.identity.config.active_learning.trials
 
+    @property
+    def mark(self) -> str:
+        """What tells this process's unfinished files from others': a trial that it holds."""
+        return f".trial{self.trials[0]}" if self.trials else ""
+
     def __enter__(self) -> "RunFolder":
         return self
 
@@ -96,7 +101,9 @@ class RunFolder:
             self._lock(wanted - own, self._locks_while_emptied)
         if not self._all_goes:
             self._refuse_another_run()
-            if (self.path / "trials").exists():  # a kill may have come before this was written
+            if (
+                self.trials and (self.path / "trials").exists()
+            ):  # a kill may have come before this was written
                 self._write_results()
 
     def _lock(self, names: Iterable[str], held: ExitStack) -> None:
@@ -139,7 +146,7 @@ class RunFolder:
         if not recorded.exists():
             content = self.identity.as_dict()
             content["run"] |= environment
-            write_atomically(recorded, as_yaml(content), replaces=False)
+            write_atomically(recorded, as_yaml(content), self.mark, replaces=False)
         self._compare(environment)  # it may be another process's
         if self.overwrite:
             self._empty()
@@ -264,7 +271,7 @@ class RunFolder:
         path = self.path / "results.csv"
         rows = self.rows()
         while as_csv(self._read(path)) != as_csv(rows):
-            write_atomically(path, as_csv(rows))
+            write_atomically(path, as_csv(rows), self.mark)
             rows = self.rows()
         return rows
 

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
-from uuid import uuid4
 
 from filelock import FileLock
 
@@ -67,7 +66,7 @@ def refuse_what_the_machine_lacks(path: Path, error: Exception) -> None:
 
 @contextmanager
 def atomic_file(
-    path: Path, spare: Path | None = None, *, partial: Path | None = None, replaces: bool = True
+    path: Path, spare: Path | None = None, *, mark: str = "", replaces: bool = True
 ) -> Iterator[BinaryIO]:
     """A file to write that is, whatever happens, the old one or the new one, never a part of it.
 
@@ -76,15 +75,15 @@ def atomic_file(
     Args:
         path: the file.
         spare: where the old file goes, if it is kept.
-        partial: what is not yet whole. The default is for files that one process writes at a time:
-            where a kill has left it, the next writer replaces it.
+        mark: where several processes may write the file at once, what tells the unfinished one of
+            this process from others'; after a kill, the next process of this mark replaces it.
         replaces: whether a file that is there is replaced; if not, it stays.
 
     Raises:
         InputError: the disk is full, the folder cannot be written to, or another program holds
             the file; the OSError is its cause.
     """
-    partial = partial or path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{mark}.partial")
     with _one_line(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -162,14 +161,14 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def write_atomically(path: Path, content: bytes | str, replaces: bool = True) -> None:
-    """Writes all of a file as `atomic_file` does, a text in UTF-8; several processes may at once.
+def write_atomically(
+    path: Path, content: bytes | str, mark: str = "", replaces: bool = True
+) -> None:
+    """Writes all of a file as `atomic_file` does; a text in UTF-8.
 
     A file's name in it that is no UTF-8 keeps its own bytes.
     """
-    # Not by the process's number: on two nodes it may be the same.
-    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
-    with atomic_file(path, partial=partial, replaces=replaces) as file:
+    with atomic_file(path, mark=mark, replaces=replaces) as file:
         file.write(content.encode("utf-8", NAMES) if isinstance(content, str) else content)
 
 
