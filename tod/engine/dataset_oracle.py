@@ -81,7 +81,7 @@ class DatasetOracle(Oracle):
     def has_labels(self, loop: Loop) -> bool:
         trial = loop.trial
         if trial.cycle == 1 and loop.writes:
-            path = loop.query_path(0)
+            path = loop.cycle_file("queries", 0)
             records.write_first_labels(path, trial.labeled, trial.experiment.dataset)
         return True
 
@@ -94,7 +94,7 @@ class DatasetOracle(Oracle):
         judged = diagnostics(query.scores, pool.logits, pool.labels, is_queried)
         if loop.writes:
             loop.monitor.scored(query.scores)
-            path, dataset = loop.query_path(trial.cycle), trial.experiment.dataset
+            path, dataset = loop.cycle_file("queries", trial.cycle), trial.experiment.dataset
             records.write_query(path, pool.subset, query.scores, query.indices, dataset)
             loop.folder.write_row(row | judged)
             records.write_learning_curve(loop.folder.path, loop.folder.mark)

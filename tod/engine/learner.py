@@ -207,15 +207,9 @@ class Learner:
         self.ranks.backward(loss, self._trained)
         return torch.stack([term.detach().to(loss.dtype) for term in (loss, *others)])
 
-    def _losses(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        unlabeled_images: Tensor,
-        indices: Tensor,
-        epoch: Tensor,
-    ) -> tuple[Tensor, ...]:
+    def _losses(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The loss of one step, the task loss and the auxiliary parts."""
+        images, labels, unlabeled_images, indices, epoch = inputs
         counts = [count for count in (len(labels), len(indices) - len(labels)) if count]
         batches = [images, unlabeled_images][: len(counts)]
         with self._autocast():

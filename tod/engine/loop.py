@@ -104,11 +104,10 @@ class Loop:
         self._warn_if_nothing_seems_learnt(accuracy)
         self.monitor.evaluated(num_labeled, accuracy)
         if len(dataset.test):
-            name = cycle_name(trial.number, trial.cycle)
-            path = self.folder.path / "confusion" / f"{name}.csv"
+            path = self.cycle_file("confusion", trial.cycle)
             records.write_confusion(path, logits, dataset)
             if self.options.keep_predictions:
-                path = self.folder.path / "predictions" / f"{name}.npz"
+                path = self.cycle_file("predictions", trial.cycle, ".npz")
                 records.write_predictions(path, logits, dataset)
 
     def _warn_if_nothing_seems_learnt(self, accuracy: float) -> None:
@@ -129,9 +128,9 @@ class Loop:
                 f"--output-dir, {', '.join(settings)}"
             )
 
-    def query_path(self, cycle: int) -> Path:
-        """Where it is recorded what a cycle has queried; 0: what was labelled before the first."""
-        return self.folder.path / "queries" / f"{cycle_name(self.trial.number, cycle)}.csv"
+    def cycle_file(self, kind: str, cycle: int, ending: str = ".csv") -> Path:
+        """Where one kind of record of a cycle lies; 0: of what was before the first."""
+        return self.folder.path / kind / f"{cycle_name(self.trial.number, cycle)}{ending}"
 
     def _after_step(self) -> None:
         learner, interruption = self.trial.learner, self.trial.experiment.interruption
