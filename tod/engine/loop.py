@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from torch import Tensor
@@ -15,12 +16,14 @@ from tod.analysis.results import ACCURACY
 from tod.config import InputError
 from tod.config.identity import Options, cycle_name
 from tod.engine.learner import DivergenceError, learning_rate
-from tod.engine.oracle import Oracle
 from tod.engine.trial import Trial
 from tod.runs.checkpoints import Progress, write_weights
 from tod.runs.folder import RunFolder
 from tod.runs.monitor import Monitor
 from tod.strategies.pool import Pool, Query
+
+if TYPE_CHECKING:
+    from tod.engine.oracle import Oracle
 
 log = logging.getLogger("tod")
 
@@ -33,7 +36,7 @@ class Loop:
     """The loop over one trial, and what it leaves in the run's folder: rank 0 alone writes it."""
 
     trial: Trial
-    oracle: Oracle
+    oracle: "Oracle"
     sampling: Callable[[Pool], Query]
     folder: RunFolder
     monitor: Monitor

@@ -116,9 +116,8 @@ class PeopleOracle(Oracle):
         if begins and same and not self.is_in_pool.any():
             self._say_that_all_is_labelled()
             return False
-        folder.open({**found, "settings": [*self.identity.settings]})
-        run_log.write_to(folder.path / "log.txt")
-        records.write_unreadable(folder.path, dataset.unreadable, folder.mark)
+        settings = {"settings": [*self.identity.settings]}
+        super().open(folder, dataset, found | settings, run_log)
         self.store.write_labels()
         self.store.say_what_changed()
         active = self.config.active_learning
