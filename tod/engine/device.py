@@ -154,9 +154,10 @@ def prepare(
         torch.set_num_threads(threads)
     allow_tf32(precision == "tf32")
     torch.backends.cudnn.benchmark = not deterministic
-    if deterministic:  # a CPU gives the same bytes each time anyway, CUDA for some speed
+    if deterministic:
+        # CUDA gives the same bytes each time then, for some speed; a CPU does so anyway. Where an
+        # operation has no deterministic form, PyTorch warns and names it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        # Where an operation has no deterministic form, PyTorch names it.
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Nothing here reads memory that it has not written.
         torch.utils.deterministic.fill_uninitialized_memory = False
