@@ -36,10 +36,11 @@ def queries_nothing(strategy: Strategy) -> bool:
     return "active_learning.cycles=1" in strategy.always_with
 
 
-def whole_pool(logits: Tensor, features: Tensor, query_size: int, seed: int = 0) -> Pool:
+def whole_pool(name: str, logits: Tensor, features: Tensor, query_size: int, seed: int = 0) -> Pool:
     """A pool with all that any strategy may look at."""
     torch.manual_seed(seed)
     pool = pool_of(logits, features, query_size=query_size, dropout=0.5)
+    pool.modules["module"] = module_of(name, features.shape[1])
     pool.random = Mock(wraps=np.random.default_rng(seed))
     return pool
 
@@ -58,7 +59,6 @@ def drawn(size: int, width: int, seed: int = 0) -> Tensor:
 
 def query(name: str, pool: Pool) -> list[int]:
     """The positions that a strategy picks, which are as many as asked for, and different ones."""
-    pool.modules["module"] = module_of(name, pool.backbone.answers[1].shape[1])
     found = STRATEGIES[name](pool)
     expected = 0 if queries_nothing(STRATEGIES[name]) else pool.query_size
     assert len({*found.indices.tolist()}) == len(found.indices) == expected
@@ -132,7 +132,7 @@ def test_a_pass_of_ones_own_gives_tensors_of_the_whole_subset_without_gradients(
 def test_it_picks_different_images_and_scores_each_even_if_it_is_asked_for_all(
     name, size, classes, asked
 ):
-    query(name, whole_pool(drawn(size, classes), drawn(size, 5, 1), asked))
+    query(name, whole_pool(name, drawn(size, classes), drawn(size, 5, 1), asked))
 
 
 @every_strategy
@@ -142,7 +142,9 @@ def test_it_picks_none_twice_among_twins_and_where_all_scores_are_equal(name, ki
     for seed in range(10):
         logits, features = drawn(kinds, 7, seed), drawn(kinds, 33, seed + 1)
         for size in (12, 30):
-            query(name, whole_pool(logits.repeat(30, 1)[:30], features.repeat(30, 1)[:30], size))
+            query(
+                name, whole_pool(name, logits.repeat(30, 1)[:30], features.repeat(30, 1)[:30], size)
+            )
 
 
 @every_strategy
@@ -150,7 +152,7 @@ def test_its_picks_depend_on_the_pools_own_random_numbers_and_not_on_the_order_o
     logits, previous, features = drawn(40, 4), drawn(40, 4, 1), drawn(40, 3, 2)
 
     def asked(order: Tensor) -> tuple[Pool, list[int], np.ndarray]:
-        pool = whole_pool(logits[order], features[order], 12)
+        pool = whole_pool(name, logits[order], features[order], 12)
         pool.subset = FIRST_INDEX + order.numpy()
         pool.previous = nn.Sequential(Table(previous[order], features[order]))
         torch.manual_seed(int(order[0]))  # which is nothing to it
@@ -185,7 +187,7 @@ def test_the_backbone_sees_each_image_once_for_a_query_and_its_diagnostics(name)
 def test_scores_that_are_not_finite_are_a_divergence(name, value, rows):
     logits, features = drawn(10, 3), drawn(10, 2, 1)
     logits[rows] = features[rows] = value
-    pool = whole_pool(logits, features, 2)
+    pool = whole_pool(name, logits, features, 2)
     with suppress(FloatingPointError):
         query(name, pool)
         assert pool.backbone.seen == pool.previous[0].seen == []  # it has not looked

@@ -379,7 +379,8 @@ def test_help_lists_every_argument_and_what_the_entry_offers(script, call_script
     options += ("trials", "overwrite", "keep-weights")
     assert [name for name in options if f"--{name}" not in done.stdout] == []
     method = script.removeprefix("main_").removesuffix(".py")
-    offered = ",".join(importlib.import_module(script.removesuffix(".py")).SAMPLING)
+    entry = importlib.import_module(script.removesuffix(".py"))
+    offered = ",".join(entry.SAMPLING)
     assert offered.startswith("RANDOM,") and offered.endswith(f",{method}")
     assert f"{{{offered}}}" in done.stdout
-    assert f"{{NONE,{method}}}" in done.stdout
+    assert f"{{{','.join(entry.AUXILIARY)}}}" in done.stdout

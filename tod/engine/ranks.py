@@ -50,12 +50,12 @@ class DataParallel:
     def __enter__(self) -> "DataParallel":
         if self.world_size > 1:
             with_gpus = self._may_use_gpus and torch.cuda.is_available()
-            # In a step, all are there; NCCL ends a process that waits longer for one that is not.
-            distributed.init_process_group(
-                "cpu:gloo,cuda:nccl" if with_gpus else "gloo", timeout=timedelta(minutes=30)
-            )
-            # The others wait as long as rank 0 reads and writes.
-            self._between_steps = distributed.new_group(backend="gloo", timeout=timedelta(days=1))
+            backend, day = "cpu:gloo,cuda:nccl" if with_gpus else "gloo", timedelta(days=1)
+            with self._explain_failures():
+                # In a step, all are there; NCCL ends a process that waits longer for one that is
+                # not. Between steps, the others wait as long as rank 0 reads and writes.
+                distributed.init_process_group(backend, timeout=timedelta(minutes=30))
+                self._between_steps = distributed.new_group(backend="gloo", timeout=day)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:

@@ -1,10 +1,10 @@
 """Several processes for one run, as `torchrun` starts them, or as are started here."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import distributed
 
@@ -89,20 +89,22 @@ def main_process_first(ranks: Ranks) -> Iterator[None]:
     if ranks.world_size == 1:
         yield
         return
-    distributed.init_process_group("gloo", timeout=timedelta(days=1))
+    _with_the_others(ranks, distributed.init_process_group, "gloo", timeout=timedelta(days=1))
     turn = 0 if ranks.is_main_process else 1 if ranks.local_rank == 0 else 2
     try:
         for _ in range(turn):
-            _wait_for_the_others(ranks)
+            _with_the_others(ranks, distributed.barrier)
         yield
         for _ in range(2 - turn):
-            _wait_for_the_others(ranks)
+            _with_the_others(ranks, distributed.barrier)
     finally:
         distributed.destroy_process_group()
 
 
-def _wait_for_the_others(ranks: Ranks) -> None:
+def _with_the_others(
+    ranks: Ranks, do: Callable[..., object], *arguments: Any, **settings: Any
+) -> None:
     try:
-        distributed.barrier()
+        do(*arguments, **settings)
     except RuntimeError:
         raise InputError(f"[rank {ranks.rank}] another rank has failed, and says why") from None
