@@ -204,6 +204,14 @@ def fail_on_main(group: DataParallel, rank: int) -> None:
     group.from_main(fail)
 
 
+def fail_on(group: DataParallel, rank: int, *, ranks: Sequence[int]) -> None:
+    def find() -> None:
+        if rank in ranks:
+            raise InputError(f"what rank {rank} finds")
+
+    group.each(find)
+
+
 @pytest.mark.parametrize(
     ("then", "lines"),
     [
@@ -211,6 +219,9 @@ def fail_on_main(group: DataParallel, rank: int) -> None:
         (partial(use, devices=("mps", "mps")), ("--parallel data: needs CUDA devices", "2$")),
         (partial(use, devices=("cpu", "cuda")), ("goes on$", "--device: is cuda on this machine")),
         (fail_on_main, ("what rank 0 says$", "2$")),
+        (partial(fail_on, ranks=[0, 1]), ("what rank 0 finds$", "2$")),
+        (partial(fail_on, ranks=[0]), ("what rank 0 finds$", "2$")),
+        (partial(fail_on, ranks=[1]), ("goes on$", "what rank 1 finds$")),
     ],
 )
 def test_what_ranks_cannot_share_ends_them_with_one_line(ranks, then, lines):

@@ -69,7 +69,7 @@ def run_experiment(
                     )
                 )
                 devices.prepare(device, precision, identity.deterministic, threads)
-                dataset = oracle.load()
+                dataset = ranks.each(oracle.load)
                 if oracle.content != ranks.from_main(lambda: oracle.content):
                     raise InputError(
                         f"{config.data_dir}: holds other images here than for rank 0; all ranks "

@@ -98,6 +98,22 @@ class DataParallel:
                 distributed.broadcast(answer, 0, self._between_steps)
         return int(answer)
 
+    def each(self, find: Callable[[], T]) -> T:
+        """What each rank finds by itself. Where that fails on rank 0 too, it alone says so."""
+        if self.world_size == 1:
+            return find()
+        found, failure = None, None
+        try:
+            found = find()
+        except InputError as error:
+            failure = error
+        main_fails = self.from_main(lambda: failure is not None)
+        if failure is not None and self.is_main >= main_fails:
+            raise failure
+        if main_fails:
+            raise SystemExit(2)
+        return found
+
     def own_share(self, views: Tensor, num_labeled: int) -> tuple[Tensor, int]:
         """This rank's rows of a batch that begins with labelled images, and how many of these."""
         if self.world_size == 1:
