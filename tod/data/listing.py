@@ -25,12 +25,11 @@ NAMED = 10
 
 
 class Scan(NamedTuple):
-    """The image files of a folder: its classes, the files' names in it, and their labels."""
+    """The image files of a folder: its classes, and the label of each file by its name there."""
 
     folder: Path
     class_names: list[str]
-    files: list[str]
-    labels: list[int]
+    labels: dict[str, int]
 
 
 def refuse(problems: Sequence[str], ending: str | None = None) -> None:
@@ -90,17 +89,16 @@ def listed(
             if where == "train"
             else f"{shown(folders[name][0])}: is none of {where}; add it there, or rename it"
         )
-    files, labels = [], []
+    labels: dict[str, int] = {}
     for label, name in enumerate(class_names):
         for path in (path for f in folders.get(name, ()) for path in _entries(f, problems)):
             if _is_image(path):
-                files.append(str(path.relative_to(folder)))
-                labels.append(label)
+                labels[str(path.relative_to(folder))] = label
             else:
                 others.append(path)
     words = "images lie in their class's folder itself, with an image's ending"
     _warn_of_others(folder, others, words)
-    return Scan(folder, class_names, files, labels)
+    return Scan(folder, class_names, labels)
 
 
 def class_name_of(name: str) -> str:

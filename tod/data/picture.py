@@ -4,14 +4,12 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import PIL
 from PIL import ExifTags, Image, PngImagePlugin
-from PIL.BmpImagePlugin import DibImageFile
-from PIL.IcoImagePlugin import IcoFile
 
 from tod.data import colour
 from tod.system.files import machine_lacks
@@ -31,8 +29,14 @@ FORMATS = tuple(
 )
 """The raster formats that are read. Pillow knows others: EPS would start Ghostscript."""
 ENDINGS = {ending for ending, name in Image.registered_extensions().items() if name in FORMATS}
-# Above these, Pillow refuses a picture for its texts or its profile, which may be large.
+BYTES_A_PIXEL = 24
+"""At most, while a picture is decoded."""
+# Above these, Pillow refuses a picture for its texts or its profile, which may be large; and for
+# its size: above twice this.
 PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = 2**26, 2**28
+Image.MAX_IMAGE_PIXELS = memory() // (4 * BYTES_A_PIXEL)
+# Its warnings name no file.
+warnings.filterwarnings("ignore", module="PIL")
 
 TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,8 +49,6 @@ TRANSPOSITIONS = {
 }
 """What turns a picture of each EXIF orientation upright."""
 OUT_OF_MEMORY = re.compile("out of memory|decoder error -9")  # as Pillow's decoders say it
-BYTES_A_PIXEL = 24
-"""At most, while a picture is decoded."""
 FINER = 4
 """A JPEG file is decoded to no less than this many times the side to which it is squashed: then the
 pixels differ from a full decoding's by 0.3 of 255 levels on average, by 2 in 99 of 100, by 9 at an
@@ -85,34 +87,22 @@ def rgb(path: Path, side: int, read: Read) -> Image.Image:
     """
     # Pillow would map some files by their name, and mix up the lines of those that lie on a side.
     with path.open("rb") as file:
-        icon = _pixels_of_an_icon(file)
+        is_icon = file.read(4) == b"\0\0\1\0"
+        file.seek(0)
         try:
             with (
-                _memory_for(icon),  # Pillow decodes it as it opens it
+                # Pillow decodes an icon as it opens it, of whatever size its directory says.
+                _budget.spent(memory() // 2 // BYTES_A_PIXEL if is_icon else 0),
                 Image.open(file, formats=FORMATS) as image,
-                _memory_for(0 if icon else _pixels_to_decode(image)),
+                _budget.spent(0 if is_icon else _pixels_to_decode(image)),
             ):
                 return read(image, side)
+        except Image.DecompressionBombError:
+            raise ValueError("its pixels do not fit into memory") from None
         except Exception as error:
             if OUT_OF_MEMORY.match(str(error)):
                 raise MemoryError(str(error)) from None
             raise
-
-
-def _pixels_of_an_icon(file: BinaryIO) -> int:
-    """How many pixels the picture in an icon has, whatever its directory says; 0: it is none."""
-    num_pixels = 0
-    if file.read(4) == b"\0\0\1\0":
-        file.seek(0)
-        with suppress(Exception):  # opening a damaged one tells more
-            place = IcoFile(file).entry[0].offset
-            file.seek(place)
-            is_png = file.read(4) == b"\x89PNG"
-            file.seek(place)
-            width, height = (PngImagePlugin.PngImageFile if is_png else DibImageFile)(file).size
-            num_pixels = width * height if is_png else width * height // 2  # with its mask
-    file.seek(0)
-    return num_pixels
 
 
 def _pixels_to_decode(image: Image.Image) -> int:
@@ -130,9 +120,12 @@ class _Budget:
         self.changed = threading.Condition()
 
     @contextmanager
-    def spent(self, nbytes: int) -> Iterator[None]:
+    def spent(self, num_pixels: int) -> Iterator[None]:
+        nbytes, limit = num_pixels * BYTES_A_PIXEL, memory() // 2
+        if nbytes > limit:
+            raise Image.DecompressionBombError
         with self.changed:
-            self.changed.wait_for(lambda: self.used == 0 or self.used + nbytes <= memory() / 2)
+            self.changed.wait_for(lambda: self.used == 0 or self.used + nbytes <= limit)
             self.used += nbytes
         try:
             yield
@@ -143,27 +136,6 @@ class _Budget:
 
 
 _budget = _Budget()
-
-
-@contextmanager
-def _memory_for(num_pixels: int) -> Iterator[None]:
-    nbytes = num_pixels * BYTES_A_PIXEL
-    if nbytes > memory() / 2:
-        raise ValueError(f"its {num_pixels / 1e6:,.0f} megapixels do not fit into memory")
-    with _budget.spent(nbytes):
-        yield
-
-
-@contextmanager
-def pillow_limits_off() -> Iterator[None]:
-    """Without Pillow's limit, as `rgb` has one by memory, and its warnings, which name no file."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="PIL")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
 
 
 def as_published(image: Image.Image, side: int) -> Image.Image:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tod.config.schema import Images
 from tod.config.settings import counted, shortened
 from tod.data import Dataset, statistics
 from tod.data.listing import refuse
-from tod.data.own_images import UNKNOWN, Found, Read, indices_of, with_labels
+from tod.data.own_images import UNKNOWN, Found, Read, indices_of
 from tod.people import labels as tables
 from tod.people.answers import Answer, not_utf8, read_answers
 from tod.people.labels import COPY, DISAGREEMENTS, LABELS, SET_ASIDE, TABLES, Label, in_table
@@ -205,7 +206,7 @@ class LabelStore:
             log.warning(f"a labelled image that cannot be read is not trained on, {words}")
         number = {digest: class_names.index(each.class_name) for digest, each in labels.items()}
         numbers = torch.tensor([number.get(digest, UNKNOWN) for digest in digests])
-        images = with_labels(read.images, numbers)
+        images = replace(read.images, labels=numbers)
         test = images.subset(indices_of(self.audits(), digests)) if read.test is None else read.test
         if not recorded:
             computed = (values.tolist() for values in statistics(images))
