@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from models.convolution import StridedConv2d
+from models.resnet import StridedConv2d
 from tod.config import InputError
 
 FRESH_PARTS = ("layer4", "fc")

@@ -70,7 +70,7 @@ def test_a_store_keeps_rows_of_any_type(folder):
 
     for files in (["0.png", "1.png"], ["2.png", "1.png", "0.png"]):
         store = Store(folder / "f", files, "reader", (2,), np.float32)
-        kept, problems, why = store.load(make, "")
+        kept, problems, why = store.load(make)
         assert not problems and why is None
     assert sorted(asked) == ["0.png", "1.png", "2.png"] and asked[2] == "2.png"
     assert kept.values[kept.rows][0].tolist() == [3, 0.5]

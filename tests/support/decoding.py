@@ -28,7 +28,7 @@ class Decoded(list[str]):
         super().__init__()
         self.errors: dict[str, BaseException] = {}
 
-    def __call__(self, path: Path, **options: object) -> picture.Pixels:
+    def __call__(self, path: Path, **options: object) -> tuple[bytes, bool]:
         self.append(path.name)
         if path.name in self.errors:
             raise self.errors[path.name]

@@ -43,7 +43,7 @@ def load_images(
     _refuse_a_small_disk(stores)
     images, unreadable, lines, dim = [], [], [], []
     for (folder, _, labels), store in zip(scans, stores, strict=True):
-        kept, failures, why_not_kept = store.load(decode, "decoding")
+        kept, failures, why_not_kept = store.load(decode)
         if why_not_kept:
             words = f"the decoded images cannot be kept ({why_not_kept})"
             log.warning(f"{folder}: {words}; they are decoded each time")

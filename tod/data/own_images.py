@@ -143,7 +143,7 @@ def _digests(root: Path, names: Sequence[str], problems: list[str]) -> list[str]
     """The SHA-256 of each file in hex; a hidden file remembers those that have not changed."""
     size = hashlib.sha256().digest_size
     store = Store(root / ".digests_of_images", names, "sha256", (size,))
-    kept, unread, _ = store.load(lambda path: (bytes.fromhex(sha256(path)), False), "reading")
+    kept, unread, _ = store.load(lambda path: (bytes.fromhex(sha256(path)), False))
     for index, why in unread.items():
         problems.append(f"{shown(root / names[index])}: cannot be read ({why}); mend or remove it")
     return [

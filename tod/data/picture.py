@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import PIL
 from PIL import ExifTags, Image, PngImagePlugin
@@ -53,34 +52,27 @@ FINER = 4
 """A JPEG file is decoded to no less than this many times the side to which it is squashed: then the
 pixels differ from a full decoding's by 0.3 of 255 levels on average, by 2 in 99 of 100, by 9 at an
 edge at most (45 photographs of Caltech-101 at quality 90)."""
-IS_DIM = "is dim"
-"""The key under which a picture's `info` says that it keeps few of its grey levels."""
 TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of TIFF
 
-Read = Callable[[Image.Image, int], Image.Image]
-"""An open picture, and the side of the square to which it is to be squashed → its RGB pixels."""
+Read = Callable[[Image.Image, int], tuple[Image.Image, bool]]
+"""An open picture, and the side of the square to which it is to be squashed → its RGB pixels, and
+whether they are dim: few grey levels are left of the file's."""
 
 
-class Pixels(NamedTuple):
-    """A decoded picture, (size, size, 3) uint8; it is dim if it keeps few of its file's levels."""
-
-    content: bytes
-    is_dim: bool
-
-
-def decode(path: Path, resize: int, size: int, read: Read) -> Pixels:
-    """An image file, squashed to a square of side `resize`, of which the middle `size` is kept."""
+def decode(path: Path, resize: int, size: int, read: Read) -> tuple[bytes, bool]:
+    """An image file, squashed to a square of side `resize`, of which the middle `size` is kept:
+    (size, size, 3) uint8, and whether it is dim.
+    """
     border = (resize - size) // 2
     box = (border, border, border + size, border + size)
-    pixels = rgb(path, resize, read)
-    is_dim = pixels.info.get(IS_DIM, False)
+    pixels, is_dim = rgb(path, resize, read)
     if pixels.size != (size, size) or resize != size:
         pixels = pixels.resize((resize, resize), Image.Resampling.BILINEAR).crop(box)
-    return Pixels(pixels.tobytes(), is_dim)
+    return pixels.tobytes(), is_dim
 
 
-def rgb(path: Path, side: int, read: Read) -> Image.Image:
-    """The RGB pixels of an image file that is to be shrunk to a square of this side, or not at all.
+def rgb(path: Path, side: int, read: Read) -> tuple[Image.Image, bool]:
+    """What `read` makes of an image file that is to be shrunk to a square of this side, if at all.
 
     Raises:
         Exception: the file holds no picture; Pillow's decoders raise many kinds.
@@ -138,12 +130,12 @@ class _Budget:
 _budget = _Budget()
 
 
-def as_published(image: Image.Image, side: int) -> Image.Image:
+def as_published(image: Image.Image, side: int) -> tuple[Image.Image, bool]:
     """RGB as the published code reads Caltech-101: transparency, profile and orientation go."""
-    return image.convert("RGB")
+    return image.convert("RGB"), False
 
 
-def as_shown(image: Image.Image, side: int) -> Image.Image:
+def as_shown(image: Image.Image, side: int) -> tuple[Image.Image, bool]:
     """RGB as a viewer shows the picture, to be squashed to a square of this side.
 
     Its colour profile is converted to sRGB, what is transparent shows white, its EXIF orientation
@@ -160,9 +152,7 @@ def as_shown(image: Image.Image, side: int) -> Image.Image:
     if alpha is not None:
         colours = Image.composite(colours, Image.new("RGB", image.size, "white"), alpha)
     turn = TRANSPOSITIONS.get(_orientation(image))
-    upright = colours if turn is None else colours.transpose(turn)
-    upright.info[IS_DIM] = is_dim
-    return upright
+    return colours if turn is None else colours.transpose(turn), is_dim
 
 
 def _shrink(image: Image.Image, side: int) -> None:

@@ -44,7 +44,7 @@ class Kept(NamedTuple):
             memory back.
         entries: of the values, (M,) of `ENTRY`.
         rows: which of the values are the files', (N,) int64; −1: none.
-        capacity: how many values the file can take.
+        capacity: how many values the store can take.
     """
 
     values: np.ndarray
@@ -99,9 +99,7 @@ class Store:
         count = len(self.keys) if kept.is_to_be_replaced else len(kept.missing)
         return count * (self.row.itemsize + ENTRY.itemsize)
 
-    def load(
-        self, make: Callable[[Path], Made], doing: str
-    ) -> tuple[Kept, dict[int, str], str | None]:
+    def load(self, make: Callable[[Path], Made]) -> tuple[Kept, dict[int, str], str | None]:
         """What there is of the files; what is missing is made, and kept.
 
         Returns:
@@ -114,7 +112,7 @@ class Store:
         failures: dict[int, str] = {}
         with folder_lock(self.path.parent) as problem:
             kept = self.find()  # others may have written meanwhile
-            with closing(self._made(kept.missing, make, doing, failures)) as rows:
+            with closing(self._made(kept.missing, make, failures)) as rows:
                 first = next(rows, None)
                 if first is None:
                     return kept, failures, None
@@ -132,19 +130,16 @@ class Store:
         return self._nothing()
 
     def _made(
-        self,
-        chosen: Sequence[int],
-        make: Callable[[Path], Made],
-        doing: str,
-        failures: dict[int, str],
+        self, chosen: Sequence[int], make: Callable[[Path], Made], failures: dict[int, str]
     ) -> Generator[tuple[bytes, bytes], None, None]:
         """The rows of these files, each with its entry; `failures` takes why there is none."""
-        folder, total = self.path.parent, len(self.files)
+        folder, count = self.path.parent, len(self.files)
+        results = made_of_files(folder, [self.files[index] for index in chosen], make)
         # No bar where there is no terminal, or with `--quiet`.
         disable = None if logging.getLogger("tod.progress").isEnabledFor(logging.INFO) else True
-        bar = tqdm(None, f"{doing} {folder}", total, False, disable=disable)
-        bar.update(total - len(chosen))
-        with bar, closing(made_of_files(folder, [self.files[i] for i in chosen], make)) as results:
+        bar = tqdm(desc=f"reading {folder}", total=count, leave=False, disable=disable)
+        with closing(results), bar:
+            bar.update(count - len(chosen))
             for index, made in zip(chosen, results, strict=True):
                 bar.update()
                 if isinstance(made, str):

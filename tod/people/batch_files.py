@@ -73,7 +73,7 @@ def write_batch(
 
 def _page_picture(path: Path) -> bytes:
     try:
-        return thumbnail(picture.rgb(path, LARGEST_SIDE, picture.as_shown))
+        return thumbnail(picture.rgb(path, LARGEST_SIDE, picture.as_shown)[0])
     # Pillow's decoders raise many kinds of errors on damaged files.
     except Exception as error:
         refuse_what_the_machine_lacks(path, error)
