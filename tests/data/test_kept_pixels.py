@@ -69,7 +69,7 @@ def test_a_store_keeps_rows_of_any_type(folder):
         return np.float32([len(asked), 0.5]).tobytes(), path.name == "1.png"
 
     for files in (["0.png", "1.png"], ["2.png", "1.png", "0.png"]):
-        store = Store(folder / "f", files, "reader", (2,), np.float32)
+        store = Store(folder / "f", files, "reader", np.dtype((np.float32, 2)))
         kept, problems, why = store.load(make)
         assert not problems and why is None
     assert sorted(asked) == ["0.png", "1.png", "2.png"] and asked[2] == "2.png"
@@ -119,7 +119,7 @@ def test_what_was_kept_and_is_damaged_is_decoded_again(folder, decoded):
 
 def test_what_an_earlier_version_kept_goes_and_is_not_believed(folder, decoded):
     reader = f"{picture.VERSION}\0{picture.as_shown.__name__}"
-    keys = Store(folder / STORE, names(folder), reader, (8, 8, 3)).keys
+    keys = Store(folder / STORE, names(folder), reader, np.dtype(np.uint8)).keys
     files = [STORE, f"{STORE}.before", f"{STORE}.partial.keys", f"{STORE}_0123456789abcdef.npy"]
     write_classes(folder, dict.fromkeys(files, bytes(6 * 192) + b"\0".join(keys)))
     load(folder)

@@ -71,7 +71,7 @@ def test_what_only_claims_to_be_a_picture_starts_no_other_program(tmp_path, monk
     for name in ("check_call", "Popen"):
         monkeypatch.setattr(f"subprocess.{name}", lambda *a, **k: started.append(a))
     content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n"
-    with pytest.raises(OSError, match="cannot identify"):
+    with pytest.raises(ValueError, match="it is no picture"):
         shown(written(tmp_path / f"photo.{ending}", content))
     assert not started
 

@@ -39,7 +39,8 @@ def load_images(
     resize, size = _sides(config)
     decode = partial(picture.decode, resize=resize, size=size, read=read)
     name, reader = f".decoded_{resize}_{size}", f"{picture.VERSION}\0{read.__name__}"
-    stores = [Store(s.folder / name, [*s.labels], reader, (size, size, 3)) for s in scans]
+    row = np.dtype((np.uint8, (size, size, 3)))
+    stores = [Store(scan.folder / name, [*scan.labels], reader, row) for scan in scans]
     _refuse_a_small_disk(stores)
     images, unreadable, lines, dim = [], [], [], []
     for (folder, _, labels), store in zip(scans, stores, strict=True):

@@ -83,12 +83,8 @@ def listed(
             folders[class_name_of(path.name)].append(path)
     class_names = in_order(folders) if class_names is None else list(class_names)
     for name in in_order(folders.keys() - {*class_names}):
-        problems.append(
-            f"{shown(folders[name][0])}: is a class without training images; "
-            "each test class needs a folder of the same name in train"
-            if where == "train"
-            else f"{shown(folders[name][0])}: is none of {where}; add it there, or rename it"
-        )
+        place = shown(folders[name][0])
+        problems.append(f"{place}: is no class of {where}; add it there, or rename it")
     labels: dict[str, int] = {}
     for label, name in enumerate(class_names):
         for path in (path for f in folders.get(name, ()) for path in _entries(f, problems)):
@@ -96,8 +92,7 @@ def listed(
                 labels[str(path.relative_to(folder))] = label
             else:
                 others.append(path)
-    words = "images lie in their class's folder itself, with an image's ending"
-    _warn_of_others(folder, others, words)
+    _warn_of_others(folder, others, "images lie in their class's folder, with an image's ending")
     return Scan(folder, class_names, labels)
 
 

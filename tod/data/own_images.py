@@ -48,17 +48,16 @@ class Read(NamedTuple):
     """The images of `Found` that can be read.
 
     Attributes:
-        images: without labels, in the order of `digests`, which ascend.
+        images: without labels, in the order of `digests`, which ascend; none shows what a test
+            image shows.
         test: with labels; None where there is no such folder.
         unreadable: files that were left out, and why each.
-        tested: the digests of images that were left out, since a test image has their pixels.
     """
 
     images: ImageSet
     digests: list[str]
     test: ImageSet | None
     unreadable: list[tuple[str, str]]
-    tested: set[str]
 
 
 def find(root: Path) -> Found:
@@ -72,7 +71,7 @@ def find(root: Path) -> Found:
     problems: list[str] = []
     train, test = _labelled(root, problems), None
     if (root / "test").is_dir():
-        scan = listed(root / "test", problems, train.class_names, "the classes")
+        scan = listed(root / "test", problems, train.class_names, "train or classes.txt")
         test = {f"test/{file}": label for file, label in scan.labels.items()}
         if not test:
             problems.append(f"{root / 'test'}: holds no image; add some, or remove it")
@@ -141,8 +140,8 @@ def _labels_of(train: Scan, digests: dict[str, str], problems: list[str]) -> dic
 
 def _digests(root: Path, names: Sequence[str], problems: list[str]) -> list[str]:
     """The SHA-256 of each file in hex; a hidden file remembers those that have not changed."""
-    size = hashlib.sha256().digest_size
-    store = Store(root / ".digests_of_images", names, "sha256", (size,))
+    row = np.dtype((np.uint8, hashlib.sha256().digest_size))
+    store = Store(root / ".digests_of_images", names, "sha256", row)
     kept, unread, _ = store.load(lambda path: (bytes.fromhex(sha256(path)), False))
     for index, why in unread.items():
         problems.append(f"{shown(root / names[index])}: cannot be read ({why}); mend or remove it")
@@ -169,7 +168,6 @@ def read(found: Found, config: Images) -> Read:
         [digests[index] for index in rest],
         test if found.test else None,
         [(file.removeprefix(f"{found.root.name}/"), why) for file, why in unreadable],
-        {digests[index] for index in copies},
     )
 
 

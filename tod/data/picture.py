@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import PIL
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from tod.data import colour
 from tod.system.files import machine_lacks
@@ -91,6 +91,8 @@ def rgb(path: Path, side: int, read: Read) -> tuple[Image.Image, bool]:
                 return read(image, side)
         except Image.DecompressionBombError:
             raise ValueError("its pixels do not fit into memory") from None
+        except UnidentifiedImageError:  # whose words name the file again
+            raise ValueError("it is no picture of a known kind") from None
         except Exception as error:
             if OUT_OF_MEMORY.match(str(error)):
                 raise MemoryError(str(error)) from None

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
 from tod.config import InputError
@@ -40,8 +39,7 @@ class Kept(NamedTuple):
     """What a store has.
 
     Attributes:
-        values: (M, *shape), mapped: all processes share them, and the system can take their
-            memory back.
+        values: (M, *shape), mapped: they may be more than fits into memory.
         entries: of the values, (M,) of `ENTRY`.
         rows: which of the values are the files', (N,) int64; −1: none.
         capacity: how many values the store can take.
@@ -79,19 +77,12 @@ class Store:
     replaces this one. Writers hold the folder's lock.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        files: Sequence[str],
-        reader: str,
-        shape: tuple[int, ...],
-        dtype: type = np.uint8,
-    ) -> None:
+    def __init__(self, path: Path, files: Sequence[str], reader: str, row: np.dtype) -> None:
         """`files` are named below the folder of `path`; `reader` names what makes rows of them."""
         self.path = path
         self.files = files
+        self.row = row
         self.keys = [_key(path.parent, name, reader) for name in files]
-        self.row = np.dtype((dtype, shape))
 
     def needed(self) -> int:
         """The bytes that the disk must have free for `load`."""
@@ -102,9 +93,8 @@ class Store:
     def load(self, make: Callable[[Path], Made]) -> tuple[Kept, dict[int, str], str | None]:
         """What there is of the files; what is missing is made, and kept.
 
-        Returns:
-            All of it; why which could not be made, by position; and, where the folder cannot be
-            written to, the reason: then it is in a temporary file, and is made each time.
+        And why which could not be made, by position; and, where the folder cannot be written to,
+        the reason: then all is in a temporary file, and is made each time.
         """
         kept = self.find()
         if not kept.missing:
@@ -125,9 +115,9 @@ class Store:
         try:
             with self.path.open("rb") as file:
                 return self._found(file)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             refuse_what_the_machine_lacks(self.path, error)
-        return self._nothing()
+        return Kept(np.empty(0, self.row), np.empty(0, ENTRY), np.full(len(self.keys), -1), 0)
 
     def _made(
         self, chosen: Sequence[int], make: Callable[[Path], Made], failures: dict[int, str]
@@ -179,21 +169,18 @@ class Store:
                 "make room, or name another place by TMPDIR"
             ) from None
 
-    def _nothing(self) -> Kept:
-        return Kept(np.empty(0, self.row), np.empty(0, ENTRY), np.full(len(self.keys), -1), 0)
-
     def _found(self, file: BinaryIO) -> Kept:
+        """A ValueError, if the file is not whole."""
         file.seek(0)
-        header = file.read(HEADER.size).ljust(HEADER.size)
-        magic, itemsize, capacity = HEADER.unpack(header)
+        magic, itemsize, capacity = HEADER.unpack(file.read(HEADER.size).ljust(HEADER.size))
         length = os.fstat(file.fileno()).st_size - _place_of_rows(capacity)
         if (magic, itemsize) != (MAGIC, self.row.itemsize) or length < 0:
-            return self._nothing()
+            raise ValueError
         entries = np.frombuffer(file.read(capacity * ENTRY.itemsize), ENTRY)
         used = np.flatnonzero(entries["key"].any(axis=1))
         count = used[-1] + 1 if len(used) else 0
         if length < count * itemsize:
-            return self._nothing()
+            raise ValueError
         values = np.empty(0, self.row)
         if count:  # nothing cannot be mapped
             shape = (count, *self.row.shape)
@@ -253,8 +240,7 @@ def made_of_files(
         # Pillow's decoders raise many kinds of errors on damaged files.
         except Exception as error:
             refuse_what_the_machine_lacks(folder / name, error)
-            unknown = isinstance(error, UnidentifiedImageError)  # whose words name the file again
-            return "it is no picture of a known kind" if unknown else reason(error)
+            return reason(error)
 
     waiting: deque[Future] = deque()
     pool = ThreadPoolExecutor(cores())

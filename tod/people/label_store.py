@@ -199,8 +199,8 @@ class LabelStore:
         class_names, digests, labels = self.found.class_names, read.digests, self.labels
         if not digests:
             raise InputError(f"{self.found.root}: holds no image that can be read; add some")
-        unreadable = self.found.files.keys() - {*digests} - read.tested
-        unread = [label.file for digest, label in labels.items() if digest in unreadable]
+        unreadable, files = {file for file, _ in read.unreadable}, self.found.files
+        unread = [label.file for d, label in labels.items() if files.get(d) in unreadable]
         if unread:
             words = f"as {shortened(unread[0], 300)}: {counted(len(unread), 'such image')}"
             log.warning(f"a labelled image that cannot be read is not trained on, {words}")
