@@ -18,13 +18,6 @@ from tod.config.schema import Images
 from tod.data import Dataset, decoding, statistics, store
 
 
-def test_images_are_those_of_pillow(folder):
-    for found, name in zip(load(folder), names(folder), strict=True):
-        square = Image.open(folder / name).resize((12, 12), Image.Resampling.BILINEAR)
-        expected = np.asarray(square.crop((2, 2, 10, 10))).transpose(2, 0, 1)
-        np.testing.assert_array_equal(found, expected)
-
-
 def test_no_file_is_no_image(tmp_path):
     assert load(tmp_path).shape == (0, 3, 8, 8)
 

@@ -13,33 +13,17 @@ from unittest.mock import Mock
 
 import pytest
 
-from tests.support.decoding import (
-    STORE,
-    WHITE,
-    clear,
-    decode,
-    kept,
-    load,
-    load_folders,
-    names,
-    no_locks,
-)
+from tests.support import decoding
+from tests.support.decoding import STORE, WHITE, clear, decode, kept, load, names, no_locks
 from tests.support.loading import refused
 from tests.support.pictures import write_classes
 from tod.config import InputError
 from tod.data import picture, store
 
-FILE_OPERATIONS = (
-    "open",
-    "write",
-    "writelines",
-    "flush",
-    "truncate",
-    "rename",
-    "replace",
-    "unlink",
-    "close",
-)
+FILE_OPERATIONS = {
+    *("open", "close", "write", "writelines", "flush"),
+    *("truncate", "rename", "replace", "unlink"),
+}
 
 
 def no_sync(descriptor):
@@ -69,7 +53,7 @@ def is_killed_before(step, folder, files):
                     os.kill(os.getpid(), signal.SIGKILL)  # what is not written yet is lost
 
         sys.setprofile(watch)
-        load_folders([(folder, files)])
+        decoding.load_folders([(folder, files)])
 
     (status,) = statuses_of(work)
     assert status in (0, -signal.SIGKILL)
@@ -220,7 +204,7 @@ def test_disks_are_asked_for_all_folders_before_the_first_is_decoded(
 
     def load_with(free):
         monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=free))
-        load_folders(listings)
+        decoding.load_folders(listings)
 
     words = "the decoded images need 6.27e-07 GB there, and 5e-07 GB are free"
     assert words in refused(load_with, 500)  # for each of them alone

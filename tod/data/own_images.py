@@ -127,15 +127,13 @@ def _class_names(path: Path, problems: list[str]) -> list[str] | None:
 
 def _labels_of(train: Scan, digests: dict[str, str], problems: list[str]) -> dict[str, str]:
     """The class of each image in the class folders, by its digest."""
-    labels: dict[str, str] = {}
     first: dict[str, str] = {}
     for file, label in train.labels.items():
-        digest, name = digests[f"train/{file}"], train.class_names[label]
-        if labels.setdefault(digest, name) != name:
+        before = first.setdefault(digests[f"train/{file}"], file)
+        if train.labels[before] != label:
             words = f"and {shown(train.folder / file)} are one image under two classes; remove one"
-            problems.append(f"{shown(train.folder / first[digest])} {words}")
-        first.setdefault(digest, file)
-    return labels
+            problems.append(f"{shown(train.folder / before)} {words}")
+    return {digest: train.class_names[train.labels[file]] for digest, file in first.items()}
 
 
 def _digests(root: Path, names: Sequence[str], problems: list[str]) -> list[str]:
