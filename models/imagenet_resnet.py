@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from models.convolution import StridedConv2d
+from models.resnet import StridedConv2d
 from tod.config import InputError
 
-FRESH_PARTS = ("layer4", "fc")
-"""The parts of an ImageNet checkpoint that are left out: the fourth stage and the classifier."""
+FRESH_PARTS = ("layer4", "fc", "added_fc")
+"""The parts that never take ImageNet weights begin so, here and in an ImageNet checkpoint."""
 
 
 class ResNet18(nn.Module):
@@ -75,18 +75,19 @@ class ResNet18(nn.Module):
 
     def load_imagenet_weights(self, state_dict: dict[str, Tensor]) -> None:
         """Takes all but the fourth stage and the classifier from torchvision's `state_dict`."""
-        kept = {k: v for k, v in state_dict.items() if not k.startswith(FRESH_PARTS)}
+        kept, own = (
+            {k: v for k, v in each.items() if not k.startswith(FRESH_PARTS)}
+            for each in (state_dict, self.state_dict())
+        )
         # Checkpoints of 2018 and before have no batch counters; nothing here reads these.
-        wanted = {
-            k: v.shape
-            for k, v in self.state_dict().items()
-            if not k.startswith(("layer4_caltech", "fc_caltech", "added_fc"))
-            and not (k.endswith("num_batches_tracked") and k not in kept)
-        }
-        for key in sorted(wanted.keys() | kept.keys()):
-            if key not in wanted or key not in kept or kept[key].shape != wanted[key]:
-                raise InputError(
-                    f"the ImageNet weights are not a ResNet-18's ({key} does not match); "
-                    "remove the file resnet18-*.pth from which they come and get it again"
-                )
+        shapes, own_shapes = (
+            {(k, v.shape) for k, v in each.items() if not k.endswith("num_batches_tracked")}
+            for each in (kept, own)
+        )
+        if odd := shapes ^ own_shapes:
+            key, _ = min(odd)
+            raise InputError(
+                f"the ImageNet weights are not a ResNet-18's ({key} does not match); "
+                "remove the file resnet18-*.pth from which they come and get it again"
+            )
         self.load_state_dict(kept, strict=False)

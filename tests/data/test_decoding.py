@@ -1,40 +1,32 @@
 """Image files as pixels: what is read, what is told, and how much memory it takes."""
 
 import shutil
+import subprocess
+import sys
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from tqdm import tqdm
 
-from tests.support.decoding import CONFIG, load, names, no_locks
+from tests.support.decoding import CONFIG, load, load_folders, names, no_locks
 from tests.support.memory import most_private_bytes
 from tests.support.pictures import plain, write_classes
+from tod.config import PROJECT_DIR
 from tod.config.schema import Images
-from tod.data import Dataset, ImageSet, decoding, statistics, store
-
-
-def test_images_are_those_of_pillow(folder):
-    for found, name in zip(load(folder), names(folder), strict=True):
-        square = Image.open(folder / name).resize((12, 12), Image.Resampling.BILINEAR)
-        expected = np.asarray(square.crop((2, 2, 10, 10))).transpose(2, 0, 1)
-        np.testing.assert_array_equal(found, expected)
+from tod.data import Dataset, decoding, statistics, store
 
 
 def test_no_file_is_no_image(tmp_path):
     assert load(tmp_path).shape == (0, 3, 8, 8)
 
 
-def test_a_picture_beyond_pillows_limits_is_read_without_a_word(
-    folder, monkeypatch, recwarn, caplog
-):
-    # Of 140 to 210 pixels: Pillow warns from its limit on, and refuses from twice as many on.
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    ((_, _, problems),) = decoding.load_images([(folder, names(folder))], CONFIG)
-    assert Image.MAX_IMAGE_PIXELS == 100
-    assert not (problems or recwarn or caplog.text)
+def test_pillows_warnings_which_name_no_file_are_not_shown(folder):
+    Image.new("P", (9, 9)).save(folder / "a.png", transparency=b"\0\1")
+    code = "from tod.data import picture; from pathlib import Path; picture.rgb(Path({!r}), 9, {})"
+    command = [sys.executable, "-c", code.format(str(folder / "a.png"), "picture.as_published")]
+    assert not subprocess.run(command, check=True, capture_output=True, cwd=PROJECT_DIR).stderr
 
 
 def test_pictures_that_keep_few_grey_levels_are_told_once_a_run_also_when_they_are_kept(
@@ -50,7 +42,7 @@ def test_pictures_that_keep_few_grey_levels_are_told_once_a_run_also_when_they_a
 
     def said(*listings: tuple[str, list[str]]) -> list[str]:
         caplog.clear()
-        decoding.load_images([(tmp_path / name, files) for name, files in listings], CONFIG)
+        load_folders([(tmp_path / name, files) for name, files in listings])
         return caplog.messages
 
     for _ in range(2):
@@ -85,8 +77,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     def most_for(count: int) -> int:
         files = names(tmp_path)[:count]
         with most_private_bytes() as most:
-            ((stored, rows, _),) = decoding.load_images([(tmp_path, files)], Images(size=224))
-            images = ImageSet(stored, torch.zeros(len(files), dtype=torch.int64), rows=rows)
+            ((images,), _) = load_folders([(tmp_path, files)], Images(size=224))
             statistics(images)
             Dataset(images, images, [], None, None).fingerprint()
         return most[0]

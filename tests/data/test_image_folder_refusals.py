@@ -56,7 +56,7 @@ REFUSED = {
     "test: is missing": lambda root: (root / "test").rename(root / "elsewhere"),
     "train/kiwi: holds no image": lambda root: (root / "train/kiwi").mkdir(),
     "train/lime: holds no image": lambda root: write_classes(root, {"train/lime/0.png": b"none"}),
-    "test/kiwi: is a class without training images": lambda root: (root / "test/kiwi").mkdir(),
+    "test/kiwi: is no class of train; add it there": lambda root: (root / "test/kiwi").mkdir(),
     ": the test set holds no image": lambda root: [path.unlink() for path in root.glob("test/*/*")],
     "train: names 1 classes": lambda root: [*map(shutil.rmtree, root.glob("*/[!B]*"))],
 }

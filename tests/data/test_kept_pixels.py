@@ -14,7 +14,7 @@ from tests.support.decoding import STORE, WHITE, decode, kept, load, names, no_l
 from tests.support.pictures import write_classes
 from tod.config.schema import Images
 from tod.data import picture
-from tod.data.store import Store, file_key
+from tod.data.store import Store
 
 
 def test_images_are_decoded_once_and_then_need_no_lock(folder, decoded, caplog):
@@ -61,19 +61,19 @@ def test_what_is_stale_stays_until_it_is_more_than_the_rest(folder, decoded):
         assert (path.stat().st_size > size) != is_begun_anew
 
 
-def test_a_store_keeps_rows_of_any_type(tmp_path):
-    keys, asked = [bytes([number] * 16) for number in (1, 2, 3)], []
+def test_a_store_keeps_rows_of_any_type(folder):
+    asked = []
 
-    def make(chosen, ahead):
-        for index in chosen:
-            asked.append(index)
-            yield index, (np.float32([index, 0.5]).tobytes(), index == 1)
+    def make(path):
+        asked.append(path.name)
+        return np.float32([len(asked), 0.5]).tobytes(), path.name == "1.png"
 
-    for wanted in (keys[:2], keys[::-1]):
-        kept, problems, why = Store(tmp_path / "f", (2,), np.float32).load(wanted, make, "")
+    for files in (["0.png", "1.png"], ["2.png", "1.png", "0.png"]):
+        store = Store(folder / "f", files, "reader", np.dtype((np.float32, 2)))
+        kept, problems, why = store.load(make)
         assert not problems and why is None
-    assert asked == [0, 1, 0]  # of the second list, the first was missing
-    assert kept.values[kept.rows].tolist() == [[0, 0.5], [1, 0.5], [0, 0.5]]
+    assert sorted(asked) == ["0.png", "1.png", "2.png"] and asked[2] == "2.png"
+    assert kept.values[kept.rows][0].tolist() == [3, 0.5]
     assert kept.flagged == [1]
 
 
@@ -118,10 +118,10 @@ def test_what_was_kept_and_is_damaged_is_decoded_again(folder, decoded):
 
 
 def test_what_an_earlier_version_kept_goes_and_is_not_believed(folder, decoded):
-    reader = (picture.VERSION, picture.as_shown.__name__)
-    keys = b"".join(file_key(folder, name, *reader) + b"\0" for name in names(folder))
+    reader = f"{picture.VERSION}\0{picture.as_shown.__name__}"
+    keys = Store(folder / STORE, names(folder), reader, np.dtype(np.uint8)).keys
     files = [STORE, f"{STORE}.before", f"{STORE}.partial.keys", f"{STORE}_0123456789abcdef.npy"]
-    write_classes(folder, dict.fromkeys(files, bytes(6 * 192) + keys))
+    write_classes(folder, dict.fromkeys(files, bytes(6 * 192) + b"\0".join(keys)))
     load(folder)
     assert sorted(decoded) == names(folder)
     assert kept(folder) == [STORE]
@@ -130,7 +130,7 @@ def test_what_an_earlier_version_kept_goes_and_is_not_believed(folder, decoded):
 def test_all_that_cannot_be_read_is_told_and_what_was_decoded_is_kept(folder, decoded):
     files = names(folder)
     decoded.errors["2.png"] = OSError(errno.EIO, "for a moment")
-    assert decode(folder)[1] == {2: "for a moment"}
+    assert decode(folder)[1] == {"2.png": "for a moment"}
     decoded.errors.clear()
     load(folder)
     for name in ("1.png", "4.png"):
@@ -139,12 +139,12 @@ def test_all_that_cannot_be_read_is_told_and_what_was_decoded_is_kept(folder, de
     for _ in range(2):
         decoded.clear()
         _, problems = decode(folder, files)
-        assert problems.pop(3) == "No such file or directory"
-        assert sorted(problems) == [1, 4]
+        assert problems.pop("3.png") == "No such file or directory"
+        assert sorted(problems) == ["1.png", "4.png"]
         assert all("no picture of a known kind" in why for why in problems.values())
         assert sorted(decoded) == ["1.png", "3.png", "4.png"]
     decoded.clear()
     WHITE.save(folder / "1.png")
     for _ in range(2):
-        assert sorted(decode(folder, files)[1]) == [3, 4]
+        assert sorted(decode(folder, files)[1]) == ["3.png", "4.png"]
     assert sorted(decoded) == sorted(["1.png", *2 * ["3.png", "4.png"]])

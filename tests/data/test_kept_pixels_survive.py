@@ -13,13 +13,17 @@ from unittest.mock import Mock
 
 import pytest
 
-from tests.support.decoding import CONFIG, STORE, WHITE, clear, decode, kept, load, names, no_locks
+from tests.support import decoding
+from tests.support.decoding import STORE, WHITE, clear, decode, kept, load, names, no_locks
 from tests.support.loading import refused
 from tests.support.pictures import write_classes
 from tod.config import InputError
-from tod.data import decoding, picture, store
+from tod.data import picture, store
 
-FILE_OPERATIONS = "open", "write", "flush", "truncate", "rename", "replace", "unlink", "close"
+FILE_OPERATIONS = {
+    *("open", "close", "write", "writelines", "flush"),
+    *("truncate", "rename", "replace", "unlink"),
+}
 
 
 def no_sync(descriptor):
@@ -49,7 +53,7 @@ def is_killed_before(step, folder, files):
                     os.kill(os.getpid(), signal.SIGKILL)  # what is not written yet is lost
 
         sys.setprofile(watch)
-        decoding.load_images([(folder, files)], CONFIG)
+        decoding.load_folders([(folder, files)])
 
     (status,) = statuses_of(work)
     assert status in (0, -signal.SIGKILL)
@@ -200,7 +204,7 @@ def test_disks_are_asked_for_all_folders_before_the_first_is_decoded(
 
     def load_with(free):
         monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=free))
-        decoding.load_images(listings, CONFIG)
+        decoding.load_folders(listings)
 
     words = "the decoded images need 6.27e-07 GB there, and 5e-07 GB are free"
     assert words in refused(load_with, 500)  # for each of them alone
@@ -222,7 +226,7 @@ def test_where_nothing_can_be_kept_images_are_decoded_each_time(
     (folder / "2.png").write_bytes(b"no image")
     for _ in range(2):
         _, problems = decode(folder)
-        assert list(problems) == [2]
+        assert list(problems) == ["2.png"]
     assert sorted(decoded) == sorted(2 * names(folder))
     assert f"the decoded images cannot be kept ({problem})" in caplog.text
     assert not kept(folder)
@@ -239,10 +243,10 @@ def test_without_any_place_for_temporary_files_one_line_names_tmpdir(folder, mon
 
 def test_what_a_read_only_folder_lacks_is_read_each_time(folder, decoded, caplog):
     decoded.errors["2.png"] = OSError(errno.EIO, "Input/output error")
-    assert decode(folder)[1] == {2: "Input/output error"}
+    assert decode(folder)[1] == {"2.png": "Input/output error"}
     no_locks(folder)
-    assert decode(folder)[1] == {2: "Input/output error"}
-    assert not caplog.text  # nothing could be kept anyway
+    assert decode(folder)[1] == {"2.png": "Input/output error"}
+    assert "cannot be kept" not in caplog.text  # nothing could be anyway
     decoded.errors.clear()
     for _ in range(2):
         load(folder)

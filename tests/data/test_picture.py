@@ -70,7 +70,7 @@ def test_a_palette_of_transparent_colours_shows_white():
     image.putpalette([255, 0, 0, 0, *COLOUR, 255], "RGBA")  # red on nothing; opaque
     image.paste(1, (8, 0, SIDE, SIDE))
     image.tile = []  # as when it has been read from a file
-    found = np.asarray(picture.as_shown(image, SIDE))
+    found = np.asarray(picture.as_shown(image, SIDE)[0])
     assert (found[:, :8] == 255).all() and (found[:, 8:] == COLOUR).all()
 
 
@@ -206,7 +206,7 @@ def test_a_picture_that_keeps_few_levels_of_many_is_dim(tmp_path, values, is_dim
     if kind == "i4":  # above 8 bits, so that the range is that of 16
         values = np.where(np.eye(SIDE, dtype=bool), values.max() + 300, values)
     path = written(tmp_path / "a.tif", Image.fromarray(values.astype(f"<{kind}")))
-    assert picture.decode(path, SIDE, SIDE, picture.as_shown).is_dim == is_dim
+    assert picture.decode(path, SIDE, SIDE, picture.as_shown)[1] == is_dim
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_picture_that_keeps_few_levels_of_many_is_dim(tmp_path, values, is_dim
 def test_a_picture_of_three_channels_of_16_bits_without_light_is_dim(tmp_path, brightest, is_dim):
     lines = np.linspace(np.zeros(SIDE), np.full(SIDE, brightest), 3 * SIDE)
     path = written(tmp_path / "a.png", raw_png(lines.reshape(SIDE, SIDE, 3), 16))
-    assert picture.decode(path, SIDE, SIDE, picture.as_shown).is_dim == is_dim
+    assert picture.decode(path, SIDE, SIDE, picture.as_shown)[1] == is_dim
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from tod.config.schema import Images
-from tod.data import decoding, picture
+from tod.data import ImageSet, decoding, picture
+from tod.data.listing import Scan
 
 CONFIG = Images(size=8, resize=12)
 STORE = ".decoded_12_8"
@@ -27,7 +28,7 @@ class Decoded(list[str]):
         super().__init__()
         self.errors: dict[str, BaseException] = {}
 
-    def __call__(self, path: Path, **options: object) -> picture.Pixels:
+    def __call__(self, path: Path, **options: object) -> tuple[bytes, bool]:
         self.append(path.name)
         if path.name in self.errors:
             raise self.errors[path.name]
@@ -49,18 +50,27 @@ def clear(folder: Path) -> None:
 
 def decode(
     folder: Path, files: Sequence[str] | None = None, config: Images = CONFIG
-) -> tuple[torch.Tensor, dict[int, str]]:
-    """The pixels of these files, or of all, and why which could not be read."""
+) -> tuple[torch.Tensor, dict[str, str]]:
+    """The pixels of these files, or of all, that can be read, and why which could not."""
     files = names(folder) if files is None else files
-    ((stored, rows, problems),) = decoding.load_images([(folder, files)], config)
-    assert {*problems} == {*torch.where(rows < 0)[0].tolist()}
-    pixels = stored[rows] if len(stored) else stored.new_zeros(len(rows), 3, *stored.shape[2:])
+    images, problems = load_folders([(folder, files)], config)
     sides = (config.resize or config.size, config.size)
-    for index, (image, name) in enumerate(zip(pixels, files, strict=True)):
-        if index not in problems:
-            content, _ = decode_one(folder / name, *sides, picture.as_shown)
-            assert image.permute(1, 2, 0).contiguous().numpy().tobytes() == content, name
-    return pixels, problems
+    for image, name in zip(images[0].pixels, images[0].names, strict=True):
+        content, _ = decode_one(folder / name, *sides, picture.as_shown)
+        assert image.permute(1, 2, 0).contiguous().numpy().tobytes() == content, name
+    assert {*images[0].names}.isdisjoint(problems)
+    assert len(images[0]) + len(problems) == len(files)
+    return images[0].pixels, problems
+
+
+def load_folders(
+    listings: Sequence[tuple[Path, Sequence[str]]], config: Images = CONFIG
+) -> tuple[list[ImageSet], dict[str, str]]:
+    """The images of these files of folders, and why which could not be read."""
+    scans = [Scan(folder, [], dict.fromkeys(files, 0)) for folder, files in listings]
+    skips = config.model_copy(update={"unreadable": "skip"})
+    images, unreadable = decoding.load_images(scans, skips, [])
+    return images, {file.partition("/")[2]: why for file, why in unreadable}
 
 
 def load(folder: Path, files: Sequence[str] | None = None, config: Images = CONFIG) -> torch.Tensor:

@@ -36,15 +36,19 @@ class ImageBatches:
         _, _, self.height, self.width = pixels.shape
         # An image is one row of bytes, pixel by pixel: channels-last, as the networks want it.
         self.pixels = pixels.permute(0, 2, 3, 1).flatten(1)
-        self.rows = rows
+        self.rows = torch.arange(len(pixels)) if rows is None else rows
         self.copy_stream = None
-        nbytes = (len(pixels) if rows is None else len(rows)) * self.pixels.shape[1]
+        nbytes = len(self.rows) * self.pixels.shape[1]
         if device.type == "cuda" and nbytes > _free_memory(device) / 2:
             self.copy_stream = torch.cuda.Stream(device)
             self.last_fetch: torch.cuda.Event | None = None
         elif device.type != "cpu":
-            self.pixels = _on_device(device, self.pixels, rows)
-            self.rows = None
+            # Without a copy of all of them on the host.
+            shape = (len(self.rows), self.pixels.shape[1])
+            on_device = torch.empty(shape, dtype=torch.uint8, device=device)
+            for some, chosen in zip(on_device.split(1024), self.rows.split(1024), strict=True):
+                some.copy_(self.pixels[chosen])
+            self.pixels, self.rows = on_device, None
         # (pixel / 255 − mean) / std as one multiplication and addition, for each byte of a row.
         self.scale = (1 / (255 * std)).repeat(self.width).to(device)
         self.shift = (-mean / std).repeat(self.width).to(device)
@@ -132,26 +136,13 @@ def _free_memory(device: torch.device) -> float:
     return torch.cuda.mem_get_info(device)[0] / sharing
 
 
-def _on_device(device: torch.device, pixels: Tensor, rows: Tensor | None) -> Tensor:
-    """Rows of bytes on the device; all, or those chosen, without a copy of these on the host."""
-    if rows is None:
-        return pixels.to(device)
-    chosen = torch.empty(len(rows), pixels.shape[1], dtype=torch.uint8, device=device)
-    for some, indices in zip(chosen.split(1024), rows.split(1024), strict=True):
-        some.copy_(pixels[indices])
-    return chosen
-
-
 def split_into_batches(rows: Tensor, batch_size: int) -> list[Tensor]:
     """Batches of `batch_size` rows; the last one is smaller, but never a single row.
 
     A lone row joins the batch before it: batch norm cannot train on one image whose feature map
     is 1×1.
     """
-    sizes = [batch_size] * (len(rows) // batch_size)
-    rest = len(rows) % batch_size
-    if rest == 1 and sizes:
-        sizes[-1] += 1
-    elif rest:
-        sizes.append(rest)
-    return list(rows.split(sizes))
+    batches = [*rows.split(batch_size)]
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches

@@ -21,7 +21,7 @@ class ImageSet:
         stored: (M, 3, H, W) uint8, channels-last in memory; perhaps mapped from a file.
         labels: (N,) int64.
         names: where the images are files, theirs, relative to the dataset's folder.
-        rows: which of the stored images these are, (N,) int64; None: all, in their order.
+        rows: which of the stored images these are, (N,) int64; if not given, all in their order.
     """
 
     stored: Tensor
@@ -33,38 +33,32 @@ class ImageSet:
         # Batches are made of these bytes as they lie; nothing copies them again.
         stored = self.stored.contiguous(memory_format=torch.channels_last)
         object.__setattr__(self, "stored", stored)
+        if self.rows is None:
+            object.__setattr__(self, "rows", torch.arange(len(stored)))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def pixels(self) -> Tensor:
-        """(N, 3, H, W) uint8; a copy, where these are some of the stored images."""
-        return self.stored if self.rows is None else self.stored[self.rows]
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes of the images."""
-        return len(self) * self.stored[:1].nbytes
+        """(N, 3, H, W) uint8; a copy."""
+        return self.stored[self.rows]
 
     def image(self, index: int) -> np.ndarray:
         """One of the images, (3, H, W) uint8."""
-        return self.stored[index if self.rows is None else self.rows[index]].numpy()
+        return self.stored[self.rows[index]].numpy()
 
     def chunks(self) -> Iterator[np.ndarray]:
         """The images (n, H, W, 3) in order, a few at a time: they may not fit into memory."""
         stored = self.stored.permute(0, 2, 3, 1)
         at_once = max(1, CHUNK // max(1, self.stored[:1].nbytes))
-        for start in range(0, len(self), at_once):
-            some = slice(start, start + at_once)
-            yield stored[some if self.rows is None else self.rows[some]].numpy()
+        return (stored[rows].numpy() for rows in self.rows.split(at_once))
 
     def subset(self, indices: Sequence[int]) -> "ImageSet":
         """The images at `indices`, in their order; it copies none."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         names = None if self.names is None else [self.names[index] for index in chosen.tolist()]
-        rows = chosen if self.rows is None else self.rows[chosen]
-        return ImageSet(self.stored, self.labels[chosen], names, rows)
+        return ImageSet(self.stored, self.labels[chosen], names, self.rows[chosen])
 
 
 class Draw(NamedTuple):

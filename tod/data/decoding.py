@@ -3,50 +3,34 @@
 import logging
 import os
 import shutil
-from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from tod.config import InputError
 from tod.config.schema import Images
-from tod.config.settings import shortened
 from tod.data import colour, picture
-from tod.data.picture import pillow_limits_off
-from tod.data.store import Made, Store, file_key
-from tod.system.files import reason, refuse_what_the_machine_lacks
-from tod.system.machine import cores
+from tod.data.dataset import ImageSet
+from tod.data.listing import Scan, shown
+from tod.data.store import Store, made_of_files
 
 log = logging.getLogger("tod")
 
 
-class Decoded(NamedTuple):
-    """What was read of a folder's files.
-
-    Attributes:
-        stored: (M, 3, size, size) uint8, mapped from a file that may have other images too.
-        rows: where each file's image is stored, (N,) int64; −1: it could not be read.
-        problems: why, by position.
-    """
-
-    stored: Tensor
-    rows: Tensor
-    problems: dict[int, str]
-
-
 def load_images(
-    folders: Sequence[tuple[Path, Sequence[str]]],
+    scans: Sequence[Scan],
     config: Images,
+    problems: list[str],
     read: picture.Read = picture.as_shown,
-) -> list[Decoded]:
-    """The images of folders, of which the files are named, as squares of `config`'s size.
+) -> tuple[list[ImageSet], list[tuple[str, str]]]:
+    """The readable images of folders, as squares of `config`'s size; and which files are left out,
+    and why each. `problems` takes those that cannot be read, and are not to be left out.
 
     They are kept in their folder, in a hidden file that a later call maps into memory, as far as
     the files are still the same; a decoding that was interrupted goes on where it stopped. Where
@@ -54,33 +38,40 @@ def load_images(
     """
     resize, size = _sides(config)
     decode = partial(picture.decode, resize=resize, size=size, read=read)
-    stores = [Store(folder / f".decoded_{resize}_{size}", (size, size, 3)) for folder, _ in folders]
-    keys = [
-        [file_key(folder, name, picture.VERSION, read.__name__) for name in files]
-        for folder, files in folders
-    ]
-    _refuse_a_small_disk(stores, keys)
-    loaded, dim = [], []
-    for store, (folder, files), of_files in zip(stores, folders, keys, strict=True):
-        with pillow_limits_off():
-            make = partial(made_of_files, folder, files, decode)
-            kept, problems, why = store.load(of_files, make, f"decoding {folder}")
-        if why:
-            words = f"the decoded images cannot be kept ({why})"
+    name, reader = f".decoded_{resize}_{size}", f"{picture.VERSION}\0{read.__name__}"
+    row = np.dtype((np.uint8, (size, size, 3)))
+    stores = [Store(scan.folder / name, [*scan.labels], reader, row) for scan in scans]
+    _refuse_a_small_disk(stores)
+    images, unreadable, lines, dim = [], [], [], []
+    for (folder, _, labels), store in zip(scans, stores, strict=True):
+        kept, failures, why_not_kept = store.load(decode)
+        if why_not_kept:
+            words = f"the decoded images cannot be kept ({why_not_kept})"
             log.warning(f"{folder}: {words}; they are decoded each time")
-        dim += [folder / files[index] for index in kept.flagged]
-        loaded.append(Decoded(_as_tensor(kept.values), torch.from_numpy(kept.rows), problems))
+        dim += [folder / store.files[index] for index in kept.flagged]
+        labels, rows = torch.tensor([*labels.values()]).long(), torch.from_numpy(kept.rows)
+        everything = ImageSet(_as_tensor(kept.values), labels, store.files, rows)
+        images.append(everything.subset(np.flatnonzero(kept.rows >= 0)))
+        for index, why in sorted(failures.items()):
+            unreadable.append((f"{folder.name}/{store.files[index]}", why))
+            path = shown(folder / store.files[index])
+            lines.append(f"{path}: cannot be read as an image ({why})")
     _warn_of_dim_pictures(dim)
-    return loaded
+    if config.unreadable == "refuse":
+        mend = "mend or remove it, or go on without it by images.unreadable=skip"
+        problems += [f"{line}; {mend}" for line in lines]
+    elif lines:
+        log.warning(f"{lines[0]}; the run goes on without it ({len(lines)} such in all)")
+    return images, unreadable
 
 
-def _refuse_a_small_disk(stores: Sequence[Store], keys: Sequence[Sequence[bytes]]) -> None:
+def _refuse_a_small_disk(stores: Sequence[Store]) -> None:
     """Refuses, before anything is decoded, a disk without room for all of it."""
-    needed: dict[int, int] = defaultdict(int)
-    for store, of_files in zip(stores, keys, strict=True):
+    needed: Counter[int] = Counter()
+    for store in stores:
         folder = store.path.parent
         disk = folder.stat().st_dev
-        needed[disk] += store.needed(of_files)
+        needed[disk] += store.needed()
         free = shutil.disk_usage(folder).free
         if needed[disk] > free and os.access(folder, os.W_OK):
             raise InputError(
@@ -103,18 +94,17 @@ def decoded_once(
     resize, size = _sides(config)
     decode = partial(picture.decode, resize=resize, size=size, read=read)
     dim: list[Path] = []
+    results = made_of_files(folder, files, decode)
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
         pixels, problems = np.zeros((len(batch), size, size, 3), np.uint8), {}
-        with pillow_limits_off():
-            for index, made in made_of_files(folder, batch, decode, range(len(batch)), batch_size):
-                if isinstance(made, str):
-                    problems[index] = made
-                    continue
-                content, is_dim = made
-                pixels[index] = np.frombuffer(content, np.uint8).reshape(pixels.shape[1:])
-                if is_dim:
-                    dim.append(folder / batch[index])
+        for index, made in enumerate(islice(results, len(batch))):
+            if isinstance(made, str):
+                problems[index] = made
+                continue
+            content, is_dim = made
+            pixels[index] = np.frombuffer(content, np.uint8).reshape(pixels.shape[1:])
+            dim += [folder / batch[index]] if is_dim else []
         yield _as_tensor(pixels), problems
     _warn_of_dim_pictures(dim)
 
@@ -122,8 +112,8 @@ def decoded_once(
 def _warn_of_dim_pictures(paths: Sequence[Path]) -> None:
     if paths:
         log.warning(
-            f"{shortened(str(paths[0]), 300)}: fewer than {colour.FEW} of its grey levels are "
-            f"left in 8 bits ({len(paths)} such in all); stretch them beforehand, all by one factor"
+            f"{shown(paths[0])}: fewer than {colour.FEW} of its grey levels are left in 8 bits "
+            f"({len(paths)} such in all); stretch them beforehand, all by one factor"
         )
 
 
@@ -135,37 +125,3 @@ def _sides(config: Images) -> tuple[int, int]:
 
 def _as_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
-
-
-def made_of_files(
-    folder: Path,
-    files: Sequence[str],
-    make: Callable[[Path], Made],
-    chosen: Sequence[int],
-    ahead: int,
-) -> Generator[tuple[int, Made | str], None, None]:
-    """For each of the chosen files, in order, what is made of it, or why it cannot be read.
-
-    At most `ahead` of them wait for the one before.
-    """
-
-    def result(index: int) -> tuple[int, Made | str]:
-        try:
-            return index, make(folder / files[index])
-        # Pillow's decoders raise many kinds of errors on damaged files.
-        except Exception as error:
-            refuse_what_the_machine_lacks(folder / files[index], error)
-            unknown = isinstance(error, UnidentifiedImageError)  # whose words name the file again
-            return index, "it is no picture of a known kind" if unknown else reason(error)
-
-    waiting: deque[Future] = deque()
-    pool = ThreadPoolExecutor(cores())
-    try:
-        for index in chosen:
-            waiting.append(pool.submit(result, index))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

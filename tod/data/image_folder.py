@@ -2,20 +2,19 @@
 
 import hashlib
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from tod.config import InputError
 from tod.config.schema import Images
 from tod.config.settings import shortened
-from tod.data import picture
 from tod.data.dataset import Dataset, Draw, ImageSet
 from tod.data.decoding import load_images
-from tod.data.listing import Scan, check_classes, listed, refuse, shown
+from tod.data.listing import check_classes, listed, refuse
 from utils import random_generator
 
 log = logging.getLogger("tod")
@@ -37,7 +36,7 @@ def load(root: Path, config: Images, seed: int) -> Dataset:
     scans = [train_scan]
     if test_folder is not None:
         scans.append(listed(test_folder, problems, class_names))
-    (train, *tests), unreadable = load_all(scans, config, problems)
+    (train, *tests), unreadable = load_images(scans, config, problems)
     for label, name in enumerate(class_names):
         if not (train.labels == label).any():
             problems.append(f"{train_folder / name}: holds no image; add some, or remove it")
@@ -56,55 +55,20 @@ def load(root: Path, config: Images, seed: int) -> Dataset:
 def _folders(root: Path, config: Images) -> tuple[Path, Path | None]:
     """The folders of the training and the test images; None: the latter are to be held out."""
     train, test = root / "train", root / "test"
-    problems = [
-        f"{path}: is no folder; mend or remove it"
-        for path in (train, test)
-        if not path.is_dir() and (path.is_symlink() or path.exists())
-    ]
     tests = [path for path in (test, *(root / name for name in STAND_INS)) if path.is_dir()]
-    lacks_test = not tests and config.test_share is None
-    if not problems:
-        lacking = ((train, not train.is_dir()), (test, lacks_test))
-        problems = [f"{path}: is missing" for path, is_lacking in lacking if is_lacking][:1]
-    if problems:
-        advice = (
-            f"images go to {train}/CLASS/ and {test}/CLASS/, and --data-dir names the folder that "
-            "holds both (--set images.test_share=0.2 holds out a fifth of train instead)"
-        )
-        raise InputError("\n".join(f"{problem}; {advice}" for problem in problems))
+    for path, may_lack in ((train, False), (test, tests or config.test_share is not None)):
+        is_there = os.path.lexists(path)
+        if not path.is_dir() and (is_there or not may_lack):
+            raise InputError(
+                f"{path}: is {'no folder; mend or remove it' if is_there else 'missing'}; images "
+                f"go to {train}/CLASS/ and {test}/CLASS/, and --data-dir names the folder that "
+                "holds both (--set images.test_share=0.2 holds out a fifth of train instead)"
+            )
     if tests and tests[0] != test:
         log.info("%s: stands in for the folder test", tests[0])
     if tests and config.test_share is not None:
         log.warning("%s: is the test set; images.test_share is not used", tests[0])
     return train, tests[0] if tests else None
-
-
-def load_all(
-    scans: Sequence[Scan],
-    config: Images,
-    problems: list[str],
-    read: picture.Read = picture.as_shown,
-) -> tuple[list[ImageSet], list[tuple[str, str]]]:
-    """The readable images of several folders; and the files that are left out, with the reason.
-
-    `problems` takes those that cannot be read, and are not to be left out.
-    """
-    loaded = load_images([(scan.folder, scan.files) for scan in scans], config, read)
-    images, unreadable, lines = [], [], []
-    for (folder, _, files, labels), (stored, rows, unread) in zip(scans, loaded, strict=True):
-        is_all = torch.equal(rows, torch.arange(len(stored)))
-        labels = torch.tensor(labels, dtype=torch.int64)
-        everything = ImageSet(stored, labels, files, None if is_all else rows)
-        images.append(everything.subset(np.flatnonzero(rows >= 0)) if unread else everything)
-        for index, why in sorted(unread.items()):
-            unreadable.append((f"{folder.name}/{files[index]}", why))
-            lines.append(f"{shown(folder / files[index])}: cannot be read as an image ({why})")
-    if lines and config.unreadable == "skip":
-        log.warning(f"{lines[0]}; the run goes on without it ({len(lines)} such in all)")
-        return images, unreadable
-    mend = "mend or remove it, or go on without it by images.unreadable=skip"
-    problems += [f"{line}; {mend}" for line in lines]
-    return images, []
 
 
 def held_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet, Draw]:

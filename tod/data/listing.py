@@ -25,12 +25,11 @@ NAMED = 10
 
 
 class Scan(NamedTuple):
-    """The image files of a folder: its classes, the files' names in it, and their labels."""
+    """The image files of a folder: its classes, and the label of each file by its name there."""
 
     folder: Path
     class_names: list[str]
-    files: list[str]
-    labels: list[int]
+    labels: dict[str, int]
 
 
 def refuse(problems: Sequence[str], ending: str | None = None) -> None:
@@ -84,23 +83,17 @@ def listed(
             folders[class_name_of(path.name)].append(path)
     class_names = in_order(folders) if class_names is None else list(class_names)
     for name in in_order(folders.keys() - {*class_names}):
-        problems.append(
-            f"{shown(folders[name][0])}: is a class without training images; "
-            "each test class needs a folder of the same name in train"
-            if where == "train"
-            else f"{shown(folders[name][0])}: is none of {where}; add it there, or rename it"
-        )
-    files, labels = [], []
+        place = shown(folders[name][0])
+        problems.append(f"{place}: is no class of {where}; add it there, or rename it")
+    labels: dict[str, int] = {}
     for label, name in enumerate(class_names):
         for path in (path for f in folders.get(name, ()) for path in _entries(f, problems)):
             if _is_image(path):
-                files.append(str(path.relative_to(folder)))
-                labels.append(label)
+                labels[str(path.relative_to(folder))] = label
             else:
                 others.append(path)
-    words = "images lie in their class's folder itself, with an image's ending"
-    _warn_of_others(folder, others, words)
-    return Scan(folder, class_names, files, labels)
+    _warn_of_others(folder, others, "images lie in their class's folder, with an image's ending")
+    return Scan(folder, class_names, labels)
 
 
 def class_name_of(name: str) -> str:

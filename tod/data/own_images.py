@@ -3,20 +3,18 @@
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from tod.config import InputError
 from tod.config.schema import Images
 from tod.data.dataset import ImageSet
-from tod.data.decoding import made_of_files
-from tod.data.image_folder import load_all, same_pixels
+from tod.data.decoding import load_images
+from tod.data.image_folder import same_pixels
 from tod.data.listing import Scan, below, check_classes, class_name_of, listed, refuse, shown
-from tod.data.store import Store, file_key
+from tod.data.store import Store
 from tod.system.files import reason, sha256
 
 log = logging.getLogger("tod")
@@ -35,7 +33,7 @@ class Found(NamedTuple):
             in the order of the digests, so that no file's name or place matters.
         digests: of each file, also where several show one image.
         labels: of the images in `train`, their classes, by digest.
-        test: None where there is no such folder.
+        test: the label of each file of `test`; None where there is no such folder.
     """
 
     root: Path
@@ -43,24 +41,23 @@ class Found(NamedTuple):
     files: dict[str, str]
     digests: dict[str, str]
     labels: dict[str, str]
-    test: Scan | None
+    test: dict[str, int] | None
 
 
 class Read(NamedTuple):
     """The images of `Found` that can be read.
 
     Attributes:
-        images: without labels, in the order of `digests`, which ascend.
+        images: without labels, in the order of `digests`, which ascend; none shows what a test
+            image shows.
         test: with labels; None where there is no such folder.
         unreadable: files that were left out, and why each.
-        tested: the digests of images that were left out, since a test image has their pixels.
     """
 
     images: ImageSet
     digests: list[str]
     test: ImageSet | None
     unreadable: list[tuple[str, str]]
-    tested: set[str]
 
 
 def find(root: Path) -> Found:
@@ -74,17 +71,17 @@ def find(root: Path) -> Found:
     problems: list[str] = []
     train, test = _labelled(root, problems), None
     if (root / "test").is_dir():
-        test = listed(root / "test", problems, train.class_names, "the classes")
-        if not test.files:
+        scan = listed(root / "test", problems, train.class_names, "train or classes.txt")
+        test = {f"test/{file}": label for file, label in scan.labels.items()}
+        if not test:
             problems.append(f"{root / 'test'}: holds no image; add some, or remove it")
     names = [f"unlabeled/{file}" for file in below(root / "unlabeled", problems)]
-    names += [f"train/{file}" for file in train.files]
-    names += _files_of_test(test)
+    names += [*(f"train/{file}" for file in train.labels), *(test or ())]
     digests = dict(zip(names, _digests(root, names, problems), strict=True))
     labels = _labels_of(train, digests, problems)
     refuse(problems)
     # A test image's label is to judge, not to be asked for.
-    tested = {digests[file] for file in _files_of_test(test)}
+    tested = {digests[file] for file in test or ()}
     files: dict[str, str] = {}
     for name, digest in digests.items():
         if digest not in tested:
@@ -93,15 +90,11 @@ def find(root: Path) -> Found:
     return Found(root, train.class_names, dict(sorted(files.items())), digests, labels, test)
 
 
-def _files_of_test(test: Scan | None) -> list[str]:
-    return [f"test/{file}" for file in test.files] if test else []
-
-
 def _labelled(root: Path, problems: list[str]) -> Scan:
     """The classes, at least two, and the images in `train` that are of them."""
     train, file = root / "train", root / "classes.txt"
     class_names = _class_names(file, problems)
-    scan = Scan(train, class_names or [], [], [])
+    scan = Scan(train, class_names or [], {})
     if train.is_dir():
         scan = listed(train, problems, class_names, "classes.txt")
     if not problems and not scan.class_names:
@@ -134,23 +127,20 @@ def _class_names(path: Path, problems: list[str]) -> list[str] | None:
 
 def _labels_of(train: Scan, digests: dict[str, str], problems: list[str]) -> dict[str, str]:
     """The class of each image in the class folders, by its digest."""
-    labels: dict[str, str] = {}
     first: dict[str, str] = {}
-    for file, label in zip(train.files, train.labels, strict=True):
-        digest, name = digests[f"train/{file}"], train.class_names[label]
-        if labels.setdefault(digest, name) != name:
+    for file, label in train.labels.items():
+        before = first.setdefault(digests[f"train/{file}"], file)
+        if train.labels[before] != label:
             words = f"and {shown(train.folder / file)} are one image under two classes; remove one"
-            problems.append(f"{shown(train.folder / first[digest])} {words}")
-        first.setdefault(digest, file)
-    return labels
+            problems.append(f"{shown(train.folder / before)} {words}")
+    return {digest: train.class_names[train.labels[file]] for digest, file in first.items()}
 
 
 def _digests(root: Path, names: Sequence[str], problems: list[str]) -> list[str]:
     """The SHA-256 of each file in hex; a hidden file remembers those that have not changed."""
-    store = Store(root / ".digests_of_images", (hashlib.sha256().digest_size,))
-    keys = [file_key(root, name, "sha256") for name in names]
-    make = partial(made_of_files, root, names, lambda path: (bytes.fromhex(sha256(path)), False))
-    kept, unread, _ = store.load(keys, make, f"reading {root}")
+    row = np.dtype((np.uint8, hashlib.sha256().digest_size))
+    store = Store(root / ".digests_of_images", names, "sha256", row)
+    kept, unread, _ = store.load(lambda path: (bytes.fromhex(sha256(path)), False))
     for index, why in unread.items():
         problems.append(f"{shown(root / names[index])}: cannot be read ({why}); mend or remove it")
     return [
@@ -161,17 +151,14 @@ def _digests(root: Path, names: Sequence[str], problems: list[str]) -> list[str]
 
 def read(found: Found, config: Images) -> Read:
     """The pixels of what there is."""
-    test_files = _files_of_test(found.test)
-    labels = dict.fromkeys(found.files.values(), UNKNOWN)
-    labels |= dict(zip(test_files, found.test.labels if found.test else [], strict=True))
-    files, problems = sorted(labels), []
-    scan = Scan(found.root, found.class_names, files, [labels[file] for file in files])
-    (everything,), unreadable = load_all([scan], config, problems)
+    labels, problems = dict.fromkeys(found.files.values(), UNKNOWN) | (found.test or {}), []
+    scan = Scan(found.root, found.class_names, dict(sorted(labels.items())))
+    (everything,), unreadable = load_images([scan], config, problems)
     refuse(problems)
     place = {file: i for i, file in enumerate(everything.names)}
     digests = [digest for digest, file in found.files.items() if file in place]
     images = everything.subset([place[found.files[digest]] for digest in digests])
-    test = everything.subset([place[file] for file in test_files if file in place])
+    test = everything.subset([place[file] for file in found.test or () if file in place])
     copies = _copies_of(test, images) if found.test else set()
     rest = [index for index in range(len(images)) if index not in copies]
     return Read(
@@ -179,7 +166,6 @@ def read(found: Found, config: Images) -> Read:
         [digests[index] for index in rest],
         test if found.test else None,
         [(file.removeprefix(f"{found.root.name}/"), why) for file, why in unreadable],
-        {digests[index] for index in copies},
     )
 
 
@@ -209,11 +195,6 @@ def fingerprint_of_order(found: Found, read: Read) -> str:
         for name in images.names:
             digest.update(f"{name}\0{found.digests[name]}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()
-
-
-def with_labels(images: ImageSet, labels: torch.Tensor) -> ImageSet:
-    """The same images with these labels, (N,) int64."""
-    return ImageSet(images.stored, labels, images.names, images.rows)
 
 
 def indices_of(wanted: Iterable[str], digests: Sequence[str]) -> np.ndarray:

@@ -4,14 +4,11 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 import PIL
-from PIL import ExifTags, Image, PngImagePlugin
-from PIL.BmpImagePlugin import DibImageFile
-from PIL.IcoImagePlugin import IcoFile
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from tod.data import colour
 from tod.system.files import machine_lacks
@@ -31,8 +28,14 @@ FORMATS = tuple(
 )
 """The raster formats that are read. Pillow knows others: EPS would start Ghostscript."""
 ENDINGS = {ending for ending, name in Image.registered_extensions().items() if name in FORMATS}
-# Above these, Pillow refuses a picture for its texts or its profile, which may be large.
+BYTES_A_PIXEL = 24
+"""At most, while a picture is decoded."""
+# Above these, Pillow refuses a picture for its texts or its profile, which may be large; and for
+# its size: above twice this.
 PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = 2**26, 2**28
+Image.MAX_IMAGE_PIXELS = memory() // (4 * BYTES_A_PIXEL)
+# Its warnings name no file.
+warnings.filterwarnings("ignore", module="PIL")
 
 TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,74 +48,55 @@ TRANSPOSITIONS = {
 }
 """What turns a picture of each EXIF orientation upright."""
 OUT_OF_MEMORY = re.compile("out of memory|decoder error -9")  # as Pillow's decoders say it
-BYTES_A_PIXEL = 24
-"""At most, while a picture is decoded."""
 FINER = 4
 """A JPEG file is decoded to no less than this many times the side to which it is squashed: then the
 pixels differ from a full decoding's by 0.3 of 255 levels on average, by 2 in 99 of 100, by 9 at an
 edge at most (45 photographs of Caltech-101 at quality 90)."""
-IS_DIM = "is dim"
-"""The key under which a picture's `info` says that it keeps few of its grey levels."""
 TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of TIFF
 
-Read = Callable[[Image.Image, int], Image.Image]
-"""An open picture, and the side of the square to which it is to be squashed → its RGB pixels."""
+Read = Callable[[Image.Image, int], tuple[Image.Image, bool]]
+"""An open picture, and the side of the square to which it is to be squashed → its RGB pixels, and
+whether they are dim: few grey levels are left of the file's."""
 
 
-class Pixels(NamedTuple):
-    """A decoded picture, (size, size, 3) uint8; it is dim if it keeps few of its file's levels."""
-
-    content: bytes
-    is_dim: bool
-
-
-def decode(path: Path, resize: int, size: int, read: Read) -> Pixels:
-    """An image file, squashed to a square of side `resize`, of which the middle `size` is kept."""
+def decode(path: Path, resize: int, size: int, read: Read) -> tuple[bytes, bool]:
+    """An image file, squashed to a square of side `resize`, of which the middle `size` is kept:
+    (size, size, 3) uint8, and whether it is dim.
+    """
     border = (resize - size) // 2
     box = (border, border, border + size, border + size)
-    pixels = rgb(path, resize, read)
-    is_dim = pixels.info.get(IS_DIM, False)
+    pixels, is_dim = rgb(path, resize, read)
     if pixels.size != (size, size) or resize != size:
         pixels = pixels.resize((resize, resize), Image.Resampling.BILINEAR).crop(box)
-    return Pixels(pixels.tobytes(), is_dim)
+    return pixels.tobytes(), is_dim
 
 
-def rgb(path: Path, side: int, read: Read) -> Image.Image:
-    """The RGB pixels of an image file that is to be shrunk to a square of this side, or not at all.
+def rgb(path: Path, side: int, read: Read) -> tuple[Image.Image, bool]:
+    """What `read` makes of an image file that is to be shrunk to a square of this side, if at all.
 
     Raises:
         Exception: the file holds no picture; Pillow's decoders raise many kinds.
     """
     # Pillow would map some files by their name, and mix up the lines of those that lie on a side.
     with path.open("rb") as file:
-        icon = _pixels_of_an_icon(file)
+        is_icon = file.read(4) == b"\0\0\1\0"
+        file.seek(0)
         try:
             with (
-                _memory_for(icon),  # Pillow decodes it as it opens it
+                # Pillow decodes an icon as it opens it, of whatever size its directory says.
+                _budget.spent(memory() // 2 // BYTES_A_PIXEL if is_icon else 0),
                 Image.open(file, formats=FORMATS) as image,
-                _memory_for(0 if icon else _pixels_to_decode(image)),
+                _budget.spent(0 if is_icon else _pixels_to_decode(image)),
             ):
                 return read(image, side)
+        except Image.DecompressionBombError:
+            raise ValueError("its pixels do not fit into memory") from None
+        except UnidentifiedImageError:  # whose words name the file again
+            raise ValueError("it is no picture of a known kind") from None
         except Exception as error:
             if OUT_OF_MEMORY.match(str(error)):
                 raise MemoryError(str(error)) from None
             raise
-
-
-def _pixels_of_an_icon(file: BinaryIO) -> int:
-    """How many pixels the picture in an icon has, whatever its directory says; 0: it is none."""
-    num_pixels = 0
-    if file.read(4) == b"\0\0\1\0":
-        file.seek(0)
-        with suppress(Exception):  # opening a damaged one tells more
-            place = IcoFile(file).entry[0].offset
-            file.seek(place)
-            is_png = file.read(4) == b"\x89PNG"
-            file.seek(place)
-            width, height = (PngImagePlugin.PngImageFile if is_png else DibImageFile)(file).size
-            num_pixels = width * height if is_png else width * height // 2  # with its mask
-    file.seek(0)
-    return num_pixels
 
 
 def _pixels_to_decode(image: Image.Image) -> int:
@@ -130,9 +114,12 @@ class _Budget:
         self.changed = threading.Condition()
 
     @contextmanager
-    def spent(self, nbytes: int) -> Iterator[None]:
+    def spent(self, num_pixels: int) -> Iterator[None]:
+        nbytes, limit = num_pixels * BYTES_A_PIXEL, memory() // 2
+        if nbytes > limit:
+            raise Image.DecompressionBombError
         with self.changed:
-            self.changed.wait_for(lambda: self.used == 0 or self.used + nbytes <= memory() / 2)
+            self.changed.wait_for(lambda: self.used == 0 or self.used + nbytes <= limit)
             self.used += nbytes
         try:
             yield
@@ -145,33 +132,12 @@ class _Budget:
 _budget = _Budget()
 
 
-@contextmanager
-def _memory_for(num_pixels: int) -> Iterator[None]:
-    nbytes = num_pixels * BYTES_A_PIXEL
-    if nbytes > memory() / 2:
-        raise ValueError(f"its {num_pixels / 1e6:,.0f} megapixels do not fit into memory")
-    with _budget.spent(nbytes):
-        yield
-
-
-@contextmanager
-def pillow_limits_off() -> Iterator[None]:
-    """Without Pillow's limit, as `rgb` has one by memory, and its warnings, which name no file."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="PIL")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
-
-
-def as_published(image: Image.Image, side: int) -> Image.Image:
+def as_published(image: Image.Image, side: int) -> tuple[Image.Image, bool]:
     """RGB as the published code reads Caltech-101: transparency, profile and orientation go."""
-    return image.convert("RGB")
+    return image.convert("RGB"), False
 
 
-def as_shown(image: Image.Image, side: int) -> Image.Image:
+def as_shown(image: Image.Image, side: int) -> tuple[Image.Image, bool]:
     """RGB as a viewer shows the picture, to be squashed to a square of this side.
 
     Its colour profile is converted to sRGB, what is transparent shows white, its EXIF orientation
@@ -188,9 +154,7 @@ def as_shown(image: Image.Image, side: int) -> Image.Image:
     if alpha is not None:
         colours = Image.composite(colours, Image.new("RGB", image.size, "white"), alpha)
     turn = TRANSPOSITIONS.get(_orientation(image))
-    upright = colours if turn is None else colours.transpose(turn)
-    upright.info[IS_DIM] = is_dim
-    return upright
+    return colours if turn is None else colours.transpose(turn), is_dim
 
 
 def _shrink(image: Image.Image, side: int) -> None:

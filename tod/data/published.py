@@ -17,8 +17,9 @@ import torch
 
 from tod.config import InputError
 from tod.config.schema import Images
-from tod.data import image_folder, listing, picture
+from tod.data import listing, picture
 from tod.data.dataset import Dataset, Draw, ImageSet
+from tod.data.decoding import load_images
 from tod.data.store import folder_lock
 from tod.system.files import reason
 from utils import random_generator
@@ -111,7 +112,7 @@ def caltech101(root: Path, config: Images, seed: int) -> Dataset:
             f"{folder}: holds {len(class_names)} classes, Caltech-101 has 101; remove what does "
             "not belong there, or use --config image_folder for other images"
         )
-    (images,), unreadable = image_folder.load_all([found], config, problems, picture.as_published)
+    (images,), unreadable = load_images([found], config, problems, picture.as_published)
     listing.refuse(problems)
     if len(class_names) < 101 or len(images) < 8_677:
         count = f"{len(class_names)} classes and {len(images):,} images"

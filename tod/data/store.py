@@ -1,4 +1,4 @@
-"""What is kept of images: rows of one array, in a file that only grows, found by their keys."""
+"""What is kept of files: rows of one array, in a file beside them that only grows."""
 
 import hashlib
 import itertools
@@ -7,7 +7,9 @@ import os
 import struct
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -17,6 +19,7 @@ from tqdm import tqdm
 
 from tod.config import InputError
 from tod.system.files import atomic_file, locked, reason, refuse_what_the_machine_lacks, remove
+from tod.system.machine import cores
 
 KEY_SIZE = 16
 NO_KEY = bytes(KEY_SIZE)
@@ -27,26 +30,19 @@ MAGIC = b"tod.data.store 1"
 CHUNK = 2**24
 SECONDS = 5.0
 """The bytes of rows, and the time, after which they are safe on the disk."""
-AHEAD = 256
-"""At most so many rows wait, made, for the one before them."""
 
 Made = tuple[bytes, bool]
 """A row, and a flag that is kept beside it."""
-Results = Iterable[tuple[int, Made | str]]
-"""Positions among the keys, and what was made there, or why nothing was."""
-Make = Callable[[Sequence[int], int], Generator[tuple[int, Made | str], None, None]]
-"""Positions → their results in that order, of which at most so many wait."""
 
 
 class Kept(NamedTuple):
     """What a store has.
 
     Attributes:
-        values: (M, *shape), mapped: all processes share them, and the system can take their
-            memory back.
+        values: (M, *shape), mapped: they may be more than fits into memory.
         entries: of the values, (M,) of `ENTRY`.
-        rows: which of the values belong to the keys that were asked for, (N,) int64; −1: none.
-        capacity: how many values the file can take.
+        rows: which of the values are the files', (N,) int64; −1: none.
+        capacity: how many values the store can take.
     """
 
     values: np.ndarray
@@ -56,12 +52,12 @@ class Kept(NamedTuple):
 
     @property
     def missing(self) -> list[int]:
-        """The positions of the keys without a value."""
+        """The positions of the files without a value."""
         return np.flatnonzero(self.rows < 0).tolist()
 
     @property
     def flagged(self) -> list[int]:
-        """The positions of the keys whose value has the flag."""
+        """The positions of the files whose value has the flag."""
         flags = np.append(self.entries["flag"], False)  # of row −1
         return np.flatnonzero(flags[self.rows]).tolist()
 
@@ -81,51 +77,68 @@ class Store:
     replaces this one. Writers hold the folder's lock.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: type = np.uint8) -> None:
+    def __init__(self, path: Path, files: Sequence[str], reader: str, row: np.dtype) -> None:
+        """`files` are named below the folder of `path`; `reader` names what makes rows of them."""
         self.path = path
-        self.row = np.dtype((dtype, shape))
+        self.files = files
+        self.row = row
+        self.keys = [_key(path.parent, name, reader) for name in files]
 
-    def find(self, keys: Sequence[bytes]) -> Kept:
-        """What the file has; nothing, where it is not there or not whole."""
-        try:
-            with self.path.open("rb") as file:
-                return self._found(file, keys)
-        except OSError as error:
-            refuse_what_the_machine_lacks(self.path, error)
-        return self._nothing(len(keys))
-
-    def needed(self, keys: Sequence[bytes]) -> int:
+    def needed(self) -> int:
         """The bytes that the disk must have free for `load`."""
-        kept = self.find(keys)
-        count = len(keys) if kept.is_to_be_replaced else len(kept.missing)
+        kept = self.find()
+        count = len(self.keys) if kept.is_to_be_replaced else len(kept.missing)
         return count * (self.row.itemsize + ENTRY.itemsize)
 
-    def load(
-        self, keys: Sequence[bytes], make: Make, doing: str
-    ) -> tuple[Kept, dict[int, str], str | None]:
-        """What there is of these keys; what is missing is made, and kept in the file.
+    def load(self, make: Callable[[Path], Made]) -> tuple[Kept, dict[int, str], str | None]:
+        """What there is of the files; what is missing is made, and kept.
 
-        Returns:
-            All of it; why which could not be made, by position; and, where the folder cannot be
-            written to, the reason: then it is in a temporary file, and is made each time.
+        And why which could not be made, by position; and, where the folder cannot be written to,
+        the reason: then all is in a temporary file, and is made each time.
         """
-        kept = self.find(keys)
+        kept = self.find()
         if not kept.missing:
             return kept, {}, None
+        failures: dict[int, str] = {}
         with folder_lock(self.path.parent) as problem:
-            kept = self.find(keys)  # others may have written meanwhile
-            missing, failures = kept.missing, {}
-            with (
-                closing(make(missing, min(AHEAD, 1 + CHUNK // self.row.itemsize))) as results,
-                progress_bar(doing, len(keys), len(keys) - len(missing)) as bar,
-            ):
-                rows = _rows(results, keys, failures, bar)
+            kept = self.find()  # others may have written meanwhile
+            with closing(self._made(kept.missing, make, failures)) as rows:
                 first = next(rows, None)
                 if first is None:
                     return kept, failures, None
                 with self._opened(kept, problem) as file:
                     self._append(file, itertools.chain([first], rows))
-                    return self._found(file, keys), failures, problem
+                    return self._found(file), failures, problem
+
+    def find(self) -> Kept:
+        """What the file has; nothing, where it is not there or not whole."""
+        try:
+            with self.path.open("rb") as file:
+                return self._found(file)
+        except (OSError, ValueError) as error:
+            refuse_what_the_machine_lacks(self.path, error)
+        return Kept(np.empty(0, self.row), np.empty(0, ENTRY), np.full(len(self.keys), -1), 0)
+
+    def _made(
+        self, chosen: Sequence[int], make: Callable[[Path], Made], failures: dict[int, str]
+    ) -> Generator[tuple[bytes, bytes], None, None]:
+        """The rows of these files, each with its entry; `failures` takes why there is none."""
+        folder, count = self.path.parent, len(self.files)
+        results = made_of_files(folder, [self.files[index] for index in chosen], make)
+        # No bar where there is no terminal, or with `--quiet`.
+        disable = None if logging.getLogger("tod.progress").isEnabledFor(logging.INFO) else True
+        bar = tqdm(desc=f"reading {folder}", total=count, leave=False, disable=disable)
+        with closing(results), bar:
+            bar.update(count - len(chosen))
+            for index, made in zip(chosen, results, strict=True):
+                bar.update()
+                if isinstance(made, str):
+                    failures[index] = made
+                elif self.keys[index] == NO_KEY:
+                    failures[index] = "it came after the others were listed"
+                else:
+                    row, flag = made
+                    yield row, self.keys[index] + bytes([flag])
 
     @contextmanager
     def _opened(self, kept: Kept, problem: str | None) -> Iterator[BinaryIO]:
@@ -156,28 +169,25 @@ class Store:
                 "make room, or name another place by TMPDIR"
             ) from None
 
-    def _nothing(self, count: int) -> Kept:
-        return Kept(np.empty(0, self.row), np.empty(0, ENTRY), np.full(count, -1), 0)
-
-    def _found(self, file: BinaryIO, keys: Sequence[bytes]) -> Kept:
+    def _found(self, file: BinaryIO) -> Kept:
+        """A ValueError, if the file is not whole."""
         file.seek(0)
-        header = file.read(HEADER.size).ljust(HEADER.size)
-        magic, itemsize, capacity = HEADER.unpack(header)
+        magic, itemsize, capacity = HEADER.unpack(file.read(HEADER.size).ljust(HEADER.size))
         length = os.fstat(file.fileno()).st_size - _place_of_rows(capacity)
         if (magic, itemsize) != (MAGIC, self.row.itemsize) or length < 0:
-            return self._nothing(len(keys))
+            raise ValueError
         entries = np.frombuffer(file.read(capacity * ENTRY.itemsize), ENTRY)
         used = np.flatnonzero(entries["key"].any(axis=1))
         count = used[-1] + 1 if len(used) else 0
         if length < count * itemsize:
-            return self._nothing(len(keys))
+            raise ValueError
         values = np.empty(0, self.row)
         if count:  # nothing cannot be mapped
             shape = (count, *self.row.shape)
             values = np.memmap(file, self.row.base, "c", _place_of_rows(capacity), shape)
         place = {key.tobytes(): row for row, key in enumerate(entries["key"][:count])}
         place.pop(NO_KEY, None)
-        rows = np.array([place.get(key, -1) for key in keys], np.int64)
+        rows = np.array([place.get(key, -1) for key in self.keys], np.int64)
         return Kept(values, entries[:count], rows, capacity)
 
     def _copy(self, kept: Kept, file: BinaryIO) -> None:
@@ -192,30 +202,26 @@ class Store:
             file.write(kept.values[row].data)
         file.flush()
 
-    def _append(self, file: BinaryIO, rows: Iterable[tuple[bytes, bytes]]) -> None:
+    def _append(self, file: BinaryIO, made: Iterable[tuple[bytes, bytes]]) -> None:
         """Appends rows, each with its entry, behind those that a file has."""
-        kept = self._found(file, [])
-        start, count, entries = _place_of_rows(kept.capacity), len(kept.values), []
+        kept = self._found(file)
+        count, waiting = len(kept.values), []
 
         def save() -> None:
             nonlocal count
-            if entries:
-                content, added = b"".join(entries), len(entries)
-                entries.clear()  # also where they cannot be written: never without their rows
-                _flush(file)
-                file.seek(HEADER.size + count * ENTRY.itemsize)
-                file.write(content)
-                _flush(file)
-                count += added
-                file.seek(start + count * self.row.itemsize)
+            if waiting:
+                rows, entries = zip(*waiting, strict=True)
+                start = _place_of_rows(kept.capacity)
+                _write(file, start + count * self.row.itemsize, rows)
+                _write(file, HEADER.size + count * ENTRY.itemsize, entries)
+                count += len(waiting)
+                waiting.clear()
 
-        file.seek(start + count * self.row.itemsize)
         saved_at = time.monotonic()
         try:
-            for row, entry in rows:
-                file.write(row)
-                entries.append(entry)
-                is_chunk = len(entries) * self.row.itemsize >= CHUNK
+            for row_and_entry in made:
+                waiting.append(row_and_entry)
+                is_chunk = len(waiting) * self.row.itemsize >= CHUNK
                 if is_chunk or time.monotonic() > saved_at + SECONDS:
                     save()
                     saved_at = time.monotonic()
@@ -223,40 +229,53 @@ class Store:
             save()
 
 
-def _rows(
-    results: Results, keys: Sequence[bytes], failures: dict[int, str], bar: tqdm
-) -> Iterator[tuple[bytes, bytes]]:
-    """The rows that were made, each with its entry; `failures` takes why the others were not."""
-    for index, made in results:
-        bar.update()
-        if isinstance(made, str):
-            failures[index] = made
-        elif keys[index] == NO_KEY:
-            failures[index] = "it came after the others were listed"
-        else:
-            row, flag = made
-            yield row, keys[index] + bytes([flag])
+def made_of_files(
+    folder: Path, files: Sequence[str], make: Callable[[Path], Made]
+) -> Generator[Made | str, None, None]:
+    """For each file, in order, what is made of it, or why it cannot be read."""
+
+    def result(name: str) -> Made | str:
+        try:
+            return make(folder / name)
+        # Pillow's decoders raise many kinds of errors on damaged files.
+        except Exception as error:
+            refuse_what_the_machine_lacks(folder / name, error)
+            return reason(error)
+
+    waiting: deque[Future] = deque()
+    pool = ThreadPoolExecutor(cores())
+    try:
+        for name in files:
+            waiting.append(pool.submit(result, name))
+            if len(waiting) > 4 * cores():  # what is made waits in memory for the one before
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _place_of_rows(capacity: int) -> int:
     return HEADER.size + capacity * ENTRY.itemsize
 
 
-def _flush(file: BinaryIO) -> None:
+def _write(file: BinaryIO, place: int, contents: Iterable[bytes]) -> None:
+    """Writes this at a place of a file, and on the disk."""
+    file.seek(place)
+    file.writelines(contents)
     file.flush()
     os.fsync(file.fileno())
 
 
-def file_key(folder: Path, name: str, *reader: str) -> bytes:
+def _key(folder: Path, name: str, reader: str) -> bytes:
     """Differs where the file does, to the system, or what reads it; of none, if it is not there."""
     try:
         status = (folder / name).stat()
     except OSError:
         return NO_KEY
     seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    content = (*reader, *map(str, seen))
     digest = hashlib.blake2b(os.fsencode(name), digest_size=KEY_SIZE, key=b"tod")
-    digest.update("\0".join(["", *content]).encode())
+    digest.update("\0".join(["", reader, *map(str, seen)]).encode())
     return digest.digest()
 
 
@@ -274,9 +293,3 @@ def folder_lock(folder: Path) -> Iterator[str | None]:
         except OSError as error:
             problem = reason(error)
         yield problem
-
-
-def progress_bar(doing: str, total: int, done: int) -> tqdm:
-    """A bar over files; none where there is no terminal, or with `--quiet`."""
-    disable = None if logging.getLogger("tod.progress").isEnabledFor(logging.INFO) else True
-    return tqdm(desc=doing, total=total, initial=done, leave=False, disable=disable)

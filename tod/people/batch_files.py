@@ -12,7 +12,6 @@ import pandas as pd
 from tod.analysis import contact_sheet
 from tod.config import InputError
 from tod.data import picture
-from tod.data.picture import pillow_limits_off
 from tod.people import label_studio
 from tod.people.page import LARGEST_SIDE, page, thumbnail
 from tod.people.requests import AUDIT, COLUMNS, Request, batch_folder
@@ -40,7 +39,7 @@ def write_batch(
         for each in requests
     ]
     files = [root / request.file for request in shown]
-    with pillow_limits_off(), ThreadPoolExecutor(cores()) as threads:
+    with ThreadPoolExecutor(cores()) as threads:
         pictures = [*threads.map(_page_picture, files)]
     originals = (quote(os.fsencode(os.path.relpath(file, path))) for file in files)
     table = pd.DataFrame([each[: len(COLUMNS)] for each in requests], columns=COLUMNS, dtype=object)
@@ -74,7 +73,7 @@ def write_batch(
 
 def _page_picture(path: Path) -> bytes:
     try:
-        return thumbnail(picture.rgb(path, LARGEST_SIDE, picture.as_shown))
+        return thumbnail(picture.rgb(path, LARGEST_SIDE, picture.as_shown)[0])
     # Pillow's decoders raise many kinds of errors on damaged files.
     except Exception as error:
         refuse_what_the_machine_lacks(path, error)

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tod.config.schema import Images
 from tod.config.settings import counted, shortened
 from tod.data import Dataset, statistics
 from tod.data.listing import refuse
-from tod.data.own_images import UNKNOWN, Found, Read, indices_of, with_labels
+from tod.data.own_images import UNKNOWN, Found, Read, indices_of
 from tod.people import labels as tables
 from tod.people.answers import Answer, not_utf8, read_answers
 from tod.people.labels import COPY, DISAGREEMENTS, LABELS, SET_ASIDE, TABLES, Label, in_table
@@ -198,14 +199,14 @@ class LabelStore:
         class_names, digests, labels = self.found.class_names, read.digests, self.labels
         if not digests:
             raise InputError(f"{self.found.root}: holds no image that can be read; add some")
-        unreadable = self.found.files.keys() - {*digests} - read.tested
-        unread = [label.file for digest, label in labels.items() if digest in unreadable]
+        unreadable, files = {file for file, _ in read.unreadable}, self.found.files
+        unread = [label.file for d, label in labels.items() if files.get(d) in unreadable]
         if unread:
             words = f"as {shortened(unread[0], 300)}: {counted(len(unread), 'such image')}"
             log.warning(f"a labelled image that cannot be read is not trained on, {words}")
         number = {digest: class_names.index(each.class_name) for digest, each in labels.items()}
         numbers = torch.tensor([number.get(digest, UNKNOWN) for digest in digests])
-        images = with_labels(read.images, numbers)
+        images = replace(read.images, labels=numbers)
         test = images.subset(indices_of(self.audits(), digests)) if read.test is None else read.test
         if not recorded:
             computed = (values.tolist() for values in statistics(images))

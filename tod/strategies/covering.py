@@ -14,8 +14,6 @@ PURITY = 0.95
 """The share of balls that may hold images of one class only, which sets their radius."""
 BALLS = 5_000
 """So many balls, drawn at random, tell the radius; at most."""
-ONES = np.array([number.bit_count() for number in range(256)], dtype=np.uint16)
-"""How many bits of a byte are set."""
 
 
 @torch.inference_mode()
@@ -73,7 +71,8 @@ def pick_covering(
             rest = random.permutation(np.setdiff1d(np.arange(len(features)), picked))
             return np.array([*picked, *rest[: query_size - len(picked)]], dtype=np.int64), scores
         picked.append(position)
-        covered = _bits(reach[position], len(features)) & uncovered
+        is_near = np.unpackbits(reach[position], count=len(features)).astype(bool)
+        covered = is_near & uncovered
         uncovered &= ~covered
         left -= _num_reaching(reach, covered)
         # Of two images δ apart, rounding may find the one near the other and not the other way.
@@ -93,15 +92,11 @@ def _reach(features: Tensor, delta: float) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def _bits(row: np.ndarray, count: int) -> np.ndarray:
-    return np.unpackbits(row, count=count).astype(bool)
-
-
 def _num_reached(reach: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """How many of the wanted images, (N,) bool, each one's ball holds, (N,)."""
     bits = np.packbits(wanted)
-    numbers = [ONES[rows & bits].sum(axis=1) for rows in _in_blocks(reach)]
-    return np.concatenate(numbers).astype(np.int64)
+    blocks = (np.unpackbits(rows & bits, axis=1) for rows in _in_blocks(reach))
+    return np.concatenate([block.sum(axis=1, dtype=np.int64) for block in blocks])
 
 
 def _num_reaching(reach: np.ndarray, wanted: np.ndarray) -> np.ndarray:
