@@ -51,34 +51,33 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     arguments = parse(parser, argv)
     if arguments.strategy != ["all"]:
         for strategy in arguments.strategy:
-            refuse_wrong_strategy(strategy)
+            refuse_wrong_strategy(Cell("", strategy, 0, arguments))
         refuse_doubles("--strategy", arguments.strategy)
     return arguments
 
 
-def refuse_wrong_strategy(strategy: str) -> None:
+def refuse_wrong_strategy(cell: Cell) -> None:
     """Refuses what is no SAMPLING/AUXILIARY of one entry script."""
-    if strategy.count("/") != 1:
-        raise InputError(f"--strategy {strategy}: write SAMPLING/AUXILIARY, like TOD/NONE, or all")
-    script = Cell("", strategy, 0).script
+    wrong, script = f"--strategy {cell.strategy}", cell.script
+    if cell.strategy.count("/") != 1:
+        raise InputError(f"{wrong}: write SAMPLING/AUXILIARY, like TOD/NONE, or all")
     offers = (script.sampling, script.auxiliary)
-    for name, offered in zip(strategy.split("/"), offers, strict=True):
+    for name, offered in zip(cell.strategy.split("/"), offers, strict=True):
         if name not in offered:
-            raise InputError(
-                f"--strategy {strategy}: {script.name} has no {name}, only {', '.join(offered)}"
-            )
+            raise InputError(f"{wrong}: {script.name} has no {name}, only {', '.join(offered)}")
 
 
 def cells_of(arguments: argparse.Namespace) -> list[Cell]:
     """The grid; of all strategies, those that can work with their configuration."""
     takes_all = arguments.strategy == ["all"]
     strategies = ALL if takes_all else arguments.strategy
-    cells = map(Cell._make, itertools.product(arguments.config, strategies, arguments.seed))
+    grid = itertools.product(arguments.config, strategies, arguments.seed)
+    cells = [Cell(*place, arguments) for place in grid]
     if not takes_all:
-        return list(cells)
+        return cells
     suitable, left_out = [], {}
     for cell in cells:
-        identity = cell.command(arguments).identity
+        identity = cell.command.identity
         if why := cell.script.strategy(identity.sampling).why_unsuitable(identity):
             left_out[f"{cell.config}, {cell.strategy}"] = why
         else:
@@ -103,12 +102,12 @@ def show(cells: Sequence[Cell], arguments: argparse.Namespace) -> None:
     """The tables of all cells that have results, one configuration after the other, in Markdown;
     and a report of each.
     """
-    shown = False
+    if not any(cell.num_done for cell in cells):
+        print("no run has ended a cycle yet")
     for config in arguments.config:
-        curves = curves_of([cell for cell in cells if cell.config == config], arguments)
+        curves = curves_of([cell for cell in cells if cell.config == config])
         if not curves:
             continue
-        shown = True
         print("\n".join(markdown(table.rows) for table in accuracy_tables(curves)))
         for note in unpaired_notes(curves):
             print(note)
@@ -117,15 +116,13 @@ def show(cells: Sequence[Cell], arguments: argparse.Namespace) -> None:
             path = arguments.output_dir / f"report_{Path(config).stem}.html"
             write_report(path, curves)
             print(path)
-    if not shown:
-        print("no run has ended a cycle yet")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the grid, then prints its tables."""
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     cells = cells_of(arguments)
-    statuses = run_all(chosen(cells, arguments.only), arguments)
+    statuses = run_all(chosen(cells, arguments.only), arguments.processes)
     if arguments.scale != 1:
         print(f"epochs, milestones and detach_epoch are {arguments.scale:g} of the configured ones")
     refused = [cell for cell in cells if statuses.get(cell) == REFUSED]
