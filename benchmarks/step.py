@@ -25,13 +25,7 @@ from benchmarks.ours import AUXILIARIES, Ours
 from benchmarks.workload import Workload, workload
 from tod.analysis.tables import markdown
 from tod.config import cli
-from tod.engine.device import (
-    allow_tf32,
-    bf16_unit,
-    keep_freed_memory,
-    precisions,
-    select_device,
-)
+from tod.engine.device import allow_tf32, bf16_unit, keep_freed_memory, precisions, select_device
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

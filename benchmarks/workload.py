@@ -19,16 +19,11 @@ class Workload(NamedTuple):
     labels: Tensor  # (N,)
     num_labeled: int
     device: torch.device
-    auxiliary: str
+    auxiliary: str = "NONE"
 
 
 def workload(
-    width: int,
-    batch_size: int,
-    num_images: int,
-    num_labeled: int,
-    device: torch.device,
-    auxiliary: str = "NONE",
+    width: int, batch_size: int, num_images: int, num_labeled: int, device: torch.device
 ) -> Workload:
     """An epoch of CIFAR-10's configuration on a network of this width."""
     overrides = (
@@ -41,4 +36,4 @@ def workload(
     pixels = random.integers(0, 256, (num_images, 32, 32, 3), dtype=np.uint8)
     labels = torch.from_numpy(random.integers(0, NUM_CLASSES, num_images))
     config = load("cifar10", overrides)
-    return Workload(config, pixels, labels, num_labeled, device, auxiliary)
+    return Workload(config, pixels, labels, num_labeled, device)

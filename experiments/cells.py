@@ -44,20 +44,11 @@ def new_parser(description: str, output_dir: Path, seeds: Sequence[int] = (0,)) 
     add = parser.add_argument
     shown = " ".join(map(str, seeds))
     add("--seed", nargs="+", type=cli.seed, default=[*seeds], help=f"default: {shown}")
-    add(
-        "--processes",
-        type=cli.positive,
-        metavar="N",
-        help="runs at once (default: as many as there are GPUs, or else cores)",
-    )
+    at_once = "runs at once (default: as many as there are GPUs, or else cores)"
+    add("--processes", type=cli.positive, metavar="N", help=at_once)
     add("--scale", type=float, default=1.0, help="of all epochs (default: 1)")
-    add(
-        "--output-dir",
-        type=cli.path,
-        default=output_dir,
-        metavar="DIR",
-        help="where the runs' folders are made (default: %(default)s)",
-    )
+    place = "where the runs' folders are made (default: %(default)s)"
+    add("--output-dir", type=cli.path, default=output_dir, metavar="DIR", help=place)
     return parser
 
 

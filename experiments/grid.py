@@ -40,13 +40,11 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = new_parser(__doc__, Path("results"))
     add = parser.add_argument
     add("--config", nargs="+", required=True, help="configurations: names or paths, as digits")
-    add(
-        "--strategy",
-        nargs="+",
-        default=list(PAPER),
-        help="SAMPLING/AUXILIARY of one entry script, or all: each sampling strategy without a "
-        f"loss, TOD/TOD and LL4AL/LL4AL (default: {' '.join(PAPER)})",
+    strategies = (
+        "SAMPLING/AUXILIARY of one entry script, or all: each sampling strategy without a loss, "
+        f"TOD/TOD and LL4AL/LL4AL (default: {' '.join(PAPER)})"
     )
+    add("--strategy", nargs="+", default=[*PAPER], help=strategies)
     add("--only", metavar="N|none", help="run one cell of the grid, from 0, or none (default: all)")
     arguments = parse(parser, argv)
     if arguments.strategy != ["all"]:

@@ -59,14 +59,12 @@ def section(
     of_seeds = f"{counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))})"
     sizes = {len(curve.trials) for curve in curves}
     of_trials = f"{counted(max(sizes), 'trial')} {'in all' if len(sizes) == 1 else 'at most'}"
-    scaled = (
-        f"Epochs, milestones and `detach_epoch` are {arguments.scale:g} of the configured ones."
-    )
+    scaled = f"Epochs, milestones and `detach_epoch` are {arguments.scale:g} of the configured ones"
     lines = [
         f"## {arguments.name}",
         f"`{shlex.join(['python', 'experiments/reproduce.py', *argv])}`",
         "; ".join(dict.fromkeys(made_on.format(**curve.run) for curve in curves)) + ".",
-        *([scaled] if arguments.scale != 1 else []),
+        *([f"{scaled}."] if arguments.scale != 1 else []),
         f"![Test accuracy against the number of labels]({arguments.figure.name})",
         f"Mean ± standard deviation (n − 1) of the last epoch's test accuracy over {of_seeds}, "
         f"{of_trials}. Differences: trial by trial, those of the same seed and number being pairs, "
@@ -96,18 +94,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--config", nargs=1, default=["digits"], help="a name or path (default: digits)")
     add("--trials", type=cli.positive, help="of each seed (default: the configuration's)")
     add("--name", help="of the section (default: the configuration's)")
-    add(
-        "--paper",
-        metavar="DATASET",
-        help="whose values of the paper stand beside (default: those of the images' own, if any)",
-    )
-    add(
-        "--output",
-        type=cli.path,
-        metavar="FILE",
-        help="where the section is written, with its figure beside it (default: results.md beside "
-        "the runs)",
-    )
+    paper = "whose values of the paper stand beside (default: those of the images' own, if any)"
+    add("--paper", metavar="DATASET", help=paper)
+    output = "the section's file, with its figure beside it (default: results.md beside the runs)"
+    add("--output", type=cli.path, metavar="FILE", help=output)
     add("--only", choices=["none"], help="run none: write down what there is (default: run all)")
     arguments = parse(parser, argv)
     arguments.name = arguments.name or Path(arguments.config[0]).stem

@@ -120,15 +120,6 @@ def test_images_are_enlarged_by_whole_pixels_or_reduced_to_their_place(side):
     np.testing.assert_array_equal(tile[:, :TILE], expected)
 
 
-def test_a_tile_is_its_image_with_class_and_score_below():
-    red = Image.new("RGB", (1, 1), (255, 0, 0))
-    tile = np.asarray(contact_sheet.tile(red, "a class", "0.25"))
-    assert tile.shape == (TILE + 2 * LINE, TILE, 3)
-    assert (tile[:TILE] == (255, 0, 0)).all()
-    for line in (TILE, TILE + LINE):
-        assert (tile[line : line + LINE] < 128).any()
-
-
 def test_long_names_are_shortened_to_fit_their_tile():
     font = contact_sheet.font()
     assert isinstance(font, ImageFont.FreeTypeFont)

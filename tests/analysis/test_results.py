@@ -24,12 +24,6 @@ def test_an_unfinished_run_is_shown_as_far_as_it_has_got(tmp_path):
     assert (area["mean"], area["trials"]) == (pytest.approx((85 + 92) / 2), 1)
 
 
-def test_a_quantity_without_a_value_in_a_cycle_is_left_out_of_it(curves_of):
-    values = curves_of({"diagnostics": results.DIAGNOSTICS})[0].values("queried_mean_loss")
-    assert values.columns.tolist() == [100, 150]  # the last cycle queries nothing
-    assert values.loc[(0, 2)].tolist() == [1.2, 2.2]
-
-
 def test_rows_are_read_as_text_and_written_back_as_the_same_bytes(tmp_path):
     path = tmp_path / "results.csv"
     content = HEADER + b"1,1,100,80.5000,0.451510\n1,2,150,91,\n"

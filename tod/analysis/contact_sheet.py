@@ -5,16 +5,13 @@ import io
 import math
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tod.analysis.fonts import drawable, font_for, own_font
 from tod.config.settings import counted
-
-if TYPE_CHECKING:
-    from tod.data import Dataset
+from tod.data import Dataset
 
 IMAGES_PER_GROUP = 24
 IMAGES_OF_BATCH = 96
@@ -27,7 +24,7 @@ LINE = 14
 
 
 def of_query(
-    subset: np.ndarray, scores: np.ndarray, queried: np.ndarray, dataset: "Dataset"
+    subset: np.ndarray, scores: np.ndarray, queried: np.ndarray, dataset: Dataset
 ) -> bytes:
     """The contact sheet of one query, as a PNG file: below a title, two groups of images in rows.
 
