@@ -3,11 +3,12 @@
 import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 from torchvision import transforms
 
@@ -50,26 +51,24 @@ class Baseline:
             build_backbone(self.config.model, NUM_CLASSES).to(self.device) for _ in range(2)
         ]
         self.lossnet = LossNet(stage_channels(self.config.model)).to(self.device)
-        self.optimizers = [self._sgd(self.networks[0]), self._sgd(self.lossnet)]
-        self.steps = 0
-        views, plain = PILImages(work, train=True), PILImages(work, train=False)
-        batch_size, n = self.config.training.batch_size, work.num_labeled
-        self.labeled, self.unlabeled = (
-            DataLoader(views, batch_size, sampler=SubsetRandomSampler(part))
-            for part in (range(n), range(n, len(views)))
-        )
-        self.plain = DataLoader(plain, batch_size)
-
-    def _sgd(self, network: nn.Module) -> torch.optim.SGD:
-        settings = self.config.training
-        return torch.optim.SGD(
-            network.parameters(),
-            settings.lr,
-            settings.momentum,
-            weight_decay=settings.weight_decay,
+        training = self.config.training
+        sgd = partial(
+            torch.optim.SGD,
+            lr=training.lr,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
             foreach=False,
             fused=False,
         )
+        self.optimizers = [sgd(each.parameters()) for each in (self.networks[0], self.lossnet)]
+        self.steps = 0
+        views, plain = PILImages(work, train=True), PILImages(work, train=False)
+        n = work.num_labeled
+        self.labeled, self.unlabeled = (
+            DataLoader(views, training.batch_size, sampler=SubsetRandomSampler(part))
+            for part in (range(n), range(n, len(views)))
+        )
+        self.plain = DataLoader(plain, training.batch_size)
 
     def train_epoch(self) -> None:
         for images, labels in self.labeled:
@@ -116,8 +115,6 @@ class Baseline:
             for images, _ in self.plain:
                 both = [network(images.to(self.device))[0] for network in self.networks]
                 scores.append(temporal_output_discrepancy(*both))
-        for network in self.networks:
-            network.train()
         return torch.cat(scores)
 
 

@@ -103,17 +103,14 @@ def show(cells: Sequence[Cell], arguments: argparse.Namespace) -> None:
     if not any(cell.num_done for cell in cells):
         print("no run has ended a cycle yet")
     for config in arguments.config:
-        curves = curves_of([cell for cell in cells if cell.config == config])
-        if not curves:
-            continue
-        print("\n".join(markdown(table.rows) for table in accuracy_tables(curves)))
-        for note in unpaired_notes(curves):
-            print(note)
-        # Those of an array would write the report at the same time.
-        if arguments.only in (None, "none"):
-            path = arguments.output_dir / f"report_{Path(config).stem}.html"
-            write_report(path, curves)
-            print(path)
+        if curves := curves_of([cell for cell in cells if cell.config == config]):
+            tables = [markdown(table.rows) for table in accuracy_tables(curves)]
+            print("\n".join([*tables, *unpaired_notes(curves)]))
+            # Those of an array would write the report at the same time.
+            if arguments.only in (None, "none"):
+                path = arguments.output_dir / f"report_{Path(config).stem}.html"
+                write_report(path, curves)
+                print(path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -83,7 +83,6 @@ def test_curves_of_one_name_are_told_apart(tmp_path):
         (HEADER + b"1,1,100,80", "a line has not as many cells as there are columns"),
         (HEADER + b"1,1,100,80,0.1,5\n", "a line has not as many cells"),
         (HEADER + b"1,1,100,80,1\n1,2,150,80,0.1,5\n", "Expected 5 fields in line 3"),
-        (HEADER + b"1,1,100,80,0.", "a line has not as many cells"),
         (HEADER + b"1,1,100\n", "could not convert string to float: ''"),
         (HEADER + b"1,1,100,80,1\n1,1,100,80,1\n", "a cycle of a trial occurs twice"),
         (HEADER + b"1,one,100,80,1\n", "'one'"),
@@ -91,8 +90,6 @@ def test_curves_of_one_name_are_told_apart(tmp_path):
         (b"trial,cycle,test_accuracy\n1,1,80\n", "it has no column num_labeled"),
         (b"\xff\xfe\x00", "it is not UTF-8 text"),
         (b"\x00" * 200, "it has no column trial"),
-        (b"\x89PNG\r\n\x1a\n", "it is not UTF-8 text"),
-        (b"a text\nof lines\n", "it has no column trial"),
     ],
 )
 def test_damaged_results_give_one_line_that_says_why(tmp_path, content, message):

@@ -65,12 +65,12 @@ def _sheet(title: str, groups: Sequence[tuple[str, Sequence[Image.Image]]]) -> b
     sheet = Image.new("RGB", (GAP + COLUMNS * width, y + sum(heights)), "white")
     canvas = ImageDraw.Draw(sheet)
     canvas.text((GAP, GAP), title, "black", font())
-    for (heading, tiles), whole in zip(groups, heights, strict=True):
+    for (heading, tiles), of_group in zip(groups, heights, strict=True):
         canvas.text((GAP, y + GAP), heading, "black", font())
         for number, image in enumerate(tiles):
             row, column = divmod(number, COLUMNS)
             sheet.paste(image, (GAP + column * width, y + head + row * height))
-        y += whole
+        y += of_group
     content = io.BytesIO()
     # Run lengths alone: a third of the time that zlib's default takes, for a tenth more bytes.
     sheet.save(content, format="PNG", compress_type=zlib.Z_RLE)

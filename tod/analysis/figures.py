@@ -128,7 +128,7 @@ def penalty_matrix(matrix: PenaltyMatrix) -> "Figure":
     for axes, (title, shares) in zip(figure.axes, panels, strict=True):
         _draw_shares(axes, shares.to_numpy(), names)
         axes.set_title(f"row beats column: {title}", fontsize="medium")
-    axes.set_yticks([])  # the first panel has them
+    figure.axes[1].set_yticks([])  # they are the first panel's
     return figure
 
 
