@@ -115,17 +115,14 @@ class Cell:
 
     @property
     def folder(self) -> Path:
-        """Where it leaves its results."""
         return self.arguments.output_dir / self.command.identity.folder_name
 
     @property
     def num_cycles(self) -> int:
-        """How many cycles it has in all."""
         return len(self.command.trials) * self.command.identity.config.active_learning.cycles
 
     @property
     def num_done(self) -> int:
-        """How many of its cycles have ended."""
         path = self.folder / "results.csv"
         num_rows = path.read_bytes().count(b"\n") - 1 if path.exists() else 0
         return min(num_rows, self.num_cycles)
