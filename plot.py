@@ -20,13 +20,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     kinds = parser.add_mutually_exclusive_group()
     for kind, shows in KINDS.items():
         kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind, help=shows)
-    parser.add_argument(
-        "--output",
-        type=cli.path,
-        metavar="FILE",
-        help="the figure, in the format of its ending; the table goes beside it "
-        "(default: learning_curve.png, diagnostics.png or matrix.png)",
+    output = (
+        "the figure, in the format of its ending; the table goes beside it (default: "
+        "learning_curve.png, diagnostics.png or matrix.png)"
     )
+    parser.add_argument("--output", type=cli.path, metavar="FILE", help=output)
     arguments = parser.parse_args(argv)
     name = arguments.kind if arguments.kind not in (None, "paper") else "learning_curve"
     output = arguments.output or Path(f"{name}.png")

@@ -18,13 +18,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and writes the page."""
     parser = cli.Parser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=cli.path, metavar="RUN", help="a run's folder")
-    parser.add_argument(
-        "--output",
-        type=cli.path,
-        default=Path("report.html"),
-        metavar="FILE",
-        help="the page (default: %(default)s)",
-    )
+    settings = {"default": Path("report.html"), "help": "the page (default: %(default)s)"}
+    parser.add_argument("--output", type=cli.path, metavar="FILE", **settings)
     arguments = parser.parse_args(argv)
     if arguments.output.suffix.lower() not in (".html", ".htm"):
         parser.error(f"argument --output: {arguments.output} does not end in .html")

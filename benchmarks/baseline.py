@@ -3,116 +3,96 @@
 import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 from torchvision import transforms
 
 from benchmarks import machine
-from benchmarks.workload import NUM_CLASSES
+from benchmarks.workload import NUM_CLASSES, Workload
 from losses import cod_loss, ranking_loss, task_losses
 from models import build_backbone, stage_channels
 from models.inference import allow_tf32
 from models.lossnet import LossNet
 from samplers import temporal_output_discrepancy
-from tod.config import Config
 
 
 class PILImages(Dataset):
     """Images through torchvision's transforms, one by one."""
 
-    def __init__(self, pixels: np.ndarray, labels: Tensor, config: Config, train: bool) -> None:
+    def __init__(self, work: Workload, train: bool) -> None:
+        self.work, config = work, work.config
         augmentation = [
             transforms.RandomHorizontalFlip(),
-            transforms.RandomCrop(pixels.shape[1], padding=config.augmentation.crop_padding),
+            transforms.RandomCrop(work.pixels.shape[1], padding=config.augmentation.crop_padding),
         ]
-        self.pixels = pixels
-        self.labels = labels
-        self.transform = transforms.Compose(
-            [
-                *(augmentation if train else []),
-                transforms.ToTensor(),
-                transforms.Normalize(config.images.mean, config.images.std),
-            ]
-        )
+        normalize = transforms.Normalize(config.images.mean, config.images.std)
+        views = augmentation if train else []
+        self.transform = transforms.Compose([*views, transforms.ToTensor(), normalize])
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        return len(self.work.pixels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+        image = Image.fromarray(self.work.pixels[index])
+        return self.transform(image), self.work.labels[index]
 
 
 class Baseline:
     """The same epoch and the same scores, written the straightforward way."""
 
-    def __init__(
-        self,
-        config: Config,
-        auxiliary: str,
-        pixels: np.ndarray,
-        labels: Tensor,
-        num_labeled: int,
-        device: torch.device,
-    ) -> None:
-        self.config, self.auxiliary, self.device = config, auxiliary, device
+    def __init__(self, work: Workload) -> None:
+        self.config, self.auxiliary, self.device = work.config, work.auxiliary, work.device
         self.networks = [
-            build_backbone(config.model, NUM_CLASSES).to(device).train() for _ in range(2)
+            build_backbone(self.config.model, NUM_CLASSES).to(self.device) for _ in range(2)
         ]
-        self.lossnet = LossNet(stage_channels(config.model)).to(device)
-        self.optimizers = [self._sgd(self.networks[0]), self._sgd(self.lossnet)]
-        self.steps = 0
-        views = PILImages(pixels, labels, config, train=True)
-        plain = PILImages(pixels, labels, config, train=False)
-        batch_size = config.training.batch_size
-        labeled, unlabeled = range(num_labeled), range(num_labeled, len(pixels))
-        self.labeled = DataLoader(views, batch_size, sampler=SubsetRandomSampler(labeled))
-        self.unlabeled = DataLoader(views, batch_size, sampler=SubsetRandomSampler(unlabeled))
-        self.plain = DataLoader(plain, batch_size)
-
-    def _sgd(self, network: nn.Module) -> torch.optim.SGD:
-        settings = self.config.training
-        return torch.optim.SGD(
-            network.parameters(),
-            settings.lr,
-            settings.momentum,
-            weight_decay=settings.weight_decay,
+        self.lossnet = LossNet(stage_channels(self.config.model)).to(self.device)
+        training = self.config.training
+        sgd = partial(
+            torch.optim.SGD,
+            lr=training.lr,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
             foreach=False,
             fused=False,
         )
+        self.optimizers = [sgd(each.parameters()) for each in (self.networks[0], self.lossnet)]
+        self.steps = 0
+        views, plain = PILImages(work, train=True), PILImages(work, train=False)
+        n = work.num_labeled
+        self.labeled, self.unlabeled = (
+            DataLoader(views, training.batch_size, sampler=SubsetRandomSampler(part))
+            for part in (range(n), range(n, len(views)))
+        )
+        self.plain = DataLoader(plain, training.batch_size)
 
     def train_epoch(self) -> None:
         for images, labels in self.labeled:
-            self.train_step(images.to(self.device), labels.to(self.device))
-
-    def train_step(self, images: Tensor, labels: Tensor) -> None:
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-        outputs = self.networks[0](images)
-        losses = task_losses(outputs[0], labels)
-        loss = losses.mean() + self._auxiliary_loss(images, outputs, losses)
-        loss.backward()
-        self.optimizers[0].step()
-        if self.auxiliary == "LL4AL":
-            self.optimizers[1].step()
-        if self.auxiliary == "COD":
-            self._update_teacher()
+            images = images.to(self.device)
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+            outputs = self.networks[0](images)
+            losses = task_losses(outputs[0], labels.to(self.device))
+            loss = losses.mean() + self._auxiliary_loss(images, outputs, losses)
+            loss.backward()
+            self.optimizers[0].step()
+            if self.auxiliary == "LL4AL":
+                self.optimizers[1].step()
+            if self.auxiliary == "COD":
+                self._update_teacher()
 
     def _auxiliary_loss(self, images: Tensor, outputs: tuple, losses: Tensor) -> Tensor | float:
         if self.auxiliary == "LL4AL":
             return ranking_loss(self.lossnet(outputs[3]), losses)
         if self.auxiliary == "NONE":
             return 0.0
-        unlabeled, _ = next(iter(self.unlabeled))
-        return self.config.cod.weight * (
-            self._cod_loss(images, outputs)
-            + self._cod_loss(unlabeled.to(self.device), self.networks[0](unlabeled.to(self.device)))
-        )
+        unlabeled = next(iter(self.unlabeled))[0].to(self.device)
+        of_unlabeled = self._cod_loss(unlabeled, self.networks[0](unlabeled))
+        return self.config.cod.weight * (self._cod_loss(images, outputs) + of_unlabeled)
 
     def _cod_loss(self, images: Tensor, outputs: tuple) -> Tensor:
         with torch.no_grad():
@@ -135,16 +115,14 @@ class Baseline:
             for images, _ in self.plain:
                 both = [network(images.to(self.device))[0] for network in self.networks]
                 scores.append(temporal_output_discrepancy(*both))
-        for network in self.networks:
-            network.train()
         return torch.cat(scores)
 
 
-def serve_baseline(requests: Connection, method: str, *arguments: Any) -> None:
+def serve_baseline(requests: Connection, method: str, workload: Workload) -> None:
     """Does the work of a baseline once for each request, and says when it is done."""
     allow_tf32(False)
     torch.backends.cudnn.benchmark = True
-    baseline = Baseline(*arguments)
+    baseline = Baseline(workload)
     while True:
         requests.recv()
         getattr(baseline, method)()
@@ -153,11 +131,11 @@ def serve_baseline(requests: Connection, method: str, *arguments: Any) -> None:
 
 
 @contextmanager
-def baseline_in_its_own_process(method: str, *arguments: Any) -> Iterator[Callable[[], object]]:
-    """A call that does the work of `Baseline(*arguments).method()`, where nothing else runs."""
+def baseline_in_its_own_process(method: str, workload: Workload) -> Iterator[Callable[[], object]]:
+    """A call that does the work of `Baseline(workload).method()`, where nothing else runs."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(
-        target=serve_baseline, args=(theirs, method, *arguments), daemon=True
+        target=serve_baseline, args=(theirs, method, workload), daemon=True
     )
     process.start()
     theirs.close()

@@ -25,9 +25,9 @@ def describe(device: torch.device) -> str:
     )
 
 
-def print_line(header: Sequence[str], cells: Sequence[str]) -> None:
-    """Prints a line of the table under this header, once it is known: the next may take minutes."""
-    print(markdown([header, cells]).splitlines()[-1], flush=True)
+def print_line(cells: Sequence[str]) -> None:
+    """Prints a line of a table once it is known: the next may take minutes."""
+    print(markdown([cells]).splitlines()[0], flush=True)
 
 
 def synchronize(device: torch.device) -> None:
@@ -50,13 +50,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 def interleaved(
     works: dict[str, Callable[[], object]], repeats: int, device: torch.device
 ) -> dict[str, float]:
-    """The median seconds of each piece of work; they take turns, and the first does not count.
-
-    Args:
-        works: by name.
-        repeats: the turns that count.
-        device: what the works run on.
-    """
+    """The median seconds of each piece of work; they take turns, and the first does not count."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
@@ -74,10 +68,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype, repeats: int) -> float:
     convolution.to(memory_format=torch.channels_last)
     images = torch.randn(size // 64, 256, 16, 16, device=device, dtype=dtype)
     images = images.contiguous(memory_format=torch.channels_last)
-    operations = {
-        "product": 2 * size**3,
-        "convolution": 2 * 9 * 256 * 256 * images[:, 0].numel(),
-    }
+    operations = {"product": 2 * size**3, "convolution": 2 * 9 * 256 * images.numel()}
     with torch.inference_mode():
         works = {"product": lambda: a @ a, "convolution": lambda: convolution(images)}
         times = interleaved(works, repeats, device)

@@ -4,12 +4,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.workload import NUM_CLASSES
+from benchmarks.workload import NUM_CLASSES, Workload
 from losses import CODLoss, LossPrediction, NoAuxiliary
 from models import NetworkFactory, fastest_memory_format, fold_batch_norm
 from models.inference import allow_tf32
 from samplers import temporal_output_discrepancy
-from tod.config import Config
 from tod.data.batches import ImageBatches
 from tod.engine.learner import Learner
 
@@ -17,44 +16,25 @@ AUXILIARIES = {"NONE": NoAuxiliary, "COD": CODLoss, "LL4AL": LossPrediction}
 
 
 class Ours:
-    """One trial's second cycle, the first whose unlabelled batches are all different.
+    """One trial's second cycle, the first whose unlabelled batches are all different."""
 
-    Args:
-        config: of one epoch.
-        auxiliary: one of `AUXILIARIES`.
-        precision: of training.
-        pixels: (N, 32, 32, 3) uint8.
-        labels: (N,).
-        num_labeled: how many of the images, from the first, are labelled.
-        device: where it runs.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        auxiliary: str,
-        precision: str,
-        pixels: np.ndarray,
-        labels: Tensor,
-        num_labeled: int,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, work: Workload, precision: str) -> None:
+        config, device = work.config, work.device
         self.images = ImageBatches(
-            torch.from_numpy(pixels).permute(0, 3, 1, 2),
+            torch.from_numpy(work.pixels).permute(0, 3, 1, 2),
             torch.tensor(config.images.mean),
             torch.tensor(config.images.std),
             config.augmentation,
             device,
             fastest_memory_format(device, config.model.width),
         )
-        self.labels = labels.to(device)
-        self.labeled = np.arange(num_labeled)
-        self.unlabeled = np.arange(num_labeled, len(pixels))
+        self.labels = work.labels.to(device)
+        self.labeled, self.unlabeled = np.split(np.arange(len(self.labels)), [work.num_labeled])
         seed, trial = 0, 1
         networks = NetworkFactory(config.model, NUM_CLASSES, device, seed, trial)
         self.backbone = networks.backbone("backbone")
         self.previous = networks.backbone("previous")
-        loss = AUXILIARIES[auxiliary](config, networks)
+        loss = AUXILIARIES[work.auxiliary](config, networks)
         self.learner = Learner(config, seed, trial, self.backbone, loss, precision)
         self.learner.start_cycle(2)
         self.batch_size = config.training.batch_size

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import machine
 from benchmarks.ours import Ours
-from benchmarks.workload import one_epoch, random_images
+from benchmarks.workload import workload
 from samplers import DROPOUT_MASKS, mutual_information
 from tod.analysis.tables import markdown
 from tod.config import PROJECT_DIR, cli, load
@@ -45,14 +45,9 @@ from tod.strategies.diversity import (
 from tod.strategies.typicality import pick_typical
 
 SIZES = (
-    (16, 128, 256),
-    (16, 128, 1024),
-    (16, 128, 4096),
-    (16, 32, 256),
-    (16, 64, 256),
-    (16, 256, 256),
-    (32, 128, 256),
-    (64, 128, 256),
+    *((16, 128, pool) for pool in (256, 1024, 4096)),
+    *((16, batch_size, 256) for batch_size in (32, 64, 256)),
+    *((width, 128, 256) for width in (32, 64)),
 )
 """Width, batch size, and images scored on a CPU."""
 
@@ -62,26 +57,13 @@ def trials_at_once(device: str) -> list[list[str]]:
     rows = []
     for count in (1, 2, 3):
         with tempfile.TemporaryDirectory() as folder:
-            command = [
-                sys.executable,
-                "-m",
-                "torch.distributed.run",
-                "--standalone",
-                f"--nproc_per_node={count}",
-                str(PROJECT_DIR / "main_TOD.py"),
-                "--config=digits",
-                f"--device={device}",
-                f"--trials=1-{count}",
-                "--set=active_learning.cycles=3",
-                f"--output-dir={folder}",
-            ]
+            command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+            command += [f"--nproc_per_node={count}", str(PROJECT_DIR / "main_TOD.py")]
+            command += ["--config=digits", f"--device={device}", f"--trials=1-{count}"]
+            command += ["--set=active_learning.cycles=3", f"--output-dir={folder}"]
+            variables = {**os.environ, "OMP_NUM_THREADS": "1"}
             began = time.perf_counter()
-            subprocess.run(
-                command,
-                check=True,
-                stdout=subprocess.DEVNULL,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=variables)
             seconds = time.perf_counter() - began
         rows.append([str(count), f"{seconds:.1f}", f"{seconds / count:.1f}"])
     return rows
@@ -91,13 +73,11 @@ def images_per_second(
     device: torch.device, width: int, batch_size: int, num_labeled: int, num_scored: int
 ) -> tuple[float, float]:
     """Training, in labelled images, and scoring."""
-    pixels, labels = random_images(num_labeled + num_scored)
-    config = one_epoch(width, batch_size)
-    precision = select_precision("auto", device, work_of_a_step(config))
-    ours = Ours(config, "COD", precision, pixels, labels, num_labeled, device)
-    works = {"train": ours.train_epoch, "score": ours.score}
-    times = machine.interleaved(works, 3, device)
-    return num_labeled / times["train"], len(pixels) / times["score"]
+    work = workload(width, batch_size, num_labeled + num_scored, num_labeled, device)
+    work = work._replace(auxiliary="COD")
+    ours = Ours(work, select_precision("auto", device, work_of_a_step(work.config)))
+    times = machine.interleaved({"train": ours.train_epoch, "score": ours.score}, 3, device)
+    return num_labeled / times["train"], len(work.labels) / times["score"]
 
 
 def table_of_picks(settings: ActiveLearning, device: torch.device) -> str:

@@ -13,7 +13,6 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,16 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import machine
 from benchmarks.baseline import Baseline, baseline_in_its_own_process
 from benchmarks.ours import AUXILIARIES, Ours
-from benchmarks.workload import one_epoch, random_images
+from benchmarks.workload import Workload, workload
 from tod.analysis.tables import markdown
 from tod.config import cli
-from tod.engine.device import (
-    allow_tf32,
-    bf16_unit,
-    keep_freed_memory,
-    precisions,
-    select_device,
-)
+from tod.engine.device import allow_tf32, bf16_unit, keep_freed_memory, precisions, select_device
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -65,8 +58,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.backends.cudnn.benchmark = True
     if on_cpu:
         keep_freed_memory()
-    config = one_epoch(arguments.width, arguments.batch_size)
-    pixels, labels = random_images(num_labeled + num_scored)
     dtypes = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
     peaks = {}
     for precision in precisions(device):
@@ -84,43 +75,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     header = ["", "baseline: images/s (share of fp32 peak)"]
     header += [f"{name}: images/s (ratio; share of peak)" for name in peaks]
     print(markdown([header]), end="", flush=True)
-    data = (pixels, labels, num_labeled, device)
+    sizes = (arguments.width, arguments.batch_size)
+    train = workload(*sizes, num_labeled + num_scored, num_labeled, device)
     for auxiliary in AUXILIARIES:
-        works = {p: Ours(config, auxiliary, p, *data).train_epoch for p in peaks}
-        baseline = ("train_epoch", config, auxiliary, *data)
-        name = f"train, {auxiliary}"
-        cells = row(name, baseline, works, num_labeled, peaks, arguments.repeats)
-        machine.print_line(header, cells)
-    data = (pixels[:num_scored], labels[:num_scored], 1, device)
+        work = train._replace(auxiliary=auxiliary)
+        cells = row(f"train, {auxiliary}", "train_epoch", work, peaks, arguments.repeats)
+        machine.print_line(cells)
+    score = workload(*sizes, num_scored, 1, device)
+    machine.print_line(row("score, TOD", "score", score, peaks, arguments.repeats))
+
+
+def row(name: str, method: str, work: Workload, peaks: dict[str, float], repeats: int) -> list[str]:
+    """Measures one line of the table: a method of the baseline and of `Ours`, by precision."""
     # Scores are computed in fp32 whatever trained the networks, but with tf32 in tf32.
-    works = {p: Ours(config, "NONE", p, *data).score for p in peaks if p != "bf16"}
-    baseline = ("score", config, "NONE", *data)
-    cells = row("score, TOD", baseline, works, num_scored, peaks, arguments.repeats)
-    machine.print_line(header, cells)
-
-
-def row(
-    name: str,
-    baseline: Sequence[Any],
-    works: dict[str, Callable[[], object]],
-    num_images: int,
-    peaks: dict[str, float],
-    repeats: int,
-) -> list[str]:
-    """Measures one line of the table.
-
-    Args:
-        name: what the line begins with.
-        baseline: a method of `Baseline`, and what it is made of.
-        works: this project's work by precision.
-        num_images: how many images go through each work.
-        peaks: operations a second by precision.
-        repeats: the turns that count.
-    """
-    method, *settings = baseline
-    operations = flops(getattr(Baseline(*settings), method))
-    with baseline_in_its_own_process(*baseline) as work:
-        times = machine.interleaved({"baseline": work, **works}, repeats, settings[-1])
+    scores = method == "score"
+    works = {p: getattr(Ours(work, p), method) for p in peaks if not (scores and p == "bf16")}
+    num_images = len(work.labels) if scores else work.num_labeled
+    operations = flops(getattr(Baseline(work), method))
+    with baseline_in_its_own_process(method, work) as baseline:
+        times = machine.interleaved({"baseline": baseline, **works}, repeats, work.device)
     share = operations / times["baseline"] / peaks["fp32"]
     cells = [name, f"{num_images / times['baseline']:,.1f} ({share:.0%})"]
     for precision, peak in peaks.items():

@@ -2,9 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -43,20 +44,11 @@ def new_parser(description: str, output_dir: Path, seeds: Sequence[int] = (0,)) 
     add = parser.add_argument
     shown = " ".join(map(str, seeds))
     add("--seed", nargs="+", type=cli.seed, default=[*seeds], help=f"default: {shown}")
-    add(
-        "--processes",
-        type=cli.positive,
-        metavar="N",
-        help="runs at once (default: as many as there are GPUs, or else cores)",
-    )
+    at_once = "runs at once (default: as many as there are GPUs, or else cores)"
+    add("--processes", type=cli.positive, metavar="N", help=at_once)
     add("--scale", type=float, default=1.0, help="of all epochs (default: 1)")
-    add(
-        "--output-dir",
-        type=cli.path,
-        default=output_dir,
-        metavar="DIR",
-        help="where the runs' folders are made (default: %(default)s)",
-    )
+    place = "where the runs' folders are made (default: %(default)s)"
+    add("--output-dir", type=cli.path, default=output_dir, metavar="DIR", help=place)
     return parser
 
 
@@ -94,12 +86,14 @@ def refuse_doubles(option: str, values: Sequence[object]) -> None:
             raise InputError(f"{option}: {value} is named twice")
 
 
-class Cell(NamedTuple):
-    """One run; a strategy is written SAMPLING/AUXILIARY."""
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One run of what the arguments ask for; a strategy is written SAMPLING/AUXILIARY."""
 
     config: str
     strategy: str
     seed: int
+    arguments: argparse.Namespace
 
     def __str__(self) -> str:
         return f"{self.config}, {self.strategy}, seed {self.seed}"
@@ -109,14 +103,29 @@ class Cell(NamedTuple):
         """The entry script that offers its strategy."""
         return (main_LL4AL if "LL4AL" in self.strategy.split("/") else main_TOD).SCRIPT
 
-    def command(self, arguments: argparse.Namespace) -> Command:
+    @cached_property
+    def command(self) -> Command:
         """What its script is asked for, to run it or to go on with it."""
         sampling, auxiliary = self.strategy.split("/")
         own = {"config": self.config, "sampling": sampling, "auxiliary": auxiliary}
-        own |= {"seed": self.seed, "output-dir": arguments.output_dir}
-        scaled = shortened_training(self.config, arguments.scale)
-        typed = [*(f"--{name}={value}" for name, value in own.items()), *scaled, *arguments.further]
-        return entry_script.parse(self.script, typed)
+        own |= {"seed": self.seed, "output-dir": self.arguments.output_dir}
+        typed = [f"--{name}={value}" for name, value in own.items()]
+        typed += shortened_training(self.config, self.arguments.scale)
+        return entry_script.parse(self.script, [*typed, *self.arguments.further])
+
+    @property
+    def folder(self) -> Path:
+        return self.arguments.output_dir / self.command.identity.folder_name
+
+    @property
+    def num_cycles(self) -> int:
+        return len(self.command.trials) * self.command.identity.config.active_learning.cycles
+
+    @property
+    def num_done(self) -> int:
+        path = self.folder / "results.csv"
+        num_rows = path.read_bytes().count(b"\n") - 1 if path.exists() else 0
+        return min(num_rows, self.num_cycles)
 
 
 def shortened_training(config: str, scale: float) -> list[str]:
@@ -133,90 +142,61 @@ def shortened_training(config: str, scale: float) -> list[str]:
     ]
 
 
-def folder_of(command: Command) -> Path:
-    """Where a run leaves its results."""
-    return command.options.output_dir / command.identity.folder_name
-
-
-def run_all(cells: Sequence[Cell], arguments: argparse.Namespace) -> dict[Cell, int]:
+def run_all(cells: Sequence[Cell], processes: int | None) -> dict[Cell, int]:
     """Runs the cells that are not finished, several at once, with one bar; the status of each.
 
-    Where one would be refused, so are all, and none runs.
+    Where one would be refused, so are all, and none runs. Outside of a terminal, a line says of
+    each run that it has ended.
     """
-    commands = {cell: checked(cell.script, cell.command(arguments)) for cell in cells}
-    finished = [cell for cell, command in commands.items() if _is_finished(command)]
+    commands = {cell: checked(cell.script, cell.command) for cell in cells}
+    finished = [cell for cell, command in commands.items() if _is_finished(cell.folder, command)]
     typed = {
-        cell: [sys.executable, str(PROJECT_DIR / cell.script.name), *command.arguments, "--quiet"]
+        cell: [sys.executable, PROJECT_DIR / command.identity.entry, *command.arguments, "--quiet"]
         for cell, command in commands.items()
         if cell not in finished
     }
-    processes = arguments.processes or torch.cuda.device_count() or cores()
-    processes = min(processes, max(len(typed), 1))
-    progress = _Progress(commands)
-    with progress.bar:
+    processes = min(processes or torch.cuda.device_count() or cores(), max(len(typed), 1))
+    statuses: dict[Cell, int] = {}
+
+    def look() -> None:
+        bar.set_description_str(f"{len(statuses)} of {len(cells)} runs", refresh=False)
+        bar.n = sum(cell.num_done for cell in cells)
+        bar.refresh()
+
+    def ended(cell: Cell, status: int, printed: str, how: str = "has ended") -> None:
+        statuses[cell] = status
+        if printed or status or bar.disable:
+            how = f"has stopped with status {status}" if status else how
+            where = f"{len(statuses)} of {len(cells)} runs"
+            bar.write(f"{printed}{cell}: {how} ({where})", file=sys.stderr)
+
+    with tqdm(
+        total=sum(cell.num_cycles for cell in cells),
+        initial=sum(cell.num_done for cell in cells),  # which is not this command's speed
+        unit="cycle",
+        disable=None,  # outside of a terminal
+        leave=False,
+    ) as bar:
         for cell in finished:
-            progress.ended(cell, 0, "", "is finished already")
-        progress.look()
-        ended = run_commands(
-            typed,
-            processes,
-            lambda slot: share_of_machine(slot, processes),
-            progress.look,
-            progress.ended,
-        )
-    return {cell: ended.get(cell, 0) for cell in cells}
+            ended(cell, 0, "", "is finished already")
+        look()
+        share = partial(share_of_machine, processes=processes)
+        return statuses | run_commands(typed, processes, share, look, ended)
 
 
-def _is_finished(command: Command) -> bool:
+def _is_finished(path: Path, command: Command) -> bool:
     """Whether its run needs no process any more; refuses another run in its folder.
 
     Where the images are said to lie elsewhere, the run itself looks whether they are the same.
     """
     identity, trials = command.identity, command.trials
-    with RunFolder(folder_of(command), identity, trials, trials) as folder:
+    with RunFolder(path, identity, trials, trials) as folder:
         folder.claim()
         is_underway = folder.unfinished_trials() or any(folder.path.glob("progress/*"))
         return not is_underway and folder.recorded().get("data_dir") == identity.config.data_dir
 
 
-class _Progress:
-    """One bar over the cycles of all runs; outside of a terminal, a line a run that has ended."""
-
-    def __init__(self, commands: Mapping[Cell, Command]) -> None:
-        self.cycles = {
-            folder_of(c): len(c.trials) * c.identity.config.active_learning.cycles
-            for c in commands.values()
-        }
-        self.num_ended = 0
-        self.bar = tqdm(
-            total=sum(self.cycles.values()),
-            initial=self._num_done(),  # what earlier runs have done is not this one's speed
-            unit="cycle",
-            disable=None,  # outside of a terminal
-            leave=False,
-        )
-
-    def _num_done(self) -> int:
-        tables = {folder / "results.csv": count for folder, count in self.cycles.items()}
-        contents = {path: path.read_bytes() for path in tables if path.exists()}
-        return sum(min(rows.count(b"\n") - 1, tables[path]) for path, rows in contents.items())
-
-    def look(self) -> None:
-        """Shows how far the runs are."""
-        self.bar.set_description_str(f"{self.num_ended} of {len(self.cycles)} runs", refresh=False)
-        self.bar.n = self._num_done()
-        self.bar.refresh()
-
-    def ended(self, cell: Cell, status: int, printed: str, how: str = "has ended") -> None:
-        """Says that a run has ended, with what it has printed."""
-        self.num_ended += 1
-        if printed or status or self.bar.disable:
-            how = f"has stopped with status {status}" if status else how
-            where = f"{self.num_ended} of {len(self.cycles)} runs"
-            self.bar.write(f"{printed}{cell}: {how} ({where})", file=sys.stderr)
-
-
-def curves_of(cells: Sequence[Cell], arguments: argparse.Namespace) -> list[Curve]:
+def curves_of(cells: Sequence[Cell]) -> list[Curve]:
     """The curves of those cells that have results."""
-    folders = [folder_of(cell.command(arguments)) for cell in cells]
+    folders = [cell.folder for cell in cells]
     return read_runs([folder for folder in folders if (folder / "results.csv").exists()])

@@ -40,45 +40,42 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = new_parser(__doc__, Path("results"))
     add = parser.add_argument
     add("--config", nargs="+", required=True, help="configurations: names or paths, as digits")
-    add(
-        "--strategy",
-        nargs="+",
-        default=list(PAPER),
-        help="SAMPLING/AUXILIARY of one entry script, or all: each sampling strategy without a "
-        f"loss, TOD/TOD and LL4AL/LL4AL (default: {' '.join(PAPER)})",
+    strategies = (
+        "SAMPLING/AUXILIARY of one entry script, or all: each sampling strategy without a loss, "
+        f"TOD/TOD and LL4AL/LL4AL (default: {' '.join(PAPER)})"
     )
+    add("--strategy", nargs="+", default=[*PAPER], help=strategies)
     add("--only", metavar="N|none", help="run one cell of the grid, from 0, or none (default: all)")
     arguments = parse(parser, argv)
     if arguments.strategy != ["all"]:
         for strategy in arguments.strategy:
-            refuse_wrong_strategy(strategy)
+            refuse_wrong_strategy(Cell("", strategy, 0, arguments))
         refuse_doubles("--strategy", arguments.strategy)
     return arguments
 
 
-def refuse_wrong_strategy(strategy: str) -> None:
+def refuse_wrong_strategy(cell: Cell) -> None:
     """Refuses what is no SAMPLING/AUXILIARY of one entry script."""
-    if strategy.count("/") != 1:
-        raise InputError(f"--strategy {strategy}: write SAMPLING/AUXILIARY, like TOD/NONE, or all")
-    script = Cell("", strategy, 0).script
+    wrong, script = f"--strategy {cell.strategy}", cell.script
+    if cell.strategy.count("/") != 1:
+        raise InputError(f"{wrong}: write SAMPLING/AUXILIARY, like TOD/NONE, or all")
     offers = (script.sampling, script.auxiliary)
-    for name, offered in zip(strategy.split("/"), offers, strict=True):
+    for name, offered in zip(cell.strategy.split("/"), offers, strict=True):
         if name not in offered:
-            raise InputError(
-                f"--strategy {strategy}: {script.name} has no {name}, only {', '.join(offered)}"
-            )
+            raise InputError(f"{wrong}: {script.name} has no {name}, only {', '.join(offered)}")
 
 
 def cells_of(arguments: argparse.Namespace) -> list[Cell]:
     """The grid; of all strategies, those that can work with their configuration."""
     takes_all = arguments.strategy == ["all"]
     strategies = ALL if takes_all else arguments.strategy
-    cells = map(Cell._make, itertools.product(arguments.config, strategies, arguments.seed))
+    grid = itertools.product(arguments.config, strategies, arguments.seed)
+    cells = [Cell(*place, arguments) for place in grid]
     if not takes_all:
-        return list(cells)
+        return cells
     suitable, left_out = [], {}
     for cell in cells:
-        identity = cell.command(arguments).identity
+        identity = cell.command.identity
         if why := cell.script.strategy(identity.sampling).why_unsuitable(identity):
             left_out[f"{cell.config}, {cell.strategy}"] = why
         else:
@@ -103,29 +100,24 @@ def show(cells: Sequence[Cell], arguments: argparse.Namespace) -> None:
     """The tables of all cells that have results, one configuration after the other, in Markdown;
     and a report of each.
     """
-    shown = False
-    for config in arguments.config:
-        curves = curves_of([cell for cell in cells if cell.config == config], arguments)
-        if not curves:
-            continue
-        shown = True
-        print("\n".join(markdown(table.rows) for table in accuracy_tables(curves)))
-        for note in unpaired_notes(curves):
-            print(note)
-        # Those of an array would write the report at the same time.
-        if arguments.only in (None, "none"):
-            path = arguments.output_dir / f"report_{Path(config).stem}.html"
-            write_report(path, curves)
-            print(path)
-    if not shown:
+    if not any(cell.num_done for cell in cells):
         print("no run has ended a cycle yet")
+    for config in arguments.config:
+        if curves := curves_of([cell for cell in cells if cell.config == config]):
+            tables = [markdown(table.rows) for table in accuracy_tables(curves)]
+            print("\n".join([*tables, *unpaired_notes(curves)]))
+            # Those of an array would write the report at the same time.
+            if arguments.only in (None, "none"):
+                path = arguments.output_dir / f"report_{Path(config).stem}.html"
+                write_report(path, curves)
+                print(path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the grid, then prints its tables."""
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     cells = cells_of(arguments)
-    statuses = run_all(chosen(cells, arguments.only), arguments)
+    statuses = run_all(chosen(cells, arguments.only), arguments.processes)
     if arguments.scale != 1:
         print(f"epochs, milestones and detach_epoch are {arguments.scale:g} of the configured ones")
     refused = [cell for cell in cells if statuses.get(cell) == REFUSED]

@@ -11,6 +11,7 @@ epochs, milestones and detach_epoch alike. What follows `--` goes to the entry s
 """
 
 import argparse
+import itertools
 import shlex
 import sys
 from collections.abc import Sequence
@@ -58,26 +59,19 @@ def section(
     of_seeds = f"{counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))})"
     sizes = {len(curve.trials) for curve in curves}
     of_trials = f"{counted(max(sizes), 'trial')} {'in all' if len(sizes) == 1 else 'at most'}"
-    scaled = (
-        f"Epochs, milestones and `detach_epoch` are {arguments.scale:g} of the configured ones."
-    )
+    scaled = f"Epochs, milestones and `detach_epoch` are {arguments.scale:g} of the configured ones"
     lines = [
         f"## {arguments.name}",
         f"`{shlex.join(['python', 'experiments/reproduce.py', *argv])}`",
         "; ".join(dict.fromkeys(made_on.format(**curve.run) for curve in curves)) + ".",
-        *([scaled] if arguments.scale != 1 else []),
-        f"![Test accuracy against the number of labels]({figure_name(arguments.name)})",
+        *([f"{scaled}."] if arguments.scale != 1 else []),
+        f"![Test accuracy against the number of labels]({arguments.figure.name})",
         f"Mean ± standard deviation (n − 1) of the last epoch's test accuracy over {of_seeds}, "
         f"{of_trials}. Differences: trial by trial, those of the same seed and number being pairs, "
         "with the 95 % interval of their mean (Student's t).",
         *(markdown(table.rows).rstrip() for table in (accuracies, *differences)),
     ]
     return "\n\n".join(lines)
-
-
-def figure_name(name: str) -> str:
-    """The file of a section's figure, beside the one that the section is in."""
-    return f"results_{name}.png"
 
 
 def replace_section(text: str, name: str, content: str) -> str:
@@ -100,22 +94,15 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--config", nargs=1, default=["digits"], help="a name or path (default: digits)")
     add("--trials", type=cli.positive, help="of each seed (default: the configuration's)")
     add("--name", help="of the section (default: the configuration's)")
-    add(
-        "--paper",
-        metavar="DATASET",
-        help="whose values of the paper stand beside (default: those of the images' own, if any)",
-    )
-    add(
-        "--output",
-        type=cli.path,
-        metavar="FILE",
-        help="where the section is written, with its figure beside it (default: results.md beside "
-        "the runs)",
-    )
+    paper = "whose values of the paper stand beside (default: those of the images' own, if any)"
+    add("--paper", metavar="DATASET", help=paper)
+    output = "the section's file, with its figure beside it (default: results.md beside the runs)"
+    add("--output", type=cli.path, metavar="FILE", help=output)
     add("--only", choices=["none"], help="run none: write down what there is (default: run all)")
     arguments = parse(parser, argv)
     arguments.name = arguments.name or Path(arguments.config[0]).stem
     arguments.output = arguments.output or arguments.output_dir / "results.md"
+    arguments.figure = arguments.output.parent / f"results_{arguments.name}.png"
     if arguments.paper is not None:
         figures.read_published_curves(arguments.paper)  # refuses a wrong name before the work
     if arguments.trials is not None:
@@ -138,19 +125,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     name, output = arguments.name, arguments.output
     replace_section(_read(output), name, "")  # refuses what it cannot before the work
     (config,) = arguments.config
-    cells = [Cell(config, strategy, seed) for strategy in PAPER for seed in arguments.seed]
-    statuses = run_all([] if arguments.only else cells, arguments)
+    cells = [Cell(config, *place, arguments) for place in itertools.product(PAPER, arguments.seed)]
+    statuses = run_all([] if arguments.only else cells, arguments.processes)
     if status := max(statuses.values(), default=0):
         print(f"{output}: is left as it was until all runs have ended", file=sys.stderr)
         sys.exit(status)
-    curves = curves_of(cells, arguments)
+    curves = curves_of(cells)
     if not curves:
         raise InputError(f"{arguments.output_dir}: holds none of the runs yet; leave out --only")
     paper = arguments.paper or curves[0].config["dataset"]
-    paper = paper if paper in figures.published_datasets() else None
+    paper = paper if paper in figures.PUBLISHED else None
     content = section(arguments, argv, curves, paper)
     figure = figures.learning_curves(curves, paper)
-    write_atomically(output.parent / figure_name(name), figures.rendered(figure))
+    write_atomically(arguments.figure, figures.rendered(figure))
     # Somebody may have written there meanwhile.
     write_atomically(output, replace_section(_read(output), name, content))
     print(content)

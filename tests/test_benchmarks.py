@@ -4,14 +4,13 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from subprocess import CompletedProcess
-from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import baseline, machine, step
 from benchmarks.scaling import images_per_second, table_of_picks
-from benchmarks.workload import one_epoch, random_images
+from benchmarks.workload import Workload, workload
 from tod.config import load
 from tod.engine.device import bf16_unit
 
@@ -45,14 +44,13 @@ def test_step_shows_images_per_second_ratios_and_shares_of_the_peak(call_script,
 
 
 @contextmanager
-def in_this_process(method: str, *arguments: Any) -> Iterator[Callable[[], object]]:
-    yield getattr(baseline.Baseline(*arguments), method)
+def in_this_process(method: str, work: Workload) -> Iterator[Callable[[], object]]:
+    yield getattr(baseline.Baseline(work), method)
 
 
 def test_the_baseline_works_in_a_process_of_its_own():
-    pixels, labels = random_images(16)
-    arguments = (one_epoch(4, 8), "NONE", pixels, labels, 8, torch.device("cpu"))
-    with baseline.baseline_in_its_own_process("score", *arguments) as work:
+    small = workload(4, 8, num_images=16, num_labeled=8, device=torch.device("cpu"))
+    with baseline.baseline_in_its_own_process("score", small) as work:
         work()
         work()
         assert len(multiprocessing.active_children()) == 1

@@ -54,7 +54,7 @@ def test_a_contact_sheet_shows_the_letter_itself(has_font):
     if not has_font:
         assert fonts.font_for(CAT) is None
         return
-    tile = np.asarray(contact_sheet.tile(np.full((3, 8, 8), 255, np.uint8), CAT, 0.5))
+    tile = np.asarray(contact_sheet.tile(Image.new("RGB", (8, 8), "white"), CAT, "0.5"))
     name = tile[contact_sheet.TILE : contact_sheet.TILE + contact_sheet.LINE, :12]
     # Its block is black all over.
     assert (name == 0).mean() > 0.25

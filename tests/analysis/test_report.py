@@ -7,7 +7,7 @@ from tests.analysis.conftest import TWO_TRIALS
 from tests.support.browser import assert_ground_is, chromium
 from tests.support.harness import run_script, write_run
 from tod.analysis import results
-from tod.analysis.report import page
+from tod.analysis.report import write_report
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,8 @@ def write_sheet(folder, name, width=40):
 
 
 def opened_report(browser, folder, *runs):
-    path = folder / "report.html"
-    path.write_text(page(results.read_runs(runs)), encoding="utf-8")
-    return Opened(browser, path)
+    write_report(folder / "report.html", results.read_runs(runs))
+    return Opened(browser, folder / "report.html")
 
 
 def test_a_finished_run_is_reported_whole(tmp_path, browser, finished):

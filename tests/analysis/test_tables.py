@@ -20,13 +20,6 @@ def by_trial(values):
     return pd.Series(values).to_frame(100)
 
 
-def test_the_standard_deviation_is_that_of_a_sample():
-    (three,) = tables.summarized(pd.DataFrame({100: [1, 2, 3]})).itertuples()
-    assert three == (100, 3, 2.0, 1.0)
-    (one,) = tables.summarized(pd.DataFrame({100: [7, math.nan]})).itertuples()
-    assert (one.trials, one.mean, math.isnan(one.std)) == (1, 7.0, True)
-
-
 def test_the_area_is_the_mean_accuracy_over_the_budget():
     # By hand: 50 labels at (80 + 90) / 2 and 100 at (90 + 94) / 2, over a range of 150.
     accuracies = pd.DataFrame({100: [80, 60, 60], 150: [90, 60, 60], 250: [94, 60, math.nan]})

@@ -79,9 +79,10 @@ def test_all_strategies_are_run_but_for_those_that_cannot(tmp_path, monkeypatch,
     alone = {sampling: f"{sampling}/NONE" for sampling in main_TOD.SAMPLING if sampling != "BALD"}
     methods = [*(alone | {"TIDAL": "TIDAL/TIDAL"}).values()]
     cells = [(m, seed) for m in (*methods, "TOD/TOD", "LL4AL/LL4AL") for seed in (0, 2)]
-    ((found, arguments),) = called
-    assert [cell[1:] for cell in found] == (cells[3:4] if only else cells)
-    assert (arguments.output_dir, arguments.further) == (tmp_path, REST[1:])
+    ((found, processes),) = called
+    assert [(cell.strategy, cell.seed) for cell in found] == (cells[3:4] if only else cells)
+    arguments = found[0].arguments
+    assert (arguments.output_dir, arguments.further, processes) == (tmp_path, REST[1:], 2)
     assert capsys.readouterr().err.count("digits, BALD/NONE: is left out; it needs dropout") == 1
 
 

@@ -25,9 +25,8 @@ def as_text(predicted: np.ndarray, true: np.ndarray, class_names: Sequence[str])
 
 
 def read(curve: Curve) -> np.ndarray:
-    """Those of the T trials that have reached the curve's last cycle, (T, C, C).
-
-    There are none where an earlier version has run.
+    """Those of the T trials that have reached the curve's last cycle, (T, C, C); an earlier version
+    has left none.
     """
     size = len(curve.run.get("class_names", ()))
     last, found = curve.rows["cycle"].max(), []
@@ -57,13 +56,8 @@ def class_tables(curves: Sequence[Curve]) -> list[Table]:
             # A class without test images has no accuracy.
             accuracies = 100 * np.where(sizes, correct, np.nan) / np.maximum(sizes, 1)
             names = tuple(curve.run["class_names"])
-            first = ["accuracy in each class (%)", *names]
-            cells = map(mean_and_deviation, accuracies.T)
-            columns.setdefault(names, [first]).append([curve.name, *cells])
-    caption = (
-        "Accuracy in each class in %, in the last cycle: mean ± standard deviation (number of "
-        "trials)."
-    )
-    return [
-        Table(caption, [*map(list, zip(*of_curves, strict=True))]) for of_curves in columns.values()
-    ]
+            of_curves = columns.setdefault(names, [["accuracy in each class (%)", *names]])
+            of_curves.append([curve.name, *map(mean_and_deviation, accuracies.T)])
+    deviation = "mean ± standard deviation (number of trials)"
+    caption = f"Accuracy in each class in %, in the last cycle: {deviation}."
+    return [Table(caption, [*map(list, zip(*each, strict=True))]) for each in columns.values()]

@@ -5,16 +5,13 @@ import io
 import math
 import zlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tod.analysis.fonts import drawable, font_for, own_font
 from tod.config.settings import counted
-
-if TYPE_CHECKING:
-    from tod.data import Dataset
+from tod.data import Dataset
 
 IMAGES_PER_GROUP = 24
 IMAGES_OF_BATCH = 96
@@ -27,7 +24,7 @@ LINE = 14
 
 
 def of_query(
-    subset: np.ndarray, scores: np.ndarray, queried: np.ndarray, dataset: "Dataset"
+    subset: np.ndarray, scores: np.ndarray, queried: np.ndarray, dataset: Dataset
 ) -> bytes:
     """The contact sheet of one query, as a PNG file: below a title, two groups of images in rows.
 
@@ -38,8 +35,8 @@ def of_query(
 
     def shown(position: int) -> Image.Image:
         index = subset[position]
-        name = class_names[int(images.labels[index])]
-        return tile(images.image(index), name, scores[position])
+        image = Image.fromarray(images.image(index).transpose(1, 2, 0))
+        return tile(image, class_names[int(images.labels[index])], f"{scores[position]:.4g}")
 
     title, groups = choose(scores, np.isin(subset, queried))
     return _sheet(title, [(heading, [*map(shown, positions)]) for heading, positions in groups])
@@ -52,7 +49,7 @@ def of_batch(number: int, pictures: Sequence[bytes], captions: Sequence[tuple[st
     """
     names = drawable([name for name, _ in captions[:IMAGES_OF_BATCH]], "class")
     tiles = [
-        _captioned(_fitting(Image.open(io.BytesIO(content))), name, text)
+        tile(Image.open(io.BytesIO(content)), name, text)
         for content, name, (_, text) in zip(pictures, names, captions, strict=False)
     ]
     count = counted(len(pictures), "image")
@@ -63,19 +60,17 @@ def of_batch(number: int, pictures: Sequence[bytes], captions: Sequence[tuple[st
 def _sheet(title: str, groups: Sequence[tuple[str, Sequence[Image.Image]]]) -> bytes:
     """Groups of tiles in rows, each below its heading, as a PNG file."""
     width, height, head = TILE + GAP, TILE + 2 * LINE + GAP, GAP + LINE + GAP // 2
-    rows = [math.ceil(len(tiles) / COLUMNS) for _, tiles in groups]
+    heights = [head + math.ceil(len(tiles) / COLUMNS) * height for _, tiles in groups]
     y = GAP + LINE
-    size = (GAP + COLUMNS * width, y + len(groups) * head + sum(rows) * height)
-    sheet = Image.new("RGB", size, "white")
+    sheet = Image.new("RGB", (GAP + COLUMNS * width, y + sum(heights)), "white")
     canvas = ImageDraw.Draw(sheet)
     canvas.text((GAP, GAP), title, "black", font())
-    for (heading, tiles), num_rows in zip(groups, rows, strict=True):
+    for (heading, tiles), of_group in zip(groups, heights, strict=True):
         canvas.text((GAP, y + GAP), heading, "black", font())
-        y += head
         for number, image in enumerate(tiles):
             row, column = divmod(number, COLUMNS)
-            sheet.paste(image, (GAP + column * width, y + row * height))
-        y += num_rows * height
+            sheet.paste(image, (GAP + column * width, y + head + row * height))
+        y += of_group
     content = io.BytesIO()
     # Run lengths alone: a third of the time that zlib's default takes, for a tenth more bytes.
     sheet.save(content, format="PNG", compress_type=zlib.Z_RLE)
@@ -86,57 +81,49 @@ def choose(scores: np.ndarray, is_queried: np.ndarray) -> tuple[str, list[tuple[
     """What a contact sheet shows: the queried and the others, those that differ most first.
 
     These are the highest scores of the queried and the lowest of the others; or, where the lowest
-    were queried, as in TOD's first cycle, the other way round.
-
-    Returns:
-        A title that says by which scores the images were queried, where the scores show it; and
-        for either part, unless it is empty, a heading and the positions of its images among the
-        M scored ones, in the order shown.
+    were queried, as in TOD's first cycle, the other way round. The title says by which scores the
+    images were queried, where these show it. Each group is a heading, and the positions of its
+    images among the M scored ones, in the order shown.
     """
     ascending = np.argsort(scores, kind="stable")
     queried, left = ascending[is_queried[ascending]], ascending[~is_queried[ascending]]
     title = f"{len(queried)} of {len(scores)} scored images were queried"
     order = ("highest", "lowest")
-    if len(queried) and len(left):
+    if len(left):
         highest = scores[queried].min() >= scores[left].max()
-        lowest = scores[queried].max() <= scores[left].min()
-        if highest != lowest:
+        if highest != (scores[queried].max() <= scores[left].min()):
             order = order if highest else order[::-1]
             title = f"the {len(queried)} {order[0]} of {len(scores)} scores were queried"
     groups = []
-    parts = (("queried", queried), ("not queried", left))
-    for which, (what, positions) in zip(order, parts, strict=True):
+    for which, what, positions in zip(
+        order, ("queried", "not queried"), (queried, left), strict=True
+    ):
         shown = f"all {len(positions)}, {which} score first"
         if len(positions) > IMAGES_PER_GROUP:
             shown = f"the {IMAGES_PER_GROUP} {which} scores of {len(positions)}, {which} first"
-        in_order = positions[::-1] if which == "highest" else positions
         if len(positions):
+            in_order = positions[::-1] if which == "highest" else positions
             groups.append((f"{what}: {shown}", in_order[:IMAGES_PER_GROUP]))
     return title, groups
 
 
-def tile(pixels: np.ndarray, name: str, score: float) -> Image.Image:
-    """An image (3, H, W) uint8, and below it its class and score: TILE wide, two lines higher."""
-    image = Image.merge("RGB", [Image.fromarray(channel) for channel in pixels])
-    return _captioned(_fitting(image), name, f"{score:.4g}")
+def tile(image: Image.Image, name: str, text: str) -> Image.Image:
+    """An image, and below it its class and another line: TILE wide, two lines higher.
 
-
-def _captioned(image: Image.Image, name: str, text: str) -> Image.Image:
+    Small images are enlarged by whole pixels, photographs reduced.
+    """
+    factor = TILE // max(image.size)
+    if factor >= 1:
+        size = (image.width * factor, image.height * factor)
+        image = image.resize(size, Image.Resampling.NEAREST)
+    else:
+        image.thumbnail((TILE, TILE), Image.Resampling.BILINEAR, reducing_gap=1.0)
     whole = Image.new("RGB", (TILE, TILE + 2 * LINE), "white")
     whole.paste(image, ((TILE - image.width) // 2, (TILE - image.height) // 2))
     canvas = ImageDraw.Draw(whole)
     canvas.text((0, TILE), fitted(name), "black", font(name))
     canvas.text((0, TILE + LINE), text, "dimgrey", font())
     return whole
-
-
-def _fitting(image: Image.Image) -> Image.Image:
-    """An image that fits a tile: small ones enlarged by whole pixels, photographs reduced."""
-    factor = TILE // max(image.size)
-    if factor >= 1:
-        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    image.thumbnail((TILE, TILE), Image.Resampling.BILINEAR, reducing_gap=1.0)
-    return image
 
 
 def fitted(text: str) -> str:

@@ -25,13 +25,9 @@ def query_diagnostics(
     All arguments are (M,), of the images that were scored: `losses` are the true ones, `labels` the
     classes from 0, and `queried` and `misclassified` are of bool.
 
-    Returns:
-        `score_loss_spearman`: the rank correlation of score and true loss, from −1 to 1.
-        `score_error_auroc`: the area under the ROC curve of the score as a detector of
-        misclassified images: 0.5 by chance, no value where all images are misclassified, or none.
-        `queried_mean_loss`, `unqueried_mean_loss`: the mean true loss of either part.
-        `queried_class_entropy`: of the class frequencies among the queried, in nats: from 0, where
-        all are of one class, to ln C, where all C classes are equally frequent.
+    The AUROC is of the score as a detector of misclassified images: 0.5 by chance, no value where
+    all are misclassified, or none. The entropy, of the queried images' classes, is in nats: from 0
+    to ln C, where all C classes are equally frequent.
     """
     # Together more than a second: only a run waits for them.
     from scipy.stats import entropy

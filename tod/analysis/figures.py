@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PAPER_CURVES = Path(__file__).with_name("paper_curves.csv")
 """Read from the paper's figure to about ±0.2 points."""
+PUBLISHED = ("cifar10", "cifar100", "svhn", "caltech101")
+"""The datasets for which the paper has curves."""
 CURVES_BESIDE_A_LEGEND = 6
 """More, and a legend within the axes would hide them."""
 CELLS_WITH_NUMBERS = 30
@@ -76,25 +78,20 @@ def published_share(curve: Curve, dataset: str, num_labeled: int) -> float:
     return 100 * num_labeled / curve.training_images * ratio
 
 
-def published_datasets() -> list[str]:
-    """The datasets for which the paper has curves."""
-    return pd.read_csv(PAPER_CURVES)["dataset"].unique().tolist()
-
-
 def read_published_curves(dataset: str) -> dict[str, dict[float, float]]:
     """The paper's mean accuracies in %, by method and by share of labels in %."""
-    published = pd.read_csv(PAPER_CURVES, index_col="dataset")
-    if dataset not in published.index:
-        known = ", ".join(published_datasets())
+    if dataset not in PUBLISHED:
+        known = ", ".join(PUBLISHED)
         raise InputError(f"--paper: the paper has no curves for {dataset}, only for {known}")
+    published = pd.read_csv(PAPER_CURVES, index_col="dataset").loc[dataset]
     return {
         method: dict(zip(curve["labeled_percent"], curve["mean_accuracy"], strict=True))
-        for method, curve in published.loc[dataset].groupby("method", sort=False)
+        for method, curve in published.groupby("method", sort=False)
     }
 
 
 def has_diagnostics(curve: Curve) -> bool:
-    """Whether a curve has the columns of the diagnostics, and a value at least."""
+    """Whether a curve has a value of the diagnostics, whose columns older versions lack."""
     return set(DIAGNOSTICS) <= {*curve.rows} and curve.rows[[*DIAGNOSTICS]].notna().any(axis=None)
 
 
@@ -129,8 +126,9 @@ def penalty_matrix(matrix: PenaltyMatrix) -> "Figure":
     figure = _new_figure(2 * size + 1, size, 1, 2)
     panels = (("p < 0.05", matrix.shares), ("after Holm's correction", matrix.corrected))
     for axes, (title, shares) in zip(figure.axes, panels, strict=True):
-        _draw_shares(axes, shares.to_numpy(), names, names if axes is figure.axes[0] else [])
+        _draw_shares(axes, shares.to_numpy(), names)
         axes.set_title(f"row beats column: {title}", fontsize="medium")
+    figure.axes[1].set_yticks([])  # they are the first panel's
     return figure
 
 
@@ -144,14 +142,12 @@ def confusion(matrices: np.ndarray, class_names: Sequence[str]) -> "Figure":
     size = min(2.5 + 0.45 * len(names), 16)
     figure = _new_figure(size, size)
     (axes,) = figure.axes
-    _draw_shares(axes, shares, names, names)
+    _draw_shares(axes, shares, names)
     axes.set(xlabel="predicted class", ylabel="true class")
     return figure
 
 
-def _draw_shares(
-    axes: "Axes", shares: np.ndarray, names: Sequence[str], row_names: Sequence[str]
-) -> None:
+def _draw_shares(axes: "Axes", shares: np.ndarray, names: Sequence[str]) -> None:
     """Shares (N, N) as shades of a square each, with their numbers where there is room for them.
 
     Of very many names, each k-th is shown.
@@ -165,9 +161,9 @@ def _draw_shares(
             axes.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour)
     letters = {"family": fonts.families(names), "fontsize": "small" if has_room else 5}
     step = math.ceil(len(names) / NAMES_ON_AN_AXIS)
-    columns, rows = (range(0, len(each), step) for each in (names, row_names))
-    axes.set_xticks(columns, map(_plain, names[::step]), rotation=90, **letters)
-    axes.set_yticks(rows, map(_plain, row_names[::step]), **letters)
+    ticks, shown = range(0, len(names), step), [*map(_plain, names[::step])]
+    axes.set_xticks(ticks, shown, rotation=90, **letters)
+    axes.set_yticks(ticks, shown, **letters)
 
 
 def _plain(text: str) -> str:

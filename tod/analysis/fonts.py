@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 log = logging.getLogger("tod")
@@ -19,12 +19,9 @@ def own_font() -> str:
 def font_for(text: str) -> str | None:
     """The file of a font that has all letters of a text; None where there is none."""
     letters = {ord(letter) for letter in text if letter.isprintable() and not letter.isspace()}
-    return next((path for path in _files() if letters <= _letters(path)), None)
-
-
-def _files() -> Iterator[str]:
-    yield own_font()
-    yield from system_fonts()
+    if letters <= _letters(own_font()):
+        return own_font()
+    return next((path for path in system_fonts() if letters <= _letters(path)), None)
 
 
 @functools.cache
@@ -64,8 +61,7 @@ def drawable(names: Sequence[str], called: str) -> list[str]:
 
     They are `called` a class, or a run.
     """
-    missing = tuple(name for name in names if font_for(name) is None)
-    if missing:
+    if missing := [name for name in names if font_for(name) is None]:
         _say(missing[0], len(missing), called)
     return [name if font_for(name) else f"{called} {i}" for i, name in enumerate(names)]
 

@@ -24,12 +24,9 @@ nearly, also where methods are equal."""
 class PenaltyMatrix(NamedTuple):
     """How often methods beat each other.
 
-    Attributes:
-        shares: of the label sizes, by winner (rows) and loser (columns); NaN where the two were
-            never run with the same seeds.
-        corrected: the same with Holm's correction over all tests of the matrix.
-        tests: one a setting, pair of methods and number of labels.
-        notes: which runs are not compared, and why.
+    `shares` are of the label sizes, by winner (rows) and loser (columns); NaN where the two were
+    never run with the same seeds. `corrected` has them with Holm's correction over all tests, and
+    `tests` one a setting, pair of methods and number of labels.
     """
 
     shares: pd.DataFrame
@@ -123,14 +120,9 @@ def matrix_table(matrix: PenaltyMatrix) -> Table:
     In parentheses, the same after Holm's correction.
     """
     last = "is beaten, on average"
-    shares, corrected = (
-        pd.concat([found, found.mean().to_frame(last).T])
-        for found in (matrix.shares, matrix.corrected)
-    )
-    rows = [
-        [name, *map(_cell, shares.loc[name], corrected.loc[name])]
-        for name in (*matrix.shares, last)
-    ]
+    shares, corrected = matrix.shares.copy(), matrix.corrected.copy()
+    shares.loc[last], corrected.loc[last] = shares.mean(), corrected.mean()
+    rows = [[name, *map(_cell, shares.loc[name], corrected.loc[name])] for name in shares.index]
     title = "share of label sizes at which the row beats the column (after Holm's correction)"
     caption = (
         "Pairwise penalty matrix: the share of label sizes at which the method of the row is "

@@ -20,8 +20,7 @@ KINDS = {
 def write_plot(path: Path, folders: Sequence[Path], kind: str | None) -> str:
     """Draws runs into a file of any of matplotlib's formats, and writes their table beside it.
 
-    Returns:
-        The tables in Markdown, then lines about runs that are not compared.
+    It returns the tables in Markdown, then lines about runs that are not compared.
     """
     curves = read_runs(folders)
     if all(curve.rows[ACCURACY].isna().all() for curve in curves):

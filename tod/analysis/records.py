@@ -3,23 +3,20 @@
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
 from tod.analysis import confusion, contact_sheet, figures, results
+from tod.data import Dataset
 from tod.system.files import as_csv, atomic_file, reason, remove, write_atomically
-
-if TYPE_CHECKING:
-    from tod.data import Dataset
 
 log = logging.getLogger("tod")
 
 
 def write_query(
-    path: Path, subset: np.ndarray, scores: np.ndarray, queried: np.ndarray, dataset: "Dataset"
+    path: Path, subset: np.ndarray, scores: np.ndarray, queried: np.ndarray, dataset: Dataset
 ) -> None:
     """Writes a CSV of what was queried, in the order queried, and beside it its contact sheet.
 
@@ -34,12 +31,12 @@ def write_query(
     _write_picture(sheet, lambda: contact_sheet.of_query(subset, scores, queried, dataset))
 
 
-def write_first_labels(path: Path, labeled: np.ndarray, dataset: "Dataset") -> None:
+def write_first_labels(path: Path, labeled: np.ndarray, dataset: Dataset) -> None:
     """Writes which images, by their training set indices, have a label before the first cycle."""
     write_atomically(path, as_csv(_labelled(labeled, dataset)))
 
 
-def _labelled(indices: np.ndarray, dataset: "Dataset") -> pd.DataFrame:
+def _labelled(indices: np.ndarray, dataset: Dataset) -> pd.DataFrame:
     """The columns `index`, `label` and `class` of images, and `file` where they are files."""
     images = dataset.train
     table = pd.DataFrame({"index": indices, "label": images.labels[indices].numpy()}, dtype=object)
@@ -49,13 +46,13 @@ def _labelled(indices: np.ndarray, dataset: "Dataset") -> pd.DataFrame:
     return table
 
 
-def write_confusion(path: Path, logits: Tensor, dataset: "Dataset") -> None:
+def write_confusion(path: Path, logits: Tensor, dataset: Dataset) -> None:
     """Writes which test images of each class are taken for which, by their logits (N, C)."""
     true, predicted = dataset.test.labels.numpy(), logits.argmax(dim=1).numpy()
     write_atomically(path, confusion.as_text(predicted, true, dataset.class_names))
 
 
-def write_predictions(path: Path, logits: Tensor, dataset: "Dataset") -> None:
+def write_predictions(path: Path, logits: Tensor, dataset: Dataset) -> None:
     """Writes `probabilities` (N, C) and `labels` (N,) of the test images, and `files` (N,), their
     names, where they are files.
     """

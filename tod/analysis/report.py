@@ -2,7 +2,6 @@
 
 import base64
 import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,12 +17,6 @@ from tod.system.files import write_atomically
 
 def write_report(path: Path, curves: Sequence[Curve]) -> None:
     """Writes the page about these runs."""
-    # Bytes in a file's name that are no text are shown as Python does.
-    write_atomically(path, page(curves).encode("utf-8", "backslashreplace"))
-
-
-def page(curves: Sequence[Curve]) -> str:
-    """The page about these runs, as HTML."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
@@ -35,7 +28,12 @@ def page(curves: Sequence[Curve]) -> str:
             shown.append(matrix_table(matrix))
     shown += [*tables.metrics_tables(curves), *confusion.class_tables(curves)]
     judged = [curve for curve in curves if figures.has_diagnostics(curve)]
-    return environment.get_template("report.html").render(
+    confusions = {
+        curve.name: figures.rendered(figures.confusion(matrices, curve.run["class_names"]))
+        for curve in curves
+        if len(matrices := confusion.read(curve))
+    }
+    page = environment.get_template("report.html").render(
         datasets=dict.fromkeys(curve.config["dataset"] for curve in curves),
         curves=curves,
         learning_curves=figures.rendered(figures.learning_curves(curves)),
@@ -46,20 +44,15 @@ def page(curves: Sequence[Curve]) -> str:
             {
                 "name": curve.name,
                 "folders": [folder.resolve().name for folder in curve.folders],
-                "confusion": _confusion(curve),
+                "confusion": confusions.get(curve.name),
                 "sheets": _contact_sheets(curve.folders[0]),
                 "config": (curve.folders[0] / "config.yaml").read_text(encoding="utf-8"),
             }
             for curve in curves
         ],
     )
-
-
-def _confusion(curve: Curve) -> bytes | None:
-    matrices = confusion.read(curve)
-    if not len(matrices):
-        return None
-    return figures.rendered(figures.confusion(matrices, curve.run["class_names"]))
+    # Bytes in a file's name that are no text are shown as Python does.
+    write_atomically(path, page.encode("utf-8", "backslashreplace"))
 
 
 def _contact_sheets(folder: Path) -> list[tuple[str, str, bytes | None]]:
@@ -73,10 +66,9 @@ def _contact_sheets(folder: Path) -> list[tuple[str, str, bytes | None]]:
         for (trial, cycle), path in cycles.items()
         if trial == min(cycles)[0]
     ]
-    batches = folder.glob("batches/*/contact_sheet.png")
-    numbers = {path: re.fullmatch(r"batch(\d+)", path.parent.name) for path in batches}
-    batches = sorted((int(number[1]), path) for path, number in numbers.items() if number)
-    found += [(f"Batch {number}", path) for number, path in batches]
+    batches = {path.parent.name: path for path in folder.glob("batches/batch*/contact_sheet.png")}
+    for name in sorted(batches, key=lambda name: (len(name), name)):  # by their numbers
+        found.append((f"Batch {name.removeprefix('batch')}", batches[name]))
     return [(place, path.name, _png(path)) for place, path in found]
 
 

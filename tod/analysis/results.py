@@ -49,8 +49,7 @@ USED_BY = {
 def read_rows(path: Path) -> pd.DataFrame:
     """The rows of a `results.csv`, a cycle of a trial each, as the text that stands there.
 
-    Raises:
-        OSError, ValueError: the file cannot be read, or is no such file, or a part of one.
+    An OSError or a ValueError says why it cannot be read, or that it is a part of such a file.
     """
     text = path.read_text(encoding="utf-8")
     rows = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
@@ -75,12 +74,26 @@ class Curve:
     `results.csv` as numbers; NaN where a cell is empty.
     """
 
-    name: str
     folders: tuple[Path, ...]
     config: dict[str, Any]
     run: dict[str, Any]
     images: dict[int, Any]
     rows: pd.DataFrame
+    mark: str = ""
+
+    @property
+    def name(self) -> str:
+        """Configuration, method and seeds; or as a user has called the folder of its run.
+
+        The mark tells curves apart that would have one name.
+        """
+        name, seeds = self.folders[0].resolve().name, sorted(self.images)
+        found = re.fullmatch(r"(.+)_auxiliary_\w+?_sampling_\w+_seed\d+", name)
+        if found:
+            name = f"{found[1]}, {self.method}"
+        if found or len(seeds) > 1:
+            name += f", seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+        return shortened(name) + self.mark
 
     @property
     def facts(self) -> DatasetFacts:
@@ -95,9 +108,8 @@ class Curve:
     @property
     def is_split_by_seed(self) -> bool:
         """Whether another seed has other training and test images."""
-        settings = flat(self.config)
-        is_drawn = (settings.get(k) for k in ("images.test_share", "active_learning.imbalance"))
-        return self.facts.split_by_seed or any(value is not None for value in is_drawn)
+        settings, shares = flat(self.config), ("images.test_share", "active_learning.imbalance")
+        return self.facts.split_by_seed or any(settings.get(key) is not None for key in shares)
 
     @property
     def labels_everything(self) -> bool:
@@ -203,17 +215,16 @@ def read_runs(folders: Sequence[Path]) -> list[Curve]:
     if len(others) == len(folders):
         others = []  # the first of them says what is wrong
     for path in others:
-        has_begun = (path / "config.yaml").exists()
-        why = "has no results yet" if has_begun else "is no run's folder"
+        why = "has no results yet" if (path / "config.yaml").exists() else "is no run's folder"
         log.warning(f"{path}: {why}, and is left out")
     found = [read_run(folder) for folder in folders if folder not in others]
     curves = [*map(_pooled, grouped(found, Curve.is_same_but_for_the_seed))]
     curves.sort(key=lambda curve: curve.labels_everything)
     names = [curve.name for curve in curves]
-    for i, name in enumerate(names):
-        if names.count(name) > 1:
-            curves[i] = replace(curves[i], name=f"{name} #{names[: i + 1].count(name)}")
-    return curves
+    return [
+        replace(curve, mark=f" #{names[:i].count(name) + 1}") if names.count(name) > 1 else curve
+        for i, (curve, name) in enumerate(zip(curves, names, strict=True))
+    ]
 
 
 def _pooled(curves: Sequence[Curve]) -> Curve:
@@ -221,15 +232,11 @@ def _pooled(curves: Sequence[Curve]) -> Curve:
     folders = tuple(folder for curve in curves for folder in curve.folders)
     images = {seed: data for curve in curves for seed, data in curve.images.items()}
     rows = pd.concat([curve.rows for curve in curves], join="inner")
-    return _named(replace(curves[0], folders=folders, images=images, rows=rows))
+    return replace(curves[0], folders=folders, images=images, rows=rows)
 
 
 def read_run(folder: Path) -> Curve:
-    """The curve of one run, finished or not.
-
-    Raises:
-        InputError: no cycle of it has ended, or its files are damaged.
-    """
+    """The curve of one run, of which a cycle at least has ended."""
     path = folder / "results.csv"
     try:
         rows = read_rows(path)
@@ -251,15 +258,4 @@ def read_run(folder: Path) -> Curve:
     if not (settings <= config.keys() and choices <= run.keys()):
         raise InputError(f"{folder / 'config.yaml'}: cannot be read (it lacks settings); {advice}")
     numbers = numbers.astype({"trial": int, "num_labeled": int}).assign(seed=run["seed"])
-    return _named(Curve("", (folder,), config, run, {run["seed"]: run.get("data")}, numbers))
-
-
-def _named(curve: Curve) -> Curve:
-    """Called by configuration, method and seeds; or as a user has called the folder of its run."""
-    name, seeds = curve.folders[0].resolve().name, sorted(curve.images)
-    if found := re.fullmatch(r"(.+)_auxiliary_\w+?_sampling_\w+_seed\d+", name):
-        name = f"{found[1]}, {curve.method}"
-    elif len(seeds) == 1:
-        return replace(curve, name=shortened(name))
-    plural = "s" if len(seeds) > 1 else ""
-    return replace(curve, name=shortened(f"{name}, seed{plural} {', '.join(map(str, seeds))}"))
+    return Curve((folder,), config, run, {run["seed"]: run.get("data")}, numbers)

@@ -140,10 +140,10 @@ def metrics_tables(curves: Sequence[Curve]) -> list[Table]:
     for curve in curves:
         at_last = curve.rows[curve.rows["cycle"] == curve.rows["cycle"].max()]
         if {*METRICS} <= {*at_last} and at_last[METRICS[0]].notna().any():
-            digits = {"nll": 4}  # of a good network it is small
-            shown = ((at_last[name], digits.get(name, 2)) for name in (ACCURACY, *METRICS))
             labels = ", ".join(map(str, sorted({*at_last["num_labeled"]})))
-            rows.append([curve.name, labels, *itertools.starmap(mean_and_deviation, shown)])
+            cells = [mean_and_deviation(at_last[name]) for name in (ACCURACY, *METRICS)]
+            cells[-2] = mean_and_deviation(at_last["nll"], 4)  # of a good network it is small
+            rows.append([curve.name, labels, *cells])
     caption = (
         "The test set in the last cycle: mean ± standard deviation (number of trials). Balanced "
         "accuracy and macro F1 are means over classes; NLL is the mean negative log-likelihood, "
