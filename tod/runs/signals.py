@@ -57,15 +57,8 @@ class Interruption:
                 self.stop(self.requested)
             yield item
 
-    def _request(self, number: int, frame: FrameType | None) -> None:
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Handles a signal."""
         if self.requested and number == signal.SIGINT:
             os._exit(128 + signal.SIGINT)
         self.requested = number
-
-    def __enter__(self) -> "Interruption":
-        self._handling = handled_by(self._request)
-        self._handling.__enter__()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._handling.__exit__(*exception)
