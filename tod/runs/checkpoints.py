@@ -75,10 +75,7 @@ class Progress:
 
 
 class _HashedFile(io.RawIOBase):
-    """A file to write, with the digest of what is written and the first error in writing.
-
-    `torch.save` would answer an error with another one, of its own.
-    """
+    """Keeps the digest and an error of what is written: `torch.save` would raise one of its own."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file

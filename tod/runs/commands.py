@@ -68,7 +68,11 @@ def run_commands(
             while waiting and not signals and len(running) < processes:
                 key = waiting.pop(0)
                 slot = min({*range(processes)} - {each.slot for each in running.values()})
-                running[key] = _started(commands[key], slot, environment(slot), ended is not None)
+                output = tempfile.TemporaryFile() if ended else None  # noqa: SIM115 - see below
+                settings = {"stdout": output, "stderr": output, "env": dict(environment(slot))}
+                # In a session of its own, it gets no signal from the terminal, but ours alone.
+                child = subprocess.Popen(commands[key], start_new_session=True, **settings)
+                running[key] = _Running(child, slot, output)
             time.sleep(SECONDS_BETWEEN_LOOKS)
             look()
             if not signals:
@@ -93,14 +97,3 @@ def run_commands(
                         output.seek(0)
                         ended(key, statuses[key], output.read().decode(errors="replace"))
     return statuses | dict.fromkeys(waiting, 128 + (signals or [0])[-1])
-
-
-def _started(
-    command: Sequence[str], slot: int, variables: Mapping[str, str], keeps_output: bool
-) -> _Running:
-    output = tempfile.TemporaryFile() if keeps_output else None  # noqa: SIM115 - closed at its end
-    # In a session of its own, it gets no signal from the terminal beside the one from here.
-    child = subprocess.Popen(
-        command, stdout=output, stderr=output, env=dict(variables), start_new_session=True
-    )
-    return _Running(child, slot, output)

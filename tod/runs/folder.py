@@ -4,8 +4,8 @@ import errno
 import logging
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +40,15 @@ class RunFolder:
 
     path: Path
     identity: Identity
-    trials: Sequence[int]
-    """Those that this process runs."""
-    chosen: Sequence[int]
-    """Those that all processes of the command run."""
-    overwrite: bool = False
-    """Whether this process starts the chosen ones afresh."""
-    advice: str = f"{ANOTHER_PLACE}, or start afresh with --overwrite"
-    """What to do where the folder holds another run."""
-    _locks: ExitStack = field(default_factory=ExitStack, init=False)
-    _locks_while_emptied: ExitStack = field(default_factory=ExitStack, init=False)
-    _is_new: bool = field(default=False, init=False)
-    _all_goes: bool = field(default=False, init=False)
-    """Whether nothing stays of what is there, so that it may be another run."""
+    trials: Sequence[int]  # those that this process runs
+    chosen: Sequence[int]  # those that all processes of the command run
+    overwrite: bool = False  # this process starts the chosen ones afresh
+    advice: str = f"{ANOTHER_PLACE}, or start afresh with --overwrite"  # in another run's folder
+
+    def __post_init__(self) -> None:
+        self._locks, self._locks_while_emptied = ExitStack(), ExitStack()
+        self._made: list[Path] = []  # the folders that were not there, from its own outwards
+        self._all_goes = False  # nothing stays of what is there: it may be another run
 
     @property
     def num_trials(self) -> int:
@@ -68,8 +64,11 @@ class RunFolder:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._is_new and [path.name for path in self.path.iterdir()] == [".locks"]:
-            remove(self.path)  # nothing has come of it
+        if self._made and [path.name for path in self.path.iterdir()] == [".locks"]:
+            remove(self._made.pop(0))  # nothing has come of it
+            with suppress(OSError):
+                for folder in self._made:
+                    folder.rmdir()
         self._locks.close()
         self._locks_while_emptied.close()
 
@@ -80,10 +79,10 @@ class RunFolder:
         where another process works on one of the trials, or the folder holds another run's
         results, or cannot be written to.
         """
-        is_new = not self.path.exists()
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         own = {f"trial{trial}" for trial in self.trials}
         self._lock(own, self._locks)
-        self._is_new = is_new  # and not another process's
+        self._made = made  # and not by another process
         if self.overwrite:
             wanted, chosen = {f"trial{trial}" for trial in self.chosen}, {*self.chosen}
             self._all_goes = len(chosen) == self.num_trials or self._begun_trials() <= chosen
@@ -99,11 +98,11 @@ class RunFolder:
             if self.trials and (self.path / "trials").exists():
                 self._write_results()
 
-    def _lock(self, names: Iterable[str], held: ExitStack) -> None:
+    def _lock(self, names: Iterable[str], held: ExitStack, wait: bool = False) -> None:
         try:
             (self.path / ".locks").mkdir(parents=True, exist_ok=True)
             for name in names:
-                held.enter_context(locked(self.path / ".locks" / name, wait=False))
+                held.enter_context(locked(self.path / ".locks" / name, wait))
         except Timeout:
             words = "is in use by another process; wait for it, or"
             raise InputError(f"{self.path}: {words} {ANOTHER_PLACE}") from None
@@ -128,11 +127,12 @@ class RunFolder:
         """
         if self._all_goes:
             self._empty()
-        recorded = self.path / "config.yaml"
-        if not recorded.exists():
-            content = self.identity.as_dict()
-            content["run"] |= environment
-            write_atomically(recorded, as_yaml(content), self.mark, replaces=False)
+        recorded, content = self.path / "config.yaml", self.identity.as_dict()
+        content["run"] |= environment
+        with ExitStack() as held:
+            self._lock(["config.yaml"], held, wait=True)  # the first process writes it
+            if not recorded.exists():
+                write_atomically(recorded, as_yaml(content))
         self._compare(environment)  # it may be another process's
         if self.overwrite:
             self._empty()

@@ -5,18 +5,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from tod.config import Config
 from tod.system.files import reason
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger("tod")
 
@@ -33,20 +30,14 @@ class Monitor:
     """
 
     config: Config
-    num_trials: int
-    """How many are to come."""
-    labeled: Sequence[int]
-    """How many labelled images each cycle of a trial trains on."""
+    num_trials: int  # to come
+    labeled: Sequence[int]  # how many labelled images each cycle of a trial trains on
     quiet: bool = False
     is_main_process: bool = True
-    tensorboard: Path | None = None
-    """Where TensorBoard's files go, if there are to be any."""
-    writer: "SummaryWriter | None" = field(default=None, init=False)
-    images: int = field(default=0, init=False)
-    epochs_taken: int = field(default=0, init=False)
-    """In this trial: the step of all that TensorBoard shows."""
+    tensorboard: Path | None = None  # where its files go, if there are to be any
 
     def __enter__(self) -> "Monitor":
+        self.writer, self.images = None, 0
         self.in_lines = self.quiet or not sys.stderr.isatty()
         # Under torchrun, rank 0 waits for the others before it comes here.
         self.began = self.last_line = time.monotonic()
@@ -72,6 +63,7 @@ class Monitor:
         `losses` and `rate` are those of the last epoch, if there was one in this cycle.
         """
         epochs = self.config.training.epochs
+        # In this trial: the step of all that TensorBoard shows.
         self.epochs_taken = (cycle - 1) * epochs + epoch
         # What an earlier process has trained must not count as this one's speed.
         self.bar.total -= sum(self.labeled[: cycle - 1]) * epochs + self.labeled[cycle - 1] * epoch

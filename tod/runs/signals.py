@@ -38,12 +38,9 @@ class Interruption:
     A second SIGINT leaves at once.
     """
 
-    advice: str
-    """How to go on."""
-    leaves: bool = True
-    """Whether this process leaves by itself, and not where another rank tells it to."""
-    requested: int | None = None
-    """The signal that has come."""
+    advice: str  # how to go on
+    leaves: bool = True  # by itself, and not where another rank tells it to
+    requested: int | None = None  # the signal that has come
 
     def stop(self, number: int) -> NoReturn:
         """Leaves with the shell's exit status for a signal: 130, 143 or 129."""
