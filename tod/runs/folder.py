@@ -16,7 +16,7 @@ from tod.analysis import results
 from tod.config import InputError, read_run
 from tod.config.identity import Identity
 from tod.config.settings import as_yaml, flat
-from tod.system.files import as_csv, locked, reason, remove, write_atomically
+from tod.system.files import as_csv, cannot, locked, remove, write_atomically
 
 log = logging.getLogger("tod")
 
@@ -107,11 +107,9 @@ class RunFolder:
             words = "is in use by another process; wait for it, or"
             raise InputError(f"{self.path}: {words} {ANOTHER_PLACE}") from None
         except OSError as error:
-            why = reason(error)
             if error.errno not in NO_LOCKS:
-                words = f"cannot be written ({why});"
-                raise InputError(f"{self.path}: {words} {ANOTHER_PLACE}") from None
-            log.warning(f"{self.path}: cannot be locked ({why}); start no second run on it")
+                raise cannot(self.path, "written", error, ANOTHER_PLACE) from None
+            log.warning(cannot(self.path, "locked", error, "start no second run on it"))
 
     def _begun_trials(self) -> set[int]:
         """Those that have a saved state or results."""
@@ -213,9 +211,7 @@ class RunFolder:
         try:
             return results.read_rows(path) if path.exists() else _in_order()
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"{path}: cannot be read back ({reason(error)}); {START_AFRESH}"
-            ) from None
+            raise cannot(path, "read back", error, START_AFRESH) from None
 
     def _table(self, trial: int | str) -> Path:
         return self.path / "trials" / f"trial{trial}.csv"

@@ -88,7 +88,7 @@ def main_process_first(ranks: Ranks) -> Iterator[None]:
     distributed.init_process_group("gloo", timeout=timedelta(days=1))
     turn = 0 if ranks.is_main_process else 1 if ranks.local_rank == 0 else 2
     try:
-        for _ in range(turn):
+        for _ in range(1 + turn):  # once all are connected, a barrier notices who has left
             _wait_for_the_others(ranks)
         yield
         for _ in range(2 - turn):

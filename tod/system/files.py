@@ -29,6 +29,7 @@ NAMES = "surrogateescape"
 """How bytes that are no text stand in the names of files, so that they can be turned back."""
 SECONDS_BETWEEN_TRIES = (0.1, 0.2, 0.4, 0.6, 0.7)
 """Between the renames to a file that another program holds."""
+MEND = "mend this and run the same command again"
 
 
 def sha256(path: Path) -> str:
@@ -40,12 +41,17 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def reason(error: Exception) -> str:
+def reason(error: Exception | str) -> str:
     """Why a file cannot be read or written, in one line."""
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8 text"
     words = getattr(error, "strerror", None) or str(error)
     return shortened(" ".join(words.split()) or type(error).__name__, 300)
+
+
+def cannot(path: Path, done: str, error: Exception | str, advice: str) -> InputError:
+    """The error for a file that cannot be read or written: why not, and what to do."""
+    return InputError(f"{path}: cannot be {done} ({reason(error)}); {advice}")
 
 
 def machine_lacks(error: Exception) -> bool:
@@ -113,10 +119,7 @@ def _one_line(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({reason(error)}); what was saved before is intact: "
-            "mend this and run the same command again"
-        ) from error
+        raise cannot(path, "written", error, f"what was saved before is intact: {MEND}") from error
 
 
 def _replace(source: Path, target: Path) -> None:
@@ -200,7 +203,7 @@ def rows_of_csv(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
 
 def damaged(path: Path, why: str) -> InputError:
     """The error for a file of the run's own that is not as it was written."""
-    return InputError(f"{path}: cannot be read back ({why}); bring back the file as it was")
+    return cannot(path, "read back", why, "bring back the file as it was")
 
 
 def read_table(
