@@ -191,6 +191,8 @@ def _is_finished(path: Path, command: Command) -> bool:
     """
     identity, trials = command.identity, command.trials
     with RunFolder(path, identity, trials, trials) as folder:
+        if not folder.path.exists():
+            return False
         folder.claim()
         is_underway = folder.unfinished_trials() or any(folder.path.glob("progress/*"))
         return not is_underway and folder.recorded().get("data_dir") == identity.config.data_dir

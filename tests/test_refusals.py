@@ -91,6 +91,11 @@ ARGUMENTS = [
     argument(f"{PEOPLE} --set=active_learning.trials=3", "trials: 3 should be 1"),
     argument(f"{PEOPLE} --set=active_learning.query_size=1", "no room for audits"),
     argument("--sampling=BALD", "--sampling BALD: needs dropout: ", "model.dropout=0.5"),
+    argument("--processes=2 --sampling=BALD", "--sampling BALD: needs dropout: "),
+    *options("--processes", "is not a whole number from 1 to 1,024", "0", "1025"),
+    argument("--parallel=images", "argument --parallel: invalid choice: 'images'"),
+    argument("--parallel=data", "shares a trial among several processes; add --processes 2"),
+    argument(f"{PEOPLE} --processes=2", "--processes: people label for one trial; --parallel data"),
     argument("--overwrite=yes", "--overwrite", "yes"),
     argument("--epochs=3", "--epochs", "--help"),
     argument("digits", "digits", "--help"),
@@ -378,9 +383,6 @@ def test_help_lists_every_argument_and_what_the_entry_offers(script, call_script
     options = ("config", "sampling", "auxiliary", "seed", "data-dir", "output-dir", "device", "set")
     options += ("trials", "overwrite", "keep-weights")
     assert [name for name in options if f"--{name}" not in done.stdout] == []
-    method = script.removeprefix("main_").removesuffix(".py")
-    entry = importlib.import_module(script.removesuffix(".py"))
-    offered = ",".join(entry.SAMPLING)
-    assert offered.startswith("RANDOM,") and offered.endswith(f",{method}")
-    assert f"{{{offered}}}" in done.stdout
-    assert f"{{{','.join(entry.AUXILIARY)}}}" in done.stdout
+    module = importlib.import_module(script.removesuffix(".py"))
+    for offered in (module.SAMPLING, module.AUXILIARY):
+        assert f"{{{','.join(offered)}}}" in done.stdout

@@ -11,7 +11,6 @@ from torch.utils._pytree import tree_flatten
 from tests.support.harness import tiny_run
 from tests.support.loading import refused
 from tests.support.soak import SCRIPTS, differences, results
-from tod.config import InputError
 from tod.runs.checkpoints import Progress
 
 pytestmark = pytest.mark.usefixtures("cheap_pictures")
@@ -59,7 +58,8 @@ def test_a_run_goes_on_after_a_state_that_fails_to_load_or_is_damaged(tmp_path, 
     before = files(progress)
     error = RuntimeError("CUDA error: unspecified launch failure\nfor debugging ...")
     with patch.object(torch, "load", side_effect=error):
-        assert "CUDA error: unspecified launch failure" in refused(run.start)
+        line = refused(run.start)
+    assert f"{progress.newest}: cannot be read by this PyTorch (CUDA error: unspecified" in line
     assert files(progress) == before
     found = [each for each in tree_flatten(progress.load())[0] if isinstance(each, torch.Tensor)]
     assert len(found) > 100
@@ -73,23 +73,12 @@ def test_a_run_goes_on_after_a_state_that_fails_to_load_or_is_damaged(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError("CUDA error: an illegal access\nCompile with ..."),
-        RuntimeError("CUDA error: device-side assert triggered"),
-        torch.cuda.OutOfMemoryError("CUDA out of memory"),
-        MemoryError(),
-    ],
-    ids=["illegal access", "assert", "GPU memory", "memory"],
+    "error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), MemoryError()]
 )
-def test_an_error_of_the_device_while_a_state_is_loaded_deletes_nothing(progress, error):
+def test_too_little_memory_while_a_state_is_loaded_deletes_nothing(progress, error):
     before = files(progress)
-    raised = InputError if type(error) is RuntimeError else type(error)
-    with patch.object(torch, "load", side_effect=error), pytest.raises(raised) as caught:
+    with patch.object(torch, "load", side_effect=error), pytest.raises(type(error)):
         progress.load()
-    if raised is InputError:
-        assert str(progress.newest) in str(caught.value)
-        assert "\n" not in str(caught.value)
     assert files(progress) == before
     assert progress.load()["number"] == 2
 

@@ -1,9 +1,8 @@
 """Files that another program holds, as a spreadsheet on Windows or a network disk does."""
 
-import os
 from contextlib import nullcontext
 from pathlib import Path
-from unittest.mock import Mock, patch
+from unittest.mock import patch
 
 import pytest
 
@@ -42,13 +41,3 @@ def test_what_is_held_for_a_moment_is_waited_for_and_else_stays_as_it_was(tmp_pa
         assert found.pop("results.csv") == "old"
     else:
         assert found == {"results.csv": "new", "batch.csv": "new"}
-
-
-def test_of_several_writers_the_first_one_s_file_stays_also_without_hard_links(tmp_path):
-    for link in (os.link, Mock(side_effect=PermissionError)):
-        with patch.object(os, "link", link):
-            for content in ("first", "second"):
-                write_atomically(tmp_path / "config.yaml", content, replaces=False)
-        assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
-        assert (tmp_path / "config.yaml").read_text() == "first"
-        (tmp_path / "config.yaml").unlink()

@@ -15,7 +15,7 @@ from tests.support.soak import SCRIPTS, differences, outcome, results, run_folde
 from tod.analysis.results import read_rows
 from tod.engine import loop
 from tod.engine.loop import Loop
-from tod.runs.signals import Interruption
+from tod.runs.signals import Interruption, handled_by
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -44,7 +44,8 @@ def test_a_run_stopped_in_any_way_says_so_and_goes_on_to_the_same_bytes(tmp_path
 def test_a_closed_terminal_is_no_request_under_nohup(handler, requested):
     before = signal.signal(signal.SIGHUP, getattr(signal, handler))
     try:
-        with Interruption("") as interruption:
+        interruption = Interruption("")
+        with handled_by(interruption.note):
             os.kill(os.getpid(), signal.SIGHUP)
         assert interruption.requested == requested
         assert signal.getsignal(signal.SIGHUP) == getattr(signal, handler)
@@ -55,8 +56,9 @@ def test_a_closed_terminal_is_no_request_under_nohup(handler, requested):
 def test_second_sigint_leaves_at_once():
     endless_step = """
 import time
-from tod.runs.signals import Interruption
-with Interruption("") as interruption:
+from tod.runs.signals import Interruption, handled_by
+interruption = Interruption("")
+with handled_by(interruption.note):
     print("ready", flush=True)
     while not interruption.requested:
         time.sleep(0.01)

@@ -66,6 +66,7 @@ def test_while_a_folder_is_overwritten_no_trial_is_free(tmp_path, monkeypatch):
     monkeypatch.setattr("tod.runs.folder.remove", look)
     found = dict.fromkeys(("data", "precision", "device", "ranks", "python", "torch"), "x")
     with RunFolder(run.folder, run.identity, [1], [1, 2], overwrite=True) as folder:
+        folder.claim()
         folder.open(found)
         assert not any(map(any, taken)) and taken
         assert [is_free(trial) for trial in (1, 2, 7)] == [False, True, True]

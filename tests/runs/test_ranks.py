@@ -17,13 +17,12 @@ import pytest
 
 import main_TOD
 from tests.support.forks import FORK_SERVER
-from tests.support.harness import TINY_DIGITS, run_script
-from tests.support.people import SETTINGS, People
+from tests.support.harness import run_script
+from tests.support.people import People
 from tests.support.processes import begun, go_on
 from tests.support.several_ranks import free_port
-from tests.support.soak import differences, outcome, results, run_folder, start
+from tests.support.soak import differences, outcome, refusal, results, run_folder, start
 from tod.analysis.results import read_rows
-from tod.config import InputError
 
 # Ranks that share a trial cannot share a GPU, and a machine may have but one.
 ALONE = ("--set=active_learning.trials=1", "--device=cpu")
@@ -201,28 +200,10 @@ def test_a_shared_trial_that_diverges_says_so_once(tmp_path):
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        ("--processes=1025", "argument --processes: 1025 is not a whole number from 1 to 1,024"),
-        ("--parallel=data", "--parallel data: shares a trial among several processes; add --pro"),
-        ("--processes=0", "argument --processes: 0 is not a whole number from 1"),
-        ("--parallel=images", "argument --parallel: invalid choice: 'images'"),
-        ("--processes=2 --sampling=BALD", "--sampling BALD: needs dropout"),
-        ("--processes=2", "argument --processes: people label for one trial; --parallel data shar"),
-        ("--processes=2 --parallel=data", "torchrun has started the processes; leave it out"),
-    ],
-)
-def test_what_cannot_be_shared_is_refused_at_once(tmp_path, capfd, monkeypatch, arguments, line):
-    if "torchrun" in line:
-        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
-    settings = SETTINGS if "people" in line else [*TINY_DIGITS, *MODES["trials"]]
-    with pytest.raises((SystemExit, InputError)) as refused:
-        main_TOD.main([*settings, *arguments.split(), f"--output-dir={tmp_path}"])
-    shown = capfd.readouterr()
-    said = shown.err or str(refused.value)
-    assert line in said
-    assert len(said.splitlines()) == 1 and not shown.out
+def test_torchrun_and_processes_at_once_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    line = refusal(tmp_path, "--processes=2", "--parallel=data")
+    assert "torchrun has started the processes; leave it out" in line
     assert not list(tmp_path.iterdir())
 
 

@@ -35,7 +35,7 @@ from tod.engine.oracle import DatasetOracle
 from tod.engine.trial import Experiment, Trial
 from tod.runs.folder import RunFolder
 from tod.runs.monitor import Monitor
-from tod.runs.signals import Interruption
+from tod.runs.signals import Interruption, handled_by
 from tod.system.files import write_atomically
 
 Loss = type[AuxiliaryLoss]
@@ -135,7 +135,8 @@ class Run(NamedTuple):
         experiment = Experiment(
             config, self.identity.seed, auxiliary, dataset, device, precision, interruption
         )
-        with folder, interruption, Monitor(config, 1, [40, 60]) as monitor:
+        with folder, handled_by(interruption.note), Monitor(config, 1, [40, 60]) as monitor:
+            folder.claim()
             folder.open(environment(experiment, dataset.fingerprint()))
             trial, oracle = Trial(experiment, number), self.oracle()
             yield Loop(trial, oracle, sampling, folder, monitor, self.options)

@@ -172,21 +172,17 @@ def too_many_labels(
 def read_run(folder: Path, advice: str) -> dict[str, Any]:
     """The `config.yaml` in a run's folder, with what the run added in its section `run`.
 
-    Where it is missing or damaged, the message ends with `advice`.
+    What an earlier version did not know has its default. Where the file is missing or damaged, the
+    message ends with `advice`.
     """
-    return _with_defaults(_read(folder / "config.yaml", advice, "run"))
-
-
-def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run of an earlier version, with those that it did not know yet."""
-    filled = dict(settings)
+    settings = _read(folder / "config.yaml", advice, "run")
     for name, field in Config.model_fields.items():
         section = settings.get(name, field.default)
         if isinstance(section, dict):
             known = getattr(field.annotation, "model_fields", {})
             defaults = {k: f.default for k, f in known.items() if not f.is_required()}
-            filled[name] = {**defaults, **section}
-    return filled
+            settings[name] = {**defaults, **section}
+    return settings
 
 
 def _read(path: Path, advice: str, section: str | None = None) -> dict[str, Any]:

@@ -15,21 +15,13 @@ from tod.config.schema import OWN_IMAGES
 
 @dataclass(frozen=True)
 class Strategy:
-    """A sampling strategy, and what it needs.
+    """A sampling strategy, and what it needs."""
 
-    Attributes:
-        query: from a `Pool` to a `Query`.
-        needs: why it cannot work with a configuration; None where it can.
-        needs_auxiliary: the loss whose module it asks (`Pool.predictions`).
-        always_with: `KEY=VALUE` of the configuration that it means, whatever this says.
-        takes_features: whether it looks at `Pool.representation`, which `--features` replaces.
-    """
-
-    query: Callable[[Any], Any]
-    needs: Callable[[Config], str | None] = lambda config: None
-    needs_auxiliary: str | None = None
-    always_with: tuple[str, ...] = ()
-    takes_features: bool = False
+    query: Callable[[Any], Any]  # from a `Pool` to a `Query`
+    needs: Callable[[Config], str | None] = lambda config: None  # why it cannot work with it
+    needs_auxiliary: str | None = None  # the loss whose module it asks (`Pool.predictions`)
+    always_with: tuple[str, ...] = ()  # `KEY=VALUE` that it means, whatever the configuration says
+    takes_features: bool = False  # looks at `Pool.representation`, which `--features` replaces
 
     def why_unsuitable(self, identity: Identity) -> str | None:
         """Why it cannot work in a run; None where it can."""

@@ -12,16 +12,10 @@ from tod.config.cli import argument
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """All that makes two runs the same, but for the images themselves.
-
-    Attributes:
-        entry: the name of the entry script.
-        settings: those of `--set`, which `config` holds already.
-        features: the SHA-256 of the file of `--features`, where it is used.
-    """
+    """All that makes two runs the same, but for the images themselves."""
 
     config: Config = argument(f"{', '.join(config_names())}, or a YAML file", metavar="NAME|FILE")
-    entry: str
+    entry: str  # the name of the entry script
     sampling: str = argument("which images are queried")
     auxiliary: str = argument("the loss beside the task loss")
     seed: int = argument("decides everything random", 0, type=cli.seed)
@@ -35,7 +29,7 @@ class Identity:
         action="append",
         metavar="KEY=VALUE",
     )
-    features: str | None = None
+    features: str | None = None  # the SHA-256 of the file of `--features`, where it is used
 
     @property
     def title(self) -> str:
@@ -85,16 +79,11 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What a command line asks for.
-
-    Attributes:
-        trials: from 1; of people's runs, the only one.
-        arguments: as typed, for processes that run the same.
-    """
+    """What a command line asks for."""
 
     identity: Identity
     options: Options
-    arguments: Sequence[str]
+    arguments: Sequence[str]  # as typed, for processes that run the same
     processes: int = argument(
         "share the work out to so many processes on this machine",
         1,

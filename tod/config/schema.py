@@ -60,12 +60,10 @@ def _path(value: Any) -> str:
 class Section(BaseModel):
     """Settings that belong together: all of them, no others, and none that changes.
 
-    Attributes:
-        used_by: the arguments that choose the methods that use them, such as `--auxiliary TOD`;
-            none: all do. Runs of other methods are compared whatever stands here.
+    Where they are `used_by` some methods alone, runs of others are compared whatever stands here.
     """
 
-    used_by: ClassVar[tuple[str, ...]] = ()
+    used_by: ClassVar[tuple[str, ...]] = ()  # such as `--auxiliary TOD`; (): all
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True

@@ -19,7 +19,7 @@ from tod.engine.trial import Experiment
 from tod.runs.log import RunLog
 from tod.runs.monitor import Monitor
 from tod.runs.ranks import main_process_first, ranks_from_environment
-from tod.runs.signals import Interruption
+from tod.runs.signals import Interruption, handled_by
 from tod.strategies.pool import Pool, Query
 
 log = logging.getLogger("tod")
@@ -103,7 +103,7 @@ def run_experiment(
                 ranks.is_main and processes.is_main_process,
                 folder.path / "tensorboard" if writes_events else None,
             )
-            with interruption if ranks.is_main else nullcontext(), monitor:
+            with handled_by(interruption.note) if ranks.is_main else nullcontext(), monitor:
                 for number in oracle.trials:
                     trial = oracle.trial(experiment, number)
                     has_ended = Loop(trial, oracle, sampling, folder, monitor, options).run()
@@ -114,7 +114,7 @@ def run_experiment(
 @contextmanager
 def _led_by_rank_0(interruption: Interruption) -> Iterator[None]:
     """Notes signals, which are rank 0's to answer: a rank that left by itself would be missed."""
-    with interruption:
+    with handled_by(interruption.note):
         try:
             yield
         except LostRankError:

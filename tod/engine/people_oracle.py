@@ -73,7 +73,7 @@ class PeopleOracle(Oracle):
         # They may not be had: people are not to be asked in vain.
         self.imagenet_weights = imagenet_weights() if self.config.model.pretrained else None
         found = own_images.find(Path(self.config.data_dir))
-        folder.claim(makes_it=True)  # two first commands would each find nothing there
+        folder.claim()  # two first commands would each find nothing there
         state = Progress(folder.path, 1).load()
         self.recorded = folder.begun()
         _refuse_other_classes(folder.path, self.recorded, found.class_names)

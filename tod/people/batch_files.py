@@ -28,10 +28,7 @@ def write_batch(
     root: Path,
     class_names: Sequence[str],
 ) -> Path:
-    """Writes what people need to label a batch, and returns its folder.
-
-    `root` is the data folder.
-    """
+    """Writes what people need to label a batch, and returns its folder; `root` has the images."""
     path = batch_folder(run_folder, number)
     # Of an audit, which measures the network, people see nothing that it says.
     shown = [
@@ -42,24 +39,23 @@ def write_batch(
     with ThreadPoolExecutor(cores()) as threads:
         pictures = [*threads.map(_page_picture, files)]
     originals = (quote(os.fsencode(os.path.relpath(file, path))) for file in files)
-    table = pd.DataFrame([each[: len(COLUMNS)] for each in requests], columns=COLUMNS, dtype=object)
-    contents: dict[str, bytes] = {
-        "batch.csv": as_csv(table).encode("utf-8", NAMES),
-        "label_studio.json": label_studio.tasks(number, shown).encode(),
-        "label_config.xml": label_studio.label_config(class_names).encode(),
-        "label.html": page(
-            number, class_names, [*zip(shown, pictures, originals, strict=True)]
-        ).encode(),
+    table = pd.DataFrame(requests, dtype=object)[[*COLUMNS]]
+    texts = {
+        "batch.csv": as_csv(table),
+        "label_studio.json": label_studio.tasks(number, shown),
+        "label_config.xml": label_studio.label_config(class_names),
+        "label.html": page(number, class_names, [*zip(shown, pictures, originals, strict=True)]),
     }
     if any(request.predicted for request in requests):
         predicted = label_studio.tasks(number, shown, with_predictions=True)
-        contents["label_studio_predicted.json"] = predicted.encode()
+        texts["label_studio_predicted.json"] = predicted
+    contents = {name: text.encode("utf-8", NAMES) for name, text in texts.items()}
     captions = [
         (
-            request.predicted or f"rank {request.rank}",
-            f"{float(request.score):.4g}" if request.score else request.reason,
+            each.predicted or f"rank {each.rank}",
+            f"{float(each.score):.4g}" if each.score else each.reason,
         )
-        for request in shown
+        for each in shown
     ]
     try:
         contents["contact_sheet.png"] = contact_sheet.of_batch(number, pictures, captions)

@@ -33,15 +33,11 @@ TRAIN = "train"
 class LabelStore:
     """The labels and batches in a run's folder, which need not be there yet.
 
-    Attributes:
-        found: the images that there are now.
-        batches: the requests of each, in their order.
-        said: what people have said of each image, by its digest.
+    `found` is what images there are now; `said`, what people have said of each, by its digest.
     """
 
     def __init__(self, run_folder: Path, found: Found) -> None:
-        self.run_folder = run_folder
-        self.found = found
+        self.run_folder, self.found = run_folder, found
         self.batches = read_batches(run_folder)
         self.said = self._written = tables.read_labels(run_folder, reasons_of(self.batches))
         for digest, label in self.labels.items():
@@ -67,14 +63,14 @@ class LabelStore:
 
         `state` is the one saved last; `rows` are those of `results.csv`.
         """
-        for table in TABLES:
-            path, copy = (self.run_folder / f"{table}{end}.csv" for end in ("", COPY))
+        copies = {table: self.run_folder / f"{table}{COPY}.csv" for table in TABLES}
+        for table, copy in copies.items():
             kept = read_table(copy, ["sha256"]) if copy.exists() else []
             if lost := {row["sha256"] for row in kept} - self.said.keys():
                 words = f"lacks {counted(len(lost), 'row')} of those in {copy.name}"
-                raise InputError(f"{path}: {words}; copy that file over it")
+                raise InputError(f"{self.run_folder / table}.csv: {words}; copy that file over it")
         labels = self.run_folder / "labels.csv"
-        if not rows.empty and not (self.run_folder / f"labels{COPY}.csv").exists():
+        if not rows.empty and not copies[LABELS].exists():  # an earlier version's
             last = rows.iloc[-1]
             trained = int(last["num_labeled"]) + int(last.get("audited") or 0)
             if trained > len(self.said):
@@ -82,12 +78,11 @@ class LabelStore:
                     f"{labels}: has {counted(len(self.labels), 'label')}, and the last cycle had "
                     f"{trained:,}; bring the file back as it was"
                 )
-        saved = (state or {}).get("num_written", 0)  # an earlier version says nothing
-        folders = self.run_folder.glob("batches/batch*")
-        numbers = [path.name.removeprefix("batch") for path in folders]
+        numbers = [path.name[len("batch") :] for path in self.run_folder.glob("batches/batch*")]
         numbers += [label.batch for label in self.said.values()]
-        known = [int(number) for number in numbers if number.isdecimal()]
-        for number in range(max([saved - 1, *known], default=-1) + 1):
+        count = max([int(number) + 1 for number in numbers if number.isdecimal()], default=0)
+        # An earlier version's state says nothing of them.
+        for number in range(max(count, (state or {}).get("num_written", 0))):
             path = batch_folder(self.run_folder, number) / "batch.csv"
             if not path.exists():
                 raise InputError(
@@ -103,7 +98,7 @@ class LabelStore:
         files: dict[Path, list[Answer]] = {}
         for path in paths:
             try:
-                answers = _answers_in(path)
+                answers = _answers_in(path)  # first: a link that goes in circles has no other path
                 files.setdefault(path.resolve(), answers)
             except InputError as error:
                 problems.append(str(error))
@@ -112,13 +107,13 @@ class LabelStore:
         by_image = answers_by_image(answers, self.said, found, requests, problems)
         # Another run's audits stay audits where a class folder gives their labels.
         audits = {d for d, answers in by_image.items() if AUDIT in {a.reason for a in answers}}
-        in_folders = []
+        given = []
         for digest, name in found.labels.items():
             file, reason = found.files[digest], AUDIT if digest in audits else ""
             answer = Answer(file, digest, name, str(found.root / file), TRAIN, reason=reason)
-            in_folders.append((digest, [answer]))
-        # The folders' first: of a file that was moved and is in a list too, the list is newer.
-        given = [*in_folders, *by_image.items()]
+            given.append((digest, [answer]))
+        # After these: of a file that was moved and is in a list too, the list is newer.
+        given += by_image.items()
         said = with_answers(self.said, given, found, requests, relabel, problems)
         refuse(problems, "no label was taken")
         # What this run has trained on can measure nothing any more.
@@ -143,9 +138,8 @@ class LabelStore:
         if aside:
             log.info(f"{folder / 'set_aside.csv'}: {counted(len(aside), 'skipped image')}")
         if ties := [*in_table(changed, DISAGREEMENTS).values()]:
-            words = f"as {shortened(ties[0].file)}: {counts(ties[0].votes)}"
-            count = counted(len(ties), "image")
-            log.info(f"people disagree about {count}, {words}; to be asked again")
+            words = f"{counted(len(ties), 'image')}, as {shortened(ties[0].file)}"
+            log.info(f"people disagree about {words}: {counts(ties[0].votes)}; to be asked again")
 
     def has_news(self) -> bool:
         """Whether something was taken that is not written yet."""
@@ -209,8 +203,8 @@ class LabelStore:
         images = replace(read.images, labels=numbers)
         test = images.subset(indices_of(self.audits(), digests)) if read.test is None else read.test
         if not recorded:
-            computed = (values.tolist() for values in statistics(images))
-            recorded = dict(zip(("mean", "std"), computed, strict=True))
+            mean, std = statistics(images)
+            recorded = {"mean": mean.tolist(), "std": std.tolist()}
         mean, std = config.mean or recorded["mean"], config.std or recorded["std"]
         # Rounded as they are written, so that every round computes with the same.
         mean, std = (torch.tensor([round(v, 6) for v in values]) for values in (mean, std))

@@ -26,10 +26,9 @@ def label_config(class_names: Sequence[str]) -> str:
 
 
 def tasks(number: int, requests: Iterable[Request], with_predictions: bool = False) -> str:
-    """The tasks of a batch, one for each request, as JSON.
+    """The tasks of a batch, as JSON; Label Studio shows a prediction as already ticked.
 
-    The images lie below Label Studio's document root, which is the data folder. Label Studio shows
-    a prediction as already ticked.
+    The images lie below its document root, which is the data folder.
     """
     found = []
     for request in requests:

@@ -21,25 +21,15 @@ COPY = ".copy"
 
 
 class Label(NamedTuple):
-    """What people have said of an image.
+    """What people have said of an image."""
 
-    Attributes:
-        file: its name when the answers were taken.
-        class_name: empty where they have not agreed on one.
-        batch: the number of the last batch that asked for it; empty where none did.
-        source: the name of the file that says so, or `train`; without a class, all voters.
-        reason: why the batch asked for it; `audit` also where another run has.
-        votes: of several people; of a single one only where there is no class.
-        table: one of `TABLES`.
-    """
-
-    file: str
-    class_name: str
-    batch: str
-    source: str
-    reason: str = ""
-    votes: tuple[Vote, ...] = ()
-    table: str = LABELS
+    file: str  # its name when the answers were taken
+    class_name: str  # empty where they have not agreed on one
+    batch: str  # the number of the last batch that asked for it; empty where none did
+    source: str  # the name of the file that says so, or `train`; without a class, all voters
+    reason: str = ""  # why the batch asked for it; `audit` also where another run has
+    votes: tuple[Vote, ...] = ()  # of several people; of a single one only where there is no class
+    table: str = LABELS  # one of `TABLES`
 
 
 Said = Mapping[str, Label]
@@ -93,15 +83,12 @@ def write_labels(said: Said, folder: Path, before: Said) -> None:
                 written[table] = wanted
     for table, rows in written.items():
         copy, content = folder / f"{table}{COPY}.csv", _csv(table, rows).encode("utf-8", NAMES)
-        if (rows or copy.exists()) and not _holds(copy, content):
+        former = b""
+        with suppress(OSError):
+            former = copy.read_bytes()
+        # A kill may have come between a table and its copy.
+        if (rows or copy.exists()) and former != content:
             write_atomically(copy, content)
-
-
-def _holds(path: Path, content: bytes) -> bool:
-    """Whether a file is there and is this; a kill may come between a table and its copy."""
-    with suppress(OSError):
-        return path.read_bytes() == content
-    return False
 
 
 def _csv(table: str, rows: Said) -> str:

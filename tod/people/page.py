@@ -1,11 +1,11 @@
 """The page in which a person gives classes to a batch of images; `label.html` says how."""
 
 import base64
-import hashlib
 import io
 import json
 import math
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -24,22 +24,19 @@ def page(
 ) -> str:
     """The page for one batch, as HTML that holds all it needs.
 
-    Args:
-        number: the batch's.
-        class_names: all classes, each name once.
-        images: in the order in which they are shown, each with its picture as a PNG or JPEG file,
-            and the address of the original, relative to the page.
+    Each of the `images`, in the order shown, has its picture as a PNG or JPEG file, and the address
+    of the original, relative to the page.
     """
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    environment.filters["hash"] = lambda text: _base64(hashlib.sha256(text.encode()).digest())
+    environment.filters["hash"] = lambda text: _base64(sha256(text.encode()).digest())
     keys = shortcuts(class_names)
     content = json.dumps([number, [*class_names], [request.sha256 for request, *_ in images]])
     return environment.get_template("label.html").render(
         batch={
             "number": number,
             # Where the browser keeps the answers: all pages opened from disk may share one storage.
-            "key": f"tod-labels-{hashlib.sha256(content.encode()).hexdigest()}",
+            "key": f"tod-labels-{sha256(content.encode()).hexdigest()}",
             "classes": [{"name": name, "key": keys.get(name)} for name in class_names],
             "images": [
                 {

@@ -12,28 +12,19 @@ FIRST, QUERY, AUDIT = "first", "query", "audit"
 
 
 class Request(NamedTuple):
-    """An image whose class people are asked for: a row of `batch.csv`, as text as there.
+    """An image whose class people are asked for: a row of `batch.csv`, as text as there."""
 
-    Attributes:
-        rank: from 1, best first.
-        file: relative to the data folder.
-        score: the strategy's; empty, as what the network says, where no network has asked.
-        probability: of the predicted class.
-        batch: the number of its batch, from 0; no column.
-    """
-
-    rank: str
-    file: str
+    rank: str  # from 1, best first
+    file: str  # relative to the data folder
     sha256: str
     reason: str
-    score: str = ""
+    score: str = ""  # the strategy's; empty, as the next two, where no network has asked
     predicted: str = ""
     probability: str = ""
-    batch: str = ""
+    batch: str = ""  # the number of its batch, from 0; no column
 
 
-COLUMNS = Request._fields[:-1]
-"""Of `batch.csv`."""
+COLUMNS = Request._fields[:-1]  # of `batch.csv`
 
 
 def batch_folder(run_folder: Path, number: int | str) -> Path:

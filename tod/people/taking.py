@@ -14,8 +14,7 @@ from tod.people.votes import added, are_skips, counts, majority, votes_of
 
 log = logging.getLogger("tod")
 
-Requests = Mapping[str, Request]
-"""The last request for each image, by its digest."""
+Requests = Mapping[str, Request]  # the last one for each image, by its digest
 NOT_ASKED, NOT_SAID = Request("", "", "", ""), Label("", "", "", "")
 
 

@@ -8,19 +8,12 @@ from tod.people.answers import Answer
 
 
 class Vote(NamedTuple):
-    """What one person says of an image.
+    """What one person says of an image."""
 
-    Attributes:
-        voter: the annotator, or the file's name where it names none.
-        class_name: None where the person has skipped the image.
-        answer: tells this answer from another one of the same voter.
-        at: when it was given, in ISO 8601; empty where nobody knows.
-    """
-
-    voter: str
-    class_name: str | None
-    answer: str = ""
-    at: str = ""
+    voter: str  # the annotator, or the file's name where it names none
+    class_name: str | None  # None: the person has skipped it
+    answer: str = ""  # tells this answer from another one of the same voter
+    at: str = ""  # when it was given, in ISO 8601; empty where nobody knows
 
 
 def one_answer_each(files: Sequence[Sequence[Answer]]) -> list[Answer]:

@@ -9,9 +9,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
-from tod.config import InputError
 from tod.config.identity import cycle_name
-from tod.system.files import atomic_file, reason, remove
+from tod.system.files import MEND, atomic_file, cannot, remove
 from tod.system.machine import is_out_of_memory
 
 log = logging.getLogger("tod")
@@ -62,10 +61,8 @@ class Progress:
                 except Exception as error:
                     if is_out_of_memory(error):
                         raise
-                    raise InputError(
-                        f"{path}: cannot be read by this PyTorch ({reason(error)}); go on with the "
-                        "one that has saved it, or start afresh with --overwrite"
-                    ) from None
+                    advice = "go on with the one that saved it, or start afresh with --overwrite"
+                    raise cannot(path, "read by this PyTorch", error, advice) from None
         return None
 
     def remove(self) -> None:
@@ -75,10 +72,7 @@ class Progress:
 
 
 class _HashedFile(io.RawIOBase):
-    """A file to write, with the digest of what is written and the first error in writing.
-
-    `torch.save` would answer an error with another one, of its own.
-    """
+    """Keeps the digest and an error of what is written: `torch.save` would raise one of its own."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -119,9 +113,7 @@ def _is_sound(path: Path) -> bool:
             if file.read() == digest.digest():
                 return True
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({reason(error)}); mend this and run the same command again"
-        ) from None
+        raise cannot(path, "read", error, MEND) from None
     log.warning(f"{path}: is damaged (its checksum is wrong); using what was saved before")
     remove(path)
     return False

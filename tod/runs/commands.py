@@ -7,8 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import IO, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 import torch
 
@@ -32,13 +31,10 @@ def share_of_machine(slot: int, processes: int) -> dict[str, str]:
     return variables
 
 
-@dataclass
-class _Running:
+class _Running(NamedTuple):
     child: subprocess.Popen
     slot: int
     output: IO[bytes] | None
-    told: int = 0
-    """How many of the signals it has been sent."""
 
 
 def run_commands(
@@ -52,12 +48,11 @@ def run_commands(
     """Runs all commands to their end; a signal goes to all that run, and none begins after it.
 
     Args:
-        commands: by any name, in this order.
         processes: how many run at once.
         environment: the variables of a command that runs as this one of those at once, from 0.
         look: called again and again.
-        ended: called with the name of a command that has ended, its status, and what it has
-            printed; None: that is shown as it comes.
+        ended: called with a command that has ended, its status, and what it has printed; None:
+            that is shown as it comes.
         together: where one fails, the others are told to stop; what has not stopped five minutes
             after a signal is killed, since it may wait for one that has failed.
 
@@ -66,20 +61,28 @@ def run_commands(
         a shell, where a signal has ended it, or has kept it from running.
     """
     waiting, running = list(commands), dict[Key, _Running]()
-    signals, statuses = list[int](), dict[Key, int]()
+    signals, statuses, num_passed_on = list[int](), dict[Key, int](), 0
     deadline = time.monotonic() + SECONDS_TO_STOP
     with handled_by(lambda number, frame: signals.append(number)):
         while running or (waiting and not signals):
             while waiting and not signals and len(running) < processes:
                 key = waiting.pop(0)
                 slot = min({*range(processes)} - {each.slot for each in running.values()})
-                running[key] = _started(commands[key], slot, environment(slot), ended is not None)
+                output = tempfile.TemporaryFile() if ended else None  # noqa: SIM115 - see below
+                settings = {"stdout": output, "stderr": output, "env": dict(environment(slot))}
+                # In a session of its own, it gets no signal from the terminal, but ours alone.
+                child = subprocess.Popen(commands[key], start_new_session=True, **settings)
+                running[key] = _Running(child, slot, output)
             time.sleep(SECONDS_BETWEEN_LOOKS)
             look()
             if not signals:
                 deadline = time.monotonic() + SECONDS_TO_STOP
+            news = signals[num_passed_on:]
+            num_passed_on += len(news)
             for key, each in [*running.items()]:
-                _pass_on(signals, each)
+                # Windows has no such sessions: its console has told them.
+                for number in news if os.name == "posix" else ():
+                    each.child.send_signal(number)
                 if together and time.monotonic() > deadline:
                     each.child.kill()
                 if each.child.poll() is None:
@@ -94,21 +97,3 @@ def run_commands(
                         output.seek(0)
                         ended(key, statuses[key], output.read().decode(errors="replace"))
     return statuses | dict.fromkeys(waiting, 128 + (signals or [0])[-1])
-
-
-def _started(
-    command: Sequence[str], slot: int, variables: Mapping[str, str], keeps_output: bool
-) -> _Running:
-    output = tempfile.TemporaryFile() if keeps_output else None  # noqa: SIM115 - closed at its end
-    # In a session of its own, it gets no signal from the terminal beside the one from here.
-    child = subprocess.Popen(
-        command, stdout=output, stderr=output, env=dict(variables), start_new_session=True
-    )
-    return _Running(child, slot, output)
-
-
-def _pass_on(signals: Sequence[int], running: _Running) -> None:
-    if os.name == "posix":  # elsewhere there are no such sessions: the console has told it
-        for number in signals[running.told :]:
-            running.child.send_signal(number)
-        running.told = len(signals)

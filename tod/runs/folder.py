@@ -4,8 +4,8 @@ import errno
 import logging
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tod.analysis import results
 from tod.config import InputError, read_run
 from tod.config.identity import Identity
 from tod.config.settings import as_yaml, flat
-from tod.system.files import as_csv, locked, reason, remove, write_atomically
+from tod.system.files import as_csv, cannot, locked, remove, write_atomically
 
 log = logging.getLogger("tod")
 
@@ -27,10 +27,8 @@ CONTENTS = (
 )
 START_AFRESH = "mend it, or start the run afresh with --overwrite"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-ANOTHER_PLACE = "name another place with --output-dir, or start afresh with --overwrite"
-ALL_TRIALS = (
-    "leave out --trials to start all of them afresh, or name another place with --output-dir"
-)
+ANOTHER_PLACE = "name another place with --output-dir"
+ALL_TRIALS = f"leave out --trials to start all of them afresh, or {ANOTHER_PLACE}"
 
 
 @dataclass
@@ -42,20 +40,15 @@ class RunFolder:
 
     path: Path
     identity: Identity
-    trials: Sequence[int]
-    """Those that this process runs."""
-    chosen: Sequence[int]
-    """Those that all processes of the command run."""
-    overwrite: bool = False
-    """Whether this process starts the chosen ones afresh."""
-    advice: str = ANOTHER_PLACE
-    """What to do where the folder holds another run."""
-    _locks: ExitStack = field(default_factory=ExitStack, init=False)
-    _locks_while_emptied: ExitStack = field(default_factory=ExitStack, init=False)
-    _is_claimed: bool = field(default=False, init=False)
-    _is_new: bool = field(default=False, init=False)
-    _all_goes: bool = field(default=False, init=False)
-    """Whether nothing stays of what is there, so that it may be another run."""
+    trials: Sequence[int]  # those that this process runs
+    chosen: Sequence[int]  # those that all processes of the command run
+    overwrite: bool = False  # this process starts the chosen ones afresh
+    advice: str = f"{ANOTHER_PLACE}, or start afresh with --overwrite"  # in another run's folder
+
+    def __post_init__(self) -> None:
+        self._locks, self._locks_while_emptied = ExitStack(), ExitStack()
+        self._made: list[Path] = []  # the folders that were not there, from its own outwards
+        self._all_goes = False  # nothing stays of what is there: it may be another run
 
     @property
     def num_trials(self) -> int:
@@ -71,82 +64,73 @@ class RunFolder:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._is_new and [path.name for path in self.path.iterdir()] == [".locks"]:
-            remove(self.path)  # nothing has come of it
+        if self._made and [path.name for path in self.path.iterdir()] == [".locks"]:
+            remove(self._made.pop(0))  # nothing has come of it
+            with suppress(OSError):
+                for folder in self._made:
+                    folder.rmdir()
         self._locks.close()
         self._locks_while_emptied.close()
 
-    def claim(self, makes_it: bool = False) -> None:
-        """Takes the trials, where the folder is there; of it, at most `results.csv` changes.
+    def claim(self) -> None:
+        """Takes the trials; of what is in the folder, at most `results.csv` changes.
 
-        With `makes_it`, the folder is made where there is none; it goes again if nothing is
-        written. InputError where another process works on one of the trials, or the folder holds
-        another run's results, or cannot be written to.
+        The folder is made where there is none, and goes again if nothing is written. InputError
+        where another process works on one of the trials, or the folder holds another run's
+        results, or cannot be written to.
         """
-        is_new = not self.path.exists()
-        if self._is_claimed or (is_new and not makes_it):
-            return
-        self._is_claimed = True
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         own = {f"trial{trial}" for trial in self.trials}
         self._lock(own, self._locks)
-        self._is_new = is_new  # and not another process's
+        self._made = made  # and not by another process
         if self.overwrite:
-            wanted = {f"trial{trial}" for trial in self.chosen}
-            self._all_goes = self._begun_trials() <= {*self.chosen}
+            wanted, chosen = {f"trial{trial}" for trial in self.chosen}, {*self.chosen}
+            self._all_goes = len(chosen) == self.num_trials or self._begun_trials() <= chosen
             if self._all_goes:  # a run of more trials may have begun there
-                wanted |= {f"trial{trial}" for trial in range(1, self.num_trials + 1)}
+                wanted = {f"trial{trial}" for trial in range(1, self.num_trials + 1)}
                 wanted |= {path.name for path in self.path.glob(".locks/trial*")}
             else:
                 self.advice = ALL_TRIALS
             self._lock(wanted - own, self._locks_while_emptied)
         if not self._all_goes:
             self._refuse_another_run()
-            if (
-                self.trials and (self.path / "trials").exists()
-            ):  # a kill may have come before this was written
+            # A kill may have come before these were written.
+            if self.trials and (self.path / "trials").exists():
                 self._write_results()
 
-    def _lock(self, names: Iterable[str], held: ExitStack) -> None:
+    def _lock(self, names: Iterable[str], held: ExitStack, wait: bool = False) -> None:
         try:
             (self.path / ".locks").mkdir(parents=True, exist_ok=True)
             for name in names:
-                held.enter_context(locked(self.path / ".locks" / name, wait=False))
+                held.enter_context(locked(self.path / ".locks" / name, wait))
         except Timeout:
-            raise InputError(
-                f"{self.path}: is in use by another process; wait for it, "
-                "or name another place with --output-dir"
-            ) from None
+            words = "is in use by another process; wait for it, or"
+            raise InputError(f"{self.path}: {words} {ANOTHER_PLACE}") from None
         except OSError as error:
             if error.errno not in NO_LOCKS:
-                raise InputError(
-                    f"{self.path}: cannot be written ({reason(error)}); "
-                    "name another place with --output-dir"
-                ) from None
-            why = f"cannot be locked ({reason(error)})"
-            log.warning(f"{self.path}: {why}; start no second run on it")
+                raise cannot(self.path, "written", error, ANOTHER_PLACE) from None
+            log.warning(cannot(self.path, "locked", error, "start no second run on it"))
 
     def _begun_trials(self) -> set[int]:
-        """Those that have a saved state or results, unless all are to go anyway."""
-        if len(self.chosen) == self.num_trials:
-            return set()
+        """Those that have a saved state or results."""
         states = [path.name.split(".")[0] for path in self.path.glob("progress/trial*.pt")]
         return {int(t) for t in [*self.rows()["trial"], *(s.removeprefix("trial") for s in states)]}
 
     def open(self, environment: dict[str, Any]) -> None:
-        """Makes the folder ready for results; where the run is to overwrite them, they go.
+        """Makes the claimed folder ready for results; where they are to be overwritten, they go.
 
         `environment` is what the run has found: class names, statistics and fingerprint of the
-        images, device, precision, versions. InputError as by `claim`, and where the run has begun
-        with other images or in another precision.
+        images, device, precision, versions. InputError where the run has begun with other images
+        or in another precision, or the folder cannot be written to.
         """
-        self.claim(makes_it=True)
         if self._all_goes:
             self._empty()
-        recorded = self.path / "config.yaml"
-        if not recorded.exists():
-            content = self.identity.as_dict()
-            content["run"] |= environment
-            write_atomically(recorded, as_yaml(content), self.mark, replaces=False)
+        recorded, content = self.path / "config.yaml", self.identity.as_dict()
+        content["run"] |= environment
+        with ExitStack() as held:
+            self._lock(["config.yaml"], held, wait=True)  # the first process writes it
+            if not recorded.exists():
+                write_atomically(recorded, as_yaml(content))
         self._compare(environment)  # it may be another process's
         if self.overwrite:
             self._empty()
@@ -195,8 +179,7 @@ class RunFolder:
     def _compare(self, environment: dict[str, Any]) -> None:
         self.refuse_other_images(environment["data"])
         found = {"ranks": 1, **self.recorded()["run"]}  # as in earlier versions
-        precision = {"precision": found.get("precision")}
-        self._refuse_differences(precision, {"precision": environment["precision"]})
+        self._refuse_differences(*({"precision": e.get("precision")} for e in (found, environment)))
         for name in ("device", "ranks", "python", "torch"):
             if found.get(name) != environment[name]:
                 log.warning(
@@ -205,7 +188,7 @@ class RunFolder:
                 )
 
     def recorded(self) -> dict[str, Any]:
-        """What `config.yaml` says of the run."""
+        """What `config.yaml` says of the run, as `read_run` gives it."""
         return read_run(self.path, START_AFRESH)
 
     def begun(self) -> dict[str, Any]:
@@ -228,9 +211,7 @@ class RunFolder:
         try:
             return results.read_rows(path) if path.exists() else _in_order()
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"{path}: cannot be read back ({reason(error)}); {START_AFRESH}"
-            ) from None
+            raise cannot(path, "read back", error, START_AFRESH) from None
 
     def _table(self, trial: int | str) -> Path:
         return self.path / "trials" / f"trial{trial}.csv"
@@ -251,10 +232,7 @@ class RunFolder:
     def write_row(self, row: dict[str, str]) -> bool:
         """Adds a cycle's row to its trial's; what is there of it or of later cycles goes.
 
-        A cell is empty where its row has no such column.
-
-        Returns:
-            Whether all trials of the run are finished with it.
+        Returns whether all trials of the run are finished with it.
         """
         rows = self.rows()
         is_earlier = rows["cycle"].astype(int) < int(row["cycle"])

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tod.config import InputError
 from tod.runs.ranks import Ranks
-from tod.system.files import NAMES, reason
+from tod.system.files import MEND, NAMES, cannot
 
 log = logging.getLogger("tod")
 progress = logging.getLogger("tod.progress")
@@ -48,10 +47,8 @@ class RunLog:
         try:
             file = logging.FileHandler(path, encoding="utf-8", errors=NAMES)
         except OSError as error:
-            raise InputError(
-                f"{path}: cannot be written ({reason(error)}); mend this and run the same "
-                "command again, or name another place with --output-dir"
-            ) from None
+            advice = f"{MEND}, or name another place with --output-dir"
+            raise cannot(path, "written", error, advice) from None
         # It must not stop the run, whose results say so themselves.
         file.handleError = lambda record: None
         file.setFormatter(self._format)

@@ -5,18 +5,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from tod.config import Config
 from tod.system.files import reason
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger("tod")
 
@@ -27,26 +24,20 @@ SECONDS_BETWEEN_LINES = 60.0
 class Monitor:
     """Follows the trials of this process, one after the other; it changes nothing in them.
 
-    In a terminal it is a bar over all labelled images that the trials train on, so that it tells
-    images/s and the time left; elsewhere, a line a minute. With `quiet` there is no bar, and the
-    lines go into log.txt alone. Of several processes, the main one shows a bar.
+    In a terminal it is a bar over all labelled images that the trials train on; elsewhere, a line
+    a minute. With `quiet` there is no bar, and the lines go into log.txt alone. Of several
+    processes, the main one shows a bar.
     """
 
     config: Config
-    num_trials: int
-    """How many are to come."""
-    labeled: Sequence[int]
-    """How many labelled images each cycle of a trial trains on."""
+    num_trials: int  # to come
+    labeled: Sequence[int]  # how many labelled images each cycle of a trial trains on
     quiet: bool = False
     is_main_process: bool = True
-    tensorboard: Path | None = None
-    """Where TensorBoard's files go, if there are to be any."""
-    writer: "SummaryWriter | None" = field(default=None, init=False)
-    images: int = field(default=0, init=False)
-    epochs_taken: int = field(default=0, init=False)
-    """In this trial: the step of all that TensorBoard shows."""
+    tensorboard: Path | None = None  # where its files go, if there are to be any
 
     def __enter__(self) -> "Monitor":
+        self.writer, self.images = None, 0
         self.in_lines = self.quiet or not sys.stderr.isatty()
         # Under torchrun, rank 0 waits for the others before it comes here.
         self.began = self.last_line = time.monotonic()
@@ -72,38 +63,30 @@ class Monitor:
         `losses` and `rate` are those of the last epoch, if there was one in this cycle.
         """
         epochs = self.config.training.epochs
+        # In this trial: the step of all that TensorBoard shows.
         self.epochs_taken = (cycle - 1) * epochs + epoch
         # What an earlier process has trained must not count as this one's speed.
-        self.bar.total -= images_until(self.labeled, epochs, cycle, epoch)
+        self.bar.total -= sum(self.labeled[: cycle - 1]) * epochs + self.labeled[cycle - 1] * epoch
         self._close_writer()
         if self.tensorboard is not None:
             from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
 
             # What was written after the saved state comes again: after the last epoch of a cycle,
             # also what stands at its step, the accuracy and the scores.
-            cycle_trained = epoch == epochs
-            purge_step = self.epochs_taken + (0 if cycle_trained else 1)
-            place = str(self.tensorboard / f"trial{trial}")
+            place, is_trained = str(self.tensorboard / f"trial{trial}"), epoch == epochs
+            purge_step = self.epochs_taken + (not is_trained)
             self.writer = self._tried(SummaryWriter, place, purge_step=purge_step)
-            if cycle_trained:
+            if is_trained:
                 self._show_epoch(losses, rate)
 
     def epoch_ended(
-        self,
-        trial: int,
-        cycle: int,
-        epoch: int,
-        num_labeled: int,
-        losses: dict[str, float],
-        rate: float,
+        self, trial: int, cycle: int, epoch: int, num_labeled: int, losses: dict, rate: float
     ) -> None:
         """An epoch, counted from 1, has ended with these mean losses and learning rate."""
         settings, epochs = self.config.active_learning, self.config.training.epochs
         self.epochs_taken = (cycle - 1) * epochs + epoch
-        where = (
-            f"trial {trial}/{settings.trials} cycle {settings.among_cycles(cycle)} "
-            f"epoch {epoch}/{epochs}"
-        )
+        where = f"trial {trial}/{settings.trials} cycle {settings.among_cycles(cycle)}"
+        where += f" epoch {epoch}/{epochs}"
         figures = f"loss {losses['loss']:.3g}, lr {rate:.3g}"
         self.images += num_labeled
         self.bar.set_description_str(where, refresh=False)
@@ -113,7 +96,7 @@ class Monitor:
         if self.in_lines and now - self.last_line > SECONDS_BETWEEN_LINES:
             speed = self.images / (now - self.began)
             left = tqdm.format_interval((self.bar.total - self.images) / speed)
-            log.info("%s: %s, %.0f images/s, %s left", where, figures, speed, left)
+            log.info(f"{where}: {figures}, {speed:.0f} images/s, {left} left")
             self.last_line = now
         self._show_epoch(losses, rate)
 
@@ -144,8 +127,8 @@ class Monitor:
         try:
             return call(*arguments, **settings)
         except OSError as error:
-            why = f"cannot be written ({reason(error)})"
-            log.warning(f"{self.tensorboard}: {why}; the run goes on without it")
+            why = f"cannot be written ({reason(error)}); the run goes on without it"
+            log.warning(f"{self.tensorboard}: {why}")
             self._close_writer()
 
     def _close_writer(self) -> None:
@@ -153,12 +136,3 @@ class Monitor:
             with suppress(OSError):
                 self.writer.close()
             self.writer = None
-
-
-def images_until(labeled: Sequence[int], epochs: int, cycle: int, epoch: int) -> int:
-    """The labelled images that a trial trains on, once for each epoch, before this place.
-
-    `labeled` has how many each cycle trains on; `epoch` is how many of `cycle`'s `epochs` are done.
-    """
-    before = sum(labeled[: cycle - 1]) * epochs
-    return before + labeled[cycle - 1] * epoch if epoch else before

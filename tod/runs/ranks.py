@@ -25,7 +25,7 @@ class Ranks(NamedTuple):
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is the process that does what only one may do."""
+        """Whether it does what only one process may do."""
         return self.rank == 0
 
     def share(self, trials: Sequence[int]) -> Sequence[int]:
@@ -48,16 +48,12 @@ def ranks_from_environment() -> Ranks:
 def run_as_ranks(command: Sequence[str], processes: int) -> int:
     """Runs so many processes of a command on this machine, as the ranks that share its work.
 
-    Where one fails, the others save their states and end, as under `torchrun`. Each has its share
-    of the cores.
-
-    Returns:
-        The exit status: of the first that was found to have failed, or 0.
+    Where one fails, the others save their states and end, as under `torchrun`. Returns the exit
+    status of the first that was found to have failed, or 0.
     """
-    uses_libuv = os.name != "nt"  # which PyTorch has none of on Windows
-    store = distributed.TCPStore(
-        "127.0.0.1", 0, is_master=True, wait_for_workers=False, use_libuv=uses_libuv
-    )
+    on_windows = os.name == "nt"  # where PyTorch has no libuv
+    settings = {"is_master": True, "wait_for_workers": False, "use_libuv": not on_windows}
+    store = distributed.TCPStore("127.0.0.1", 0, **settings)
     shared = {
         **os.environ,
         "TORCHELASTIC_RUN_ID": PROCESSES,
@@ -92,7 +88,7 @@ def main_process_first(ranks: Ranks) -> Iterator[None]:
     _with_the_others(ranks, distributed.init_process_group, "gloo", timeout=timedelta(days=1))
     turn = 0 if ranks.is_main_process else 1 if ranks.local_rank == 0 else 2
     try:
-        for _ in range(turn):
+        for _ in range(1 + turn):  # once all are connected, a barrier notices who has left
             _with_the_others(ranks, distributed.barrier)
         yield
         for _ in range(2 - turn):

@@ -38,12 +38,9 @@ class Interruption:
     A second SIGINT leaves at once.
     """
 
-    advice: str
-    """How to go on."""
-    leaves: bool = True
-    """Whether this process leaves by itself, and not where another rank tells it to."""
-    requested: int | None = None
-    """The signal that has come."""
+    advice: str  # how to go on
+    leaves: bool = True  # by itself, and not where another rank tells it to
+    requested: int | None = None  # the signal that has come
 
     def stop(self, number: int) -> NoReturn:
         """Leaves with the shell's exit status for a signal: 130, 143 or 129."""
@@ -57,15 +54,8 @@ class Interruption:
                 self.stop(self.requested)
             yield item
 
-    def _request(self, number: int, frame: FrameType | None) -> None:
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Handles a signal."""
         if self.requested and number == signal.SIGINT:
             os._exit(128 + signal.SIGINT)
         self.requested = number
-
-    def __enter__(self) -> "Interruption":
-        self._handling = handled_by(self._request)
-        self._handling.__enter__()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._handling.__exit__(*exception)

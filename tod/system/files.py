@@ -29,6 +29,7 @@ NAMES = "surrogateescape"
 """How bytes that are no text stand in the names of files, so that they can be turned back."""
 SECONDS_BETWEEN_TRIES = (0.1, 0.2, 0.4, 0.6, 0.7)
 """Between the renames to a file that another program holds."""
+MEND = "mend this and run the same command again"
 
 
 def sha256(path: Path) -> str:
@@ -40,12 +41,17 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def reason(error: Exception) -> str:
+def reason(error: Exception | str) -> str:
     """Why a file cannot be read or written, in one line."""
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8 text"
     words = getattr(error, "strerror", None) or str(error)
     return shortened(" ".join(words.split()) or type(error).__name__, 300)
+
+
+def cannot(path: Path, done: str, error: Exception | str, advice: str) -> InputError:
+    """The error for a file that cannot be read or written: why not, and what to do."""
+    return InputError(f"{path}: cannot be {done} ({reason(error)}); {advice}")
 
 
 def machine_lacks(error: Exception) -> bool:
@@ -65,23 +71,16 @@ def refuse_what_the_machine_lacks(path: Path, error: Exception) -> None:
 
 
 @contextmanager
-def atomic_file(
-    path: Path, spare: Path | None = None, *, mark: str = "", replaces: bool = True
-) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, spare: Path | None = None, mark: str = "") -> Iterator[BinaryIO]:
     """A file to write that is, whatever happens, the old one or the new one, never a part of it.
 
-    Its folder is made where there is none.
+    Its folder is made where there is none. InputError where the disk is full, the folder cannot be
+    written to, or another program holds the file; the OSError is its cause.
 
     Args:
-        path: the file.
         spare: where the old file goes, if it is kept.
         mark: where several processes may write the file at once, what tells the unfinished one of
             this process from others'; after a kill, the next process of this mark replaces it.
-        replaces: whether a file that is there is replaced; if not, it stays.
-
-    Raises:
-        InputError: the disk is full, the folder cannot be written to, or another program holds
-            the file; the OSError is its cause.
     """
     partial = path.with_name(f".{path.name}{mark}.partial")
     with _one_line(path):
@@ -93,10 +92,7 @@ def atomic_file(
                 os.fsync(file.fileno())
             if spare is not None and path.exists():
                 _replace(path, spare)
-            if replaces:
-                _replace(partial, path)
-            else:
-                _link(partial, path)
+            _replace(partial, path)
         except BaseException:
             remove(partial)
             raise
@@ -123,10 +119,7 @@ def _one_line(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({reason(error)}); what was saved before is intact: "
-            "mend this and run the same command again"
-        ) from error
+        raise cannot(path, "written", error, f"what was saved before is intact: {MEND}") from error
 
 
 def _replace(source: Path, target: Path) -> None:
@@ -139,18 +132,6 @@ def _replace(source: Path, target: Path) -> None:
     source.replace(target)
 
 
-def _link(source: Path, target: Path) -> None:
-    """Renames, unless there is a file of that name: of several processes, the first does it."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without hard links
-        if not target.exists():
-            _replace(source, target)
-    remove(source)
-
-
 def _sync_folder(folder: Path) -> None:
     """A rename outlives a power cut only once its folder is on the disk."""
     if os.name == "posix":  # elsewhere a folder cannot be opened
@@ -161,14 +142,9 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def write_atomically(
-    path: Path, content: bytes | str, mark: str = "", replaces: bool = True
-) -> None:
-    """Writes all of a file as `atomic_file` does; a text in UTF-8.
-
-    A file's name in it that is no UTF-8 keeps its own bytes.
-    """
-    with atomic_file(path, mark=mark, replaces=replaces) as file:
+def write_atomically(path: Path, content: bytes | str, mark: str = "") -> None:
+    """Writes all of a file as `atomic_file` does; a text in UTF-8, with names' own bytes."""
+    with atomic_file(path, mark=mark) as file:
         file.write(content.encode("utf-8", NAMES) if isinstance(content, str) else content)
 
 
@@ -182,10 +158,8 @@ def as_csv(table: "pd.DataFrame") -> str:
 def decoded(content: bytes) -> str:
     """The text of a file in UTF-8, or in UTF-16 with its mark, as spreadsheets may save it.
 
-    Bytes that are neither stay as they are in the names of files.
-
-    Raises:
-        ValueError: it is UTF-16 without its mark, or a part of a character.
+    Bytes that are neither stay as they are in the names of files. ValueError where it is UTF-16
+    without its mark, or a part of a character.
     """
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16")
@@ -197,15 +171,9 @@ def decoded(content: bytes) -> str:
 def rows_of_csv(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The columns of a CSV text, and its rows; each cell is exactly what was written.
 
-    Commas, semicolons or tabs separate the cells; a first line `sep=;` may say so. Last cells may
-    be left out.
-
-    Returns:
-        The columns' names in lower case, and for each row that is not empty the line on which it
-        ends and its cells: those that are there.
-
-    Raises:
-        ValueError: it is no table.
+    Commas, semicolons or tabs separate the cells; a first line `sep=;` may say so. The columns'
+    names are in lower case; a row that is not empty has the line on which it ends, and the cells
+    that are there: the last ones may be left out. ValueError where it is no table.
     """
     lines = io.StringIO(text, newline="")
     first = lines.readline()
@@ -235,7 +203,7 @@ def rows_of_csv(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
 
 def damaged(path: Path, why: str) -> InputError:
     """The error for a file of the run's own that is not as it was written."""
-    return InputError(f"{path}: cannot be read back ({why}); bring back the file as it was")
+    return cannot(path, "read back", why, "bring back the file as it was")
 
 
 def read_table(
@@ -243,13 +211,8 @@ def read_table(
 ) -> list[dict[str, str]]:
     """The rows of a CSV file that `as_csv` has made, also once a spreadsheet has saved it again.
 
-    Args:
-        path: the file.
-        columns: that it must have; they come in this order, and others may be there.
-        added: further ones, which an earlier version did not write: empty there.
-
-    Raises:
-        InputError: it cannot be read back.
+    They have `columns`, which must be there, in this order, and those `added` since an earlier
+    version, which are empty there. InputError where it cannot be read back.
     """
     try:
         text = decoded(path.read_bytes())
@@ -280,8 +243,8 @@ def remove(path: Path) -> bool:
 def locked(path: Path, wait: bool = True) -> FileLock:
     """The lock that a file stands for, to hold by `with`; it goes with its process, however ended.
 
-    Holding it raises Timeout where another process holds it and is not waited for, and OSError
-    where nothing can be locked.
+    Timeout where another process holds it and is not waited for; OSError where nothing can be
+    locked.
     """
     # Where a file system has none, not a file whose being there is the lock: it outlives a kill.
     return FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)
