@@ -25,11 +25,11 @@ from losses import (
 )
 from models import NetworkFactory, fold_batch_norm
 from models.inference import logits_alone
+from tests.engine.test_own_loss import Distillation, Penalty, Remembering
 from tests.support.harness import tiny_run
 from tests.support.loading import refused
 from tests.support.people import People
 from tests.support.several_ranks import RankPool
-from tests.test_own_loss import Distillation, Penalty, Remembering
 from tod import config as configuration
 from tod import data
 from tod.config import InputError

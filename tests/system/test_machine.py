@@ -128,7 +128,7 @@ def test_without_proc_it_is_the_whole_machine(tmp_path, monkeypatch):
 
 def test_whatever_asks_for_cores_or_memory_asks_for_the_jobs():
     for folder in ("tod", "experiments"):
-        for path in (Path(__file__).parents[1] / folder).rglob("*.py"):
+        for path in (Path(__file__).parents[2] / folder).rglob("*.py"):
             whole = ("cpu_count", "sched_getaffinity", "SC_PHYS_PAGES", "memory.max")
             if path.name != "machine.py":
                 assert not any(word in path.read_text("utf-8") for word in whole), path
