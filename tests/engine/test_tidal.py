@@ -1,21 +1,23 @@
 """TiDAL, held against a plain transcription of its training and its score."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 import samplers
-from losses import TrainingDynamics
+from losses import Step, TrainingDynamics
 from models.lossnet import DynamicsNet
 from tests.engine.test_fast_paths import all_networks, batch, learner_on, stand_in_graphs
 from tests.support.harness import checkpoint, tiny_run
 from tests.support.pools import pool_of, positions
 from tests.support.soak import differences, results
 from tod.data.batches import ImageBatches
-from tod.engine.cuda_graph import GraphedGradients
+from tod.engine.cuda_graph import WARM_UP_STEPS, GraphedGradients
 from tod.engine.learner import Learner
 
 __all__ = ["stand_in_graphs"]
@@ -101,13 +103,22 @@ def with_memory(size: int) -> Learner:
 
 
 @pytest.mark.usefixtures("stand_in_graphs")
-def test_a_graph_s_warm_up_leaves_the_memory_as_it_was():
-    learner = with_memory(40)
+def test_a_graph_s_warm_up_sees_and_leaves_the_memory_as_it_was(monkeypatch):
+    learner, seen = with_memory(40), []
     memory = learner.auxiliary.memory.mean_predictions
     memory += 0.1
+    losses = TrainingDynamics.losses
+
+    def noted(loss: TrainingDynamics, step: Step) -> Sequence[Tensor]:
+        seen.append(memory.clone())
+        return losses(loss, step)
+
+    monkeypatch.setattr(TrainingDynamics, "losses", noted)
     learner.graphs = GraphedGradients(all_networks(learner))
+    learner.epoch = 2
     images, labels, none = batch("cpu", (16, 0), 0)
     learner._step(images, labels, none, torch.arange(16))
-    assert learner.graphs.works
+    assert learner.graphs.works and len(seen) == WARM_UP_STEPS + 1
     # On a CPU a replay does nothing: all that has run were the warm-up and the capture.
-    torch.testing.assert_close(memory, torch.full((40, 10), 0.1))
+    for each in (*seen, memory):
+        torch.testing.assert_close(each, torch.full((40, 10), 0.1))

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -73,12 +74,24 @@ def write_unreadable(folder: Path, unreadable: Sequence[tuple[str, str]], mark: 
 
 
 def write_learning_curve(folder: Path, mark: str = "") -> None:
-    """Draws `learning_curve.png` from the `results.csv` of a run's folder."""
-    _write_picture(
-        folder / "learning_curve.png",
-        lambda: figures.rendered(figures.learning_curves([results.read_run(folder)])),
-        mark,
-    )
+    """Draws `learning_curve.png` from the `results.csv` of a run's folder.
+
+    Other processes may do so at the same time: whoever is last has drawn all rows.
+    """
+    path, drawn = folder / "learning_curve.png", None
+    while drawn != (rows := _content(folder / "results.csv")):
+        drawn = rows
+        _write_picture(
+            path,
+            lambda: figures.rendered(figures.learning_curves([results.read_run(folder)])),
+            mark,
+        )
+
+
+def _content(path: Path) -> bytes:
+    with suppress(OSError):
+        return path.read_bytes()
+    return b""
 
 
 def _write_picture(path: Path, draw: Callable[[], bytes], mark: str = "") -> None:

@@ -85,14 +85,25 @@ class GraphedGradients:
         static = [tensor.clone() for tensor in inputs]
         before = [buffer.clone() for buffer in self.buffers]
         current_stream = torch.cuda.current_stream()
+
+        def restore() -> None:
+            for buffer, value in zip(self.buffers, before, strict=True):
+                buffer.copy_(value)
+
+        def compute_anew(*inputs: Tensor) -> Tensor:
+            restore()  # which a loss with a memory of images sees
+            return compute(*inputs)
+
         try:
-            expected, expected_norms = self._warm_up(compute, static)
+            expected, expected_norms = self._warm_up(compute_anew, static)
+            restore()
             # Without gradients to add to, a graph writes its own, and need not clear them first.
             self._remove_gradients()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
                 losses = compute(*static)
             gradients = [parameter.grad for parameter in self.parameters]
+            restore()
             graph.replay()
             if not torch.allclose(losses[0], expected[0], rtol=1e-2, atol=1e-4, equal_nan=True):
                 raise RuntimeError(f"loss {losses[0].item():g} instead of {expected[0].item():g}")
@@ -107,8 +118,7 @@ class GraphedGradients:
                 # What a failed warm-up has left running would write to the buffers later.
                 self._stream.synchronize()
             finally:
-                for buffer, value in zip(self.buffers, before, strict=True):
-                    buffer.copy_(value)
+                restore()
         return _Captured(graph, static, losses, gradients)
 
     def _warm_up(

@@ -117,7 +117,7 @@ def _led_by_rank_0(interruption: Interruption) -> Iterator[None]:
     with handled_by(interruption.note):
         try:
             yield
-        except LostRankError:
+        except (LostRankError, SystemExit):
             if interruption.requested:  # so was rank 0, which says so
                 raise SystemExit(128 + interruption.requested) from None
             raise

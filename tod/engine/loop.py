@@ -149,22 +149,26 @@ class Loop:
                 learner.epoch_losses,
                 learning_rate(self.config, learner.epoch - 1),
             )
-        requested = self.ranks.agree(interruption.requested or 0)
+        # All ranks save together: rank 0's signals and clock decide.
+        is_late = seconds > SECONDS_BETWEEN_SAVES
+        wanted = self.ranks.agree(interruption.requested or -int(is_late))
         due = epoch_ended and (cycle_trained or learner.epoch % EPOCHS_BETWEEN_SAVES == 0)
-        if due or seconds > SECONDS_BETWEEN_SAVES or requested:
+        if due or wanted:
             self.train_seconds += seconds
             self.save()
             self.clock = time.monotonic()
-            if requested:
-                interruption.stop(requested)
+            if wanted > 0:
+                interruption.stop(wanted)
 
     def save(self) -> None:
         """Saves where the trial stands: a killed run goes on from here."""
         self.trial.learner.check_finite()
-        if self.writes:
-            self.monitor.flush()
-            state = {**self.trial.state_dict(), **self.oracle.state_dict()}
-            self.progress.save({**state, "train_seconds": self.train_seconds})
+        self.ranks.from_main(self._write_state)
+
+    def _write_state(self) -> None:
+        self.monitor.flush()
+        state = {**self.trial.state_dict(), **self.oracle.state_dict()}
+        self.progress.save({**state, "train_seconds": self.train_seconds})
 
     def resume(self) -> None:
         """Takes back what an earlier process has saved of the trial, if it has."""

@@ -106,12 +106,14 @@ class Trial:
         self.number = number
         if labeled is None:
             settings, train = self.config.active_learning, experiment.dataset.train
-            labeled = choose_first(
-                settings.initial,
-                settings.labels_of_cycles(len(train))[0],
-                train.labels.numpy(),
-                experiment.features,
-                self.random("initial labels"),
+            labeled = experiment.ranks.from_main(
+                lambda: choose_first(
+                    settings.initial,
+                    settings.labels_of_cycles(len(train))[0],
+                    train.labels.numpy(),
+                    experiment.features,
+                    self.random("initial labels"),
+                )
             )
         self.labeled = labeled
         self._pool = np.arange(len(experiment.dataset.train)) if pool is None else pool
@@ -145,8 +147,10 @@ class Trial:
     def train(self, after_step: Callable[[], None] = lambda: None) -> None:
         """Trains to the end of the cycle; `after_step` is called after each optimiser step."""
         images, labels = self.experiment.train_images, self.experiment.train_labels
+        networks = [self.backbone, *self.auxiliary.networks()]
+        self.experiment.ranks.synchronize(networks)
         self.learner.train_cycle(images, labels, self.labeled, self.unlabeled, after_step)
-        self.experiment.ranks.synchronize([self.backbone, *self.auxiliary.networks()])
+        self.experiment.ranks.synchronize(networks)
 
     def test_logits(self) -> Tensor:
         """f(x; w_c) of the test images, (N, C), on the host; FloatingPointError: not all finite."""

@@ -64,13 +64,18 @@ class RunFolder:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._made and [path.name for path in self.path.iterdir()] == [".locks"]:
+        if self._made and self._holds_only_own_locks():
             remove(self._made.pop(0))  # nothing has come of it
             with suppress(OSError):
                 for folder in self._made:
                     folder.rmdir()
         self._locks.close()
         self._locks_while_emptied.close()
+
+    def _holds_only_own_locks(self) -> bool:
+        there = {str(path.relative_to(self.path)) for path in self.path.rglob("*")}
+        own = {f".locks/trial{trial}" for trial in (*self.trials, *self.chosen)}
+        return there <= {".locks", ".locks/config.yaml", *own}
 
     def claim(self) -> None:
         """Takes the trials; of what is in the folder, at most `results.csv` changes.
