@@ -100,7 +100,7 @@ class Pool:
 
     @property
     def predictions(self) -> Tensor:
-        """What the auxiliary loss's module gives of the feature maps: LL4AL's losses, (M,)."""
+        """What the auxiliary loss's module gives: LL4AL's losses (M,), TiDAL's logits (M, C)."""
         return self._outputs[3]
 
     @property
