@@ -1,4 +1,4 @@
-"""The networks: two ResNet-18s with two heads, and LL4AL's loss-prediction module."""
+"""The networks: two ResNet-18s and two linear heads, and modules beside them."""
 
 import copy
 import itertools
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from models import resnet
+from models import linear, resnet
 from tod import config
 from tod.config.schema import Model
 from tod.system.files import reason
@@ -23,11 +23,13 @@ BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 Outputs = tuple[Tensor, Tensor, Tensor, list[Tensor]]
 """What a backbone gives for N images: logits (N, C), consistency logits (N, C), features (N, F),
-and the four stages' feature maps."""
+and the four stages' feature maps, or one of frozen features."""
 
 
-def build_backbone(model: Model, num_classes: int) -> nn.Module:
-    """The backbone that the configuration names, with random weights."""
+def build_backbone(model: Model, num_classes: int, num_features: int = 0) -> nn.Module:
+    """The backbone that the configuration names, with random weights; F where it has features."""
+    if model.is_linear:
+        return linear.Linear(num_classes, num_features, model.dropout)
     if model.name == "resnet":
         return resnet.ResNet18(num_classes, model.width, model.dropout)
     from models import imagenet_resnet  # torchvision takes seconds to import
@@ -35,17 +37,21 @@ def build_backbone(model: Model, num_classes: int) -> nn.Module:
     return imagenet_resnet.ResNet18(num_classes, model.width, model.dropout)
 
 
-def stage_channels(model: Model) -> list[int]:
-    """The channels of the backbone's four feature maps."""
+def stage_channels(model: Model, num_features: int = 0) -> list[int]:
+    """The channels of the backbone's feature maps."""
+    if model.is_linear:
+        return [num_features]
     return [model.width * factor for factor in (1, 2, 4, 8)]
 
 
 def multiply_adds(model: Model, side: int) -> int:
-    """Of the convolutions in a forward pass of one image of this side.
+    """Of the convolutions in a forward pass of one image of this side; linear heads have none.
 
     Those of the four stages do 132 · width² for each pixel of the first stage's maps: most of them
     9 · width² each, since a later stage has twice the channels on a quarter of the pixels.
     """
+    if model.is_linear:
+        return 0
     kernel, stem, maps = (3, side, side) if model.name == "resnet" else (7, side / 2, side / 4)
     return round(3 * kernel**2 * model.width * stem**2 + 132 * model.width**2 * maps**2)
 
@@ -55,7 +61,8 @@ class NetworkFactory:
     """Makes the networks of one trial, with random weights.
 
     These depend on seed, role and trial; and on the cycle, where networks start anew in each.
-    `num_images` is the size of the training set, for what a loss remembers of each image.
+    `num_images` is the size of the training set, for what a loss remembers of each image;
+    `num_features` are those of an image, where features are given.
     """
 
     model: Model
@@ -65,18 +72,19 @@ class NetworkFactory:
     trial: int
     cycle: int = 1
     num_images: int = 0
+    num_features: int = 0
 
     def backbone(self, role: str) -> nn.Module:
         """A backbone for one role: backbone, teacher or previous."""
         seed_torch(self.seed, role, *self._place)
         memory_format = fastest_memory_format(self.device, self.model.width)
-        network = build_backbone(self.model, self.num_classes)
+        network = build_backbone(self.model, self.num_classes, self.num_features)
         return network.to(self.device, memory_format=memory_format)
 
     def module(self, role: str, kind: Callable[[Sequence[int]], nn.Module]) -> nn.Module:
         """A network beside the backbone, which `kind` makes for feature maps of these channels."""
         seed_torch(self.seed, role, *self._place)
-        return kind(stage_channels(self.model)).to(self.device)
+        return kind(stage_channels(self.model, self.num_features)).to(self.device)
 
     @property
     def _place(self) -> tuple[int, ...]:

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 class LossNet(nn.Module):
-    """Predicts an image's loss from the feature maps of the backbone's four stages.
+    """Predicts an image's loss from the feature maps of the backbone's stages.
 
     The maps are averaged over their whole area, whatever its size, as the LL4AL paper describes.
 
     Args:
-        num_channels: channels of the four feature maps.
+        num_channels: channels of the feature maps.
         hidden: outputs of the linear layer behind each map.
     """
 
@@ -21,19 +21,19 @@ class LossNet(nn.Module):
         self, num_channels: Sequence[int] = (64, 128, 256, 512), hidden: int = 128
     ) -> None:
         super().__init__()
-        self.FC1, self.FC2, self.FC3, self.FC4 = (nn.Linear(c, hidden) for c in num_channels)
-        self.linear = nn.Linear(4 * hidden, 1)
+        for stage, channels in enumerate(num_channels, start=1):
+            self.add_module(f"FC{stage}", nn.Linear(channels, hidden))
+        self.linear = nn.Linear(len(num_channels) * hidden, 1)
 
     def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
-        """Four feature maps (N, channels, height, width) → predicted losses (N,)."""
+        """Feature maps (N, channels, height, width) → predicted losses (N,)."""
         return self.linear(self.hidden(feature_maps)).squeeze(1)
 
     def hidden(self, feature_maps: Sequence[Tensor]) -> Tensor:
-        """What the last layer sees, (N, 4 · hidden)."""
-        layers = (self.FC1, self.FC2, self.FC3, self.FC4)
+        """What the last layer sees, (N, stages · hidden)."""
         hidden = [
-            F.relu(layer(F.adaptive_avg_pool2d(feature_map, 1).flatten(1)))
-            for layer, feature_map in zip(layers, feature_maps, strict=True)
+            F.relu(getattr(self, f"FC{stage}")(F.adaptive_avg_pool2d(feature_map, 1).flatten(1)))
+            for stage, feature_map in enumerate(feature_maps, start=1)
         ]
         return torch.cat(hidden, dim=1)
 
@@ -43,8 +43,8 @@ class DynamicsNet(LossNet):
 
     def __init__(self, num_channels: Sequence[int], num_classes: int, hidden: int = 128) -> None:
         super().__init__(num_channels, hidden)
-        self.linear = nn.Linear(4 * hidden, num_classes)
+        self.linear = nn.Linear(len(num_channels) * hidden, num_classes)
 
     def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
-        """Four feature maps (N, channels, height, width) → logits (N, C)."""
+        """Feature maps (N, channels, height, width) → logits (N, C)."""
         return self.linear(self.hidden(feature_maps))

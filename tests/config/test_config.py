@@ -29,6 +29,8 @@ cod: {ema_decay: 0.999, fixed_batch_in_first_cycle: true}
 ll4al: {margin: 1.0, weight: 1.0, detach_epoch: 120}
 augmentation: {flip: true, crop_padding: 4}
 model: {name: resnet, width: 64, pretrained: false, dropout: 0.0}
+model.extractor: efficientnet_lite0
+model.extractor_size: null
 images: {resize: null, size: null, unreadable: refuse, test_share: null}
 images.mean: [0.4914, 0.4822, 0.4465]
 images.std: [0.2023, 0.1994, 0.2010]
@@ -57,6 +59,12 @@ scoring.augment: true
 """,
 }
 SMALL_NETWORK = "cifar10_small_network"
+ON_FEATURES = {
+    "cifar10_features": "cifar10",
+    "caltech101_features": "caltech101",
+    "own_photographs": OWN_IMAGES,
+}
+"""Configurations of linear heads, and whose images they have."""
 DIGITS = configuration.load("digits").as_dict()
 KEYS = sorted(f"{s}.{k}" for s, v in DIGITS.items() if isinstance(v, dict) for k in v)
 
@@ -77,7 +85,7 @@ def write(path: Path, values: dict) -> str:
 def test_every_shipped_configuration_is_expected_here():
     expected = sorted([*PAPER, "digits", "image_folder", OWN_IMAGES])
     assert sorted(DATASETS) == expected
-    assert configuration.config_names() == sorted([*expected, SMALL_NETWORK])
+    assert configuration.config_names() == sorted([*expected, SMALL_NETWORK, *ON_FEATURES])
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -99,6 +107,27 @@ images: {mean: null, std: null}
     assert flat(configuration.load(SMALL_NETWORK)) == expected
 
 
+@pytest.mark.parametrize("name", ON_FEATURES)
+def test_networks_on_features_differ_from_others_in_the_network_and_its_training(name):
+    """The training, which suits features of unit length, is the same for all."""
+    other = flat(configuration.load(ON_FEATURES[name]))
+    own = flat(configuration.load(name))
+    differ = {key for key in own if own[key] != other[key]}
+    sections = {key.partition(".")[0] for key in differ}
+    assert sections <= {
+        "model",
+        "images",
+        "augmentation",
+        "active_learning",
+        "training",
+        "ll4al",
+        "scoring",
+    }
+    assert own["dataset"] == other["dataset"] and own["cod.weight"] == other["cod.weight"]
+    training = configuration.load(name).training
+    assert training == configuration.load("own_photographs").training
+
+
 def test_training_sets_have_the_papers_sizes():
     sizes = [DATASETS[name].training_images for name in PAPER]
     assert sizes == [50_000, 50_000, 73_257, 7_766]
@@ -117,6 +146,7 @@ def test_shipped_file_shows_every_value_that_matters(name):
     shown = yaml.safe_load((CONFIG_DIR / f"{name}.yaml").read_text(encoding="utf-8"))
     resolved = configuration.load(name).as_dict()
     hidden = {"dropout", "fresh_weights", "initial", "imbalance", "audit_share", "test_share"}
+    hidden |= {"extractor", "extractor_size"}
     hidden -= {"image_folder": {"test_share"}, OWN_IMAGES: {"audit_share"}}.get(name, set())
     if not DATASETS[name].are_files:
         hidden |= {"resize", "size", "unreadable"}

@@ -142,7 +142,7 @@ VALUES = [
     *values("should be 'cifar10', 'cifar100'", "dataset=mnist|3||[digits]"),
     *values("is no path", r'data_dir=""|"\x20"|"a\0b"'),
     *values("should be a valid string", r'data_dir=5|[data]|null|"\ud800"'),
-    *values("should be 'resnet' or 'imagenet_resnet'", "model.name=vgg|1|null"),
+    *values("should be 'resnet', 'imagenet_resnet' or 'linear'", "model.name=vgg|1|null"),
     *values("should be 'refuse' or 'skip'", "images.unreadable=ignore"),
     *values(
         INTEGER,
@@ -241,7 +241,11 @@ CONTRADICTIONS = [
     ),
 ]
 FILES = [
-    file("", "holds no settings", "cifar10, cifar100, cifar10_small_network, digits"),
+    file(
+        "",
+        "holds no settings",
+        "caltech101_features, cifar10, cifar100, cifar10_features, cifar10_small_network, digits",
+    ),
     file("- dataset: digits\n", "holds no settings"),
     file("digits", "holds no settings"),
     file("{}", "dataset: is missing", "config/digits.yaml", lines=8),

@@ -14,6 +14,7 @@ from tests.support.decoding import STORE, WHITE, decode, kept, load, names, no_l
 from tests.support.pictures import write_classes
 from tod.config.schema import Images
 from tod.data import picture
+from tod.data.of_files import file_key, of_files
 from tod.data.store import Store
 
 
@@ -69,8 +70,9 @@ def test_a_store_keeps_rows_of_any_type(folder):
         return np.float32([len(asked), 0.5]).tobytes(), path.name == "1.png"
 
     for files in (["0.png", "1.png"], ["2.png", "1.png", "0.png"]):
-        store = Store(folder / "f", files, "reader", np.dtype((np.float32, 2)))
-        kept, problems, why = store.load(make)
+        keys = [file_key(folder, file, "reader") for file in files]
+        store = Store(folder / "f", keys, np.dtype((np.float32, 2)))
+        kept, problems, why = store.load(of_files(folder, files, make))
         assert not problems and why is None
     assert sorted(asked) == ["0.png", "1.png", "2.png"] and asked[2] == "2.png"
     assert kept.values[kept.rows][0].tolist() == [3, 0.5]
@@ -119,7 +121,7 @@ def test_what_was_kept_and_is_damaged_is_decoded_again(folder, decoded):
 
 def test_what_an_earlier_version_kept_goes_and_is_not_believed(folder, decoded):
     reader = f"{picture.VERSION}\0{picture.as_shown.__name__}"
-    keys = Store(folder / STORE, names(folder), reader, np.dtype(np.uint8)).keys
+    keys = [file_key(folder, name, reader) for name in names(folder)]
     files = [STORE, f"{STORE}.before", f"{STORE}.partial.keys", f"{STORE}_0123456789abcdef.npy"]
     write_classes(folder, dict.fromkeys(files, bytes(6 * 192) + b"\0".join(keys)))
     load(folder)

@@ -108,6 +108,9 @@ def _contradictions(valid: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for key, (right, words) in WITH_PEOPLE.items():
             if valid.get(key, right) != right:
                 yield f"active_learning.{key}", f"{valid[key]} {words}"
+        if valid.get("name") == "linear" and valid.get("extractor", "") is None:
+            words = "null is for the rows of --features, which people's images have not; name one"
+            yield "model.extractor", words
         if valid.get("audit_share") and valid.get("query_size") == 1:
             words = "1 leaves no room for audits; write 2 or more, or audit_share 0"
             yield "active_learning.query_size", words
@@ -134,7 +137,7 @@ def _contradictions(valid: dict[str, Any]) -> Iterator[tuple[str, str]]:
         elif milestones and milestones[-1] > epochs:
             words = f"{milestones[-1]} lies beyond the {epochs} epochs; lower it, or write"
             yield "training.milestones", f"{words} milestones: [] for a constant learning rate"
-    if valid.get("pretrained"):
+    if valid.get("pretrained") and valid.get("name") != "linear":
         if valid.get("name", "imagenet_resnet") != "imagenet_resnet":
             yield "model.pretrained", "true needs model.name imagenet_resnet; change one of them"
         if valid.get("width", 64) != 64:

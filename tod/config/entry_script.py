@@ -105,8 +105,11 @@ def _contradictions(typed: argparse.Namespace, config: Config) -> Iterator[tuple
         for name in ("labels", "relabel", "partial"):
             if getattr(typed, name):
                 yield name, f"is for people's labels (--config {OWN_IMAGES})"
-        if config.active_learning.initial == "typical" and not typed.features:
-            yield "features", "active_learning.initial=typical needs a file"
+        needs = "model.extractor=null" if config.model.sees_a_file else None
+        if config.active_learning.initial == "typical" and not config.model.is_linear:
+            needs = "active_learning.initial=typical"
+        if needs and not typed.features:
+            yield "features", f"{needs} needs a file"
         return
     if typed.processes > 1 and typed.parallel == "trials":
         yield "processes", "people label for one trial; --parallel data shares it"

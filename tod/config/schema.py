@@ -81,10 +81,26 @@ class Section(BaseModel):
 class Model(Section):
     """The backbone."""
 
-    name: Literal["resnet", "imagenet_resnet"]
+    name: Literal["resnet", "imagenet_resnet", "linear"]
     width: int = Field(64, ge=1, le=1024)
     pretrained: bool = False
     dropout: float = Field(0.0, ge=0, lt=1)
+    extractor: str | None = "efficientnet_lite0"
+    extractor_size: int | None = Field(None, ge=32, le=2048)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it sees features instead of images."""
+        return self.name == "linear"
+
+    @property
+    def sees_a_file(self) -> bool:
+        """Whether it sees the features in the file of `--features`, and not an extractor's."""
+        return self.is_linear and self.extractor is None
+
+    @property
+    def takes_imagenet_weights(self) -> bool:
+        return self.pretrained and not self.is_linear
 
 
 class Images(Section):

@@ -46,7 +46,7 @@ def load(config: Config, seed: int) -> Dataset:
     active, train, draw = config.active_learning, found.train, found.draw
     if active.imbalance is not None:
         kept = np.flatnonzero(in_long_tail(train.labels.numpy(), active.imbalance, seed))
-        draw = Draw(draw.places[kept], draw.size) if draw else Draw(kept, len(train))
+        draw = draw._replace(places=draw.places[kept]) if draw else Draw(kept, len(train))
         train = train.subset(kept)
     problem = too_many_labels(active.initial_labels, active.cycles, active.query_size, len(train))
     if len(found.test) == 0:

@@ -1,4 +1,4 @@
-"""Batches on the device: index, flip, crop, normalise.
+"""Batches on the device: of images, index, flip, crop, normalise; of features, index alone.
 
 A *view* of an image is a row of four integers: its index in the training set, whether it is
 flipped, and the row and column at which the crop starts in the zero-padded image.
@@ -15,12 +15,81 @@ from torch import Tensor
 from tod.config.schema import Augmentation
 
 
-class ImageBatches:
-    """Makes normalised batches of `pixels` (N, 3, H, W), which stay on the device as uint8.
+class RowBatches:
+    """Makes batches of images, or of what stands for them, which stay on the device as they are.
 
-    `mean` and `std` (3,) are of pixels from 0 to 1; `rows` (N,) says which of the pixels are the
-    images, if not all. Images that would fill more than half of a GPU's free memory stay on the
-    host; then the bytes of one batch travel while the GPU trains on the one before.
+    `stored` (M, D) has a row each; `rows` (N,) says which of them the N are, if not all. What would
+    fill more than half of a GPU's free memory stays on the host; then the bytes of one batch travel
+    while the GPU trains on the one before.
+    """
+
+    def __init__(self, stored: Tensor, rows: Tensor | None, device: torch.device) -> None:
+        self.stored = stored
+        self.rows = torch.arange(len(stored)) if rows is None else rows
+        self.device = device
+        self.copy_stream = None
+        nbytes = len(self.rows) * stored.shape[1] * stored.element_size()
+        if device.type == "cuda" and nbytes > _free_memory(device) / 2:
+            self.copy_stream = torch.cuda.Stream(device)
+            self.last_fetch: torch.cuda.Event | None = None
+        elif device.type != "cpu":
+            # Without a copy of all of them on the host.
+            shape = (len(self.rows), stored.shape[1])
+            on_device = torch.empty(shape, dtype=stored.dtype, device=device)
+            for some, chosen in zip(on_device.split(1024), self.rows.split(1024), strict=True):
+                some.copy_(stored[chosen])
+            self.stored, self.rows = on_device, None
+
+    def to_device(self, indices: Tensor) -> Tensor:
+        """Indices (N,) or views (N, …), from the host, as the batches want them."""
+        # Pinned memory travels without being waited for.
+        return indices.pin_memory() if self.copy_stream else indices.to(self.device)
+
+    def select(self, indices: Tensor) -> Tensor:
+        """Rows (n, D) on the device, of indices (n,) from `to_device`."""
+        if self.rows is not None:
+            indices = self.rows[indices]
+        if self.copy_stream is None:
+            return self.stored.index_select(0, indices)
+        training_stream = torch.cuda.current_stream(self.device)
+        # The host waits for the step before the last: each that is queued holds its images.
+        if self.last_fetch is not None:
+            self.last_fetch.synchronize()
+        self.last_fetch = training_stream.record_event()
+        shape = (len(indices), *self.stored.shape[1:])
+        rows = torch.empty(shape, dtype=self.stored.dtype, pin_memory=True)
+        torch.index_select(self.stored, 0, indices, out=rows)
+        # On a stream that does not wait for the training's.
+        with torch.cuda.stream(self.copy_stream):
+            on_device = rows.to(self.device, non_blocking=True)
+        training_stream.wait_stream(self.copy_stream)
+        on_device.record_stream(training_stream)
+        return on_device
+
+
+class FeatureBatches(RowBatches):
+    """Makes batches of features `stored` (M, F) float32, each of unit length.
+
+    There are no random views of features: one view is the index alone.
+    """
+
+    def plain(self, indices: Tensor) -> Tensor:
+        """Indices (N,) from `to_device` → (N, F) float32."""
+        return F.normalize(self.select(indices))
+
+    def augmented(self, views: Tensor) -> Tensor:
+        """Views (N, 1) from `to_device` → (N, F) float32."""
+        return self.plain(views[:, 0])
+
+    def random_views(self, indices: np.ndarray, random: np.random.Generator) -> Tensor:
+        """Indices (N,) → (N, 1) int64, on the host."""
+        return torch.from_numpy(indices[:, None])
+
+
+class ImageBatches(RowBatches):
+    """Makes normalised batches of `pixels` (N, 3, H, W) uint8.
+
+    `mean` and `std` (3,) are of pixels from 0 to 1.
     """
 
     def __init__(
@@ -35,31 +104,12 @@ class ImageBatches:
     ) -> None:
         _, _, self.height, self.width = pixels.shape
         # An image is one row of bytes, pixel by pixel: channels-last, as the networks want it.
-        self.pixels = pixels.permute(0, 2, 3, 1).flatten(1)
-        self.rows = torch.arange(len(pixels)) if rows is None else rows
-        self.copy_stream = None
-        nbytes = len(self.rows) * self.pixels.shape[1]
-        if device.type == "cuda" and nbytes > _free_memory(device) / 2:
-            self.copy_stream = torch.cuda.Stream(device)
-            self.last_fetch: torch.cuda.Event | None = None
-        elif device.type != "cpu":
-            # Without a copy of all of them on the host.
-            shape = (len(self.rows), self.pixels.shape[1])
-            on_device = torch.empty(shape, dtype=torch.uint8, device=device)
-            for some, chosen in zip(on_device.split(1024), self.rows.split(1024), strict=True):
-                some.copy_(self.pixels[chosen])
-            self.pixels, self.rows = on_device, None
+        super().__init__(pixels.permute(0, 2, 3, 1).flatten(1), rows, device)
         # (pixel / 255 − mean) / std as one multiplication and addition, for each byte of a row.
         self.scale = (1 / (255 * std)).repeat(self.width).to(device)
         self.shift = (-mean / std).repeat(self.width).to(device)
         self.augmentation = augmentation
-        self.device = device
         self.memory_format = memory_format
-
-    def to_device(self, indices: Tensor) -> Tensor:
-        """Indices (N,) or views (N, 4), from the host, as the batches want them."""
-        # Pinned memory travels without being waited for.
-        return indices.pin_memory() if self.copy_stream else indices.to(self.device)
 
     def plain(self, indices: Tensor) -> Tensor:
         """Images as they are: indices (N,) from `to_device` → (N, 3, H, W) float32, normalised."""
@@ -93,24 +143,7 @@ class ImageBatches:
 
     def _select(self, indices: Tensor) -> Tensor:
         """Images (N, H, W, 3) uint8 on the device."""
-        shape = (len(indices), self.height, self.width, 3)
-        if self.rows is not None:
-            indices = self.rows[indices]
-        if self.copy_stream is None:
-            return self.pixels.index_select(0, indices).view(shape)
-        training_stream = torch.cuda.current_stream(self.device)
-        # The host waits for the step before the last: each that is queued holds its images.
-        if self.last_fetch is not None:
-            self.last_fetch.synchronize()
-        self.last_fetch = training_stream.record_event()
-        rows = torch.empty(len(indices), *self.pixels.shape[1:], dtype=torch.uint8, pin_memory=True)
-        torch.index_select(self.pixels, 0, indices, out=rows)
-        # On a stream that does not wait for the training's.
-        with torch.cuda.stream(self.copy_stream):
-            on_device = rows.to(self.device, non_blocking=True)
-        training_stream.wait_stream(self.copy_stream)
-        on_device.record_stream(training_stream)
-        return on_device.view(shape)
+        return self.select(indices).view(len(indices), self.height, self.width, 3)
 
     def _crop(self, images: Tensor, position: Tensor, top: Tensor, left: Tensor) -> Tensor:
         """Crops (N, H, W, 3) of `images[position]` from row `top` and column `left`, each (N,)."""

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,14 +21,16 @@ class ImageSet:
     Attributes:
         stored: (M, 3, H, W) uint8, channels-last in memory; perhaps mapped from a file.
         labels: (N,) int64.
-        names: where the images are files, theirs, relative to the dataset's folder.
+        names: where the images are files, theirs, relative to `folder`.
         rows: which of the stored images these are, (N,) int64; if not given, all in their order.
+        folder: where the files lie.
     """
 
     stored: Tensor
     labels: Tensor
     names: Sequence[str] | None = None
     rows: Tensor | None = None
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         # Batches are made of these bytes as they lie; nothing copies them again.
@@ -58,14 +61,17 @@ class ImageSet:
         """The images at `indices`, in their order; it copies none."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         names = None if self.names is None else [self.names[index] for index in chosen.tolist()]
-        return ImageSet(self.stored, self.labels[chosen], names, self.rows[chosen])
+        return ImageSet(self.stored, self.labels[chosen], names, self.rows[chosen], self.folder)
 
 
 class Draw(NamedTuple):
-    """Which of `size` images, in their order, a seed has drawn for training: (N,) `places`."""
+    """Which of `size` images, in their order, a seed has drawn for training: (N,) `places`; and for
+    the test, where it has: (T,) `test`.
+    """
 
     places: np.ndarray
     size: int
+    test: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

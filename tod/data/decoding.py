@@ -18,7 +18,8 @@ from tod.config.schema import Images
 from tod.data import colour, picture
 from tod.data.dataset import ImageSet
 from tod.data.listing import Scan, shown
-from tod.data.store import Store, made_of_files
+from tod.data.of_files import file_key, in_threads, of_files
+from tod.data.store import Store
 
 log = logging.getLogger("tod")
 
@@ -40,21 +41,25 @@ def load_images(
     decode = partial(picture.decode, resize=resize, size=size, read=read)
     name, reader = f".decoded_{resize}_{size}", f"{picture.VERSION}\0{read.__name__}"
     row = np.dtype((np.uint8, (size, size, 3)))
-    stores = [Store(scan.folder / name, [*scan.labels], reader, row) for scan in scans]
+    stores = []
+    for folder, _, labels in scans:
+        keys = [file_key(folder, file, reader) for file in labels]
+        stores.append(Store(folder / name, keys, row))
     _refuse_a_small_disk(stores)
     images, unreadable, lines, dim = [], [], [], []
     for (folder, _, labels), store in zip(scans, stores, strict=True):
-        kept, failures, why_not_kept = store.load(decode)
+        files = [*labels]
+        kept, failures, why_not_kept = store.load(of_files(folder, files, decode))
         if why_not_kept:
             words = f"the decoded images cannot be kept ({why_not_kept})"
             log.warning(f"{folder}: {words}; they are decoded each time")
-        dim += [folder / store.files[index] for index in kept.flagged]
-        labels, rows = torch.tensor([*labels.values()]).long(), torch.from_numpy(kept.rows)
-        everything = ImageSet(_as_tensor(kept.values), labels, store.files, rows)
+        dim += [folder / files[index] for index in kept.flagged]
+        numbers, rows = torch.tensor([*labels.values()]).long(), torch.from_numpy(kept.rows)
+        everything = ImageSet(_as_tensor(kept.values), numbers, files, rows, folder)
         images.append(everything.subset(np.flatnonzero(kept.rows >= 0)))
         for index, why in sorted(failures.items()):
-            unreadable.append((f"{folder.name}/{store.files[index]}", why))
-            path = shown(folder / store.files[index])
+            unreadable.append((f"{folder.name}/{files[index]}", why))
+            path = shown(folder / files[index])
             lines.append(f"{path}: cannot be read as an image ({why})")
     _warn_of_dim_pictures(dim)
     if config.unreadable == "refuse":
@@ -94,7 +99,7 @@ def decoded_once(
     resize, size = _sides(config)
     decode = partial(picture.decode, resize=resize, size=size, read=read)
     dim: list[Path] = []
-    results = made_of_files(folder, files, decode)
+    results = in_threads(decode, (folder / file for file in files))
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
         pixels, problems = np.zeros((len(batch), size, size, 3), np.uint8), {}

@@ -84,7 +84,7 @@ def held_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, Image
         count = min(max(round(share * len(members)), 1), len(members) - 1)
         is_test[random.choice(members, count, replace=False)] = True
     train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
-    return images.subset(train), images.subset(test), Draw(train, len(images))
+    return images.subset(train), images.subset(test), Draw(train, len(images), test)
 
 
 def _warn_of_untested_classes(test: ImageSet, class_names: Sequence[str], folder: Path) -> None:

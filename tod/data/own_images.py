@@ -14,8 +14,8 @@ from tod.data.dataset import ImageSet
 from tod.data.decoding import load_images
 from tod.data.image_folder import same_pixels
 from tod.data.listing import Scan, below, check_classes, class_name_of, listed, refuse, shown
-from tod.data.store import Store
-from tod.system.files import reason, sha256
+from tod.data.of_files import digests as digests_of
+from tod.system.files import reason
 
 log = logging.getLogger("tod")
 
@@ -77,7 +77,7 @@ def find(root: Path) -> Found:
             problems.append(f"{root / 'test'}: holds no image; add some, or remove it")
     names = [f"unlabeled/{file}" for file in below(root / "unlabeled", problems)]
     names += [*(f"train/{file}" for file in train.labels), *(test or ())]
-    digests = dict(zip(names, _digests(root, names, problems), strict=True))
+    digests = dict(zip(names, digests_of(root, names, problems), strict=True))
     labels = _labels_of(train, digests, problems)
     refuse(problems)
     # A test image's label is to judge, not to be asked for.
@@ -134,19 +134,6 @@ def _labels_of(train: Scan, digests: dict[str, str], problems: list[str]) -> dic
             words = f"and {shown(train.folder / file)} are one image under two classes; remove one"
             problems.append(f"{shown(train.folder / before)} {words}")
     return {digest: train.class_names[train.labels[file]] for digest, file in first.items()}
-
-
-def _digests(root: Path, names: Sequence[str], problems: list[str]) -> list[str]:
-    """The SHA-256 of each file in hex; a hidden file remembers those that have not changed."""
-    row = np.dtype((np.uint8, hashlib.sha256().digest_size))
-    store = Store(root / ".digests_of_images", names, "sha256", row)
-    kept, unread, _ = store.load(lambda path: (bytes.fromhex(sha256(path)), False))
-    for index, why in unread.items():
-        problems.append(f"{shown(root / names[index])}: cannot be read ({why}); mend or remove it")
-    return [
-        name if row < 0 else kept.values[row].tobytes().hex()
-        for name, row in zip(names, kept.rows, strict=True)
-    ]
 
 
 def read(found: Found, config: Images) -> Read:

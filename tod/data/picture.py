@@ -132,6 +132,11 @@ class _Budget:
 _budget = _Budget()
 
 
+def reader(as_is_published: bool) -> Read:
+    """How a dataset's files are read."""
+    return as_published if as_is_published else as_shown
+
+
 def as_published(image: Image.Image, side: int) -> tuple[Image.Image, bool]:
     """RGB as the published code reads Caltech-101: transparency, profile and orientation go."""
     return image.convert("RGB"), False

@@ -124,7 +124,7 @@ def caltech101(root: Path, config: Images, seed: int) -> Dataset:
         cut = len(members) * 9 // 10
         train += sorted(members[:cut].tolist())
         test += sorted(members[cut:].tolist())
-    draw = Draw(np.array(train), len(images))
+    draw = Draw(np.array(train), len(images), np.array(test))
     parts = images.subset(train), images.subset(test)
     return Dataset(*parts, class_names, unreadable=unreadable, draw=draw)
 

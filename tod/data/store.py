@@ -1,15 +1,12 @@
-"""What is kept of files: rows of one array, in a file beside them that only grows."""
+"""What is kept of images: rows of one array, in a file beside them that only grows."""
 
-import hashlib
 import itertools
 import logging
 import os
 import struct
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -19,7 +16,6 @@ from tqdm import tqdm
 
 from tod.config import InputError
 from tod.system.files import atomic_file, locked, reason, refuse_what_the_machine_lacks, remove
-from tod.system.machine import cores
 
 KEY_SIZE = 16
 NO_KEY = bytes(KEY_SIZE)
@@ -33,6 +29,8 @@ SECONDS = 5.0
 
 Made = tuple[bytes, bool]
 """A row, and a flag that is kept beside it."""
+Make = Callable[[Sequence[int]], Generator[Made | str, None, None]]
+"""Makes what images at these positions have, in their order, or says why one has nothing."""
 
 
 class Kept(NamedTuple):
@@ -41,7 +39,7 @@ class Kept(NamedTuple):
     Attributes:
         values: (M, *shape), mapped: they may be more than fits into memory.
         entries: of the values, (M,) of `ENTRY`.
-        rows: which of the values are the files', (N,) int64; −1: none.
+        rows: which of the values are the images', (N,) int64; −1: none.
         capacity: how many values the store can take.
     """
 
@@ -52,12 +50,12 @@ class Kept(NamedTuple):
 
     @property
     def missing(self) -> list[int]:
-        """The positions of the files without a value."""
+        """The positions of the images without a value."""
         return np.flatnonzero(self.rows < 0).tolist()
 
     @property
     def flagged(self) -> list[int]:
-        """The positions of the files whose value has the flag."""
+        """The positions of the images whose value has the flag."""
         flags = np.append(self.entries["flag"], False)  # of row −1
         return np.flatnonzero(flags[self.rows]).tolist()
 
@@ -77,12 +75,16 @@ class Store:
     replaces this one. Writers hold the folder's lock.
     """
 
-    def __init__(self, path: Path, files: Sequence[str], reader: str, row: np.dtype) -> None:
-        """`files` are named below the folder of `path`; `reader` names what makes rows of them."""
+    def __init__(
+        self, path: Path, keys: Sequence[bytes], row: np.dtype, verb: str = "reading"
+    ) -> None:
+        """A key of `KEY_SIZE` bytes an image tells what is kept of it from all else; `verb` is said
+        of the work.
+        """
         self.path = path
-        self.files = files
+        self.keys = keys
         self.row = row
-        self.keys = [_key(path.parent, name, reader) for name in files]
+        self.verb = verb
 
     def needed(self) -> int:
         """The bytes that the disk must have free for `load`."""
@@ -90,8 +92,11 @@ class Store:
         count = len(self.keys) if kept.is_to_be_replaced else len(kept.missing)
         return count * (self.row.itemsize + ENTRY.itemsize)
 
-    def load(self, make: Callable[[Path], Made]) -> tuple[Kept, dict[int, str], str | None]:
-        """What there is of the files; what is missing is made, and kept.
+    def load(
+        self, make: Make, rows_at_once: int | None = None
+    ) -> tuple[Kept, dict[int, str], str | None]:
+        """What there is of the images; what is missing is made, and kept: at once so many rows, or
+        what took `SECONDS`.
 
         And why which could not be made, by position; and, where the folder cannot be written to,
         the reason: then all is in a temporary file, and is made each time.
@@ -107,7 +112,7 @@ class Store:
                 if first is None:
                     return kept, failures, None
                 with self._opened(kept, problem) as file:
-                    self._append(file, itertools.chain([first], rows))
+                    self._append(file, itertools.chain([first], rows), rows_at_once)
                     return self._found(file), failures, problem
 
     def find(self) -> Kept:
@@ -120,14 +125,14 @@ class Store:
         return Kept(np.empty(0, self.row), np.empty(0, ENTRY), np.full(len(self.keys), -1), 0)
 
     def _made(
-        self, chosen: Sequence[int], make: Callable[[Path], Made], failures: dict[int, str]
+        self, chosen: Sequence[int], make: Make, failures: dict[int, str]
     ) -> Generator[tuple[bytes, bytes], None, None]:
-        """The rows of these files, each with its entry; `failures` takes why there is none."""
-        folder, count = self.path.parent, len(self.files)
-        results = made_of_files(folder, [self.files[index] for index in chosen], make)
+        """The rows of these images, each with its entry; `failures` takes why there is none."""
+        results, count = make(chosen), len(self.keys)
         # No bar where there is no terminal, or with `--quiet`.
         disable = None if logging.getLogger("tod.progress").isEnabledFor(logging.INFO) else True
-        bar = tqdm(desc=f"reading {folder}", total=count, leave=False, disable=disable)
+        words = f"{self.verb} {self.path.parent}"
+        bar = tqdm(desc=words, total=count, leave=False, disable=disable)
         with closing(results), bar:
             bar.update(count - len(chosen))
             for index, made in zip(chosen, results, strict=True):
@@ -202,9 +207,12 @@ class Store:
             file.write(kept.values[row].data)
         file.flush()
 
-    def _append(self, file: BinaryIO, made: Iterable[tuple[bytes, bytes]]) -> None:
+    def _append(
+        self, file: BinaryIO, made: Iterable[tuple[bytes, bytes]], rows_at_once: int | None
+    ) -> None:
         """Appends rows, each with its entry, behind those that a file has."""
         kept = self._found(file)
+        rows_at_once = rows_at_once or -(-CHUNK // self.row.itemsize)
         count, waiting = len(kept.values), []
 
         def save() -> None:
@@ -221,38 +229,11 @@ class Store:
         try:
             for row_and_entry in made:
                 waiting.append(row_and_entry)
-                is_chunk = len(waiting) * self.row.itemsize >= CHUNK
-                if is_chunk or time.monotonic() > saved_at + SECONDS:
+                if len(waiting) >= rows_at_once or time.monotonic() > saved_at + SECONDS:
                     save()
                     saved_at = time.monotonic()
         finally:
             save()
-
-
-def made_of_files(
-    folder: Path, files: Sequence[str], make: Callable[[Path], Made]
-) -> Generator[Made | str, None, None]:
-    """For each file, in order, what is made of it, or why it cannot be read."""
-
-    def result(name: str) -> Made | str:
-        try:
-            return make(folder / name)
-        # Pillow's decoders raise many kinds of errors on damaged files.
-        except Exception as error:
-            refuse_what_the_machine_lacks(folder / name, error)
-            return reason(error)
-
-    waiting: deque[Future] = deque()
-    pool = ThreadPoolExecutor(cores())
-    try:
-        for name in files:
-            waiting.append(pool.submit(result, name))
-            if len(waiting) > 4 * cores():  # what is made waits in memory for the one before
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _place_of_rows(capacity: int) -> int:
@@ -265,18 +246,6 @@ def _write(file: BinaryIO, place: int, contents: Iterable[bytes]) -> None:
     file.writelines(contents)
     file.flush()
     os.fsync(file.fileno())
-
-
-def _key(folder: Path, name: str, reader: str) -> bytes:
-    """Differs where the file does, to the system, or what reads it; of none, if it is not there."""
-    try:
-        status = (folder / name).stat()
-    except OSError:
-        return NO_KEY
-    seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    digest = hashlib.blake2b(os.fsencode(name), digest_size=KEY_SIZE, key=b"tod")
-    digest.update("\0".join(["", reader, *map(str, seen)]).encode())
-    return digest.digest()
 
 
 @contextmanager

@@ -91,6 +91,7 @@ def run_experiment(
                 found = environment(experiment, oracle.fingerprint)
                 if not ranks.from_main(lambda: oracle.open(folder, dataset, found, run_log)):
                     return
+                ranks.each(lambda: experiment.load_features(oracle.features_to_train_on))
                 if processes.is_main_process:
                     devices.say_why(asked, precision, device, work)
         if experiment is not None:

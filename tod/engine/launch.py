@@ -61,6 +61,7 @@ def checked(script: EntryScript, command: Command) -> Command:
     if why := strategy.why_unsuitable(identity):
         raise InputError(f"--sampling {identity.sampling}: {why}")
     is_used = strategy.takes_features or identity.config.active_learning.initial == "typical"
+    is_used |= identity.config.model.sees_a_file
     if command.features and is_used:
         try:
             identity = replace(identity, features=sha256(command.features))

@@ -122,10 +122,8 @@ class Loop:
         labels = trial.experiment.dataset.test.labels
         if why := why_nothing_seems_learnt([*before, accuracy], labels):
             settings = ["more training.epochs", "another training.lr"]
-            if self.config.facts.are_files:
-                settings.append("a larger images.size")
-                if not self.config.model.pretrained:
-                    settings.append("model.name=imagenet_resnet with model.pretrained=true")
+            if self.config.facts.are_files and not self.config.model.is_linear:
+                settings += ["a larger images.size", "model.name=linear, which sees features"]
             log.warning(
                 f"trial {trial.number}, cycle {trial.cycle}: {why}. Try more labels or, in another "
                 f"--output-dir, {', '.join(settings)}"

@@ -15,7 +15,7 @@ from tod.analysis import records, tables
 from tod.config import Config
 from tod.config.identity import Identity
 from tod.data import Dataset
-from tod.data.features import load_features
+from tod.data.features import Features, load_features, load_features_to_train_on
 from tod.engine.judging import diagnostics
 from tod.engine.loop import Loop, finish_trial
 from tod.engine.trial import Experiment, Trial
@@ -37,7 +37,8 @@ class Oracle:
         num_labeled: on how many labelled images each cycle of a trial is to train.
         fingerprint: of the images, for `config.yaml`, once they are loaded.
         content: what all ranks that share a trial must see alike.
-        given_features: of the training images, (N, F), where the run uses given ones.
+        given_features: of the training images, (N, F), where strategies are to look at them.
+        features_to_train_on: of the training and of the test images, where a file gives them.
     """
 
     identity: Identity
@@ -50,6 +51,7 @@ class Oracle:
     content: str
     imagenet_weights: dict[str, Tensor] | None = None
     given_features: np.ndarray | None = None
+    features_to_train_on: tuple[Features, Features] | None = None
 
     @property
     def config(self) -> Config:
@@ -137,9 +139,12 @@ class DatasetOracle(Oracle):
     def load(self) -> Dataset:
         dataset = data.load(self.config, self.identity.seed)
         self.fingerprint = self.content = dataset.fingerprint()
-        self.imagenet_weights = imagenet_weights() if self.config.model.pretrained else None
+        model = self.config.model
+        self.imagenet_weights = imagenet_weights() if model.takes_imagenet_weights else None
         self.num_labeled = self.config.active_learning.labels_of_cycles(len(dataset.train))
-        if self.identity.features:
+        if self.identity.features and self.config.model.sees_a_file:
+            self.features_to_train_on = load_features_to_train_on(self.features, dataset)
+        elif self.identity.features:
             self.given_features = load_features(self.features, dataset)
         elif self.features:
             log.warning(f"--features {self.features}: {self.identity.sampling} has no use for it")

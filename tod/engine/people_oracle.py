@@ -71,7 +71,8 @@ class PeopleOracle(Oracle):
     def prepare(self, folder: RunFolder, run_log: RunLog) -> None:
         """Takes people's labels, all or none, and finds out whether they reach."""
         # They may not be had: people are not to be asked in vain.
-        self.imagenet_weights = imagenet_weights() if self.config.model.pretrained else None
+        model = self.config.model
+        self.imagenet_weights = imagenet_weights() if model.takes_imagenet_weights else None
         found = own_images.find(Path(self.config.data_dir))
         folder.claim()  # two first commands would each find nothing there
         state = Progress(folder.path, 1).load()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +11,12 @@ from torch import Tensor, nn
 
 import models
 from losses import AuxiliaryLoss
+from models.extractor import Extractor
 from models.inference import OfOutputs, joined, logits_alone, outputs_of
 from tod.config import Config
-from tod.data import Dataset
-from tod.data.batches import ImageBatches
+from tod.data import Dataset, extraction, picture
+from tod.data.batches import FeatureBatches, ImageBatches, RowBatches
+from tod.data.features import Features
 from tod.data.own_images import UNKNOWN, indices_of
 from tod.engine.learner import Learner
 from tod.engine.ranks import DataParallel
@@ -24,13 +27,13 @@ from utils import random_generator
 
 
 class Views(NamedTuple):
-    """Images in a view; called, it gives them anew in batches (n, 3, H, W), all or some of them.
+    """Images in a view; called, it gives them anew in batches (n, …), all or some of them.
 
-    `rows` has their indices (N,), or random views of them (N, 4).
+    `rows` has their indices (N,), or random views of them (N, …).
     """
 
     experiment: "Experiment"
-    images: ImageBatches
+    images: RowBatches
     rows: Tensor
 
     def __call__(self, which: slice = slice(None)) -> Iterator[Tensor]:
@@ -59,18 +62,42 @@ class Experiment:
 
     def __post_init__(self) -> None:
         dataset, model = self.dataset, self.config.model
+        self.train_labels = dataset.train.labels.to(self.device)
+        self.num_features = 0
+        if model.is_linear:
+            return  # see `load_features`
         memory_format = models.fastest_memory_format(self.device, model.width)
         settings = (self.config.augmentation, self.device, memory_format)
         self.train_images, self.test_images = (
             ImageBatches(images.stored, dataset.mean, dataset.std, *settings, images.rows)
             for images in (dataset.train, dataset.test)
         )
-        self.train_labels = dataset.train.labels.to(self.device)
+
+    def load_features(self, given: tuple[Features, Features] | None = None) -> None:
+        """Where the network sees features of the training and the test images, takes those that
+        are `given`, or those that the extractor makes.
+        """
+        model, config = self.config.model, self.config
+        if not model.is_linear:
+            return
+        if given is None:
+            extractor = Extractor(model.extractor, model.extractor_size)
+            read = picture.reader(config.facts.read_as_published)
+            place = config.dataset, Path(config.data_dir)
+            given = extraction.features_of(self.dataset, *place, extractor, read, self.device)
+        self.train_images, self.test_images = (
+            FeatureBatches(features.stored, features.rows, self.device) for features in given
+        )
+        self.num_features = given[0].stored.shape[1]
+        if self.features is None and config.active_learning.initial == "typical":
+            everything = torch.arange(len(self.train_labels))
+            indices = self.train_images.to_device(everything)
+            self.features = self.train_images.plain(indices).cpu().numpy()
 
     def networks(self, trial: int, cycle: int = 1) -> models.NetworkFactory:
         """Makes the networks of one trial, as it begins or as this cycle does."""
         num_classes, place = len(self.dataset.class_names), (self.seed, trial, cycle)
-        sizes = (num_classes, self.device, *place, len(self.train_labels))
+        sizes = (num_classes, self.device, *place, len(self.train_labels), self.num_features)
         return models.NetworkFactory(self.config.model, *sizes)
 
     def run(self, network: nn.Module, of_outputs: OfOutputs, views: Batches) -> tuple[Tensor, ...]:
