@@ -198,6 +198,6 @@ def _read(path: Path, advice: str, section: str | None = None) -> dict[str, Any]
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{shortened(str(path), 200)}: cannot be read ({reason}); {advice}"
+            f"{shortened(str(path), 150)}: cannot be read ({reason}); {advice}"
         ) from None
     return settings

@@ -18,7 +18,7 @@ from tod.config.schema import Images
 from tod.data import colour, picture
 from tod.data.dataset import ImageSet
 from tod.data.listing import Scan, shown
-from tod.data.of_files import file_key, in_threads, of_files
+from tod.data.of_files import file_key, of_files
 from tod.data.store import Store
 
 log = logging.getLogger("tod")
@@ -99,7 +99,7 @@ def decoded_once(
     resize, size = _sides(config)
     decode = partial(picture.decode, resize=resize, size=size, read=read)
     dim: list[Path] = []
-    results = in_threads(decode, (folder / file for file in files))
+    results = of_files(folder, files, decode)(range(len(files)))
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
         pixels, problems = np.zeros((len(batch), size, size, 3), np.uint8), {}

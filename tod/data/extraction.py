@@ -2,32 +2,32 @@
 
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from itertools import islice
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from models.extractor import Extractor
 from tod.data import picture
 from tod.data.dataset import Dataset, ImageSet
 from tod.data.features import Features
 from tod.data.listing import refuse, shown
-from tod.data.of_files import digests, in_threads
+from tod.data.of_files import digests, in_threads, made_of
 from tod.data.store import KEY_SIZE, Kept, Made, Make, Store
-from tod.system.machine import own_cores
+from tod.system.machine import cores
 
 log = logging.getLogger("tod")
 
-AT_ONCE, AT_ONCE_ON_A_GPU = 16, 128
+AT_ONCE, AT_ONCE_ON_A_GPU = 16, 64
 """How many pictures the extractor sees at once: always so many, or it would round otherwise."""
+MOST_THREADS = 8
+"""Each of which needs memory for a batch."""
 
 
 class Pictures(NamedTuple):
@@ -35,18 +35,18 @@ class Pictures(NamedTuple):
 
     Attributes:
         contents: what tells each picture, read as it is, from all others.
-        names: for messages.
+        paths: their files.
         open: gives one of them in RGB, by its position.
     """
 
     contents: Sequence[str]
-    names: Sequence[str]
+    paths: Sequence[Path]
     open: Callable[[int], Image.Image]
 
     def only(self, chosen: Sequence[int]) -> "Pictures":
         """Those at these positions."""
-        contents, names = ([of[index] for index in chosen] for of in self[:2])
-        return Pictures(contents, names, lambda index: self.open(chosen[index]))
+        contents, paths = ([of[index] for index in chosen] for of in self[:2])
+        return Pictures(contents, paths, lambda index: self.open(chosen[index]))
 
 
 def pictures_in(
@@ -57,8 +57,8 @@ def pictures_in(
     """
     how = f"{read.__name__}, {picture.VERSION}"
     contents = [f"{digest}, {how}" for digest in digests(folder, files, problems)]
-    names = [shown(folder / file) for file in files]
-    return Pictures(contents, names, lambda i: picture.rgb(folder / files[i], side, read)[0])
+    paths = [folder / file for file in files]
+    return Pictures(contents, paths, lambda index: picture.rgb(paths[index], side, read)[0])
 
 
 def _pictures_of(images: ImageSet, side: int, read: picture.Read, problems: list[str]) -> Pictures:
@@ -72,7 +72,7 @@ def _pictures_of(images: ImageSet, side: int, read: picture.Read, problems: list
     def opened(index: int) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(images.image(index).transpose(1, 2, 0)))
 
-    return Pictures(contents, [f"image {i}" for i in range(len(images))], opened)
+    return Pictures(contents, [Path(f"image {i}") for i in range(len(images))], opened)
 
 
 def store_of(folder: Path, dataset: str, pictures: Pictures, extractor: Extractor) -> Store:
@@ -90,9 +90,8 @@ def load(
     """The features that are kept of pictures; those that are missing are computed. And why which
     picture has none, by position.
     """
-    at_once = AT_ONCE if device.type == "cpu" else AT_ONCE_ON_A_GPU
-    make = _computed(pictures, extractor, device, at_once)
-    kept, failures, why_not_kept = store.load(make, at_once)
+    make = _computed(pictures, extractor, device)
+    kept, failures, why_not_kept = store.load(make, AT_ONCE)
     if why_not_kept:
         words = f"the features cannot be kept ({why_not_kept})"
         log.warning(f"{store.path.parent}: {words}; they are computed each time")
@@ -115,47 +114,59 @@ def features_of(
     count = len(train.contents)
     pictures = Pictures(
         [*train.contents, *test.contents],
-        [*train.names, *test.names],
+        [*train.paths, *test.paths],
         lambda index: train.open(index) if index < count else test.open(index - count),
     )
     kept, failures = load(store_of(folder, name, pictures, extractor), pictures, extractor, device)
     mend = "mend or remove it"
-    refuse([f"{pictures.names[i]}: cannot be read ({why}); {mend}" for i, why in failures.items()])
+    refuse(
+        [
+            f"{shown(pictures.paths[i])}: cannot be read ({why}); {mend}"
+            for i, why in failures.items()
+        ]
+    )
     stored, rows = torch.from_numpy(kept.values), torch.from_numpy(kept.rows)
     return Features(stored, rows[:count]), Features(stored, rows[count:])
 
 
-def _computed(pictures: Pictures, extractor: Extractor, device: torch.device, at_once: int) -> Make:
-    """Makes the features of pictures; some are decoded while those before them are computed."""
+def _computed(pictures: Pictures, extractor: Extractor, device: torch.device) -> Make:
+    """Makes the features of pictures, in batches: each thread decodes one, and computes it.
 
-    def view(index: int) -> Tensor:
-        return extractor.view(pictures.open(index))
+    On a CPU, each computes with few threads of PyTorch's: threads that share a batch wait for each
+    other, above all beside other work.
+    """
+    at_once = AT_ONCE if device.type == "cpu" else AT_ONCE_ON_A_GPU
+    threads = min(cores(), MOST_THREADS)
+    size = (at_once, 3, extractor.size, extractor.size)
+
+    def features(positions: Sequence[int]) -> list[Made | str]:
+        if device.type == "cpu" and torch.get_num_threads() != cores() // threads:
+            torch.set_num_threads(cores() // threads)  # of this thread
+        batch = torch.zeros(size).to(memory_format=torch.channels_last)
+        problems = {}
+        for place, index in enumerate(positions):
+            view = made_of(
+                pictures.paths[index], lambda _, i=index: extractor.view(pictures.open(i))
+            )
+            if isinstance(view, str):
+                problems[place] = view
+            else:
+                batch[place] = view
+        with torch.inference_mode():
+            rows = extractor.network(batch.to(device)).float().cpu().numpy()
+        return [
+            problems.get(place) or (rows[place].tobytes(), False) for place in range(len(positions))
+        ]
 
     def make(chosen: Sequence[int]) -> Iterator[Made | str]:
-        network = extractor.network.to(device)
-        batch = torch.zeros(at_once, 3, extractor.size, extractor.size)
-        views = in_threads(view, chosen, ahead=2 * at_once)
-        with closing(views), _all_cores(device):
-            while found := list(islice(views, at_once)):
-                for place, each in enumerate(found):
-                    if not isinstance(each, str):
-                        batch[place] = each
-                with torch.inference_mode():
-                    on_device = batch.to(device, memory_format=torch.channels_last)
-                    features = network(on_device).float().cpu().numpy()
-                for each, row in zip(found, features, strict=False):
-                    yield each if isinstance(each, str) else (row.tobytes(), False)
+        before = torch.get_num_threads()
+        # Both are made of large libraries, and perhaps a download, before threads need them.
+        extractor.network.to(device), extractor.view
+        batches = (chosen[start : start + at_once] for start in range(0, len(chosen), at_once))
+        try:
+            with closing(in_threads(features, batches, threads)) as found:
+                yield from chain.from_iterable(found)
+        finally:
+            torch.set_num_threads(before)
 
     return make
-
-
-@contextmanager
-def _all_cores(device: torch.device) -> Iterator[None]:
-    """On a CPU, PyTorch computes with all cores of this process, or as OMP_NUM_THREADS says."""
-    before = torch.get_num_threads()
-    if device.type == "cpu" and not os.environ.get("OMP_NUM_THREADS"):
-        torch.set_num_threads(own_cores())
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -5,6 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,28 +20,29 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+def made_of(path: Path, make: Callable[[Path], R]) -> R | str:
+    """What is made of a file, or why it cannot be."""
+    try:
+        return make(path)
+    # Pillow's decoders raise many kinds of errors on damaged files.
+    except Exception as error:
+        refuse_what_the_machine_lacks(path, error)
+        return reason(error)
+
+
 def in_threads(
-    make: Callable[[T], R], items: Iterable[T], ahead: int = 0
-) -> Generator[R | str, None, None]:
-    """For each item, in order, what is made of it, or why it cannot be.
-
-    As many as `ahead`, and a few for each thread, are made before they are asked for.
+    make: Callable[[T], R], items: Iterable[T], threads: int = 0
+) -> Generator[R, None, None]:
+    """For each item, in order, what is made of it; a few for each thread before they are asked
+    for, in as many threads as there are cores.
     """
-
-    def result(item: T) -> R | str:
-        try:
-            return make(item)
-        # Pillow's decoders raise many kinds of errors on damaged files.
-        except Exception as error:
-            refuse_what_the_machine_lacks(item, error)
-            return reason(error)
-
+    threads = threads or cores()
     waiting: deque[Future] = deque()
-    pool = ThreadPoolExecutor(cores())
+    pool = ThreadPoolExecutor(threads)
     try:
         for item in items:
-            waiting.append(pool.submit(result, item))
-            if len(waiting) > ahead + 4 * cores():  # what is made waits in memory for its turn
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > 4 * threads:  # what is made waits in memory for its turn
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -50,7 +52,9 @@ def in_threads(
 
 def of_files(folder: Path, files: Sequence[str], make: Callable[[Path], Made]) -> Make:
     """Makes a row of each file of a folder, in threads."""
-    return lambda chosen: in_threads(make, (folder / files[index] for index in chosen))
+    return lambda chosen: in_threads(
+        partial(made_of, make=make), (folder / files[index] for index in chosen)
+    )
 
 
 def file_key(folder: Path, name: str, reader: str) -> bytes:
