@@ -61,7 +61,7 @@ def appended(text: str) -> str:
     return f"{DIGITS}{text}\n"
 
 
-PEOPLE = "--config=own_images"
+PEOPLE, LINEAR = "--config=own_images", "--set=model.name=linear"
 ARGUMENTS = [
     *options("--sampling", "RANDOM", "VAAL", "tod", ""),
     *options("--auxiliary", "NONE", "VAAL", "RANDOM"),
@@ -83,6 +83,10 @@ ARGUMENTS = [
     argument("--features=nowhere.npy --sampling=TYPICLUST", "--features: nowhere.npy", "No such"),
     argument(f"{PEOPLE} --features=x.npy", "--features", "order is known"),
     argument("--set=active_learning.initial=typical", "--features", "typical needs a file"),
+    argument(f"{LINEAR} --set=model.extractor=null", "--features", "extractor=null needs a file"),
+    argument(f"{LINEAR} --set=model.extractor=no_such", "extractor: no_such", "list_pretrained()"),
+    argument(f"{LINEAR} --set=model.extractor=resnet50.no_such", "resnet50.no_such is none"),
+    argument(f"{PEOPLE} {LINEAR} --set=model.extractor=null", "people's images have not; name one"),
     argument(f"{PEOPLE} --set=active_learning.initial=balanced", "initial", "random"),
     argument(f"{PEOPLE} --set=active_learning.imbalance=5", "imbalance", "write null"),
     argument(f"{PEOPLE} --sampling=FULL", "--sampling FULL", "nobody has given"),
@@ -141,14 +145,14 @@ LARGE = "1" * 13
 VALUES = [
     *values("should be 'cifar10', 'cifar100'", "dataset=mnist|3||[digits]"),
     *values("is no path", r'data_dir=""|"\x20"|"a\0b"'),
-    *values("should be a valid string", r'data_dir=5|[data]|null|"\ud800"'),
+    *values("should be a valid string", r'data_dir=5|[data]|null|"\ud800" model.extractor=5'),
     *values("should be 'resnet', 'imagenet_resnet' or 'linear'", "model.name=vgg|1|null"),
     *values("should be 'refuse' or 'skip'", "images.unreadable=ignore"),
     *values(
         INTEGER,
         "model.width=1.5|true|1e2 images.resize=8.0|big images.size=[8,8]|false "
         "augmentation.crop_padding=1.0 active_learning.trials=2.0|true|[3] "
-        "active_learning.cycles=seven active_learning.initial_labels=1e2 "
+        "model.extractor_size=64.5 active_learning.cycles=seven active_learning.initial_labels=1e2 "
         "active_learning.query_size=.nan active_learning.subset_size=all training.epochs=1e2|.inf "
         "training.milestones=[8,x]|[1.5]|[true] ll4al.detach_epoch=1.5|never",
     ),
@@ -184,6 +188,8 @@ VALUES = [
     ),
     *values(f"0 {AT_LEAST} 1", "training.milestones=[0]"),
     *values(f"{AT_LEAST} 2", "active_learning.initial_labels=0|1|-5 training.batch_size=0|1|-64"),
+    *values(f"{AT_LEAST} 32", "model.extractor_size=31"),
+    *values(f"{AT_MOST} 2048", "model.extractor_size=2049"),
     *values(f"{AT_MOST} 1", "images.mean=[2,0,0] cod.ema_decay=1.5"),
     *values(f"{AT_MOST} 224", f"augmentation.crop_padding={LARGE}"),
     *values(f"{AT_MOST} 1000", f"active_learning.trials={2**62}"),
@@ -367,7 +373,7 @@ for entry in (main_TOD, main_LL4AL):
                 entry.main([argument])
         except SystemExit as exit:
             print('status', exit.code or 0)
-print(*{'torchvision', 'sklearn', 'scipy', 'matplotlib', 'pandas'} & {*sys.modules})
+print(*{'torchvision', 'timm', 'sklearn', 'scipy', 'matplotlib', 'pandas'} & {*sys.modules})
 print(time.process_time() - begun)
 """
     command = [sys.executable, "-c", code, "--help"]

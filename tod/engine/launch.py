@@ -60,8 +60,13 @@ def checked(script: EntryScript, command: Command) -> Command:
     strategy, _ = script.method(identity)
     if why := strategy.why_unsuitable(identity):
         raise InputError(f"--sampling {identity.sampling}: {why}")
+    model = identity.config.model
+    if model.is_linear and not model.sees_a_file:
+        from models.extractor import Extractor
+
+        Extractor(model.extractor, model.extractor_size)  # refuses a name that is none
     is_used = strategy.takes_features or identity.config.active_learning.initial == "typical"
-    is_used |= identity.config.model.sees_a_file
+    is_used |= model.sees_a_file
     if command.features and is_used:
         try:
             identity = replace(identity, features=sha256(command.features))
