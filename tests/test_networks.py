@@ -75,6 +75,25 @@ def test_networks_take_any_image_size_and_width(network, reduction, size, width)
     assert predicted.shape == (2,)
 
 
+def test_linear_heads_answer_on_features_as_other_networks_on_images():
+    model, x = Model(name="linear", dropout=0.5), torch.randn(400, 6)
+    network = build_backbone(model, 7, num_features=6)
+    assert set(network.state_dict()) == heads("linear", "linear1")
+    (w, b), (w1, b1) = ((each.weight, each.bias) for each in (network.task_head, network.linear1))
+    for is_training in (False, True):
+        logits, consistency_logits, features, feature_maps = network.train(is_training)(x)
+        torch.testing.assert_close(consistency_logits, x @ w1.T + b1)
+        assert features is x
+        # The task head alone does without some of the features, in training.
+        assert torch.allclose(logits, x @ w.T + b, atol=1e-6) != is_training
+        torch.testing.assert_close(logits.mean(0), (x @ w.T + b).mean(0), rtol=0, atol=0.3)
+    (feature_map,) = feature_maps
+    assert torch.equal(feature_map[:, :, 0, 0], x)
+    assert LossNet(stage_channels(model, 6))(feature_maps).shape == (400,)
+    for a, b in zip(fold_batch_norm(network)(x)[:3], network.eval()(x)[:3], strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_loss_prediction_sees_the_whole_map():
     lossnet = LossNet((2, 2, 2, 2)).eval()
     maps, corner = ([torch.zeros(1, 2, 8, 8) for _ in range(4)] for _ in range(2))

@@ -7,7 +7,7 @@ from torchvision.transforms import functional as reference
 
 from tests.support.harness import DEVICE
 from tod.config.schema import Augmentation
-from tod.data.batches import ImageBatches
+from tod.data.batches import FeatureBatches, ImageBatches
 
 MEAN, STD = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2023, 0.1994, 0.2010])
 
@@ -75,3 +75,16 @@ def test_some_of_the_stored_images_give_the_batches_of_their_copies(pixels, devi
     views = both[0].random_views(np.array([5, 0, 2, 2, 1]), np.random.default_rng(0))
     assert torch.equal(*(of.augmented(of.to_device(views)) for of in both))
     assert torch.equal(*(of.plain(of.to_device(torch.tensor([4, 0, 5]))) for of in both))
+
+
+@pytest.mark.parametrize("device", sorted({"cpu", DEVICE}))
+def test_batches_of_features_are_rows_of_unit_length(device):
+    stored, rows = torch.randn(9, 5) * 100, torch.tensor([7, 3, 3, 0])
+    batches = FeatureBatches(stored, rows, torch.device(device))
+    views = batches.random_views(np.array([3, 0, 1]), np.random.default_rng(0))
+    expected = stored[[0, 7, 3]] / stored[[0, 7, 3]].norm(dim=1, keepdim=True)
+    for found in (
+        batches.augmented(batches.to_device(views)),
+        batches.plain(batches.to_device(torch.tensor([3, 0, 1]))),
+    ):
+        torch.testing.assert_close(found.cpu(), expected)

@@ -18,7 +18,7 @@ from tests.support.pools import pool_of, positions
 from tod import config as configuration
 from tod import data
 from tod.analysis.results import read_runs
-from tod.data.features import load_features
+from tod.data.features import load_features, load_features_to_train_on
 from tod.strategies.first_labels import choose_first
 
 
@@ -213,6 +213,9 @@ def test_one_file_of_features_serves_all_seeds_of_a_split(tmp_path, name, tail):
         dataset = data.load(config, seed)
         found = load_features(tmp_path / "f.npy", dataset)
         assert [files[int(row)] for row in found[:, 0]] == list(dataset.train.names)
+        parts = load_features_to_train_on(tmp_path / "f.npy", dataset)
+        for part, images in zip(parts, (dataset.train, dataset.test), strict=True):
+            assert [files[int(row)] for row in part.numpy()[:, 0]] == list(images.names)
         trained.add(tuple(dataset.train.names))
     assert len(trained) > 1
 

@@ -138,6 +138,7 @@ class Run(NamedTuple):
         with folder, handled_by(interruption.note), Monitor(config, 1, [40, 60]) as monitor:
             folder.claim()
             folder.open(environment(experiment, dataset.fingerprint()))
+            experiment.load_features()
             trial, oracle = Trial(experiment, number), self.oracle()
             yield Loop(trial, oracle, sampling, folder, monitor, self.options)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 # The primaries of each space as XYZ columns under D50, as its published profile has them.
 TO_XYZ = {
@@ -149,3 +150,14 @@ def plain(count: int, seed: int = 0, side: int = 16) -> Iterator[Image.Image]:
     random = np.random.default_rng(seed)
     for _ in range(count):
         yield Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8))
+
+
+def photographs(count: int, side: int = 80, seed: int = 0) -> list[Image.Image]:
+    """Squares of two real photographs, by turns, which scikit-learn brings."""
+    random, whole = np.random.default_rng(seed), load_sample_images().images
+    cut = []
+    for number in range(count):
+        pixels = whole[number % len(whole)]
+        top, left = (random.integers(0, end - side) for end in pixels.shape[:2])
+        cut.append(Image.fromarray(pixels[top : top + side, left : left + side]))
+    return cut
