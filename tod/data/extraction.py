@@ -24,10 +24,9 @@ from tod.system.machine import cores
 
 log = logging.getLogger("tod")
 
-AT_ONCE, AT_ONCE_ON_A_GPU = 16, 64
-"""How many pictures the extractor sees at once: always so many, or it would round otherwise."""
+PIXELS, PIXELS_ON_A_GPU = 8 * 224**2, 64 * 224**2
+"""Of a batch that a thread computes; on a CPU, 30 MB of memory are for each 224×224."""
 MOST_THREADS = 8
-"""Each of which needs memory for a batch."""
 
 
 class Pictures(NamedTuple):
@@ -90,8 +89,10 @@ def load(
     """The features that are kept of pictures; those that are missing are computed. And why which
     picture has none, by position.
     """
-    make = _computed(pictures, extractor, device)
-    kept, failures, why_not_kept = store.load(make, AT_ONCE)
+    pixels = PIXELS if device.type == "cpu" else PIXELS_ON_A_GPU
+    at_once = max(1, pixels // extractor.size**2)
+    make = _computed(pictures, extractor, device, at_once)
+    kept, failures, why_not_kept = store.load(make, at_once)
     if why_not_kept:
         words = f"the features cannot be kept ({why_not_kept})"
         log.warning(f"{store.path.parent}: {words}; they are computed each time")
@@ -129,13 +130,13 @@ def features_of(
     return Features(stored, rows[:count]), Features(stored, rows[count:])
 
 
-def _computed(pictures: Pictures, extractor: Extractor, device: torch.device) -> Make:
+def _computed(pictures: Pictures, extractor: Extractor, device: torch.device, at_once: int) -> Make:
     """Makes the features of pictures, in batches: each thread decodes one, and computes it.
 
     On a CPU, each computes with few threads of PyTorch's: threads that share a batch wait for each
-    other, above all beside other work.
+    other, above all beside other work. A batch is always as large: in others, the extractor would
+    round otherwise.
     """
-    at_once = AT_ONCE if device.type == "cpu" else AT_ONCE_ON_A_GPU
     threads = min(cores(), MOST_THREADS)
     size = (at_once, 3, extractor.size, extractor.size)
 
