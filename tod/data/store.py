@@ -127,23 +127,31 @@ class Store:
     def _made(
         self, chosen: Sequence[int], make: Make, failures: dict[int, str]
     ) -> Generator[tuple[bytes, bytes], None, None]:
-        """The rows of these images, each with its entry; `failures` takes why there is none."""
-        results, count = make(chosen), len(self.keys)
+        """The rows of these images, each with its entry; `failures` takes why there is none.
+
+        Of images with the same key, one is made.
+        """
+        alike: dict[bytes | int, list[int]] = {}
+        for index in chosen:
+            key = self.keys[index]
+            alike.setdefault(index if key == NO_KEY else key, []).append(index)
+        results, count = make([first for first, *_ in alike.values()]), len(self.keys)
         # No bar where there is no terminal, or with `--quiet`.
         disable = None if logging.getLogger("tod.progress").isEnabledFor(logging.INFO) else True
         words = f"{self.verb} {self.path.parent}"
         bar = tqdm(desc=words, total=count, leave=False, disable=disable)
         with closing(results), bar:
             bar.update(count - len(chosen))
-            for index, made in zip(chosen, results, strict=True):
-                bar.update()
+            for indices, made in zip(alike.values(), results, strict=True):
+                bar.update(len(indices))
+                key = self.keys[indices[0]]
                 if isinstance(made, str):
-                    failures[index] = made
-                elif self.keys[index] == NO_KEY:
-                    failures[index] = "it came after the others were listed"
+                    failures |= dict.fromkeys(indices, made)
+                elif key == NO_KEY:
+                    failures[indices[0]] = "it came after the others were listed"
                 else:
                     row, flag = made
-                    yield row, self.keys[index] + bytes([flag])
+                    yield row, key + bytes([flag])
 
     @contextmanager
     def _opened(self, kept: Kept, problem: str | None) -> Iterator[BinaryIO]:
