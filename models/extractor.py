@@ -1,5 +1,6 @@
 """Pretrained networks whose features are frozen; each sees a picture as in its own training."""
 
+import logging
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -102,6 +103,7 @@ class Extractor:
         return network
 
     def _with_weights(self) -> nn.Module:
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each try
         path = self._file
         overlay = {"file": str(path), "hf_hub_id": None, "url": ""} if path.exists() else None
         return self.build(pretrained=True, pretrained_cfg_overlay=overlay)
