@@ -154,6 +154,12 @@ Of = dict[str, np.ndarray]
 """Features by the file's name, without its folder."""
 
 
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch) -> None:
+    """Of sixteen pictures, which the twenty do not fill twice."""
+    monkeypatch.setattr(extraction, "PIXELS", 16 * 64**2)
+
+
 def of_dataset(dataset: data.Dataset, folder: Path, size: int = 64, name: str = LITE0) -> Of:
     arguments = (dataset, "image_folder", folder, extractor(name, size), picture.as_shown, CPU)
     found = {}
@@ -245,6 +251,25 @@ def test_what_is_new_or_has_another_content_is_computed_and_nothing_else(root, c
     assert same(*({name: of[name] for name in stay} for of in (before, after)))
 
 
+def test_of_several_copies_of_a_picture_one_is_computed(root, computed):
+    content = (root / "train/a/00.png").read_bytes()
+    write_classes(root, {"train/b/copy.png": content, "test/a/again.png": content})
+    dataset = load("image_folder", root, "images.size=8")
+    found = of_dataset(dataset, root)
+    assert len(computed) == 20
+    assert np.array_equal(found["copy.png"], found["00.png"])
+    assert np.array_equal(found["again.png"], found["00.png"])
+    for name in ("train/a/00.png", "train/b/copy.png"):
+        (root / name).write_bytes(b"no picture")
+    computed.clear()
+    *lines, _ = refused(of_dataset, dataset, root, lines=3).split("\n")
+    assert [line.partition(":")[0] for line in lines] == [
+        f"{root}/train/a/00.png",
+        f"{root}/train/b/copy.png",
+    ]
+    assert len(computed) == 1
+
+
 def test_each_size_and_each_network_has_its_own(root, computed, offline):
     torch.manual_seed(0)
     save_file(timm.create_model(VIT).state_dict(), offline / f"{VIT}.safetensors")
@@ -262,7 +287,7 @@ def test_each_size_and_each_network_has_its_own(root, computed, offline):
 def test_a_kill_loses_the_batch_in_work_and_what_goes_on_leaves_the_same_bytes(
     tmp_path, computed, monkeypatch
 ):
-    monkeypatch.setattr(extraction, "AT_ONCE", 4)
+    monkeypatch.setattr(extraction, "PIXELS", 4 * 64**2)
     monkeypatch.setattr(extraction, "cores", lambda: 1)  # each has a batch in work
     names = [f"{number:02}.png" for number in range(14)]
     places = [tmp_path / "whole", tmp_path / "killed"]

@@ -13,9 +13,10 @@ from PIL import Image
 import main_TOD
 from tests.support.harness import run_script, run_tod_alone, without_pictures
 from tests.support.picture_runs import ODD, SETTINGS, folder_of, write_pictures
-from tests.support.pictures import write_classes
+from tests.support.pictures import photographs, write_classes
 from tod.analysis.results import read_rows
 from tod.config import load
+from tod.data import extraction
 from tod.data import load as load_dataset
 
 
@@ -82,6 +83,59 @@ def test_every_image_at_any_depth_has_its_line_and_what_cannot_be_read_is_told(r
     assert table["file"].tolist() == sorted(names)
     assert "broken.jpg: cannot be read (it is no picture" in done.stderr
     assert "notes.txt is left out (1 such in all)" in done.stderr
+
+
+FEATURES = ("--set=model.name=linear", "--set=model.extractor_size=32")
+
+
+def test_a_run_on_features_computes_those_of_pictures_that_it_has_not_seen(
+    tmp_path, predict, no_pictures, monkeypatch, caplog
+):
+    computed, made_of = [], extraction.made_of
+
+    def noted(path: Path, make: Callable) -> object:
+        computed.append(path.name)
+        return made_of(path, make)
+
+    monkeypatch.setattr(extraction, "made_of", noted)
+    data = tmp_path / "data"
+    write_pictures(data, ("a", "b"))
+    main_TOD.main([*SETTINGS, *FEATURES, f"--data-dir={data}", f"--output-dir={tmp_path}"])
+    assert len(computed) == 30
+    computed.clear()
+    (folder,) = tmp_path.glob("image_folder_*")
+    own = predict(folder, data / "test")
+    accuracy = 100 * (own["file"].map(os.path.dirname) == own["class"]).mean()
+    recorded = float(read_rows(folder / "results.csv")["test_accuracy"].iloc[-1])
+    assert accuracy == pytest.approx(recorded, abs=1e-3)
+    assert computed == []
+    first, *others = photographs(3)
+    pool = {f"new/{n}.png": image for n, image in enumerate([first, *others])}
+    write_classes(tmp_path, {**pool, "new/broken.png": b"x"})
+    shutil.copy(data / "test" / own["file"][0], tmp_path / "new" / "known.png")
+    tables = [predict(folder, tmp_path / "new") for _ in range(2)]
+    assert sorted(computed) == ["0.png", "1.png", "2.png", *["broken.png"] * 2]
+    assert "broken.png: cannot be read (it is no picture of a known kind)" in caplog.text
+    assert tables[0].equals(tables[1])
+    assert tables[0]["file"].tolist() == ["0.png", "1.png", "2.png", "known.png"]
+    assert tables[0].iloc[3, 1:].tolist() == own.iloc[0, 1:].tolist()
+    # Each picture has its own features, whatever is looked at with it.
+    (tmp_path / "alone").mkdir()
+    shutil.copy(tmp_path / "new" / "1.png", tmp_path / "alone")
+    assert predict(folder, tmp_path / "alone").equals(tables[0][1:2].reset_index(drop=True))
+
+
+def test_a_run_on_the_rows_of_a_file_can_tell_nothing_of_pictures(
+    run, tmp_path, call_script, no_pictures
+):
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(1797, 4)))
+    rows = f"--features={tmp_path / 'rows.npy'}"
+    folder = run_tod_alone(tmp_path, *FEATURES, "--set=model.extractor=null", rows)
+    output = tmp_path / "predictions.csv"
+    done = call_script("predict.py", folder, run / "data", f"--output={output}")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "was trained on the rows of a file" in done.stderr
+    assert not output.exists()
 
 
 def test_what_cannot_be_predicted_is_one_line(run, tmp_path, call_script):
