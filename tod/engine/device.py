@@ -158,7 +158,8 @@ def prepare(
         # CUDA gives the same bytes each time then, for some speed; a CPU does so anyway. Where an
         # operation has no deterministic form, PyTorch warns and names it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        # `torch.use_deterministic_algorithms` would import a compiler too, for seconds.
+        torch.set_deterministic_debug_mode("warn")
         # Nothing here reads memory that it has not written.
         torch.utils.deterministic.fill_uninitialized_memory = False
     if device.type == "cpu":
