@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import tod.system.early_interrupt  # noqa: F401 - ahead of what takes seconds
 import main_TOD
 from experiments.cells import PAPER, Cell, curves_of, new_parser, parse, refuse_doubles, run_all
 from tod.analysis.report import write_report

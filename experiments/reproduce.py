@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import tod.system.early_interrupt  # noqa: F401 - ahead of what takes seconds
 from experiments.cells import PAPER, Cell, curves_of, new_parser, parse, run_all
 from tod.analysis import figures
 from tod.analysis.results import ACCURACY, Curve

@@ -109,6 +109,7 @@ def exit_status() -> Iterator[None]:
         print(error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 

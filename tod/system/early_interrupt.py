@@ -1,0 +1,15 @@
+"""Once imported, a Ctrl-C while a script imports the rest is one line and status 130."""
+
+import sys
+from types import TracebackType
+
+
+def leave(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ends a script whose libraries are being imported; then `exit_status` answers."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = leave
