@@ -103,7 +103,7 @@ def select_threads(device: torch.device, work: int, begun: Mapping[str, Any]) ->
     # Earlier versions have recorded them with the device alone.
     recorded = f"threads: {begun.get('threads')}, {begun.get('device')}"
     if not (before := re.search(r"threads: ([1-9]\d{0,3})\b", recorded)):
-        most = min(THREADS, own_cores())
+        most = _most_threads()
         return max(1, min(most, work // WORK_OF_A_THREAD)) if device.type == "cpu" else most
     threads = int(before[1])
     if device.type == "cpu" and threads > own_cores() and not os.environ.get("OMP_NUM_THREADS"):
@@ -112,6 +112,10 @@ def select_threads(device: torch.device, work: int, begun: Mapping[str, Any]) ->
             f"{counted(own_cores(), 'core')}; OMP_NUM_THREADS={own_cores()} is faster"
         )
     return threads
+
+
+def _most_threads() -> int:
+    return min(THREADS, own_cores())
 
 
 def select_precision(name: str, device: torch.device, work: int) -> str:
@@ -146,12 +150,13 @@ def say_why(asked: str, precision: str, device: torch.device, work: int) -> None
 def prepare(
     device: torch.device, precision: str, deterministic: bool, threads: int | None = None
 ) -> None:
-    """Sets up PyTorch for training in this process, before anything computes.
+    """Sets up PyTorch in this process, before anything computes.
 
-    OMP_NUM_THREADS, where it is set, decides instead of `threads`.
+    Without `threads`, it takes as many as it may have cores; OMP_NUM_THREADS, where it is set,
+    decides instead.
     """
-    if threads and not os.environ.get("OMP_NUM_THREADS"):
-        torch.set_num_threads(threads)
+    if not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(threads or _most_threads())
     allow_tf32(precision == "tf32")
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
