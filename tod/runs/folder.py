@@ -3,8 +3,8 @@
 import errno
 import logging
 import re
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class RunFolder:
     def __post_init__(self) -> None:
         self._locks, self._locks_while_emptied = ExitStack(), ExitStack()
         self._made: list[Path] = []  # the folders that were not there, from its own outwards
+        self._can_lock = True  # as far as it knows
         self._all_goes = False  # nothing stays of what is there: it may be another run
 
     @property
@@ -114,7 +115,16 @@ class RunFolder:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise cannot(self.path, "written", error, ANOTHER_PLACE) from None
-            log.warning(cannot(self.path, "locked", error, "start no second run on it"))
+            if self._can_lock:
+                log.warning(cannot(self.path, "locked", error, "start no second run on it"))
+            self._can_lock = False
+
+    @contextmanager
+    def _others_wait(self) -> Iterator[None]:
+        """Holds the lock of what all processes write."""
+        with ExitStack() as held:
+            self._lock(["config.yaml"], held, wait=True)
+            yield
 
     def _begun_trials(self) -> set[int]:
         """Those that have a saved state or results."""
@@ -132,8 +142,7 @@ class RunFolder:
             self._empty()
         recorded, content = self.path / "config.yaml", self.identity.as_dict()
         content["run"] |= environment
-        with ExitStack() as held:
-            self._lock(["config.yaml"], held, wait=True)  # the first process writes it
+        with self._others_wait():  # the first process writes it
             if not recorded.exists():
                 write_atomically(recorded, as_yaml(content))
         self._compare(environment)  # it may be another process's
@@ -243,8 +252,9 @@ class RunFolder:
         is_earlier = rows["cycle"].astype(int) < int(row["cycle"])
         of_trial = rows[is_earlier & (rows["trial"] == row["trial"])]
         table = _in_order(of_trial, pd.DataFrame([row]))
-        write_atomically(self._table(row["trial"]), as_csv(table))
-        return len(self._finished(self._write_results())) == self.num_trials
+        with self._others_wait():  # of trials that end together, one is the last
+            write_atomically(self._table(row["trial"]), as_csv(table))
+            return len(self._finished(self._write_results())) == self.num_trials
 
     def _write_results(self) -> pd.DataFrame:
         """Writes `results.csv`, until it holds the rows of all tables.
