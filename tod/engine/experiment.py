@@ -12,10 +12,10 @@ from losses import AuxiliaryLoss
 from tod.config import InputError
 from tod.config.identity import Identity, Options
 from tod.engine import device as devices
-from tod.engine.loop import Loop
-from tod.engine.oracle import Oracle
+from tod.engine.loop import Loop, Oracle
 from tod.engine.ranks import DataParallel, LostRankError
 from tod.engine.trial import Experiment
+from tod.runs.folder import RunFolder
 from tod.runs.log import RunLog
 from tod.runs.monitor import Monitor
 from tod.runs.ranks import main_process_first, ranks_from_environment
@@ -52,47 +52,13 @@ def run_experiment(
     ):
         if not ranks.is_main:
             log.setLevel(logging.ERROR)
-        experiment, has_ended = None, False
         with main_process_first(processes):
             # Where ranks share a trial, all go on with what rank 0 has found there.
             oracle = ranks.from_main(lambda: oracle.prepare(folder, run_log) or oracle)
+            experiment, has_ended = None, False
             if oracle.trials:
-                device = devices.select_device(options.device, ranks_from_environment().local_rank)
-                ranks.use(device)
-                asked, work = options.precision, devices.work_of_a_step(config)
-                if asked == "auto":
-                    asked = oracle.recorded.get("precision", asked)
-                precision, threads = ranks.from_main(
-                    lambda: (
-                        devices.select_precision(asked, device, work),
-                        devices.select_threads(device, work // ranks.world_size, oracle.recorded),
-                    )
-                )
-                devices.prepare(device, precision, identity.deterministic, threads)
-                dataset = ranks.each(oracle.load)
-                if oracle.content != ranks.from_main(lambda: oracle.content):
-                    raise InputError(
-                        f"{config.data_dir}: holds other images here than for rank 0; all ranks "
-                        "must see the same, and none may come while they read them"
-                    )
-                experiment = Experiment(
-                    config,
-                    identity.seed,
-                    auxiliary,
-                    dataset,
-                    device,
-                    precision,
-                    interruption,
-                    oracle.imagenet_weights,
-                    oracle.given_features,
-                    options.cuda_graphs,
-                    ranks,
-                )
-                found = environment(experiment, oracle.fingerprint)
-                if not ranks.from_main(lambda: oracle.open(folder, dataset, found, run_log)):
-                    return
-                if processes.is_main_process:
-                    devices.say_why(asked, precision, device, work)
+                parts = (oracle, ranks, folder, run_log, interruption)
+                experiment = _opened(identity, auxiliary, options, *parts)
         if experiment is not None:
             writes_events = options.tensorboard and ranks.is_main
             monitor = Monitor(
@@ -109,6 +75,57 @@ def run_experiment(
                     has_ended = Loop(trial, oracle, sampling, folder, monitor, options).run()
         if ranks.is_main:
             oracle.conclude(folder, has_ended)
+
+
+def _opened(
+    identity: Identity,
+    auxiliary: type[AuxiliaryLoss],
+    options: Options,
+    oracle: Oracle,
+    ranks: DataParallel,
+    folder: RunFolder,
+    run_log: RunLog,
+    interruption: Interruption,
+) -> Experiment | None:
+    """Sets up the device, loads the images and opens the folder; None: nothing is to be trained."""
+    config = identity.config
+    device = devices.select_device(options.device, ranks_from_environment().local_rank)
+    ranks.use(device)
+    asked, work = options.precision, devices.work_of_a_step(config)
+    if asked == "auto":
+        asked = oracle.recorded.get("precision", asked)
+    precision, threads = ranks.from_main(
+        lambda: (
+            devices.select_precision(asked, device, work),
+            devices.select_threads(device, work // ranks.world_size, oracle.recorded),
+        )
+    )
+    devices.prepare(device, precision, identity.deterministic, threads)
+    dataset = ranks.each(oracle.load)
+    if oracle.content != ranks.from_main(lambda: oracle.content):
+        raise InputError(
+            f"{config.data_dir}: holds other images here than for rank 0; all ranks "
+            "must see the same, and none may come while they read them"
+        )
+    experiment = Experiment(
+        config,
+        identity.seed,
+        auxiliary,
+        dataset,
+        device,
+        precision,
+        interruption,
+        oracle.imagenet_weights,
+        oracle.given_features,
+        options.cuda_graphs,
+        ranks,
+    )
+    found = environment(experiment, oracle.fingerprint)
+    if not ranks.from_main(lambda: oracle.open(folder, dataset, found, run_log)):
+        return None
+    if oracle.processes.is_main_process:
+        devices.say_why(asked, precision, device, work)
+    return experiment
 
 
 @contextmanager

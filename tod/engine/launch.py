@@ -34,8 +34,8 @@ def launch(script: EntryScript, command: Command) -> None:
             f"start them by torchrun --nproc_per_node=2 {script.name} --parallel data"
         )
 
+    from tod.engine.dataset_oracle import DatasetOracle
     from tod.engine.experiment import run_experiment
-    from tod.engine.oracle import DatasetOracle
     from tod.engine.people_oracle import PeopleOracle
     from tod.engine.ranks import DataParallel
 

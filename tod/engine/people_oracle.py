@@ -21,8 +21,7 @@ from tod.data import Dataset, own_images
 from tod.data.own_images import UNKNOWN, indices_of
 from tod.engine import asking
 from tod.engine.judging import audited, judged_scores
-from tod.engine.loop import Loop
-from tod.engine.oracle import Oracle
+from tod.engine.loop import Loop, Oracle
 from tod.engine.trial import Experiment, Trial
 from tod.people.batch_files import write_batch
 from tod.people.label_store import LabelStore
