@@ -56,7 +56,9 @@ def test_a_closed_terminal_is_no_request_under_nohup(handler, requested):
 @pytest.mark.parametrize("entry", [*SCRIPTS, "plot.py", "experiments/grid.py"])
 def test_sigint_while_libraries_are_imported_is_one_line(tmp_path, entry):
     for library in ("numpy", "pandas", "torch"):
-        code = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
+        # As a terminal's foreground process, whatever this one ignores.
+        code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        code += "signal.raise_signal(signal.SIGINT)\n"
         (tmp_path / f"{library}.py").write_text(code)
     done = run_script(entry, start=Popen, PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
