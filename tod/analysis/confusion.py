@@ -8,9 +8,8 @@ import pandas as pd
 
 from tod.analysis.results import Curve
 from tod.analysis.tables import Table, mean_and_deviation
-from tod.config import InputError
 from tod.config.identity import cycle_files
-from tod.system.files import as_csv, reason
+from tod.system.files import as_csv, cannot
 
 
 def as_text(predicted: np.ndarray, true: np.ndarray, class_names: Sequence[str]) -> str:
@@ -39,10 +38,8 @@ def read(curve: Curve) -> np.ndarray:
                 table = pd.read_csv(io.StringIO(text), header=None, dtype=str)
                 found.append(table.iloc[1:, 1:].to_numpy().astype(np.int64).reshape(size, size))
             except (OSError, ValueError) as error:
-                raise InputError(
-                    f"{path}: cannot be read ({reason(error)}); copy it back from where the run "
-                    "was made, or remove it"
-                ) from None
+                advice = "copy it back from where the run was made, or remove it"
+                raise cannot(path, "read", error, advice) from None
     return np.stack(found) if found else np.empty((0, size, size), np.int64)
 
 

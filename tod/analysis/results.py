@@ -11,10 +11,9 @@ from typing import Any
 import pandas as pd
 
 from tod import config as configuration
-from tod.config import InputError
 from tod.config.schema import DATASETS, Config, DatasetFacts
 from tod.config.settings import flat, shortened
-from tod.system.files import reason
+from tod.system.files import cannot
 
 log = logging.getLogger("tod")
 
@@ -246,16 +245,14 @@ def read_run(folder: Path) -> Curve:
         numbers = rows[known].replace("", "nan").astype(float)
     except (OSError, ValueError) as error:
         runs = len([*folder.glob("*/results.csv")])
-        advice = f", as {folder}/* does: it holds {runs}" if runs else ""
-        raise InputError(
-            f"{path}: cannot be read ({reason(error)}); "
-            f"name the folder of a run that has ended a cycle{advice}"
-        ) from None
+        among = f", as {folder}/* does: it holds {runs}" if runs else ""
+        advice = f"name the folder of a run that has ended a cycle{among}"
+        raise cannot(path, "read", error, advice) from None
     advice = "copy it back from where the run was made"
     config = configuration.read_run(folder, advice)
     run = config.pop("run")
     settings, choices = {"dataset", "active_learning"}, {"seed", "sampling", "auxiliary"}
     if not (settings <= config.keys() and choices <= run.keys()):
-        raise InputError(f"{folder / 'config.yaml'}: cannot be read (it lacks settings); {advice}")
+        raise cannot(folder / "config.yaml", "read", "it lacks settings", advice)
     numbers = numbers.astype({"trial": int, "num_labeled": int}).assign(seed=run["seed"])
     return Curve((folder,), config, run, {run["seed"]: run.get("data")}, numbers)

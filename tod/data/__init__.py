@@ -13,7 +13,7 @@ from tod.config import Config, InputError, too_many_labels
 from tod.config.schema import Images
 from tod.data import image_folder, published
 from tod.data.dataset import Dataset, Draw, ImageSet
-from tod.system.files import reason
+from tod.system.files import cannot
 from utils import random_generator
 
 __all__ = ["Dataset", "ImageSet", "in_long_tail", "load", "statistics"]
@@ -39,10 +39,8 @@ def load(config: Config, seed: int) -> Dataset:
     try:
         found = LOADERS[config.dataset](root, config.images, seed)
     except OSError as error:
-        raise InputError(
-            f"{root}: cannot be read ({reason(error)}); "
-            f"--data-dir names the place of the images; {published.WITHOUT_DATA}"
-        ) from None
+        advice = f"--data-dir names the place of the images; {published.WITHOUT_DATA}"
+        raise cannot(root, "read", error, advice) from None
     active, train, draw = config.active_learning, found.train, found.draw
     if active.imbalance is not None:
         kept = np.flatnonzero(in_long_tail(train.labels.numpy(), active.imbalance, seed))

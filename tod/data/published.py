@@ -21,7 +21,7 @@ from tod.data import listing, picture
 from tod.data.dataset import Dataset, Draw, ImageSet
 from tod.data.decoding import load_images
 from tod.data.store import folder_lock
-from tod.system.files import reason
+from tod.system.files import cannot, reason
 from utils import random_generator
 
 log = logging.getLogger("tod")
@@ -150,10 +150,8 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     # A damaged pickle or .mat file can raise anything at all.
     except Exception as error:
-        raise InputError(
-            f"{path}: cannot be read ({reason(error)}); "
-            f"remove {path.parent} and it is downloaded again"
-        ) from None
+        advice = f"remove {path.parent} and it is downloaded again"
+        raise cannot(path, "read", error, advice) from None
 
 
 class _PlainUnpickler(pickle.Unpickler):
