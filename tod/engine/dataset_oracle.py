@@ -1,4 +1,4 @@
-"""The oracle of a dataset, which knows all labels: it gives those of what is queried at once."""
+"""The oracle of a dataset whose labels are all known: it answers a query at once."""
 
 import logging
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ log = logging.getLogger("tod")
 
 @dataclass
 class DatasetOracle(Oracle):
-    """Labels what is queried of a published dataset, or of a folder whose classes are known."""
+    """Labels queried images of a published dataset, or of a folder with a folder for each class."""
 
     identity: Identity
     chosen: Sequence[int]
@@ -39,7 +39,7 @@ class DatasetOracle(Oracle):
             self.advice = self.advice.replace("again", "again without --overwrite")
 
     def folder(self, path: Path) -> RunFolder:
-        """What rank 0 has emptied, the others fill."""
+        """Rank 0 alone empties the folder."""
         return RunFolder(
             path,
             self.identity,
@@ -93,7 +93,7 @@ class DatasetOracle(Oracle):
     def conclude(self, folder: RunFolder, has_ended: bool) -> None:
         for number in set(folder.trials) - set(self.trials):
             finish_trial(folder, number)
-        # Of several processes, one shows the table.
+        # One of several processes shows the table.
         shows = self.processes.world_size == 1 or (
             self.processes.is_main_process and self.is_finished
         )

@@ -1,4 +1,4 @@
-"""A run of trials × cycles, whoever gives the labels."""
+"""A run: all its trials, with labels from a dataset or from people."""
 
 import logging
 import platform
@@ -33,12 +33,12 @@ def run_experiment(
     oracle: Oracle,
     ranks: DataParallel | None = None,
 ) -> None:
-    """Runs the oracle's trials, or what an earlier command has left of them.
+    """Runs the oracle's trials, or continues them where an earlier command stopped.
 
-    The `ranks` share each trial; where there are none, this process has its trials to itself.
+    The `ranks` share each trial; without them, this process runs its trials alone.
 
     Raises:
-        InputError: something that the user must mend; what was saved before stays good.
+        InputError: the user must mend something; saved results stay valid.
         SystemExit: with status 130, 143 or 129, when interrupted by a signal.
     """
     config, ranks, processes = identity.config, ranks or DataParallel(), oracle.processes
@@ -53,7 +53,7 @@ def run_experiment(
         if not ranks.is_main:
             log.setLevel(logging.ERROR)
         with main_process_first(processes):
-            # Where ranks share a trial, all go on with what rank 0 has found there.
+            # Ranks that share a trial all continue with the state that rank 0 has found.
             oracle = ranks.from_main(lambda: oracle.prepare(folder, run_log) or oracle)
             experiment, has_ended = None, False
             if oracle.trials:
@@ -87,7 +87,7 @@ def _opened(
     run_log: RunLog,
     interruption: Interruption,
 ) -> Experiment | None:
-    """Sets up the device, loads the images and opens the folder; None: nothing is to be trained."""
+    """Sets up the device, loads the images and opens the folder; None if there is no training."""
     config = identity.config
     device = devices.select_device(options.device, ranks_from_environment().local_rank)
     ranks.use(device)
@@ -130,18 +130,18 @@ def _opened(
 
 @contextmanager
 def _led_by_rank_0(interruption: Interruption) -> Iterator[None]:
-    """Notes signals, which are rank 0's to answer: a rank that left by itself would be missed."""
+    """Notes signals but leaves the answer to rank 0, since the others wait for every rank."""
     with handled_by(interruption.note):
         try:
             yield
         except (LostRankError, SystemExit):
-            if interruption.requested:  # so was rank 0, which says so
+            if interruption.requested:  # so was rank 0, which reports it
                 raise SystemExit(128 + interruption.requested) from None
             raise
 
 
 def environment(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
-    """What the run has found, for its `config.yaml`; `fingerprint` identifies the images."""
+    """What the run records in `config.yaml` of its data, device and versions."""
     dataset, device = experiment.dataset, experiment.device
     return {
         "class_names": list(dataset.class_names),

@@ -34,7 +34,7 @@ SECONDS_BETWEEN_SAVES = 300.0
 
 @dataclass
 class Loop:
-    """The loop over one trial, and what it leaves in the run's folder: rank 0 alone writes it."""
+    """The loop over one trial, whose records rank 0 writes into the run's folder."""
 
     trial: Trial
     oracle: "Oracle"
@@ -52,10 +52,10 @@ class Loop:
         self.clock = time.monotonic()
 
     def run(self) -> bool:
-        """From where the trial stopped to its end, or to where it waits for labels.
+        """Runs the trial from where it stopped to its end, or until it waits for labels.
 
         Returns:
-            Whether the run has all its results with this trial's.
+            Whether this was the last trial of the run to end.
         """
         self.resume()
         try:
@@ -67,7 +67,7 @@ class Loop:
                 self.train_seconds = 0.0
                 self.save()
         except (FloatingPointError, DivergenceError) as error:
-            if not self.writes:  # all ranks find it; one says so
+            if not self.writes:  # all ranks raise it; rank 0 reports it
                 raise SystemExit(2) from None
             if isinstance(error, DivergenceError):
                 raise
@@ -75,8 +75,10 @@ class Loop:
         return False
 
     def train_and_evaluate(self) -> dict[str, str]:
-        """Takes the cycle to its end, and keeps its network; gives its row of results, as far as
-        it is known before the query.
+        """Trains and evaluates the cycle and writes its weights.
+
+        Returns:
+            The row of results, as far as it is known before the query.
         """
         trial = self.trial
         self.clock = time.monotonic()
@@ -117,7 +119,7 @@ class Loop:
     def _warn_if_nothing_seems_learnt(self, accuracy: float) -> None:
         trial, rows = self.trial, self.folder.rows()
         is_before = (rows["trial"] == str(trial.number)) & (rows["cycle"].astype(int) < trial.cycle)
-        if "audited" in rows:  # of few, an accuracy means little
+        if "audited" in rows:  # on few images an accuracy means little
             is_before &= pd.to_numeric(rows["audited"]).fillna(FEW_IMAGES) >= FEW_IMAGES
         before = rows.loc[is_before, ACCURACY].astype(float).dropna().tolist()
         labels = trial.experiment.dataset.test.labels
@@ -133,7 +135,7 @@ class Loop:
             )
 
     def cycle_file(self, kind: str, cycle: int, ending: str = ".csv") -> Path:
-        """Where one kind of record of a cycle lies; 0: of what was before the first."""
+        """The file of one kind of record of a cycle; cycle 0 is the state before the first."""
         return self.folder.path / kind / f"{cycle_name(self.trial.number, cycle)}{ending}"
 
     def _after_step(self) -> None:
@@ -150,7 +152,7 @@ class Loop:
                 learner.epoch_losses,
                 learning_rate(self.config, learner.epoch - 1),
             )
-        # All ranks save together: rank 0's signals and clock decide.
+        # All ranks save together, when rank 0's signals and clock say so.
         is_late = seconds > SECONDS_BETWEEN_SAVES
         wanted = self.ranks.agree(interruption.requested or -int(is_late))
         due = epoch_ended and (cycle_trained or learner.epoch % EPOCHS_BETWEEN_SAVES == 0)
@@ -162,7 +164,7 @@ class Loop:
                 interruption.stop(wanted)
 
     def save(self) -> None:
-        """Saves where the trial stands: a killed run goes on from here."""
+        """Saves the state from which a killed run resumes."""
         self.trial.learner.check_finite()
         self.ranks.from_main(self._write_state)
 
@@ -172,7 +174,7 @@ class Loop:
         self.progress.save({**state, "train_seconds": self.train_seconds})
 
     def resume(self) -> None:
-        """Takes back what an earlier process has saved of the trial, if it has."""
+        """Restores the state that an earlier process saved of the trial, if any."""
         learner, state = self.trial.learner, self.ranks.from_main(self.progress.load)
         if state is not None:
             try:
@@ -202,17 +204,17 @@ class Loop:
 
 
 class Oracle:
-    """Labels what is queried: the seam between the loop, and datasets or people.
+    """Labels the queried images: the seam between the loop and a dataset or people.
 
     Attributes:
-        advice: how to go on after an interruption.
-        processes: which process this is of those that share out the trials.
-        trials: those that this command has something to do for, once it is prepared.
-        recorded: what the run has recorded of itself, if it has begun.
-        num_labeled: on how many labelled images each cycle of a trial is to train.
-        fingerprint: of the images, for `config.yaml`, once they are loaded.
-        content: what all ranks that share a trial must see alike.
-        given_features: of the training images, (N, F), where the run uses given ones.
+        advice: how to continue after an interruption.
+        processes: this process among those that divide the trials.
+        trials: those to run; known once the oracle is prepared.
+        recorded: the section `run` of the run's `config.yaml`, if it has begun.
+        num_labeled: the number of labelled images of each cycle.
+        fingerprint: of the images, for `config.yaml`; known once they are loaded.
+        content: a fingerprint that must be the same on all ranks of a trial.
+        given_features: of the training images, (N, F), if the run uses `--features`.
     """
 
     identity: Identity
@@ -234,16 +236,18 @@ class Oracle:
         """The run's folder."""
 
     def prepare(self, folder: RunFolder, run_log: RunLog) -> None:
-        """Finds out what there is to do, before anything slow begins."""
+        """Finds out which trials to run, before anything slow begins."""
 
     def load(self) -> Dataset:
-        """The images, with the labels that are known."""
+        """Loads the images, with the labels that are known."""
 
     def open(
         self, folder: RunFolder, dataset: Dataset, found: dict[str, Any], run_log: RunLog
     ) -> bool:
-        """Makes the folder ready for results, whose `config.yaml` keeps what was `found`; whether
-        there is anything to train for.
+        """Makes the folder ready for results and records what was `found` in `config.yaml`.
+
+        Returns:
+            Whether there is anything to train.
         """
         folder.open(found)
         run_log.write_to(folder.path / "log.txt")
@@ -251,31 +255,28 @@ class Oracle:
         return True
 
     def trial(self, experiment: Experiment, number: int) -> Trial:
-        """One trial as it begins."""
+        """A trial in its initial state."""
         return Trial(experiment, number)
 
     def has_labels(self, loop: Loop) -> bool:
-        """Whether the trial has the labels to train its cycle on; if not, the loop ends."""
+        """Whether the labels of the cycle are there; if not, the loop ends."""
 
     def query(self, loop: Loop, row: dict[str, str]) -> None:
-        """Asks for the labels of the next cycle, records what for, and starts that cycle.
-
-        `row` is this cycle's row of results, as far as it is known before the query.
-        """
+        """Queries labels, records the query with this cycle's row, and starts the next cycle."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What is saved beside the trial's state."""
+        """The oracle's part of the saved state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores a `state_dict`."""
 
     def conclude(self, folder: RunFolder, has_ended: bool) -> None:
-        """Says how the run stands; `has_ended`: with this command."""
+        """Logs the state of the run; `has_ended` says whether this command has finished it."""
 
 
 def finish_trial(folder: RunFolder, trial: int) -> None:
-    """Ends a trial whose last row is written, unless that was done: a kill may come between."""
+    """Ends a trial whose last row is written; does nothing if it has ended already."""
     progress = Progress(folder.path, trial)
     if progress.exists():
         records.write_learning_curve(folder.path, folder.mark)
