@@ -1,11 +1,11 @@
-"""Once imported, a Ctrl-C while a script imports the rest is one line and status 130."""
+"""Makes a Ctrl-C while a script imports its libraries one line and status 130."""
 
 import sys
 from types import TracebackType
 
 
 def leave(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Ends a script whose libraries are being imported; then `exit_status` answers."""
+    """Ends a script that is still importing; later, `exit_status` handles the interrupt."""
     if issubclass(kind, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         sys.exit(130)
