@@ -26,14 +26,14 @@ LOADERS: dict[str, Callable[[Path, Images, int], Dataset]] = {
     "caltech101": published.caltech101,
     "image_folder": image_folder.load,
 }
-"""What reads each dataset: from `data_dir`, with its settings and the seed of its split."""
+"""The loader of each dataset: from `data_dir`, with the section `images` and the split's seed."""
 
 
 def load(config: Config, seed: int) -> Dataset:
-    """Reads the dataset that the configuration names; where torchvision can download it, it does.
+    """Reads the dataset that the configuration names; torchvision downloads what it can.
 
-    `seed` decides a split that the images do not have: Caltech-101's, and by `images.test_share`;
-    and the long tail of `active_learning.imbalance`.
+    `seed` decides the split of Caltech-101 and of `images.test_share`, and the long tail of
+    `active_learning.imbalance`.
     """
     root = Path(config.data_dir)
     try:
@@ -60,7 +60,7 @@ def load(config: Config, seed: int) -> Dataset:
 
 
 def in_long_tail(labels: np.ndarray, ratio: float, seed: int) -> np.ndarray:
-    """Which images are in a long-tailed part of a training set (Cui et al., CVPR 2019), (N,) bool.
+    """The images of a long-tailed part of a training set (Cui et al., CVPR 2019), (N,) bool.
 
     Class sizes fall exponentially: of C classes, the k-th most frequent (from 0; of equal ones, the
     first) keeps `n_0 · R^(−k / (C − 1))` images, drawn at random, where n_0 is the largest class's
