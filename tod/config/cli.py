@@ -110,7 +110,7 @@ def exit_status() -> Iterator[None]:
         print(error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        sys.stderr.write("interrupted\n")
         sys.exit(130)
 
 

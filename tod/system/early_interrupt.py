@@ -7,7 +7,7 @@ from types import TracebackType
 def leave(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Ends a script that is still importing; later, `exit_status` handles the interrupt."""
     if issubclass(kind, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
+        sys.stderr.write("interrupted\n")  # in one piece, unlike print: others may write, too
         sys.exit(130)
     sys.__excepthook__(kind, error, trace)
 
