@@ -88,6 +88,7 @@ class AuxiliaryLoss(ABC):
         weight: of the sum of its parts beside the task loss.
         parts: the names of its parts.
         uses_unlabeled_images: whether a step has an unlabelled batch beside the labelled one.
+        repeats_unlabeled_batch: whether all steps of a trial's first cycle have the same one.
         decays_modules: whether the learning rate of its networks falls with the backbone's.
         advice: what else to try when training diverges.
         memory: its buffers (`register_buffer`) have a row for each training image, and last:
@@ -97,6 +98,7 @@ class AuxiliaryLoss(ABC):
     weight = 1.0
     parts: tuple[str, ...] = ()
     uses_unlabeled_images = False
+    repeats_unlabeled_batch = False
     decays_modules = False
     advice = ""
 
@@ -175,6 +177,7 @@ class CODLoss(AuxiliaryLoss):
     def __init__(self, config: Config, networks: NetworkFactory) -> None:
         super().__init__(config, networks)
         self.weight = config.cod.weight  # λ
+        self.repeats_unlabeled_batch = config.cod.fixed_batch_in_first_cycle
         self.teacher = networks.backbone("teacher").train()
         self.steps_taken = 0
 

@@ -169,7 +169,7 @@ class Learner:
         if self.draws_from(unlabeled):
             batch_size = min(config.training.batch_size, len(unlabeled))
             random = random_generator(seed, "unlabeled batches", *place)
-            if self.cycle == 1 and config.cod.fixed_batch_in_first_cycle:
+            if self.cycle == 1 and self.auxiliary.repeats_unlabeled_batch:
                 once = random_generator(seed, "fixed unlabeled batch", self.trial)
                 chosen = [once.choice(unlabeled, batch_size, replace=False)] * len(batches)
             else:
