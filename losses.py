@@ -1,4 +1,4 @@
-"""The task, COD and ranking losses, and the auxiliary losses that training is made of with them."""
+"""The task, COD and ranking losses, and the auxiliary losses that training combines them into."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -60,17 +60,17 @@ def ranking_loss(predicted_loss: Tensor, target_loss: Tensor, margin: float = 1.
 
 
 class Step(NamedTuple):
-    """What an auxiliary loss may look at in one step.
+    """The input of an auxiliary loss in one step.
 
     Attributes:
         epoch: of this cycle, from 0: a tensor () on the device, since a CUDA graph would replay a
             number for ever.
-        indices: of the images of the labelled batch, and of the unlabelled one where there is one,
-            among the training images; (N,) each.
-        outputs: what the backbone, in training mode, gave for the same batches.
+        indices: the training set indices of the labelled batch, and of the unlabelled one if there
+            is one; (N,) each.
+        outputs: of the backbone, in training mode, for the same batches.
         losses: the task loss of each labelled image, (N,).
-        targets: what the auxiliary loss gave for the same batches, without gradients.
-        predictions: what its own networks gave, with gradients.
+        targets: from `AuxiliaryLoss.targets`, for the same batches, without gradients.
+        predictions: from `AuxiliaryLoss.predictions`, with gradients.
     """
 
     epoch: Tensor
@@ -82,21 +82,23 @@ class Step(NamedTuple):
 
 
 class AuxiliaryLoss(ABC):
-    """A loss beside the task loss, with the networks that it needs.
+    """A loss that is added to the task loss, with the networks that it needs.
 
     Attributes:
-        weight: of the sum of its parts beside the task loss.
+        weight: of the sum of its parts in the total loss.
         parts: the names of its parts.
-        uses_unlabeled_images: whether a step has an unlabelled batch beside the labelled one.
+        uses_unlabeled_images: whether a step also has an unlabelled batch.
+        repeats_unlabeled_batch: whether all steps of a trial's first cycle have the same one.
         decays_modules: whether the learning rate of its networks falls with the backbone's.
         advice: what else to try when training diverges.
-        memory: its buffers (`register_buffer`) have a row for each training image, and last:
-            through kills, where images come and go, on all ranks, in CUDA graphs.
+        memory: holds buffers (`register_buffer`) with a row for each training image, which survive
+            kills, images that come and go, several ranks and CUDA graphs.
     """
 
     weight = 1.0
     parts: tuple[str, ...] = ()
     uses_unlabeled_images = False
+    repeats_unlabeled_batch = False
     decays_modules = False
     advice = ""
 
@@ -105,20 +107,20 @@ class AuxiliaryLoss(ABC):
         self.memory = nn.Module()
 
     def targets(self, batches: Sequence[Tensor]) -> Sequence[Tensor]:
-        """What the loss takes as constants, computed without gradients, beside the backbone's pass.
+        """The constants of the loss, computed without gradients while the backbone runs.
 
-        The labelled images, and the unlabelled ones where there are any, each (N, 3, H, W) → a
-        tensor (N, …) for each batch, or nothing.
+        The labelled images, and the unlabelled ones if there are any, each (N, 3, H, W) → a tensor
+        (N, …) for each batch, or nothing.
         """
         return []
 
     def predictions(self, outputs: Sequence[Outputs]) -> Sequence[Tensor]:
-        """What the loss's own networks give, with gradients.
+        """The outputs of the loss's own networks, with gradients.
 
-        They run here and not in `losses`: where several ranks share a batch, each runs them on its
-        own images, and `losses` sees what all have given. The backbone's outputs of the same
-        batches (without history in epochs in which the loss does not train it) → a tensor (N, …)
-        for each batch, for the first one alone, or nothing.
+        These run here and not in `losses`, since ranks that share a batch run them on their own
+        images each, and `losses` sees the outputs of all. The backbone's outputs for the batches
+        (without history in epochs in which the loss does not train it) → a tensor (N, …) for each
+        batch, for the first one alone, or nothing.
         """
         return []
 
@@ -126,34 +128,34 @@ class AuxiliaryLoss(ABC):
     def losses(self, step: Step) -> Sequence[Tensor]:
         """The parts of the loss of one step, scalars without their weight.
 
-        Where several ranks share a batch, all is the whole batch's, and there are no feature maps:
-        these, `predictions` sees. Nor may it look at parameters, whose gradients the ranks add up.
+        If several ranks share a batch, `step` is the whole batch's, without feature maps, which
+        only `predictions` sees. The loss must not use parameters, whose gradients the ranks add up.
         """
 
     def trains_backbone(self, epoch: int) -> bool:
-        """Whether the gradient of the loss reaches the backbone in this epoch, from 0."""
+        """Whether the gradient of the loss reaches the backbone in this epoch, counted from 0."""
         return True
 
     def after_step(self, backbone: nn.Module) -> None:  # noqa: B027 - few need it
-        """Called after the optimisers have taken their step."""
+        """Called after each step of the optimisers."""
 
     def modules(self) -> dict[str, nn.Module]:
-        """The networks that the loss trains, by their names in a cycle's published checkpoint."""
+        """The networks that the loss trains, by their names in the published checkpoints."""
         return {}
 
     def networks(self) -> Sequence[nn.Module]:
-        """All that a step runs or changes beside the backbone."""
+        """All networks that a step runs or changes, except the backbone."""
         return [*self.modules().values(), self.memory]
 
     def _kept(self) -> dict[str, nn.Module]:
         return self.modules() | ({"memory": self.memory} if [*self.memory.buffers()] else {})
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs."""
+        """The state that a resumed run needs."""
         return {name: network.state_dict() for name, network in self._kept().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores a `state_dict`."""
         for name, network in self._kept().items():
             network.load_state_dict(state[name])
 
@@ -175,6 +177,7 @@ class CODLoss(AuxiliaryLoss):
     def __init__(self, config: Config, networks: NetworkFactory) -> None:
         super().__init__(config, networks)
         self.weight = config.cod.weight  # λ
+        self.repeats_unlabeled_batch = config.cod.fixed_batch_in_first_cycle
         self.teacher = networks.backbone("teacher").train()
         self.steps_taken = 0
 
@@ -183,7 +186,7 @@ class CODLoss(AuxiliaryLoss):
         return [self.teacher(images)[0] for images in batches]
 
     def losses(self, step: Step) -> Sequence[Tensor]:
-        """The COD loss of the labelled batch, and of the unlabelled one where there is one."""
+        """The COD loss of the labelled batch, and of the unlabelled one if there is one."""
         return [
             cod_loss(logits, consistency_logits, ema_logits)
             for (logits, consistency_logits, *_), ema_logits in zip(
@@ -236,7 +239,7 @@ class LossPrediction(AuxiliaryLoss):
 
 
 class DetachedLossPrediction(LossPrediction):
-    """The loss-prediction module as an onlooker: its loss never reaches the backbone."""
+    """The loss-prediction module alone: its loss never reaches the backbone."""
 
     def trains_backbone(self, epoch: int) -> bool:
         return False

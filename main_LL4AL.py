@@ -7,6 +7,7 @@ ranking loss trains the backbone too (--auxiliary LL4AL).
 
 from collections.abc import Sequence
 
+import tod.system.early_interrupt  # noqa: F401 - ahead of what takes seconds
 import samplers
 from losses import DetachedLossPrediction, LossPrediction
 from tod.config import cli

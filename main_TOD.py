@@ -15,6 +15,7 @@ looks at the labels that it is to ask for.
 
 from collections.abc import Sequence
 
+import tod.system.early_interrupt  # noqa: F401 - ahead of what takes seconds
 import samplers
 from losses import CODLoss, NoAuxiliary, TrainingDynamics
 from tod.config import cli

@@ -9,6 +9,7 @@ alone are one curve, over all their trials; differences are to the first run, tr
 from collections.abc import Sequence
 from pathlib import Path
 
+import tod.system.early_interrupt  # noqa: F401 - ahead of what takes seconds
 from tod.analysis.plots import KINDS, write_plot
 from tod.config import cli
 

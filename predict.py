@@ -10,6 +10,7 @@ said of it. The pictures are read as the run's were.
 from collections.abc import Sequence
 from pathlib import Path
 
+import tod.system.early_interrupt  # noqa: F401 - ahead of what takes seconds
 from tod.config import cli
 from tod.system.files import as_csv, write_atomically
 

@@ -9,6 +9,7 @@ disk and printed. Runs that have not finished are shown as far as they have got.
 from collections.abc import Sequence
 from pathlib import Path
 
+import tod.system.early_interrupt  # noqa: F401 - ahead of what takes seconds
 from tod.analysis.report import write_report
 from tod.analysis.results import read_runs
 from tod.config import cli

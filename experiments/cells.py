@@ -1,4 +1,4 @@
-"""The runs of an experiment: the command line that asks for them, and how they run at once."""
+"""The runs of an experiment: their command line, and how they run several at once."""
 
 import argparse
 import sys
@@ -39,7 +39,7 @@ NOT_FOR_SCRIPTS = {
 
 
 def new_parser(description: str, output_dir: Path, seeds: Sequence[int] = (0,)) -> cli.Parser:
-    """A parser of what all scripts that run cells offer, with these defaults."""
+    """A parser with the arguments of all scripts that run cells."""
     parser = cli.Parser(description=description)
     add = parser.add_argument
     shown = " ".join(map(str, seeds))
@@ -55,7 +55,7 @@ def new_parser(description: str, output_dir: Path, seeds: Sequence[int] = (0,)) 
 def parse(parser: cli.Parser, argv: Sequence[str]) -> argparse.Namespace:
     """The command line; `further` is what follows `--` in it, for the entry scripts.
 
-    All that is wrong is refused before anything runs.
+    Errors are refused before anything runs.
     """
     place = [*argv, "--"].index("--")
     arguments, unknown = parser.parse_known_args(argv[:place])
@@ -80,7 +80,7 @@ def parse(parser: cli.Parser, argv: Sequence[str]) -> argparse.Namespace:
 
 
 def refuse_doubles(option: str, values: Sequence[object]) -> None:
-    """Refuses what is named twice."""
+    """Refuses values that are named twice."""
     for value in values:
         if values.count(value) > 1:
             raise InputError(f"{option}: {value} is named twice")
@@ -88,7 +88,7 @@ def refuse_doubles(option: str, values: Sequence[object]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One run of what the arguments ask for; a strategy is written SAMPLING/AUXILIARY."""
+    """One run of an experiment; a strategy is written SAMPLING/AUXILIARY."""
 
     config: str
     strategy: str
@@ -105,7 +105,7 @@ class Cell:
 
     @cached_property
     def command(self) -> Command:
-        """What its script is asked for, to run it or to go on with it."""
+        """The command that runs or continues it."""
         sampling, auxiliary = self.strategy.split("/")
         own = {"config": self.config, "sampling": sampling, "auxiliary": auxiliary}
         own |= {"seed": self.seed, "output-dir": self.arguments.output_dir}
@@ -143,10 +143,10 @@ def shortened_training(config: str, scale: float) -> list[str]:
 
 
 def run_all(cells: Sequence[Cell], processes: int | None) -> dict[Cell, int]:
-    """Runs the cells that are not finished, several at once, with one bar; the status of each.
+    """Runs the unfinished cells, several at once, with one bar; returns the status of each.
 
-    Where one would be refused, so are all, and none runs. Outside of a terminal, a line says of
-    each run that it has ended.
+    If one would be refused, none runs. Outside of a terminal, a line reports each run that has
+    ended.
     """
     commands = {cell: checked(cell.script, cell.command) for cell in cells}
     finished = [cell for cell, command in commands.items() if _is_finished(cell.folder, command)]
@@ -172,7 +172,7 @@ def run_all(cells: Sequence[Cell], processes: int | None) -> dict[Cell, int]:
 
     with tqdm(
         total=sum(cell.num_cycles for cell in cells),
-        initial=sum(cell.num_done for cell in cells),  # which is not this command's speed
+        initial=sum(cell.num_done for cell in cells),  # does not count as this command's speed
         unit="cycle",
         disable=None,  # outside of a terminal
         leave=False,
@@ -185,9 +185,9 @@ def run_all(cells: Sequence[Cell], processes: int | None) -> dict[Cell, int]:
 
 
 def _is_finished(path: Path, command: Command) -> bool:
-    """Whether its run needs no process any more; refuses another run in its folder.
+    """Whether a cell needs no process any more; refuses another run in its folder.
 
-    Where the images are said to lie elsewhere, the run itself looks whether they are the same.
+    A cell whose images lie elsewhere now needs one, which checks whether they are the same.
     """
     identity, trials = command.identity, command.trials
     with RunFolder(path, identity, trials, trials) as folder:
@@ -199,6 +199,6 @@ def _is_finished(path: Path, command: Command) -> bool:
 
 
 def curves_of(cells: Sequence[Cell]) -> list[Curve]:
-    """The curves of those cells that have results."""
+    """The curves of the cells that have results."""
     folders = [cell.folder for cell in cells]
     return read_runs([folder for folder in folders if (folder / "results.csv").exists()])

@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import tod.system.early_interrupt  # noqa: F401 - ahead of what takes seconds
 import main_TOD
 from experiments.cells import PAPER, Cell, curves_of, new_parser, parse, refuse_doubles, run_all
 from tod.analysis.report import write_report
@@ -55,7 +56,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def refuse_wrong_strategy(cell: Cell) -> None:
-    """Refuses what is no SAMPLING/AUXILIARY of one entry script."""
+    """Refuses anything other than SAMPLING/AUXILIARY of one entry script."""
     wrong, script = f"--strategy {cell.strategy}", cell.script
     if cell.strategy.count("/") != 1:
         raise InputError(f"{wrong}: write SAMPLING/AUXILIARY, like TOD/NONE, or all")
@@ -66,7 +67,7 @@ def refuse_wrong_strategy(cell: Cell) -> None:
 
 
 def cells_of(arguments: argparse.Namespace) -> list[Cell]:
-    """The grid; of all strategies, those that can work with their configuration."""
+    """The cells of the grid; `all` leaves out strategies that cannot work with a configuration."""
     takes_all = arguments.strategy == ["all"]
     strategies = ALL if takes_all else arguments.strategy
     grid = itertools.product(arguments.config, strategies, arguments.seed)
@@ -97,16 +98,14 @@ def chosen(cells: Sequence[Cell], only: str | None) -> Sequence[Cell]:
 
 
 def show(cells: Sequence[Cell], arguments: argparse.Namespace) -> None:
-    """The tables of all cells that have results, one configuration after the other, in Markdown;
-    and a report of each.
-    """
+    """Prints Markdown tables of all cells with results, and writes a report, by configuration."""
     if not any(cell.num_done for cell in cells):
         print("no run has ended a cycle yet")
     for config in arguments.config:
         if curves := curves_of([cell for cell in cells if cell.config == config]):
             tables = [markdown(table.rows) for table in accuracy_tables(curves)]
             print("\n".join([*tables, *unpaired_notes(curves)]))
-            # Those of an array would write the report at the same time.
+            # Jobs of an array would write the report at the same time.
             if arguments.only in (None, "none"):
                 path = arguments.output_dir / f"report_{Path(config).stem}.html"
                 write_report(path, curves)
@@ -123,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     refused = [cell for cell in cells if statuses.get(cell) == REFUSED]
     for cell in refused:
         print(f"{cell}: has stopped and is left out, see above")
-    # What lies in the folder of a refused one may be of other images.
+    # The folder of a refused cell may hold results of other images.
     show([cell for cell in cells if cell not in refused], arguments)
     sys.exit(max(statuses.values(), default=0))
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import tod.system.early_interrupt  # noqa: F401 - ahead of what takes seconds
 from experiments.cells import PAPER, Cell, curves_of, new_parser, parse, run_all
 from tod.analysis import figures
 from tod.analysis.results import ACCURACY, Curve
@@ -32,7 +33,7 @@ SEEDS = range(5)
 
 
 def paper_rows(curves: Sequence[Curve], dataset: str, header: Sequence[str]) -> list[list[str]]:
-    """For each curve, a row of the paper's accuracies at the same shares of labels."""
+    """The paper's accuracies at the same shares of labels, a row for each curve."""
     published = figures.read_published_curves(dataset)
     labels = sorted({n for curve in curves for n in curve.values(ACCURACY).columns})
     rows = []
@@ -50,7 +51,7 @@ def paper_rows(curves: Sequence[Curve], dataset: str, header: Sequence[str]) -> 
 def section(
     arguments: argparse.Namespace, argv: Sequence[str], curves: Sequence[Curve], paper: str | None
 ) -> str:
-    """What the results say, in Markdown, beside the paper's values for a dataset."""
+    """The section about the results in Markdown, with the paper's values for a dataset."""
     accuracies, *differences = accuracy_tables(curves)
     if paper is not None:
         accuracies.rows.extend(paper_rows(curves, paper, accuracies.rows[0]))
@@ -75,9 +76,9 @@ def section(
 
 
 def replace_section(text: str, name: str, content: str) -> str:
-    """The text with the content between the section's marks, which are added where it has none."""
+    """The text with the content between the section's marks, which are added if missing."""
     begin, end = f"<!-- {name}: written by experiments/reproduce.py -->", f"<!-- end of {name} -->"
-    # The script lay there before.
+    # The script's former place.
     text = text.replace(begin.replace("experiments/", "benchmarks/"), begin)
     before, found, rest = text.partition(begin)
     if found and end not in rest:
@@ -123,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse_arguments(argv)
     name, output = arguments.name, arguments.output
-    replace_section(_read(output), name, "")  # refuses what it cannot before the work
+    replace_section(_read(output), name, "")  # refuses a broken section before the work
     (config,) = arguments.config
     cells = [Cell(config, *place, arguments) for place in itertools.product(PAPER, arguments.seed)]
     statuses = run_all([] if arguments.only else cells, arguments.processes)
@@ -138,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     content = section(arguments, argv, curves, paper)
     figure = figures.learning_curves(curves, paper)
     write_atomically(arguments.figure, figures.rendered(figure))
-    # Somebody may have written there meanwhile.
+    # The file may have changed meanwhile.
     write_atomically(output, replace_section(_read(output), name, content))
     print(content)
 

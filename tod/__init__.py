@@ -1,1 +1,1 @@
-"""What serves the method: its loop, and the machinery that a reader of the paper need not know."""
+"""The loop of the method, and the machinery that a reader of the paper need not know."""

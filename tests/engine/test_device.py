@@ -41,6 +41,18 @@ print(min(faults() for _ in range(10)))
     assert [int(count) < 50 for count in done.stdout.split()] == [False, True]
 
 
+def test_deterministic_operations_cost_no_compiler():
+    script = """
+import sys, torch
+from tod.engine.device import prepare
+prepare(torch.device("cpu"), "fp32", deterministic=True)
+print(torch.get_deterministic_debug_mode(), "torch._inductor" in sys.modules)
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=PROJECT_DIR, capture_output=True, text=True, check=True)
+    assert done.stdout == "1 False\n"
+
+
 def test_a_cpu_run_leaves_cuda_alone(tmp_path, monkeypatch):
     def refuse(*device: object) -> None:
         raise AssertionError("CUDA is initialised")

@@ -10,7 +10,7 @@ import torch
 from tests.support.harness import checkpoint, table, tiny_run
 from tests.support.soak import differences, results
 from tod.analysis.results import COLUMNS, DIAGNOSTICS, METRICS
-from tod.engine import oracle
+from tod.engine import dataset_oracle
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -52,7 +52,7 @@ def test_diagnostics_leave_the_run_alone(tmp_path, monkeypatch):
         for name in ("judged", "bare")
     )
     judged.start()
-    monkeypatch.setattr(oracle, "diagnostics", lambda *_: {})
+    monkeypatch.setattr(dataset_oracle, "diagnostics", lambda *_: {})
     bare.start()
     both = [results(run.folder) for run in (judged, bare)]
     rows = [[each.pop(f"results.csv, trial 1, cycle {c}") for c in (1, 2, 3)] for each in both]

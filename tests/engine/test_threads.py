@@ -60,6 +60,14 @@ def test_omp_num_threads_decides(monkeypatch):
     assert torch.get_num_threads() == before + 1
 
 
+@pytest.mark.parametrize(("physical", "own"), [(8, 3), (2, 4)])
+def test_predictions_take_the_cores_that_their_process_may_have(monkeypatch, physical, own):
+    monkeypatch.setattr(devices, "THREADS", physical)
+    monkeypatch.setattr(devices, "own_cores", lambda: own)
+    devices.prepare(CPU, "fp32", deterministic=False)
+    assert torch.get_num_threads() == min(physical, own)
+
+
 def test_a_small_run_goes_on_with_its_one_thread_to_the_same_bytes(tmp_path, monkeypatch):
     whole, run = (
         tiny_run(tmp_path / name, "main_TOD.py", "RANDOM", "NONE", "--device=cpu")

@@ -1,8 +1,11 @@
 """The run's folder: what is shown of it, refused, overwritten, and never lost."""
 
+import errno
 import re
 import resource
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -107,21 +110,45 @@ def test_overwriting_some_trials_leaves_the_others_untouched(tmp_path, capsys):
     assert (folder / "results.csv").read_text().count("\n") == 1 + 2 * 2
 
 
-def test_the_last_of_several_processes_leaves_the_rows_of_all(tmp_path, monkeypatch):
+def folders_of_two(tmp_path: Path) -> list[RunFolder]:
+    """Those of two processes, which have a trial each."""
     run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", TWO_TRIALS)
-    first, second = (RunFolder(run.folder, run.identity, [trial], [1, 2]) for trial in (1, 2))
+    return [RunFolder(run.folder, run.identity, [trial], [1, 2]) for trial in (1, 2)]
 
-    def row(trial: int, cycle: int) -> dict[str, str]:
-        return {"trial": str(trial), "cycle": str(cycle), "num_labeled": "40", ACCURACY: "9"}
+
+def row(trial: int, cycle: int) -> dict[str, str]:
+    return {"trial": str(trial), "cycle": str(cycle), "num_labeled": "40", ACCURACY: "9"}
+
+
+def test_of_processes_that_end_together_one_is_the_last(tmp_path, monkeypatch):
+    folders = folders_of_two(tmp_path)
+
+    def write_slowly(path: Path, *content: str) -> None:
+        write_atomically(path, *content)
+        if path.parent.name == "trials":
+            time.sleep(0.3)
+
+    monkeypatch.setattr("tod.runs.folder.write_atomically", write_slowly)
+    with ThreadPoolExecutor(2) as processes:
+        is_last = [*processes.map(RunFolder.write_row, folders, (row(1, 2), row(2, 2)))]
+    assert sorted(is_last) == [False, True]
+
+
+def test_without_locks_the_last_of_several_processes_leaves_the_rows_of_all(tmp_path, monkeypatch):
+    first, second = folders_of_two(tmp_path)
+
+    def no_lock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
 
     def write_when_another_has(path: Path, content: str, mark: str = "") -> None:
         if path.name == "results.csv" and "2,1," not in content:
             assert not second.write_row(row(2, 1))
         write_atomically(path, content, mark)
 
+    monkeypatch.setattr("tod.runs.folder.locked", no_lock)
     monkeypatch.setattr("tod.runs.folder.write_atomically", write_when_another_has)
     assert not first.write_row(row(1, 1))
-    lines = (run.folder / "results.csv").read_text().splitlines()
+    lines = (first.path / "results.csv").read_text().splitlines()
     assert [line[:4] for line in lines[1:]] == ["1,1,", "2,1,"]
     assert not first.write_row(row(1, 2)) and second.write_row(row(2, 2))
 

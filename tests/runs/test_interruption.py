@@ -4,12 +4,12 @@ import os
 import signal
 import sys
 from operator import attrgetter
-from subprocess import PIPE
+from subprocess import PIPE, Popen
 
 import pytest
 
 from tests.support.forks import Process, one_thread
-from tests.support.harness import tiny_run
+from tests.support.harness import run_script, tiny_run
 from tests.support.processes import begun, go_on, hung_up
 from tests.support.soak import SCRIPTS, differences, outcome, results, run_folder, soak
 from tod.analysis.results import read_rows
@@ -51,6 +51,17 @@ def test_a_closed_terminal_is_no_request_under_nohup(handler, requested):
         assert signal.getsignal(signal.SIGHUP) == getattr(signal, handler)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("entry", [*SCRIPTS, "plot.py", "experiments/grid.py"])
+def test_sigint_while_libraries_are_imported_is_one_line(tmp_path, entry):
+    for library in ("numpy", "pandas", "torch"):
+        # As a terminal's foreground process, whatever this one ignores.
+        code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        code += "signal.raise_signal(signal.SIGINT)\n"
+        (tmp_path / f"{library}.py").write_text(code)
+    done = run_script(entry, start=Popen, PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def test_second_sigint_leaves_at_once():

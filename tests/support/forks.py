@@ -29,16 +29,10 @@ PROJECT_DIR = Path(__file__).parents[2]
 IMPORTED = (
     *("main_TOD", "main_LL4AL", "plot", "report", "predict", "pytest", "torch.distributed.run"),
     *("experiments.grid", "experiments.reproduce", "matplotlib.backends.backend_agg"),
-    *("matplotlib.figure", "torch._inductor.config"),  # the latter for --deterministic, in seconds
-    *("scipy.io", "scipy.stats", "sklearn.cluster", "sklearn.datasets", "sklearn.metrics"),
-    *("sklearn.model_selection", "torch.utils.tensorboard", "torchvision.datasets"),
-    *(
-        "tod.analysis.report",
-        "tod.engine.experiment",
-        "tod.engine.launch",
-        "tod.engine.prediction",
-    ),
-    *("tod.engine.ranks", "tests.support.people", "tests.support.saves"),
+    *("matplotlib.figure", "scipy.io", "scipy.stats", "sklearn.cluster", "sklearn.datasets"),
+    *("sklearn.metrics", "sklearn.model_selection", "torch.utils.tensorboard"),
+    *("torchvision.datasets", "tod.analysis.report", "tod.engine.experiment", "tod.engine.launch"),
+    *("tod.engine.prediction", "tod.engine.ranks", "tests.support.people", "tests.support.saves"),
 )
 READ_AT_START = re.compile("PYTHON|OMP_|MKL_|OPENBLAS_|ONEDNN_|LD_")
 """The variables that Python and the libraries read when they begin, and not again."""

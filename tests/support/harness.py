@@ -27,11 +27,11 @@ from tod.analysis import records
 from tod.config import PROJECT_DIR, Config, entry_script
 from tod.config.entry_script import Strategy
 from tod.config.identity import Identity, Options
+from tod.engine.dataset_oracle import DatasetOracle
 from tod.engine.device import prepare, select_device, select_precision, work_of_a_step
 from tod.engine.experiment import environment, run_experiment
 from tod.engine.launch import checked
 from tod.engine.loop import Loop
-from tod.engine.oracle import DatasetOracle
 from tod.engine.trial import Experiment, Trial
 from tod.runs.folder import RunFolder
 from tod.runs.monitor import Monitor

@@ -23,7 +23,7 @@ SETTINGS = [
     "--config=own_images",
     f"--device={DEVICE}",
     "--precision=fp32",
-    *["--deterministic"] * (DEVICE != "cpu"),  # where each process would import a compiler for it
+    "--deterministic",
     "--set=model.width=4",
     "--set=images.size=8",
     "--set=active_learning.query_size=10",

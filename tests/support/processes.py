@@ -21,6 +21,7 @@ from tests.support.forks import Process
 from tests.support.harness import PROJECT_DIR, run_script
 from tests.support.saves import wait_after_two_saves
 from tests.support.soak import RUN, run_folder, start
+from tod.runs.checkpoints import Progress
 
 
 def go_on(output_dir: Path, *arguments: str) -> str:
@@ -57,12 +58,14 @@ def begun(
     **settings: Any,
 ) -> Popen:
     """The soak's run once these trials have saved twice, or once more; they wait for a signal."""
-    progress = run_folder("main_TOD.py", output_dir) / "progress"
-    spares = {path: inode(path) for path in (progress / f"trial{t}.before.pt" for t in trials)}
+    folder = run_folder("main_TOD.py", output_dir)
+    states = [Progress(folder, trial) for trial in trials]
+    former = [inode(state.spare) for state in states]
     first = wait_after_two_saves
     process = start("main_TOD.py", output_dir, *arguments, first=first, **settings)
-    for spare, former in spares.items():
-        wait_for(spare, process, former, meanwhile)
+    for state, inode_before in zip(states, former, strict=True):
+        wait_for(state.spare, process, inode_before, meanwhile)
+        wait_for(state.newest, process, meanwhile=meanwhile)  # which comes after the spare
     return process
 
 

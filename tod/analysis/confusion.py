@@ -1,4 +1,4 @@
-"""Which classes a network takes for which: written in each cycle, read for display."""
+"""Confusion matrices: written in each cycle, read for display."""
 
 import io
 from collections.abc import Sequence
@@ -8,25 +8,26 @@ import pandas as pd
 
 from tod.analysis.results import Curve
 from tod.analysis.tables import Table, mean_and_deviation
-from tod.config import InputError
 from tod.config.identity import cycle_files
-from tod.system.files import as_csv, reason
+from tod.system.files import as_csv, cannot
 
 
 def as_text(predicted: np.ndarray, true: np.ndarray, class_names: Sequence[str]) -> str:
-    """A CSV: how many images of each class (rows) are taken for which (columns), of images whose
-    classes are `predicted` and `true`, (N,) from 0.
+    """The confusion matrix as CSV: images of each true class (rows) by predicted class (columns).
+
+    `predicted` and `true` are the classes, (N,) from 0.
     """
     names = list(class_names)
     pairs = np.bincount(true * len(names) + predicted, minlength=len(names) ** 2)
     table = pd.DataFrame(pairs.reshape(len(names), len(names)), columns=names)
-    table.insert(0, "class", names, allow_duplicates=True)  # one may be called so
+    table.insert(0, "class", names, allow_duplicates=True)  # a class may have this name
     return as_csv(table)
 
 
 def read(curve: Curve) -> np.ndarray:
-    """Those of the T trials that have reached the curve's last cycle, (T, C, C); an earlier version
-    has left none.
+    """The matrices of the T trials that have reached the curve's last cycle, (T, C, C).
+
+    There is none in runs of an earlier version.
     """
     size = len(curve.run.get("class_names", ()))
     last, found = curve.rows["cycle"].max(), []
@@ -35,19 +36,17 @@ def read(curve: Curve) -> np.ndarray:
             if cycle != last:
                 continue
             try:
-                text = path.read_text(encoding="utf-8", errors="replace")  # of the names alone
+                text = path.read_text(encoding="utf-8", errors="replace")  # in the names
                 table = pd.read_csv(io.StringIO(text), header=None, dtype=str)
                 found.append(table.iloc[1:, 1:].to_numpy().astype(np.int64).reshape(size, size))
             except (OSError, ValueError) as error:
-                raise InputError(
-                    f"{path}: cannot be read ({reason(error)}); copy it back from where the run "
-                    "was made, or remove it"
-                ) from None
+                advice = "copy it back from where the run was made, or remove it"
+                raise cannot(path, "read", error, advice) from None
     return np.stack(found) if found else np.empty((0, size, size), np.int64)
 
 
 def class_tables(curves: Sequence[Curve]) -> list[Table]:
-    """A row for each class, a column for each curve; a table for curves of the same classes."""
+    """The accuracy in each class (rows) of each curve (columns); a table a set of classes."""
     columns: dict[tuple[str, ...], list[list[str]]] = {}
     for curve in curves:
         matrices = read(curve)

@@ -1,4 +1,4 @@
-"""Contact sheets: what was queried in a cycle, and what was scored and left, as pictures."""
+"""Contact sheets: pictures of the queried images of a cycle and of the others scored."""
 
 import functools
 import io
@@ -26,10 +26,10 @@ LINE = 14
 def of_query(
     subset: np.ndarray, scores: np.ndarray, queried: np.ndarray, dataset: Dataset
 ) -> bytes:
-    """The contact sheet of one query, as a PNG file: below a title, two groups of images in rows.
+    """The contact sheet of a query as a PNG file: a title and two groups of images in rows.
 
-    `subset` has the training set indices of the scored images, (M,), and `scores` theirs, (M,);
-    `queried` has the indices of the queried ones.
+    `subset` holds the training set indices of the scored images, (M,), `scores` their scores, (M,),
+    and `queried` the indices of the queried images.
     """
     images, class_names = dataset.train, drawable(dataset.class_names, "class")
 
@@ -43,9 +43,9 @@ def of_query(
 
 
 def of_batch(number: int, pictures: Sequence[bytes], captions: Sequence[tuple[str, str]]) -> bytes:
-    """The contact sheet of a batch that people are to label, as a PNG file.
+    """The contact sheet of a batch for people, as a PNG file.
 
-    The pictures are image files, best first; their captions are two lines each.
+    The pictures are image files, best first; each has a caption of two lines.
     """
     names = drawable([name for name, _ in captions[:IMAGES_OF_BATCH]], "class")
     tiles = [
@@ -58,7 +58,7 @@ def of_batch(number: int, pictures: Sequence[bytes], captions: Sequence[tuple[st
 
 
 def _sheet(title: str, groups: Sequence[tuple[str, Sequence[Image.Image]]]) -> bytes:
-    """Groups of tiles in rows, each below its heading, as a PNG file."""
+    """A PNG file of groups of tiles in rows, each below its heading."""
     width, height, head = TILE + GAP, TILE + 2 * LINE + GAP, GAP + LINE + GAP // 2
     heights = [head + math.ceil(len(tiles) / COLUMNS) * height for _, tiles in groups]
     y = GAP + LINE
@@ -72,18 +72,18 @@ def _sheet(title: str, groups: Sequence[tuple[str, Sequence[Image.Image]]]) -> b
             sheet.paste(image, (GAP + column * width, y + head + row * height))
         y += of_group
     content = io.BytesIO()
-    # Run lengths alone: a third of the time that zlib's default takes, for a tenth more bytes.
+    # Run lengths alone take a third of the time of zlib's default, for a tenth more bytes.
     sheet.save(content, format="PNG", compress_type=zlib.Z_RLE)
     return content.getvalue()
 
 
 def choose(scores: np.ndarray, is_queried: np.ndarray) -> tuple[str, list[tuple[str, np.ndarray]]]:
-    """What a contact sheet shows: the queried and the others, those that differ most first.
+    """The content of a contact sheet: the queried images and the others, extreme scores first.
 
-    These are the highest scores of the queried and the lowest of the others; or, where the lowest
-    were queried, as in TOD's first cycle, the other way round. The title says by which scores the
-    images were queried, where these show it. Each group is a heading, and the positions of its
-    images among the M scored ones, in the order shown.
+    These are the highest scores of the queried images and the lowest of the others; if the lowest
+    scores were queried, as in TOD's first cycle, the other way round. The title says which scores
+    were queried, if the scores show it. Each group has a heading, and the positions of its images
+    among the M scored ones, in the order shown.
     """
     ascending = np.argsort(scores, kind="stable")
     queried, left = ascending[is_queried[ascending]], ascending[~is_queried[ascending]]
@@ -108,9 +108,9 @@ def choose(scores: np.ndarray, is_queried: np.ndarray) -> tuple[str, list[tuple[
 
 
 def tile(image: Image.Image, name: str, text: str) -> Image.Image:
-    """An image, and below it its class and another line: TILE wide, two lines higher.
+    """An image above its class and another line: TILE wide, two lines higher.
 
-    Small images are enlarged by whole pixels, photographs reduced.
+    Small images are enlarged by a whole factor, photographs reduced.
     """
     factor = TILE // max(image.size)
     if factor >= 1:
@@ -127,7 +127,7 @@ def tile(image: Image.Image, name: str, text: str) -> Image.Image:
 
 
 def fitted(text: str) -> str:
-    """As much of a text as fits under a tile, with dots for the rest."""
+    """The text, shortened with an ellipsis to the width of a tile."""
     text = shown = "".join(c if c.isprintable() else "?" for c in text[:TILE])
     letters = font(text)
     while letters.getlength(shown) > TILE:
@@ -138,5 +138,5 @@ def fitted(text: str) -> str:
 
 @functools.cache
 def font(text: str = "") -> ImageFont.FreeTypeFont:
-    """A font with the letters of a text."""
+    """A font that has the letters of a text."""
     return ImageFont.truetype(font_for(text) or own_font(), 10)

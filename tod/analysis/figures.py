@@ -42,9 +42,9 @@ PANELS = (
 
 
 def learning_curves(curves: Sequence[Curve], paper: str | None = None) -> "Figure":
-    """Test accuracy against the number of labels, and against their share where it is known.
+    """Test accuracy against the number of labels, and against their share if it is known.
 
-    With the paper's curves for a dataset, dashed, it is drawn against the share alone.
+    With the dashed curves of the paper for a dataset, it is drawn against the share alone.
     """
     published = read_published_curves(paper) if paper else {}
     figure = _new_figure(7, 4.8)
@@ -54,7 +54,7 @@ def learning_curves(curves: Sequence[Curve], paper: str | None = None) -> "Figur
         _draw_mean(axes, curve, ACCURACY, number, share)
     for number, (method, curve) in enumerate(published.items(), start=len(curves)):
         style = {"color": f"C{number % 10}", "label": f"{method} (paper)"}
-        if len(curve) == 1:  # all labels, to which no curve of a tenth of them need be stretched
+        if len(curve) == 1:  # with all labels: a point there would stretch the axis tenfold
             axes.axhline(*curve.values(), linestyle=":", **style)
         else:
             axes.plot(*zip(*curve.items(), strict=True), marker=".", linestyle="--", **style)
@@ -70,8 +70,9 @@ def learning_curves(curves: Sequence[Curve], paper: str | None = None) -> "Figur
 
 
 def published_share(curve: Curve, dataset: str, num_labeled: int) -> float:
-    """The share of labels in %, as the paper counts it for this dataset: of Caltech-101, among all
-    images, not those of the training set alone.
+    """The share of labels in %, as the paper counts it for this dataset.
+
+    For Caltech-101, it is the share of all images, including the test set.
     """
     facts = DATASETS[dataset]
     ratio = facts.training_images / (facts.paper_images or facts.training_images)
@@ -91,19 +92,19 @@ def read_published_curves(dataset: str) -> dict[str, dict[float, float]]:
 
 
 def has_diagnostics(curve: Curve) -> bool:
-    """Whether a curve has a value of the diagnostics, whose columns older versions lack."""
+    """Whether a curve has any diagnostics, which runs of older versions lack."""
     return set(DIAGNOSTICS) <= {*curve.rows} and curve.rows[[*DIAGNOSTICS]].notna().any(axis=None)
 
 
 def diagnostics(curves: Sequence[Curve]) -> "Figure":
-    """How well the scores estimated the loss, and what was queried, in four panels."""
+    """Four panels: how well the scores estimated the loss, and which images were queried."""
     for curve in curves:
         if not has_diagnostics(curve):
             raise InputError(
                 f"{curve.folders[0] / 'results.csv'}: --diagnostics finds no {DIAGNOSTICS[0]} "
                 "there; it comes with each cycle that queries, in runs of this version"
             )
-    from matplotlib.lines import Line2D  # only now: a refusal need not wait for it
+    from matplotlib.lines import Line2D  # here, so that a refusal need not wait for it
 
     figure = _new_figure(9, 6.6, 2, 2)
     for axes, (label, columns, chance) in zip(figure.axes, PANELS, strict=True):
@@ -120,7 +121,7 @@ def diagnostics(curves: Sequence[Curve]) -> "Figure":
 
 
 def penalty_matrix(matrix: PenaltyMatrix) -> "Figure":
-    """How often the method of the row beats that of the column; and after Holm's correction."""
+    """How often the row's method beats the column's, without and with Holm's correction."""
     names = fonts.drawable(list(matrix.shares.index), "method")
     size = 2.5 + 0.55 * len(names)
     figure = _new_figure(2 * size + 1, size, 1, 2)
@@ -128,13 +129,14 @@ def penalty_matrix(matrix: PenaltyMatrix) -> "Figure":
     for axes, (title, shares) in zip(figure.axes, panels, strict=True):
         _draw_shares(axes, shares.to_numpy(), names)
         axes.set_title(f"row beats column: {title}", fontsize="medium")
-    figure.axes[1].set_yticks([])  # they are the first panel's
+    figure.axes[1].set_yticks([])  # the same as the first panel's
     return figure
 
 
 def confusion(matrices: np.ndarray, class_names: Sequence[str]) -> "Figure":
-    """Which share of each class (rows) is taken for which (columns), the mean over trials, of how
-    many images are, (T, C, C).
+    """The confusion matrix over all trials: the share of each true class (rows) by predicted class.
+
+    `matrices` are the numbers of images, (T, C, C).
     """
     names = fonts.drawable([shortened(name, 30) for name in class_names], "class")
     counts = matrices.sum(axis=0)
@@ -148,9 +150,9 @@ def confusion(matrices: np.ndarray, class_names: Sequence[str]) -> "Figure":
 
 
 def _draw_shares(axes: "Axes", shares: np.ndarray, names: Sequence[str]) -> None:
-    """Shares (N, N) as shades of a square each, with their numbers where there is room for them.
+    """Draws shares (N, N) as shaded squares, with their numbers if there is room.
 
-    Of very many names, each k-th is shown.
+    Of very many names, only each k-th is shown.
     """
     axes.grid(visible=False)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -167,7 +169,7 @@ def _draw_shares(axes: "Axes", shares: np.ndarray, names: Sequence[str]) -> None
 
 
 def _plain(text: str) -> str:
-    """For matplotlib, to which a dollar begins a formula."""
+    """Escapes dollars, which begin a formula in matplotlib."""
     return text.replace("$", r"\$")
 
 
@@ -179,8 +181,8 @@ def rendered(figure: "Figure", kind: str = "png") -> bytes:
 
 
 def _new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> "Figure":
-    """A figure, in inches, of empty axes; pyplot, which keeps figures, is not involved."""
-    # On a machine's first figure matplotlib reports that it reads the fonts: no news to a run.
+    """A figure with empty axes, its size in inches; made without pyplot, which keeps figures."""
+    # For the first figure on a machine, matplotlib reports that it reads the fonts.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
 
@@ -194,11 +196,10 @@ def _new_figure(width: float, height: float, rows: int = 1, columns: int = 1) ->
 def _draw_mean(
     axes: "Axes", curve: Curve, column: str, number: int, share: float = 1, linestyle: str = "-"
 ) -> None:
-    """A column's mean over trials as a line, within a band of its standard deviation, or of the
-    95 % interval of an accuracy that audits have measured.
+    """Draws a column's mean over trials as a line, within a band of its standard deviation.
 
-    The abscissa adds up the share of each label; 1 counts them. Colour and marker come from the
-    curve's number: no other one has them until there are very many.
+    For an accuracy measured by audits, the band is its 95 % interval. The abscissa is the number of
+    labels times `share`. The curve's number gives its colour and marker, unique among a hundred.
     """
     found = summarized(curve.values(column))
     labels, mean, std = found.index * share, found["mean"], found["std"].fillna(0)
@@ -209,11 +210,11 @@ def _draw_mean(
         ends = (curve.values(name).mean() for name in ("accuracy_low", "accuracy_high"))
         low, high = (end.reindex(found.index).fillna(mean) for end in ends)
         axes.vlines(labels, low, high, color=colour, alpha=0.5)
-    name = _plain(curve.name)  # and `_…` is left out of legends
+    name = _plain(curve.name)  # and legends omit `_…`
     name = f" {name}" if name.startswith("_") else name
     style = {"color": colour, "marker": "osD^vP*X<>"[tens % 10], "linestyle": linestyle}
     band = {"color": colour, "alpha": 0.15, "linewidth": 0}
-    if curve.labels_everything:  # a line to compare with, at any number of labels
+    if curve.labels_everything:  # a reference line for any number of labels
         axes.axhline(mean.iloc[0], label=name, color=colour, linestyle=":")
         axes.axhspan(low.iloc[0], high.iloc[0], **band)
         return
@@ -222,7 +223,7 @@ def _draw_mean(
 
 
 def _add_legend(figure: "Figure", axes: "Axes", below: bool = False) -> None:
-    """A legend of many curves, or of several axes, goes below all axes: the figure grows for it."""
+    """Adds the legend; one of many curves, or of several axes, goes below a figure that grows."""
     handles, labels = axes.get_legend_handles_labels()
     labels = fonts.drawable(labels, "run")
     letters = {"size": "small", "family": fonts.families(labels)}

@@ -1,4 +1,4 @@
-"""A font with the letters of a name: matplotlib's, or else one of the system's."""
+"""Fonts that have the letters of a name: matplotlib's, or one of the system."""
 
 import functools
 import logging
@@ -9,7 +9,7 @@ log = logging.getLogger("tod")
 
 
 def own_font() -> str:
-    """The file of matplotlib's font: the one in Pillow has no letters but those of English."""
+    """The file of matplotlib's font, which unlike Pillow's has more than English letters."""
     import matplotlib
 
     return str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
@@ -17,7 +17,7 @@ def own_font() -> str:
 
 @functools.cache
 def font_for(text: str) -> str | None:
-    """The file of a font that has all letters of a text; None where there is none."""
+    """The file of a font that has all letters of a text; None if there is none."""
     letters = {ord(letter) for letter in text if letter.isprintable() and not letter.isspace()}
     if letters <= _letters(own_font()):
         return own_font()
@@ -38,13 +38,13 @@ def _letters(path: str) -> frozenset[int]:
 
     try:
         return frozenset(FT2Font(path).get_charmap())
-    # A system may have fonts of formats that FreeType does not read.
+    # A system may have fonts in formats that FreeType cannot read.
     except Exception:
         return frozenset()
 
 
 def families(texts: Sequence[str]) -> list[str]:
-    """What matplotlib calls the fonts that these texts need: it looks for a letter in each."""
+    """Matplotlib's names of the fonts for these texts; it looks for each letter in all of them."""
     return [*map(_family, dict.fromkeys([own_font(), *filter(None, map(font_for, texts))]))]
 
 
@@ -57,9 +57,9 @@ def _family(path: str) -> str:
 
 
 def drawable(names: Sequence[str], called: str) -> list[str]:
-    """The names, each that no font has the letters of by its number, as the log says once.
+    """The names, with a number in place of each name that no font can show; warns once of these.
 
-    They are `called` a class, or a run.
+    `called` says what is named: a class, or a run.
     """
     if missing := [name for name in names if font_for(name) is None]:
         _say(missing[0], len(missing), called)

@@ -1,4 +1,4 @@
-"""How good a network is on the test set, beyond its accuracy, and whether it has learnt at all."""
+"""Metrics of the test set, and whether a network has learnt anything."""
 
 import warnings
 from collections.abc import Sequence
@@ -13,28 +13,28 @@ BINS = 15
 FEW_IMAGES = 30
 """With fewer images, an accuracy means little."""
 PATIENCE = 3
-"""After so many cycles without a higher accuracy, it is called a standstill."""
+"""The number of cycles without a higher accuracy that count as a standstill."""
 NEARLY_SOLVED = 95.0
-"""What may reach this accuracy in % has no standstill, but little left to learn."""
+"""A trial that may have reached this accuracy in % has little left to learn: no standstill."""
 
 
 def metrics_of_test_set(logits: Tensor, labels: Tensor) -> dict[str, str]:
     """The columns of `results.csv` about the test set, of logits (N, C) and labels (N,).
 
-    All are in %, but for `nll`, the mean negative log-likelihood of the true class in nats. The
-    balanced accuracy and the macro F1 are means over the classes with test images. Without an
-    image, the accuracy is NaN.
+    All are in %, except `nll`, the mean negative log-likelihood of the true class in nats. Balanced
+    accuracy and macro F1 are means over the classes with test images. Without images, the accuracy
+    is NaN.
     """
     if len(labels) == 0:
         return {ACCURACY: "nan", **dict.fromkeys(METRICS, "")}
-    from sklearn.metrics import balanced_accuracy_score, f1_score  # seconds: only a run waits
+    from sklearn.metrics import balanced_accuracy_score, f1_score  # takes seconds
 
     logits = logits.double()
     predicted, true = logits.argmax(dim=1).numpy(), labels.numpy()
     confidences = logits.softmax(dim=1).amax(dim=1).numpy()
     correct = predicted == true
     with warnings.catch_warnings():
-        # It warns of a class that is predicted, but has no test image.
+        # It warns of predicted classes without a test image.
         warnings.simplefilter("ignore", UserWarning)
         balanced = balanced_accuracy_score(true, predicted)
     f1 = f1_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0)
@@ -47,8 +47,8 @@ def metrics_of_test_set(logits: Tensor, labels: Tensor) -> dict[str, str]:
 def calibration_error(confidences: np.ndarray, correct: np.ndarray) -> float:
     """The expected calibration error, with 15 equal bins of confidence (Guo et al., ICML 2017).
 
-    It is `Σ_b n_b/N · |accuracy in b − mean confidence in b|`, from 0 to 1, where `confidences` are
-    the likeliest classes' probabilities, (N,), and `correct` says whether these are right, (N,).
+    It is `Σ_b n_b/N · |accuracy in b − mean confidence in b|`, from 0 to 1. `confidences` are the
+    probabilities of the likeliest classes, (N,); `correct` says whether these are right, (N,).
     """
     bins = np.ceil(confidences * BINS).astype(np.int64)  # ((b − 1)/15, b/15] is bin b
     gaps = np.bincount(bins, weights=correct - confidences)
@@ -64,9 +64,9 @@ def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:
 
 
 def why_nothing_seems_learnt(accuracies: Sequence[float], labels: Tensor) -> str:
-    """What the accuracies of a trial's cycles, in %, give reason to doubt: '' where they give none.
+    """Why the accuracies of a trial's cycles, in %, cast doubt on its learning; '' if they do not.
 
-    Chance is to name always the largest class of the test set, of these labels (N,).
+    Chance is the share of the largest class of the test set, whose labels are (N,).
     """
     count = len(labels)
     if count < FEW_IMAGES:

@@ -1,4 +1,4 @@
-"""A figure of one or more runs with its tables, as `plot.py` writes and prints them."""
+"""What `plot.py` writes and prints: a figure of one or more runs and its tables."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +14,13 @@ KINDS = {
     "diagnostics": "draw instead how well the scores estimated the loss, and what was queried",
     "matrix": "draw instead how often each method beats each other one (pairwise penalty matrix)",
 }
-"""What is drawn other than the learning curves alone."""
+"""The figures other than the learning curves alone."""
 
 
 def write_plot(path: Path, folders: Sequence[Path], kind: str | None) -> str:
-    """Draws runs into a file of any of matplotlib's formats, and writes their table beside it.
+    """Draws runs into a file in one of matplotlib's formats, and writes their table beside it.
 
-    It returns the tables in Markdown, then lines about runs that are not compared.
+    Returns the tables in Markdown, followed by lines about runs that are not compared.
     """
     curves = read_runs(folders)
     if all(curve.rows[ACCURACY].isna().all() for curve in curves):

@@ -1,4 +1,4 @@
-"""What a run leaves of its cycles for people; a picture that cannot be made does not stop it."""
+"""The records of each cycle for people; a picture that fails does not stop the run."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -19,10 +19,10 @@ log = logging.getLogger("tod")
 def write_query(
     path: Path, subset: np.ndarray, scores: np.ndarray, queried: np.ndarray, dataset: Dataset
 ) -> None:
-    """Writes a CSV of what was queried, in the order queried, and beside it its contact sheet.
+    """Writes the queried images as CSV, in the order queried, and their contact sheet.
 
-    `subset` has the training set indices of the scored images, (M,), and `scores` theirs, (M,);
-    `queried` has the indices of the queried ones.
+    `subset` holds the training set indices of the scored images, (M,), `scores` their scores, (M,),
+    and `queried` the indices of the queried images.
     """
     score_of = dict(zip(subset.tolist(), scores.tolist(), strict=True))
     table = _labelled(queried, dataset)
@@ -33,12 +33,12 @@ def write_query(
 
 
 def write_first_labels(path: Path, labeled: np.ndarray, dataset: Dataset) -> None:
-    """Writes which images, by their training set indices, have a label before the first cycle."""
+    """Writes the images that have a label before the first cycle, given by their indices."""
     write_atomically(path, as_csv(_labelled(labeled, dataset)))
 
 
 def _labelled(indices: np.ndarray, dataset: Dataset) -> pd.DataFrame:
-    """The columns `index`, `label` and `class` of images, and `file` where they are files."""
+    """The columns `index`, `label` and `class` of images, and `file` if they are files."""
     images = dataset.train
     table = pd.DataFrame({"index": indices, "label": images.labels[indices].numpy()}, dtype=object)
     table["class"] = [dataset.class_names[label] for label in table["label"]]
@@ -48,14 +48,15 @@ def _labelled(indices: np.ndarray, dataset: Dataset) -> pd.DataFrame:
 
 
 def write_confusion(path: Path, logits: Tensor, dataset: Dataset) -> None:
-    """Writes which test images of each class are taken for which, by their logits (N, C)."""
+    """Writes the confusion matrix of the test images, from their logits (N, C)."""
     true, predicted = dataset.test.labels.numpy(), logits.argmax(dim=1).numpy()
     write_atomically(path, confusion.as_text(predicted, true, dataset.class_names))
 
 
 def write_predictions(path: Path, logits: Tensor, dataset: Dataset) -> None:
-    """Writes `probabilities` (N, C) and `labels` (N,) of the test images, and `files` (N,), their
-    names, where they are files.
+    """Writes `probabilities` (N, C) and `labels` (N,) of the test images.
+
+    If they are files, `files` (N,) holds their names.
     """
     probabilities = logits.double().softmax(dim=1).float().numpy()
     names = dataset.test.names
@@ -65,18 +66,18 @@ def write_predictions(path: Path, logits: Tensor, dataset: Dataset) -> None:
 
 
 def write_unreadable(folder: Path, unreadable: Sequence[tuple[str, str]], mark: str = "") -> None:
-    """Writes which image files a run leaves out, and why, where there are any."""
+    """Writes which image files a run leaves out, and why, if there are any."""
     if unreadable:
         table = pd.DataFrame(unreadable, columns=["file", "reason"], dtype=object)
         write_atomically(folder / "unreadable.csv", as_csv(table), mark)
-    else:  # they may have been mended since
+    else:  # they may have been repaired since
         remove(folder / "unreadable.csv")
 
 
 def write_learning_curve(folder: Path, mark: str = "") -> None:
     """Draws `learning_curve.png` from the `results.csv` of a run's folder.
 
-    Other processes may do so at the same time: whoever is last has drawn all rows.
+    Processes may do so at the same time; the last one has drawn all rows.
     """
     path, drawn = folder / "learning_curve.png", None
     while drawn != (rows := _content(folder / "results.csv")):

@@ -1,4 +1,4 @@
-"""One HTML page about one or more runs: what it shows; `report.html` says how."""
+"""The content of the HTML page about one or more runs; `report.html` is its template."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from tod.system.files import write_atomically
 
 
 def write_report(path: Path, curves: Sequence[Curve]) -> None:
-    """Writes the page about these runs."""
+    """Writes the page."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
@@ -51,14 +51,14 @@ def write_report(path: Path, curves: Sequence[Curve]) -> None:
             for curve in curves
         ],
     )
-    # Bytes in a file's name that are no text are shown as Python does.
+    # Bytes of file names that are no text are escaped as in Python.
     write_atomically(path, page.encode("utf-8", "backslashreplace"))
 
 
 def _contact_sheets(folder: Path) -> list[tuple[str, str, bytes | None]]:
-    """Those of a run's first trial that has any, in the order of the cycles; or of its batches.
+    """The contact sheets of a run's first trial that has any, by cycle, and those of its batches.
 
-    Each is when it was made, its file's name and its content, which is None where it is damaged.
+    Each has a title, its file's name and its content, which is None if it is damaged.
     """
     cycles = cycle_files(folder / "queries", ".png")
     found = [
@@ -67,7 +67,7 @@ def _contact_sheets(folder: Path) -> list[tuple[str, str, bytes | None]]:
         if trial == min(cycles)[0]
     ]
     batches = {path.parent.name: path for path in folder.glob("batches/batch*/contact_sheet.png")}
-    for name in sorted(batches, key=lambda name: (len(name), name)):  # by their numbers
+    for name in sorted(batches, key=lambda name: (len(name), name)):  # by number
         found.append((f"Batch {name.removeprefix('batch')}", batches[name]))
     return [(place, path.name, _png(path)) for place, path in found]
 
@@ -76,7 +76,7 @@ def _png(path: Path) -> bytes | None:
     try:
         content = path.read_bytes()
         Image.open(io.BytesIO(content), formats=["PNG"]).load()
-    # Pillow answers a damaged file with errors of many kinds.
+    # For damaged files, Pillow raises errors of many kinds.
     except Exception:
         return None
     return content

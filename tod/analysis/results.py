@@ -1,4 +1,4 @@
-"""What runs have left in `results.csv` and `config.yaml`, read for display."""
+"""The results and configurations of runs, read for display."""
 
 import io
 import logging
@@ -11,10 +11,9 @@ from typing import Any
 import pandas as pd
 
 from tod import config as configuration
-from tod.config import InputError
 from tod.config.schema import DATASETS, Config, DatasetFacts
 from tod.config.settings import flat, shortened
-from tod.system.files import reason
+from tod.system.files import cannot
 
 log = logging.getLogger("tod")
 
@@ -31,10 +30,10 @@ COLUMNS = (
     *("trial", "cycle", "num_labeled", ACCURACY, *METRICS, "train_loss", "train_seconds"),
     *DIAGNOSTICS,
 )
-"""Those of `results.csv`, in order; an earlier version's has only the first of them."""
+"""The columns of `results.csv`, in order; files of earlier versions have only the first ones."""
 AUDIT = ("audited", "accuracy_low", "accuracy_high")
-"""Further ones, where people label and there is no test set: on how many images the accuracy was
-measured, and its 95 % interval."""
+"""Further columns, if people label without a test set: the number of images on which the accuracy
+was measured, and its 95 % interval."""
 
 NO_DIFFERENCE = {"data_dir", "active_learning.trials"}
 """Settings in which runs that are compared may differ."""
@@ -43,13 +42,13 @@ USED_BY = {
     for name, field in Config.model_fields.items()
     if getattr(field.annotation, "used_by", ())
 }
-"""By section that some methods alone use: the arguments that choose these."""
+"""For each section that only some methods use, the arguments that choose them."""
 
 
 def read_rows(path: Path) -> pd.DataFrame:
-    """The rows of a `results.csv`, a cycle of a trial each, as the text that stands there.
+    """The rows of a `results.csv`, one for each cycle of a trial, as text.
 
-    An OSError or a ValueError says why it cannot be read, or that it is a part of such a file.
+    OSError or ValueError if it cannot be read or is truncated.
     """
     text = path.read_text(encoding="utf-8")
     rows = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
@@ -57,7 +56,7 @@ def read_rows(path: Path) -> pd.DataFrame:
         if column not in rows:
             raise ValueError(f"it has no column {column}")
         rows[column].astype(kind)  # raises where a cell is no number
-    # Where a line has more cells than the header, pandas takes the first ones for an index.
+    # If lines have more cells than the header, pandas takes the first ones as an index.
     if not text.endswith("\n") or not isinstance(rows.index, pd.RangeIndex):
         raise ValueError("a line has not as many cells as there are columns")
     if rows.duplicated(["trial", "cycle"]).any():
@@ -69,9 +68,9 @@ def read_rows(path: Path) -> pd.DataFrame:
 class Curve:
     """The results of one run, or of runs that differ in the seed alone.
 
-    `run` is what the first run has added to its `config`: strategy, seed, class names, versions.
-    `images` has by seed what identifies the images used. `rows` are `seed` and the columns of
-    `results.csv` as numbers; NaN where a cell is empty.
+    `run` is the section `run` of the first run: strategy, seed, class names, versions. `images` has
+    the fingerprint of the images by seed. `rows` are `seed` and the columns of `results.csv` as
+    numbers; NaN for empty cells.
     """
 
     folders: tuple[Path, ...]
@@ -83,9 +82,9 @@ class Curve:
 
     @property
     def name(self) -> str:
-        """Configuration, method and seeds; or as a user has called the folder of its run.
+        """Configuration, method and seeds; or the name that a user has given the run's folder.
 
-        The mark tells curves apart that would have one name.
+        The mark distinguishes curves with the same name.
         """
         name, seeds = self.folders[0].resolve().name, sorted(self.images)
         found = re.fullmatch(r"(.+)_auxiliary_\w+?_sampling_\w+_seed\d+", name)
@@ -97,17 +96,17 @@ class Curve:
 
     @property
     def facts(self) -> DatasetFacts:
-        """What is known of the dataset; nothing of one that this version has not."""
+        """The facts about the dataset; empty for one that this version does not know."""
         return DATASETS.get(self.config["dataset"], DatasetFacts())
 
     @property
     def training_images(self) -> int | None:
-        """How many images a label could be bought for; None where that is not known."""
+        """The number of images that could be labelled; None if it is not known."""
         return self.run.get("training_images") or self.facts.training_images
 
     @property
     def is_split_by_seed(self) -> bool:
-        """Whether another seed has other training and test images."""
+        """Whether the training and test images depend on the seed."""
         settings, shares = flat(self.config), ("images.test_share", "active_learning.imbalance")
         return self.facts.split_by_seed or any(settings.get(key) is not None for key in shares)
 
@@ -133,21 +132,22 @@ class Curve:
 
     @property
     def trials(self) -> set[tuple[int, int]]:
-        """Seed and number of each trial: what it shares with the one it is paired with."""
+        """Seed and number of each trial, by which trials are paired."""
         return set(zip(self.rows["seed"], self.rows["trial"], strict=True))
 
     def values(self, column: str) -> pd.DataFrame:
-        """A column by trial (rows: seed and number) and by number of labels (columns), of which
-        those without any value are left out.
+        """A column by trial (rows: seed and number) and by number of labels (columns).
+
+        Numbers of labels without any value are left out.
         """
         place = ["seed", "trial", "num_labeled"]
-        # Where people label, two cycles may have as many labels: the later one counts.
+        # With people's labels, two cycles may have equally many: the later one counts.
         rows = self.rows.drop_duplicates(place, keep="last")
         values = rows.pivot(index=place[:2], columns=place[2], values=column)
         return values.dropna(axis="columns", how="all")
 
     def is_of_one_setting_with(self, other: "Curve") -> bool:
-        """Whether two curves differ in the method alone, with the settings that are its own."""
+        """Whether two curves differ only in the method and its own settings."""
         return (
             all(key.split(".")[0] in USED_BY for key in self.differing_keys(other))
             and self.run.get("precision") == other.run.get("precision")
@@ -155,7 +155,7 @@ class Curve:
         )
 
     def is_same_but_for_the_seed(self, other: "Curve") -> bool:
-        """Whether two curves are of one method, configuration and dataset, from other seeds."""
+        """Whether two curves differ only in their seeds."""
         method = ("sampling", "auxiliary", "precision", "features")
         return (
             not self.differing_keys(other)
@@ -165,7 +165,7 @@ class Curve:
         )
 
     def why_not_paired(self, first: "Curve") -> str | None:
-        """Why the trials of two curves form no pairs; None where they do."""
+        """Why the trials of two curves form no pairs; None if they do."""
         if self.labels_everything and not first.labels_everything:
             return "it labels everything at once"
         if keys := self.differing_keys(first):
@@ -177,7 +177,7 @@ class Curve:
         return None
 
     def differing_keys(self, other: "Curve") -> list[str]:
-        """The settings in which two configurations differ, of those that both methods use."""
+        """The differing settings of two configurations, among those that both methods use."""
         mine, others = flat(self.config), flat(other.config)
         return [
             key
@@ -192,7 +192,7 @@ class Curve:
 
 
 def grouped(curves: Sequence[Curve], alike: Callable[[Curve, Curve], bool]) -> list[list[Curve]]:
-    """The curves in groups, in each of which all are alike."""
+    """The curves in groups; within a group all are alike."""
     groups: list[list[Curve]] = []
     for curve in curves:
         for group in groups:
@@ -207,13 +207,13 @@ def grouped(curves: Sequence[Curve], alike: Callable[[Curve, Curve], bool]) -> l
 def read_runs(folders: Sequence[Path]) -> list[Curve]:
     """The curves of several runs, in their order; runs that differ in the seed alone are pooled.
 
-    Curves of the same name are numbered. Those that label everything at once come last: others are
-    compared with the first.
+    Curves of the same name are numbered. Those that label everything at once come last, since
+    curves are compared with the first.
     """
-    # What lies among runs where all of a folder are named, as by results/*.
+    # Others that `results/*` names besides runs.
     others = [p for p in folders if p.exists() and not (p / "results.csv").exists()]
     if len(others) == len(folders):
-        others = []  # the first of them says what is wrong
+        others = []  # the first one's error says what is wrong
     for path in others:
         why = "has no results yet" if (path / "config.yaml").exists() else "is no run's folder"
         log.warning(f"{path}: {why}, and is left out")
@@ -228,7 +228,7 @@ def read_runs(folders: Sequence[Path]) -> list[Curve]:
 
 
 def _pooled(curves: Sequence[Curve]) -> Curve:
-    """Curves that differ in the seed alone, as one."""
+    """One curve of several that differ only in the seed."""
     folders = tuple(folder for curve in curves for folder in curve.folders)
     images = {seed: data for curve in curves for seed, data in curve.images.items()}
     rows = pd.concat([curve.rows for curve in curves], join="inner")
@@ -236,7 +236,7 @@ def _pooled(curves: Sequence[Curve]) -> Curve:
 
 
 def read_run(folder: Path) -> Curve:
-    """The curve of one run, of which a cycle at least has ended."""
+    """The curve of one run, which has ended a cycle at least."""
     path = folder / "results.csv"
     try:
         rows = read_rows(path)
@@ -246,16 +246,14 @@ def read_run(folder: Path) -> Curve:
         numbers = rows[known].replace("", "nan").astype(float)
     except (OSError, ValueError) as error:
         runs = len([*folder.glob("*/results.csv")])
-        advice = f", as {folder}/* does: it holds {runs}" if runs else ""
-        raise InputError(
-            f"{path}: cannot be read ({reason(error)}); "
-            f"name the folder of a run that has ended a cycle{advice}"
-        ) from None
+        among = f", as {folder}/* does: it holds {runs}" if runs else ""
+        advice = f"name the folder of a run that has ended a cycle{among}"
+        raise cannot(path, "read", error, advice) from None
     advice = "copy it back from where the run was made"
     config = configuration.read_run(folder, advice)
     run = config.pop("run")
     settings, choices = {"dataset", "active_learning"}, {"seed", "sampling", "auxiliary"}
     if not (settings <= config.keys() and choices <= run.keys()):
-        raise InputError(f"{folder / 'config.yaml'}: cannot be read (it lacks settings); {advice}")
+        raise cannot(folder / "config.yaml", "read", "it lacks settings", advice)
     numbers = numbers.astype({"trial": int, "num_labeled": int}).assign(seed=run["seed"])
     return Curve((folder,), config, run, {run["seed"]: run.get("data")}, numbers)

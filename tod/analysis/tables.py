@@ -1,4 +1,4 @@
-"""What is computed over trials, and the tables that show it."""
+"""Statistics over trials, and the tables that show them."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ SAME = 1e-4
 
 
 class Table(NamedTuple):
-    """A caption, and rows of text below a header, each of which begins with what it is about."""
+    """A caption, a header, and rows of text whose first cell names them."""
 
     caption: str
     rows: list[list[str]]
@@ -59,7 +59,7 @@ def area_under_budget_curve(accuracies: pd.DataFrame) -> pd.Series:
 
 
 def _values(curve: Curve, quantity: str) -> pd.DataFrame:
-    """A quantity by trial and number of labels, which is '' for the area, of finished trials."""
+    """A quantity by trial and number of labels; the area, of finished trials, has the column ''."""
     if quantity != AREA:
         return curve.values(quantity)
     accuracies, cycles = curve.values(ACCURACY), curve.config["active_learning"]["cycles"]
@@ -69,10 +69,9 @@ def _values(curve: Curve, quantity: str) -> pd.DataFrame:
 
 
 def quantities(curves: Sequence[Curve], names: Sequence[str]) -> list[dict[str, Any]]:
-    """What is shown of the curves, by number of labels: columns of `results.csv`, and the area.
+    """The lines of the tidy CSV: columns of `results.csv` by number of labels, and the area.
 
-    Each is the cells of a line of the tidy CSV; NaN is what does not exist. The differences are to
-    the first curve, which itself has none.
+    Missing values are NaN. Differences are to the first curve, which has none itself.
     """
     rows = []
     for curve, name in itertools.product(curves, names):
@@ -89,15 +88,13 @@ def quantities(curves: Sequence[Curve], names: Sequence[str]) -> list[dict[str, 
 
 
 def tidy_csv(curves: Sequence[Curve], names: Sequence[str] = ACCURACIES) -> str:
-    """The quantities as CSV, one a line, unrounded; an empty cell is what does not exist."""
+    """The quantities as CSV, one a line, unrounded; missing values are empty."""
     found = pd.DataFrame(quantities(curves, names))
     return as_csv(found.astype({"trials": "Int64", "pairs": "Int64"}))
 
 
 def accuracy_tables(curves: Sequence[Curve]) -> list[Table]:
-    """The accuracies, a row for each curve; the differences of those that are paired with the
-    first; and what audits say. Tables without rows are left out.
-    """
+    """Up to three tables, those with rows: accuracies, paired differences to the first, audits."""
     accuracies = Table(
         "Test accuracy and area under the budget curve in %: mean ± standard deviation (number of "
         "trials). The area is the mean accuracy over the range of labels, of finished trials.",
@@ -110,7 +107,7 @@ def accuracy_tables(curves: Sequence[Curve]) -> list[Table]:
         "interval, Student's t] (number of pairs).",
         _rows(paired, ACCURACIES, f"difference to {first.name} (points)", _shown_difference),
     )
-    del differences.rows[1]  # the first one's own
+    del differences.rows[1]  # the first curve's own
     audits = Table(
         "Accuracy in % on the images that people have audited [95 % interval, Wilson] (number of "
         "images).",
@@ -134,7 +131,7 @@ def _audit_rows(curves: Sequence[Curve]) -> list[list[str]]:
 
 
 def metrics_tables(curves: Sequence[Curve]) -> list[Table]:
-    """A row for each curve that has any: the metrics of the test set in its last cycle."""
+    """The test set's metrics in the last cycle, a row for each curve that has any."""
     names = ["accuracy (%)", "balanced accuracy (%)", "macro F1 (%)", "NLL (nats)", "ECE (%)"]
     rows = [["last cycle", "labels", *names]]
     for curve in curves:
@@ -142,7 +139,7 @@ def metrics_tables(curves: Sequence[Curve]) -> list[Table]:
         if {*METRICS} <= {*at_last} and at_last[METRICS[0]].notna().any():
             labels = ", ".join(map(str, sorted({*at_last["num_labeled"]})))
             cells = [mean_and_deviation(at_last[name]) for name in (ACCURACY, *METRICS)]
-            cells[-2] = mean_and_deviation(at_last["nll"], 4)  # of a good network it is small
+            cells[-2] = mean_and_deviation(at_last["nll"], 4)  # a good network's is small
             rows.append([curve.name, labels, *cells])
     caption = (
         "The test set in the last cycle: mean ± standard deviation (number of trials). Balanced "
@@ -153,18 +150,18 @@ def metrics_tables(curves: Sequence[Curve]) -> list[Table]:
 
 
 def diagnostics_tables(curves: Sequence[Curve]) -> list[Table]:
-    """A table for each of the diagnostics: mean ± standard deviation (trials), a row a curve."""
+    """A table for each diagnostic: mean ± standard deviation (trials), a row a curve."""
     return [Table(name, _rows(curves, (name,), name, _shown_mean)) for name in DIAGNOSTICS]
 
 
 def unpaired_notes(curves: Sequence[Curve]) -> list[str]:
-    """A line for each curve that has no paired difference to the first."""
+    """A line for each curve without paired differences to the first."""
     reasons = [(curve.name, curve.why_not_paired(curves[0])) for curve in curves[1:]]
     return [f"{name}: not paired with the first run ({why})" for name, why in reasons if why]
 
 
 def accuracy_lines(rows: pd.DataFrame) -> list[str]:
-    """The accuracies of a run's rows, as `read_rows` gives them, for the end of its log."""
+    """The accuracies of a run, for the end of its log; `rows` come from `read_rows`."""
     accuracies = rows[ACCURACY].astype(float).groupby(rows["num_labeled"].astype(int))
     return [
         "labels  test accuracy in % (mean ± standard deviation over trials)",
@@ -173,7 +170,7 @@ def accuracy_lines(rows: pd.DataFrame) -> list[str]:
 
 
 def shared_training_images(curves: Sequence[Curve]) -> int | None:
-    """The number of training images, where it is known and the same for all curves."""
+    """The number of training images, if it is known and the same for all curves."""
     sizes = {curve.training_images for curve in curves}
     return sizes.pop() if len(sizes) == 1 else None
 
@@ -188,7 +185,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 def _rows(
     curves: Sequence[Curve], names: Sequence[str], title: str, shown: Callable[[dict], str]
 ) -> list[list[str]]:
-    """Quantities by curve and number of labels, below a header that begins with the title."""
+    """A header that begins with the title, and quantities by curve and number of labels."""
     cells = {(row["run"], row["num_labeled"]): shown(row) for row in quantities(curves, names)}
     labels = sorted({n for _, n in cells if n})
     size = shared_training_images(curves)
@@ -200,7 +197,7 @@ def _rows(
 
 
 def mean_and_deviation(values: Sequence[float], digits: int = 2) -> str:
-    """Mean ± standard deviation (number of values), of those that are not NaN."""
+    """Mean ± standard deviation (number of values), without NaN."""
     (found,) = summarized(pd.DataFrame({"": values})).to_dict("records")
     return _shown_mean(found, digits) if found["trials"] else "–"
 
@@ -213,7 +210,7 @@ def _shown_mean(row: dict[str, Any], digits: int = 2) -> str:
 def _shown_difference(row: dict[str, Any]) -> str:
     if math.isnan(row["pairs"]):
         return "–"
-    # With 0 added, what rounds to nothing has no minus.
+    # Adding 0 removes the minus of a rounded −0.
     mean, low, high = (
         f"{round(row[column], 2) + 0.0:+.2f}"
         for column in ("difference", "difference_low", "difference_high")

@@ -1,4 +1,4 @@
-"""The configuration, read, overridden and checked; every wrong key or value is named here."""
+"""Reads, overrides and checks the configuration; names every wrong key and value."""
 
 import difflib
 import reprlib
@@ -18,24 +18,24 @@ CONFIG_DIR = PROJECT_DIR / "config"
 
 
 class InputError(Exception):
-    """Bad input: the message is one line for the user that says what to do; exit status 2."""
+    """Bad input: a message of one line that tells the user what to do; exit status 2."""
 
 
 def config_names() -> list[str]:
-    """The names that `--config` takes besides a path."""
+    """The names that `--config` accepts besides a path."""
     return sorted(p.stem for p in CONFIG_DIR.glob("*.yaml"))
 
 
 def load(config: str, overrides: Sequence[str] = (), data_dir: str | None = None) -> Config:
     """Reads `config`, a name from `config/` or a path to a YAML file, and checks it whole.
 
-    The overrides are `KEY=VALUE`, with dotted keys (`training.lr=0.1`) and values in YAML. All that
-    is wrong is one InputError, a line each.
+    The overrides are `KEY=VALUE`, with dotted keys (`training.lr=0.1`) and values in YAML. One
+    InputError names all errors, a line each.
     """
     names = config_names()
     path = CONFIG_DIR / f"{config}.yaml" if config in names else Path(expanded(config))
     settings = _read(path, f"--config takes a file, or one of {', '.join(names)}")
-    # A run folder's config.yaml is a configuration too, but for what its own run added.
+    # A run folder's config.yaml is a configuration too, apart from the section of its run.
     settings.pop("run", None)
     sources = {}
     for override in overrides:
@@ -52,14 +52,14 @@ def load(config: str, overrides: Sequence[str] = (), data_dir: str | None = None
         checked = Config.model_validate(settings, context=valid)
         checked._name = path.stem
     except ValidationError as error:
-        # One for each key: where a list is wrong, the first of its values that is.
+        # One error for each key, and of a list the first wrong value.
         by_key = groupby(error.errors(), lambda problem: problem["loc"][:2])
         problems = [_in_words(next(group)) for _, group in by_key]
     lines = []
     for key, message in (*problems, *_contradictions(valid)):
         source = f"config/{path.name}" if config in names else path
         for overridden, by in sources.items():
-            # An override answers for its key, for what is in it, and for the section around it.
+            # An override is the source of its key, of keys within it, and of its section.
             if f"{key}.".startswith(f"{overridden}.") or overridden.startswith(f"{key}."):
                 source = by
         lines.append(f"{source}: {key or 'a key'}: {message}")
@@ -69,9 +69,9 @@ def load(config: str, overrides: Sequence[str] = (), data_dir: str | None = None
 
 
 def _in_words(problem: dict[str, Any]) -> tuple[str, str]:
-    """The key that pydantic refuses and why, in its words where they are clear."""
+    """The key that pydantic refuses, and why; pydantic's message where it is clear."""
     key = shortened(".".join(map(str, problem["loc"][:2])))
-    shown = "this huge number"  # Python writes out no integer of more than 4,300 digits
+    shown = "this huge number"  # Python converts no integer of more than 4,300 digits to text
     with suppress(ValueError):
         shown = shortened(reprlib.repr(problem["input"]))
     if problem["type"] in ("extra_forbidden", "invalid_key"):
@@ -95,13 +95,13 @@ WITH_PEOPLE = {
     "cycles": (None, "should be null: the rounds go on until you stop"),
     "trials": (1, "should be 1: people label once"),
 }
-"""What `active_learning` says where people give the labels, and why nothing else."""
+"""The values of `active_learning` with labels from people, and why others make no sense."""
 
 
 def _contradictions(valid: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is wrong between values that are each right: the key to change, and why.
+    """Contradictions between values that are valid by themselves: the key to change, and why.
 
-    `valid` has values by name. Where one is missing or wrong, what it contradicts cannot be told.
+    `valid` has values by name; those that are missing or wrong are not compared.
     """
     dataset, facts = valid.get("dataset"), DATASETS.get(valid.get("dataset"), DatasetFacts())
     if facts.from_people:
@@ -119,7 +119,7 @@ def _contradictions(valid: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield "active_learning.cycles", f"null is for {OWN_IMAGES}; write a number"
         if share := valid.get("audit_share"):
             yield "active_learning.audit_share", f"{share} is for {OWN_IMAGES}; write 0"
-    with suppress(KeyError, TypeError):  # what is null has been named
+    with suppress(KeyError, TypeError):  # a wrong null has been named already
         labels, cycles, query_size = (valid[k] for k in ("initial_labels", "cycles", "query_size"))
         if labels is None and cycles != 1 and not facts.from_people:
             words = "null is all images, which leaves none to query; write a number, or cycles: 1"
@@ -162,8 +162,8 @@ def _contradictions(valid: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def too_many_labels(
     labels: int | None, cycles: int, query_size: int, available: int | None
 ) -> str | None:
-    """The message for more labels than the `available` training images; None where they suffice."""
-    if labels is None:  # all, however many there are
+    """The message for more labels than `available` training images; None if these suffice."""
+    if labels is None:  # all images, whatever their number
         return None
     wanted = labels + (cycles - 1) * query_size
     if available is None or wanted <= available:
@@ -173,10 +173,10 @@ def too_many_labels(
 
 
 def read_run(folder: Path, advice: str) -> dict[str, Any]:
-    """The `config.yaml` in a run's folder, with what the run added in its section `run`.
+    """The `config.yaml` in a run's folder, with the section `run` that the run has added.
 
-    What an earlier version did not know has its default. Where the file is missing or damaged, the
-    message ends with `advice`.
+    Keys that an earlier version did not know have their defaults. If the file is missing or
+    damaged, the message ends with `advice`.
     """
     settings = _read(folder / "config.yaml", advice, "run")
     for name, field in Config.model_fields.items():

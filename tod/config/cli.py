@@ -1,4 +1,4 @@
-"""What all scripts share of their command lines: arguments, and exit statuses."""
+"""The command lines of all scripts: arguments and exit statuses."""
 
 import argparse
 import io
@@ -18,14 +18,14 @@ Record = TypeVar("Record")
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that takes no abbreviations, and answers an error with one line."""
+    """An argument parser without abbreviations, whose errors are one line."""
 
     def __init__(self, **settings: Any) -> None:
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(allow_abbrev=False, formatter_class=formatter, **settings)
 
     def add_fields(self, record: type, **own: dict[str, Any]) -> None:
-        """Adds an argument for each `argument` of a dataclass; `own` settings, by field, win."""
+        """Adds an argument for each `argument` of a dataclass, with `own` settings by field."""
         for each in fields(record):
             if each.metadata:
                 settings = {"default": each.default, **each.metadata, **own.get(each.name, {})}
@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
         if kind is bool:
             settings["action"] = "store_false" if default else "store_true"
         elif default == ():
-            settings["default"] = []  # which argparse extends
+            settings["default"] = []  # a list, which argparse extends
         elif default is not None:
             settings["help"] += " (default: %(default)s)"
         if get_origin(kind) is Literal:
@@ -52,14 +52,14 @@ class Parser(argparse.ArgumentParser):
 def argument(help: str, default: Any = MISSING, **settings: Any) -> Any:
     """A field of a dataclass that the command line fills.
 
-    Its name is the argument's, unless `flag` is another; its type says whether it takes a value,
-    and which; further settings are those of `add_argument`.
+    The argument has the field's name, unless `flag` gives another. The field's type decides whether
+    it takes a value, and which. Further settings are those of `add_argument`.
     """
     return field(default=default, metadata={"help": help, **settings})
 
 
 def filled(record: type[Record], typed: argparse.Namespace, /, **values: Any) -> Record:
-    """A dataclass with the arguments from the command line that `values` do not replace."""
+    """A dataclass filled from the command line; `values` replace arguments."""
     names = [each.name for each in fields(record) if each.metadata]
     return record(**{name: getattr(typed, name) for name in names} | values)
 
@@ -70,7 +70,7 @@ def path(value: str) -> Path:
 
 
 def whole_number(value: str, minimum: int, maximum: int) -> int:
-    """A number of these bounds from the command line."""
+    """A number within these bounds from the command line."""
     with suppress(ValueError):
         if value.isdecimal() and minimum <= int(value) <= maximum:
             return int(value)
@@ -95,7 +95,8 @@ def number_or_range(value: str) -> range:
 def exit_status() -> Iterator[None]:
     """Turns bad input into its message and status 2, and an early SIGINT into status 130.
 
-    What a terminal's encoding lacks is shown as a question mark; where nobody reads on, nothing is.
+    Characters that the terminal's encoding lacks become question marks. If the reader of the output
+    has gone, the script ends silently.
     """
     _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -109,13 +110,14 @@ def exit_status() -> Iterator[None]:
         print(error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
         sys.exit(130)
 
 
 def _open_closed_streams() -> None:
-    """Standard streams that the shell has closed, as by `>&-`, lead nowhere from now on.
+    """Opens standard streams that the shell has closed, as by `>&-`, on the null device.
 
-    Else the next files that are opened would get their numbers, and what is written to these.
+    Otherwise the next files to be opened would get their numbers, and the output to them.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass

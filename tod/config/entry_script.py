@@ -1,4 +1,4 @@
-"""What an entry script offers, and its command line."""
+"""The strategies and losses of an entry script, and its command line."""
 
 import argparse
 import sys
@@ -15,16 +15,18 @@ from tod.config.schema import OWN_IMAGES
 
 @dataclass(frozen=True)
 class Strategy:
-    """A sampling strategy, and what it needs."""
+    """A sampling strategy and its requirements."""
 
     query: Callable[[Any], Any]  # from a `Pool` to a `Query`
-    needs: Callable[[Config], str | None] = lambda config: None  # why it cannot work with it
+    needs: Callable[[Config], str | None] = lambda config: (
+        None
+    )  # why it cannot work with the configuration, if so
     needs_auxiliary: str | None = None  # the loss whose module it asks (`Pool.predictions`)
-    always_with: tuple[str, ...] = ()  # `KEY=VALUE` that it means, whatever the configuration says
+    always_with: tuple[str, ...] = ()  # `KEY=VALUE` overrides that define it
     takes_features: bool = False  # looks at `Pool.representation`, which `--features` replaces
 
     def why_unsuitable(self, identity: Identity) -> str | None:
-        """Why it cannot work in a run; None where it can."""
+        """Why it cannot work in a run; None if it can."""
         if self.needs_auxiliary not in (None, identity.auxiliary):
             return f"asks what another loss trains: add --auxiliary {self.needs_auxiliary}"
         return self.needs(identity.config)
@@ -35,7 +37,7 @@ class Strategy:
 
 @dataclass(frozen=True)
 class EntryScript:
-    """What an entry script offers; `default` names both a strategy and a loss."""
+    """The strategies and losses of an entry script; `default` names one of each."""
 
     name: str
     description: str
@@ -44,7 +46,7 @@ class EntryScript:
     default: str
 
     def strategy(self, name: str) -> Strategy:
-        """A strategy; one that is listed as a plain function needs nothing."""
+        """The strategy of this name; one listed as a plain function has no requirements."""
         listed = self.sampling[name]
         return listed if isinstance(listed, Strategy) else Strategy(listed)
 
@@ -54,7 +56,7 @@ class EntryScript:
 
 
 def parse(script: EntryScript, argv: Sequence[str] | None = None) -> Command:
-    """What the command line of an entry script (None: the process's) asks for."""
+    """Parses the command line of an entry script; by default, that of this process."""
     own = sys.argv[1:] if argv is None else list(argv)
     parser = Parser(prog=script.name, description=script.description)
     parser.add_fields(
@@ -86,7 +88,7 @@ def parse(script: EntryScript, argv: Sequence[str] | None = None) -> Command:
 
 
 def _recorded_settings(folder: Path) -> Sequence[str]:
-    """The `--set` with which people's run has begun, so that later rounds may leave it out."""
+    """The `--set` with which a run of people's labels began, so that later rounds may omit it."""
     if not (folder / "config.yaml").exists():
         return []
     advice = "bring back the file as it was"
@@ -97,7 +99,7 @@ def _recorded_settings(folder: Path) -> Sequence[str]:
 
 
 def _contradictions(typed: argparse.Namespace, config: Config) -> Iterator[tuple[str, str]]:
-    """The arguments that make no sense with the configuration, and why."""
+    """The arguments that contradict the configuration, and why."""
     trials = config.active_learning.trials
     if typed.trials[-1] > trials:
         yield "trials", f"there are {trials} trials (active_learning.trials)"

@@ -1,4 +1,4 @@
-"""What makes two runs the same, how their commands may differ, and what their files are called."""
+"""The identity of a run, the options of its commands, and the names of its files."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from tod.config.cli import argument
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """All that makes two runs the same, but for the images themselves."""
+    """Two runs with the same identity and the same images are the same run."""
 
     config: Config = argument(f"{', '.join(config_names())}, or a YAML file", metavar="NAME|FILE")
     entry: str  # the name of the entry script
@@ -29,28 +29,28 @@ class Identity:
         action="append",
         metavar="KEY=VALUE",
     )
-    features: str | None = None  # the SHA-256 of the file of `--features`, where it is used
+    features: str | None = None  # the SHA-256 of the `--features` file, if it is used
 
     @property
     def title(self) -> str:
-        """What the printed lines begin with."""
+        """The beginning of the printed lines."""
         return f"{self.config.name} auxiliary:{self.auxiliary} sampling:{self.sampling}"
 
     @property
     def folder_name(self) -> str:
-        """What the folder of the run is called."""
+        """The name of the run's folder."""
         method = f"auxiliary_{self.auxiliary}_sampling_{self.sampling}"
         return f"{self.config.name}_{method}_seed{self.seed}"
 
     def as_dict(self) -> dict[str, Any]:
-        """The configuration, and under `run` the rest, as `config.yaml` has them."""
+        """The content of `config.yaml`: the configuration, and the rest in the section `run`."""
         names = ("entry", "sampling", "auxiliary", "seed", "deterministic", "features")
         return {**self.config.as_dict(), "run": {name: getattr(self, name) for name in names}}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """In what the commands of one run may differ: where and how it runs, and what it leaves."""
+    """How the commands of one run may differ: where and how it runs, and what it writes."""
 
     output_dir: Path = argument("where the run's folder is made", Path("results"), metavar="DIR")
     device: Literal["auto", "cpu", "cuda", "mps"] = argument("where it runs", "auto")
@@ -79,11 +79,11 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What a command line asks for."""
+    """The content of a command line."""
 
     identity: Identity
     options: Options
-    arguments: Sequence[str]  # as typed, for processes that run the same
+    arguments: Sequence[str]  # as typed, for the processes that it starts
     processes: int = argument(
         "share the work out to so many processes on this machine",
         1,
@@ -125,12 +125,12 @@ class Command:
 
 
 def cycle_name(trial: int, cycle: int) -> str:
-    """What the files of a trial's cycle are called, but for their ending."""
+    """The name of the files of a trial's cycle, without their ending."""
     return f"trial{trial}_cycle{cycle}"
 
 
 def cycle_files(folder: Path, ending: str) -> dict[tuple[int, int], Path]:
-    """A folder's files of this ending, by the trial and the cycle that they are of, in order."""
+    """A folder's files with this ending, by trial and cycle, in order."""
     found = {}
     for path in folder.glob(f"*{ending}"):
         if name := re.fullmatch(r"trial(\d+)_cycle(\d+)", path.name.removesuffix(ending)):

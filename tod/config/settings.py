@@ -1,4 +1,4 @@
-"""Settings as people write them: YAML where `1e-4` is a number, and KEY=VALUE over it."""
+"""Settings as people write them: YAML in which `1e-4` is a number, and `KEY=VALUE` overrides."""
 
 import os
 import re
@@ -20,10 +20,10 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes a text that the loader would take for a number."""
+    """Quotes text that the loader would read as a number."""
 
 
-# PyYAML follows YAML 1.1, where a number has a dot before its exponent, and a sign within.
+# PyYAML follows YAML 1.1, where a number needs a dot, and a sign in its exponent.
 for _kind in (_Loader, _Dumper):
     _kind.add_implicit_resolver(
         "tag:yaml.org,2002:float",
@@ -33,11 +33,11 @@ for _kind in (_Loader, _Dumper):
 
 
 def parse(document: str | bytes) -> Any:
-    """A YAML document's plain data; nothing in it executes, and a ValueError says what is wrong."""
+    """The plain data of a YAML document; nothing is executed. ValueError says what is wrong."""
     try:
         text = document if isinstance(document, str) else document.decode("utf-8")
         return yaml.load(text, _Loader)
-    # PyYAML lets many kinds of errors through, for `!!int ''` an IndexError.
+    # PyYAML raises many kinds of errors, such as an IndexError for `!!int ''`.
     except Exception as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
@@ -54,7 +54,7 @@ def as_yaml(settings: dict[str, Any]) -> str:
 def put(settings: dict[str, Any], override: str) -> str:
     """Puts the value of `KEY=VALUE` into nested settings, and returns the dotted key.
 
-    Raises a ValueError that says why where it is no such text, or the value no YAML.
+    ValueError says why the text is no `KEY=VALUE`, or its value no YAML.
     """
     key, equals, text = override.partition("=")
     if not equals:
@@ -70,23 +70,23 @@ def put(settings: dict[str, Any], override: str) -> str:
 
 
 def shortened(line: str, length: int = 100) -> str:
-    """Text as part of a message: printable, and not long."""
+    """Text for a message: printable and short."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return shown if len(shown) <= length else shown[: length - 3] + "..."
 
 
 def counted(count: int, noun: str) -> str:
-    """A number of things, as in `1 image` and `1,000 images`."""
+    """A number with its noun, as in `1 image` and `1,000 images`."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def expanded(path: str) -> str:
-    """A path as the shell would take it: `~` is the user's own folder."""
+    """A path as the shell expands it: `~` is the user's home folder."""
     return os.path.expanduser(path)  # noqa: PTH111 - pathlib's raises for an unknown user
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted keys."""
+    """Flattens nested settings to dotted keys."""
     values: dict[str, Any] = {}
     for key, value in settings.items():
         inner = isinstance(value, dict)

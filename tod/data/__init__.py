@@ -13,7 +13,7 @@ from tod.config import Config, InputError, too_many_labels
 from tod.config.schema import Images
 from tod.data import image_folder, published
 from tod.data.dataset import Dataset, Draw, ImageSet
-from tod.system.files import reason
+from tod.system.files import cannot
 from utils import random_generator
 
 __all__ = ["Dataset", "ImageSet", "in_long_tail", "load", "statistics"]
@@ -26,23 +26,21 @@ LOADERS: dict[str, Callable[[Path, Images, int], Dataset]] = {
     "caltech101": published.caltech101,
     "image_folder": image_folder.load,
 }
-"""What reads each dataset: from `data_dir`, with its settings and the seed of its split."""
+"""The loader of each dataset: from `data_dir`, with the section `images` and the split's seed."""
 
 
 def load(config: Config, seed: int) -> Dataset:
-    """Reads the dataset that the configuration names; where torchvision can download it, it does.
+    """Reads the dataset that the configuration names; torchvision downloads what it can.
 
-    `seed` decides a split that the images do not have: Caltech-101's, and by `images.test_share`;
-    and the long tail of `active_learning.imbalance`.
+    `seed` decides the split of Caltech-101 and of `images.test_share`, and the long tail of
+    `active_learning.imbalance`.
     """
     root = Path(config.data_dir)
     try:
         found = LOADERS[config.dataset](root, config.images, seed)
     except OSError as error:
-        raise InputError(
-            f"{root}: cannot be read ({reason(error)}); "
-            f"--data-dir names the place of the images; {published.WITHOUT_DATA}"
-        ) from None
+        advice = f"--data-dir names the place of the images; {published.WITHOUT_DATA}"
+        raise cannot(root, "read", error, advice) from None
     active, train, draw = config.active_learning, found.train, found.draw
     if active.imbalance is not None:
         kept = np.flatnonzero(in_long_tail(train.labels.numpy(), active.imbalance, seed))
@@ -62,7 +60,7 @@ def load(config: Config, seed: int) -> Dataset:
 
 
 def in_long_tail(labels: np.ndarray, ratio: float, seed: int) -> np.ndarray:
-    """Which images are in a long-tailed part of a training set (Cui et al., CVPR 2019), (N,) bool.
+    """The images of a long-tailed part of a training set (Cui et al., CVPR 2019), (N,) bool.
 
     Class sizes fall exponentially: of C classes, the k-th most frequent (from 0; of equal ones, the
     first) keeps `n_0 · R^(−k / (C − 1))` images, drawn at random, where n_0 is the largest class's

@@ -1,4 +1,4 @@
-"""The pixels of a picture of any mode and depth as sRGB of 8 bits, and how opaque they are."""
+"""Converts pictures of any mode and depth to sRGB of 8 bits, and finds their opacity."""
 
 import io
 import re
@@ -15,7 +15,7 @@ PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and one of its values
 
 
 def alpha(image: Image.Image, layout: str) -> Image.Image | None:
-    """How opaque each pixel is, as an image of mode L; None where all are."""
+    """The opacity of each pixel as an image of mode L; None if all are opaque."""
     if image.mode in ("RGBA", "LA", "PA"):
         return image.getchannel("A")
     transparent = image.info.get("transparency")
@@ -26,21 +26,23 @@ def alpha(image: Image.Image, layout: str) -> Image.Image | None:
         opaque = np.asarray(image) != transparent
         return Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8))
     keyed = image.copy()
-    if "16" in layout:  # the key of 16-bit channels, of which Pillow keeps the high bytes
+    if (
+        "16" in layout
+    ):  # a transparent colour of 16-bit channels, of which Pillow keeps the high bytes
         keyed.info["transparency"] = tuple(value >> 8 for value in transparent)
-    if image.mode == "L" and layout in ("L;2", "L;4"):  # the key of channels of fewer bits
+    if image.mode == "L" and layout in ("L;2", "L;4"):  # a transparent level of fewer bits
         keyed.info["transparency"] = transparent * (255 // (2 ** int(layout[-1]) - 1))
     return keyed.convert("RGBA").getchannel("A")
 
 
 def of_8_bits(image: Image.Image, layout: str) -> tuple[Image.Image, bool]:
-    """The picture with 8 bits a channel, and whether it is dim: keeps few levels, and has more.
+    """The picture with 8 bits a channel, and whether it is dim: it had more levels than it keeps.
 
     A single channel of 12 or 16 bits is scaled by the range of its type, floats by 0 to 1. Few
-    files use the range of 32-bit integers: they are scaled by the smallest of 8, 16 and 32 bits
-    that holds the picture's values, so that most pictures of a kind stay comparable. Of several
-    channels of 16 bits, Pillow has kept the high bytes. `layout` is how the pixels lay in the file,
-    as its decoders name it.
+    files use the range of 32-bit integers, so these are scaled by the smallest of 8, 16 and 32 bits
+    that holds the picture's values: then most pictures of a kind stay comparable. Pillow has
+    already reduced several channels of 16 bits to their high bytes. `layout` is the pixels' layout
+    in the file, as Pillow's decoders name it.
     """
     if not image.mode.startswith(("I", "F")):
         if re.search(";16[BLN]", layout) is None:
@@ -59,7 +61,7 @@ def of_8_bits(image: Image.Image, layout: str) -> tuple[Image.Image, bool]:
         if not layout.endswith("S"):
             values, whole = values.view(np.uint32), 2**32 - 1
         highest = next((h for h in (2**8 - 1, 2**16 - 1) if values.max() <= h), whole)
-    # NaN lies nowhere.
+    # NaN fails both comparisons.
     if not (values.min() >= 0 and values.max() <= highest):
         raise ValueError(
             f"values from {values.min():g} to {values.max():g}, not from 0 to {highest:g}: "
@@ -74,7 +76,7 @@ def of_8_bits(image: Image.Image, layout: str) -> tuple[Image.Image, bool]:
 
 
 def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """RGB of a picture of any mode; alpha goes."""
+    """RGB of a picture of any mode, without alpha."""
     if profile:
         mode, transform = _to_srgb(profile)
         is_of_its_kind = {
@@ -89,9 +91,9 @@ def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 @lru_cache(maxsize=16)
 def _to_srgb(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
-    """For an embedded ICC profile, the mode that it describes and what converts that to sRGB.
+    """The mode that an embedded ICC profile describes, and its conversion to sRGB.
 
-    None where nothing must be converted: it is sRGB's own, or unreadable.
+    The conversion is None if the profile is sRGB itself, or unreadable.
     """
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -99,7 +101,7 @@ def _to_srgb(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
         mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[space]
         srgb = ImageCms.createProfile("sRGB")
         transform = ImageCms.buildTransform(source, srgb, mode, "RGB")
-    # ImageCms raises errors of its own, OSError and others; a profile may be of any other space.
+    # ImageCms raises its own errors, OSError and others; the colour space may be any other.
     except Exception as error:
         if machine_lacks(error):
             raise

@@ -1,4 +1,4 @@
-"""What a dataset is: a training and a test set of labelled uint8 images."""
+"""A dataset: a training and a test set of labelled uint8 images."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -21,8 +21,8 @@ class ImageSet:
     Attributes:
         stored: (M, 3, H, W) uint8, channels-last in memory; perhaps mapped from a file.
         labels: (N,) int64.
-        names: where the images are files, theirs, relative to `folder`.
-        rows: which of the stored images these are, (N,) int64; if not given, all in their order.
+        names: of the files, relative to `folder`, if the images are files.
+        rows: which of the stored images these are, (N,) int64; by default all, in order.
         folder: where the files lie.
     """
 
@@ -33,7 +33,7 @@ class ImageSet:
     folder: Path | None = None
 
     def __post_init__(self) -> None:
-        # Batches are made of these bytes as they lie; nothing copies them again.
+        # Batches are gathered from this layout without another copy.
         stored = self.stored.contiguous(memory_format=torch.channels_last)
         object.__setattr__(self, "stored", stored)
         if self.rows is None:
@@ -48,25 +48,25 @@ class ImageSet:
         return self.stored[self.rows]
 
     def image(self, index: int) -> np.ndarray:
-        """One of the images, (3, H, W) uint8."""
+        """One image, (3, H, W) uint8."""
         return self.stored[self.rows[index]].numpy()
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """The images (n, H, W, 3) in order, a few at a time: they may not fit into memory."""
+        """The images (n, H, W, 3) in order, a few at a time, since they may not fit into memory."""
         stored = self.stored.permute(0, 2, 3, 1)
         at_once = max(1, CHUNK // max(1, self.stored[:1].nbytes))
         return (stored[rows].numpy() for rows in self.rows.split(at_once))
 
     def subset(self, indices: Sequence[int]) -> "ImageSet":
-        """The images at `indices`, in their order; it copies none."""
+        """The images at `indices`, in their order, without a copy."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         names = None if self.names is None else [self.names[index] for index in chosen.tolist()]
         return ImageSet(self.stored, self.labels[chosen], names, self.rows[chosen], self.folder)
 
 
 class Draw(NamedTuple):
-    """Which of `size` images, in their order, a seed has drawn for training: (N,) `places`; and for
-    the test, where it has: (T,) `test`.
+    """The (N,) `places`, among `size` images in order, that a seed has drawn for training, and
+    those for the test, (T,), if it has drawn these too.
     """
 
     places: np.ndarray
@@ -81,8 +81,8 @@ class Dataset:
     Attributes:
         class_names: by label.
         mean, std: (3,), of pixels from 0 to 1; None until `tod.data.load` knows them.
-        unreadable: files that were left out, and why each.
-        draw: where the seed decides which images are for training, which they are.
+        unreadable: files that were left out, each with the reason.
+        draw: the images for training, if the seed decides which these are.
     """
 
     train: ImageSet
@@ -94,7 +94,7 @@ class Dataset:
     draw: Draw | None = None
 
     def fingerprint(self) -> str:
-        """Differs where the images, their order or their labels do."""
+        """A fingerprint of the images, their order and their labels."""
         digest = hashlib.blake2b(digest_size=16)
         for images in (self.train, self.test):
             for pixels in images.chunks():

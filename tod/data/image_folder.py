@@ -1,4 +1,4 @@
-"""People's own labelled images, in one folder a class."""
+"""People's own labelled images, in a folder for each class."""
 
 import hashlib
 import logging
@@ -20,7 +20,7 @@ from utils import random_generator
 log = logging.getLogger("tod")
 
 STAND_INS = ("val", "valid")
-"""What is taken for `test` where there is none."""
+"""Folders that stand in for a missing `test`."""
 
 
 def load(root: Path, config: Images, seed: int) -> Dataset:
@@ -53,7 +53,7 @@ def load(root: Path, config: Images, seed: int) -> Dataset:
 
 
 def _folders(root: Path, config: Images) -> tuple[Path, Path | None]:
-    """The folders of the training and the test images; None: the latter are to be held out."""
+    """The folders of training and test images; None if test images are to be held out."""
     train, test = root / "train", root / "test"
     tests = [path for path in (test, *(root / name for name in STAND_INS)) if path.is_dir()]
     for path, may_lack in ((train, False), (test, tests or config.test_share is not None)):
@@ -72,9 +72,9 @@ def _folders(root: Path, config: Images) -> tuple[Path, Path | None]:
 
 
 def held_out(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet, Draw]:
-    """A training and a test set: `share` of each class, rounded, is drawn for the latter.
+    """A training and a test set: `share` of each class, rounded, is drawn for the test set.
 
-    At least one image of a class is, but never all of them.
+    It gets at least one image of each class, but never all of them.
     """
     random = random_generator(seed, "held-out test images")
     labels = images.labels.numpy()
@@ -98,7 +98,7 @@ def _warn_of_untested_classes(test: ImageSet, class_names: Sequence[str], folder
 
 
 def _warn_of_copies(sets: tuple[ImageSet, ImageSet], folders: tuple[str, str]) -> None:
-    """Says which test images are training images too, and which pictures are of two classes."""
+    """Warns of test images that are also training images, and of pictures with two classes."""
 
     def named(place: int, index: int) -> str:
         return shortened(f"{folders[place]}/{sets[place].names[index]}", 300)
@@ -109,7 +109,7 @@ def _warn_of_copies(sets: tuple[ImageSet, ImageSet], folders: tuple[str, str]) -
         count = sum(place == 1 for group in leaks for place, _ in group)
         first, last = named(*leaks[0][0]), named(*leaks[0][-1])
         log.warning(f"{count} test images are training images too, as {last} is {first}")
-    # Of each group, the first image of each label.
+    # The first image of each label in each group.
     by_label = [{int(sets[s].labels[i]): (s, i) for s, i in reversed(group)} for group in groups]
     doubtful = [sorted(images.values()) for images in by_label if len(images) > 1]
     if doubtful:
@@ -118,8 +118,8 @@ def _warn_of_copies(sets: tuple[ImageSet, ImageSet], folders: tuple[str, str]) -
 
 
 def same_pixels(sets: Sequence[ImageSet]) -> list[list[tuple[int, int]]]:
-    """The groups of images that have all pixels in common: of each, the set's place and index."""
-    # The middle line alone tells most images apart, and is quickly read.
+    """Groups of images with the same pixels, each as the place of its set and its index."""
+    # The middle line distinguishes most images, and is quickly read.
     alike: dict[bytes, list[tuple[int, int]]] = defaultdict(list)
     for place, images in enumerate(sets):
         for index in range(len(images)):

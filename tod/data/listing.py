@@ -1,4 +1,4 @@
-"""Which image files a folder has, and all that is wrong there."""
+"""The image files in a folder, and everything that is wrong there."""
 
 import logging
 import unicodedata
@@ -19,13 +19,13 @@ NOT_READ = {
     *(".heic", ".heif", ".hif", ".avif", ".jxl", ".psd"),
     *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
 }
-"""Endings of photographs of other formats."""
+"""Endings of photographs in formats that are not read."""
 NAMED = 10
-"""How many of many problems a message names."""
+"""The number of problems that a message names."""
 
 
 class Scan(NamedTuple):
-    """The image files of a folder: its classes, and the label of each file by its name there."""
+    """The image files of a folder: the classes, and the label of each file by its relative name."""
 
     folder: Path
     class_names: list[str]
@@ -33,7 +33,7 @@ class Scan(NamedTuple):
 
 
 def refuse(problems: Sequence[str], ending: str | None = None) -> None:
-    """Refuses what has problems: names the first ten and their number; `ending` is a last line."""
+    """Raises an InputError if there are problems: the first ten, their number, and `ending`."""
     lines = list(problems[:NAMED])
     if len(problems) > 1:
         lines.append(f"{len(problems)} problems in all")
@@ -42,9 +42,9 @@ def refuse(problems: Sequence[str], ending: str | None = None) -> None:
 
 
 def check_classes(folder: Path, class_names: Sequence[str], problems: list[str]) -> None:
-    """Refuses what is no classification, with the problems that there are.
+    """Refuses fewer than two classes, along with the other problems.
 
-    Warns of classes whose names differ in nothing but case, blanks or the form of letters.
+    Warns of classes whose names differ only in case, blanks or Unicode form.
     """
     if len(class_names) < 2:
         few = f"{folder}: names {len(class_names)} classes; there must be at least two"
@@ -68,11 +68,11 @@ def listed(
     where: str = "train",
     left_out: Sequence[str] = SYSTEM_FOLDERS,
 ) -> Scan:
-    """The image files in `folder`/CLASS, in the order of the classes and of their names.
+    """The image files in `folder`/CLASS, in the order of the classes and of the files' names.
 
-    Names that look the same, in whatever Unicode form, are one class. There may be other classes
-    than `class_names`, which come from `where`, only if that is None. `problems` takes what leads
-    nowhere, cannot be entered, or is no class.
+    Names that look the same are one class, whatever their Unicode form. With `class_names`, which
+    come from `where`, other classes are a problem. `problems` also gets broken links, and folders
+    that cannot be entered.
     """
     folders: dict[str, list[Path]] = defaultdict(list)
     others: list[Path] = []
@@ -97,17 +97,17 @@ def listed(
 
 
 def class_name_of(name: str) -> str:
-    """A class's name, in the one Unicode form in which names that look the same are the same."""
+    """A class's name in the Unicode form in which names that look the same are equal."""
     return unicodedata.normalize("NFC", name)
 
 
 def shown(path: Path) -> str:
-    """A path as part of a message."""
+    """A path for a message."""
     return shortened(str(path), 300)
 
 
 def image_files(folder: Path) -> list[str]:
-    """The names of all image files below a folder, as `below` gives them; at least one."""
+    """The names of all image files below a folder, as `below` returns them; at least one."""
     if not folder.is_dir():
         raise InputError(f"{folder}: is no folder; name the one in which the images lie")
     problems: list[str] = []
@@ -121,9 +121,9 @@ def image_files(folder: Path) -> list[str]:
 def below(folder: Path, problems: list[str]) -> list[str]:
     """The names of all image files below a folder, at any depth, relative to it, in order.
 
-    What is hidden is left out without a word, and with one what has no image's ending. A folder is
-    entered once, however many links lead to it. `problems` takes what leads nowhere or cannot be
-    entered.
+    Hidden files are left out silently, those without an image's ending with a warning. A folder is
+    entered once, however many links lead to it. `problems` gets broken links, and folders that
+    cannot be entered.
     """
     found, others = [], []
     folders, entered = [folder], {folder.resolve()}
@@ -142,7 +142,7 @@ def below(folder: Path, problems: list[str]) -> list[str]:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Class names in their order, which is that of numbers where all are numbers."""
+    """Class names in order, as numbers if all of them are numbers."""
     names = sorted(names)
     return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
 
@@ -152,14 +152,14 @@ def _is_image(path: Path) -> bool:
 
 
 def _entries(folder: Path, problems: list[str]) -> list[Path]:
-    """What is in a folder, in order; what is hidden is left out without a word."""
+    """The entries of a folder in order, without hidden ones."""
     found = []
     try:
         for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
             if path.is_symlink() and not path.exists():
                 problems.append(f"{shown(path)}: is a link to nothing; mend or remove it")
             else:
-                path.is_dir()  # raises where the folder's files may be named, but not looked at
+                path.is_dir()  # raises if the folder may be listed, but not entered
                 found.append(path)
     except OSError as error:
         refuse_what_the_machine_lacks(folder, error)
@@ -168,7 +168,7 @@ def _entries(folder: Path, problems: list[str]) -> list[Path]:
 
 
 def _warn_of_others(folder: Path, others: Sequence[Path], words: str) -> None:
-    """Says what is left out of a folder, and why; of photographs, what to do."""
+    """Warns of files that are left out, with the reason, and of photographs with what to do."""
     convert = "this format is not read; convert them to JPEG or PNG"
     for is_photograph, why in ((True, convert), (False, words)):
         paths = [p for p in others if (p.suffix.lower() in NOT_READ) == is_photograph]

@@ -1,4 +1,4 @@
-"""One image file as a viewer shows it: upright, in sRGB, on white; nothing in it can execute."""
+"""Reads an image file as a viewer shows it: upright, in sRGB, on white; executes nothing."""
 
 import re
 import threading
@@ -15,7 +15,7 @@ from tod.system.files import machine_lacks
 from tod.system.machine import memory
 
 VERSION = f"3, Pillow {PIL.__version__}"
-"""Differs where the same file may give other pixels."""
+"""Changes when the same file may give other pixels."""
 
 Image.init()
 FORMATS = tuple(
@@ -30,11 +30,11 @@ FORMATS = tuple(
 ENDINGS = {ending for ending, name in Image.registered_extensions().items() if name in FORMATS}
 BYTES_A_PIXEL = 24
 """At most, while a picture is decoded."""
-# Above these, Pillow refuses a picture for its texts or its profile, which may be large; and for
-# its size: above twice this.
+# Pillow's limits for texts and profiles, which may be large, and half its limit for the size of a
+# picture.
 PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = 2**26, 2**28
 Image.MAX_IMAGE_PIXELS = memory() // (4 * BYTES_A_PIXEL)
-# Its warnings name no file.
+# Pillow's warnings name no file.
 warnings.filterwarnings("ignore", module="PIL")
 
 TRANSPOSITIONS = {
@@ -46,22 +46,23 @@ TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns a picture of each EXIF orientation upright."""
+"""The transposition that turns a picture of each EXIF orientation upright."""
 OUT_OF_MEMORY = re.compile("out of memory|decoder error -9")  # as Pillow's decoders say it
 FINER = 4
-"""A JPEG file is decoded to no less than this many times the side to which it is squashed: then the
-pixels differ from a full decoding's by 0.3 of 255 levels on average, by 2 in 99 of 100, by 9 at an
-edge at most (45 photographs of Caltech-101 at quality 90)."""
+"""A JPEG file is decoded to at least this multiple of the side to which it is squashed. Its pixels
+then differ from a full decoding's by 0.3 of 255 levels on average, by at most 2 in 99 of 100, and
+by at most 9 at edges (45 photographs of Caltech-101 at quality 90)."""
 TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of TIFF
 
 Read = Callable[[Image.Image, int], tuple[Image.Image, bool]]
-"""An open picture, and the side of the square to which it is to be squashed → its RGB pixels, and
-whether they are dim: few grey levels are left of the file's."""
+"""An open picture, and the side of the square to which it will be squashed → its RGB pixels, and
+whether they are dim: they keep few of the file's grey levels."""
 
 
 def decode(path: Path, resize: int, size: int, read: Read) -> tuple[bytes, bool]:
-    """An image file, squashed to a square of side `resize`, of which the middle `size` is kept:
-    (size, size, 3) uint8, and whether it is dim.
+    """Decodes an image file, squashes it to side `resize` and crops the middle to side `size`.
+
+    Returns the pixels, (size, size, 3) uint8, and whether they are dim.
     """
     border = (resize - size) // 2
     box = (border, border, border + size, border + size)
@@ -72,18 +73,18 @@ def decode(path: Path, resize: int, size: int, read: Read) -> tuple[bytes, bool]
 
 
 def rgb(path: Path, side: int, read: Read) -> tuple[Image.Image, bool]:
-    """What `read` makes of an image file that is to be shrunk to a square of this side, if at all.
+    """The result of `read` for an image file that will be shrunk, if at all, to a square of `side`.
 
     Raises:
         Exception: the file holds no picture; Pillow's decoders raise many kinds.
     """
-    # Pillow would map some files by their name, and mix up the lines of those that lie on a side.
+    # By its name, Pillow would map some files, and mix up the lines of rotated ones.
     with path.open("rb") as file:
         is_icon = file.read(4) == b"\0\0\1\0"
         file.seek(0)
         try:
             with (
-                # Pillow decodes an icon as it opens it, of whatever size its directory says.
+                # Pillow decodes an icon when it opens it, whatever size its directory claims.
                 _budget.spent(memory() // 2 // BYTES_A_PIXEL if is_icon else 0),
                 Image.open(file, formats=FORMATS) as image,
                 _budget.spent(0 if is_icon else _pixels_to_decode(image)),
@@ -91,7 +92,7 @@ def rgb(path: Path, side: int, read: Read) -> tuple[Image.Image, bool]:
                 return read(image, side)
         except Image.DecompressionBombError:
             raise ValueError("its pixels do not fit into memory") from None
-        except UnidentifiedImageError:  # whose words name the file again
+        except UnidentifiedImageError:  # its message names the file again
             raise ValueError("it is no picture of a known kind") from None
         except Exception as error:
             if OUT_OF_MEMORY.match(str(error)):
@@ -100,14 +101,14 @@ def rgb(path: Path, side: int, read: Read) -> tuple[Image.Image, bool]:
 
 
 def _pixels_to_decode(image: Image.Image) -> int:
-    """At most so many lie in memory at once: a tile of a TIFF file may exceed its picture."""
+    """The most pixels in memory at once; a tile of a TIFF file may exceed its picture."""
     tags = getattr(image, "tag_v2", {})
     tile = int(tags.get(TILE_WIDTH, 0)) * int(tags.get(TILE_LENGTH, 0))
     return image.width * image.height + tile
 
 
 class _Budget:
-    """Memory that the threads share: who wants more than is left waits for the others."""
+    """Memory that the threads share: a thread that needs more than is left waits."""
 
     def __init__(self) -> None:
         self.used = 0
@@ -138,18 +139,18 @@ def reader(as_is_published: bool) -> Read:
 
 
 def as_published(image: Image.Image, side: int) -> tuple[Image.Image, bool]:
-    """RGB as the published code reads Caltech-101: transparency, profile and orientation go."""
+    """RGB as TOD's published code reads files: no transparency, profile or orientation."""
     return image.convert("RGB"), False
 
 
 def as_shown(image: Image.Image, side: int) -> tuple[Image.Image, bool]:
     """RGB as a viewer shows the picture, to be squashed to a square of this side.
 
-    Its colour profile is converted to sRGB, what is transparent shows white, its EXIF orientation
-    is undone; a single channel of more than 8 bits is scaled by its range.
+    Its colour profile is converted to sRGB, transparent pixels show white, its EXIF orientation is
+    undone, and a single channel of more than 8 bits is scaled by its range.
     """
     _shrink(image, FINER * side)
-    # Decoding forgets how the pixels lay in the file.
+    # Pillow forgets the layout in the file when it decodes.
     layout = image.tile[0][3] if image.tile else ""
     layout = layout if isinstance(layout, str) else str(layout[0]) if layout else ""
     image.load()
@@ -163,9 +164,9 @@ def as_shown(image: Image.Image, side: int) -> tuple[Image.Image, bool]:
 
 
 def _shrink(image: Image.Image, side: int) -> None:
-    """Has a JPEG file decoded to an eighth, a quarter or half of its size, if that is `side` yet.
+    """Makes Pillow decode a JPEG file to 1/8, 1/4 or 1/2 of its size, if that is at least `side`.
 
-    Where the size is no multiple, the last pixels would be larger than the others.
+    The size must be a multiple, or the last pixels would cover less than the others.
     """
     for scale in (8, 4, 2):
         width, height = image.width // scale, image.height // scale
@@ -177,7 +178,7 @@ def _shrink(image: Image.Image, side: int) -> None:
 def _orientation(image: Image.Image) -> object:
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
-    # Damaged metadata does not concern the pixels.
+    # Damaged metadata does not affect the pixels.
     except Exception as error:
         if machine_lacks(error):
             raise

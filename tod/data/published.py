@@ -1,7 +1,7 @@
-"""The digits, CIFAR-10, CIFAR-100, SVHN and Caltech-101, in the form in which they are published.
+"""The digits, CIFAR-10, CIFAR-100, SVHN and Caltech-101, in their published formats.
 
-CIFAR and SVHN are downloaded where they are absent. A reduced copy, fewer images in the same
-files, is taken with a warning. Large libraries are imported by the datasets that need them.
+CIFAR and SVHN are downloaded if they are missing. A reduced copy, with fewer images in the same
+files, is used with a warning. Large libraries are imported by the datasets that need them.
 """
 
 import logging
@@ -21,7 +21,7 @@ from tod.data import listing, picture
 from tod.data.dataset import Dataset, Draw, ImageSet
 from tod.data.decoding import load_images
 from tod.data.store import folder_lock
-from tod.system.files import reason
+from tod.system.files import cannot, reason
 from utils import random_generator
 
 log = logging.getLogger("tod")
@@ -30,7 +30,7 @@ WITHOUT_DATA = "--config digits runs without any download"
 
 
 def digits(*_: object) -> Dataset:
-    """scikit-learn's 8×8 digits in grey; a fifth of each class is the test set."""
+    """scikit-learn's grey 8×8 digits; a fifth of each class is the test set."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -46,7 +46,7 @@ def digits(*_: object) -> Dataset:
 
 
 def cifar(num_classes: int, root: Path, *_: object) -> Dataset:
-    """CIFAR-10 or CIFAR-100 from the folder in `root` that its archive holds."""
+    """CIFAR-10 or CIFAR-100, from the folder of its archive in `root`."""
     from torchvision.datasets import CIFAR10, CIFAR100
     from torchvision.datasets.utils import download_and_extract_archive
 
@@ -86,7 +86,7 @@ def svhn(root: Path, *_: object) -> Dataset:
         _download(path, url, download_url, md5)
         with _reading(path):
             content = loadmat(path)
-            # The files' label of the digit 0 is 10.
+            # In the files, the label of the digit 0 is 10.
             labels = np.where(content["y"] == 10, 0, content["y"])
             sets.append(_checked(content["X"].transpose(3, 2, 0, 1), labels, 10))
             _check_copy(path, len(sets[-1]), count, md5)
@@ -130,7 +130,7 @@ def caltech101(root: Path, config: Images, seed: int) -> Dataset:
 
 
 def _download(path: Path, url: str, fetch: Callable, md5: str) -> None:
-    """Fetches `path` where it is missing; of several processes one does, and the others wait."""
+    """Downloads `path` if it is missing; one process does, and others wait for it."""
     with folder_lock(path.parent):
         if path.exists():
             return
@@ -150,14 +150,12 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     # A damaged pickle or .mat file can raise anything at all.
     except Exception as error:
-        raise InputError(
-            f"{path}: cannot be read ({reason(error)}); "
-            f"remove {path.parent} and it is downloaded again"
-        ) from None
+        advice = f"remove {path.parent} and it is downloaded again"
+        raise cannot(path, "read", error, advice) from None
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads pickles of lists, dicts and arrays; anything else, code above all, is refused."""
+    """Reads pickles of lists, dicts and arrays; refuses anything else, above all code."""
 
     def find_class(self, module: str, name: str) -> object:
         plain = (
@@ -175,7 +173,7 @@ def _plain_pickle(path: Path) -> dict:
 
 
 def _checked(pixels: np.ndarray, labels: object, num_classes: int) -> ImageSet:
-    """Images (N, 3, 32, 32) with N labels, or a ValueError where they are none."""
+    """Images (N, 3, 32, 32) with N labels; ValueError if they are not that."""
     labels = np.ravel(labels)
     if pixels.shape != (len(labels), 3, 32, 32) or pixels.dtype != np.uint8:
         raise ValueError("holds no 3×32×32 images of 8 bits, each with a label")
@@ -185,7 +183,7 @@ def _checked(pixels: np.ndarray, labels: object, num_classes: int) -> ImageSet:
 
 
 def _check_copy(path: Path, count: int, published_count: int, md5: str) -> None:
-    """A file with another checksum is fine where it holds fewer images than the published one."""
+    """Accepts another checksum only from a file with fewer images than the published one."""
     from torchvision.datasets.utils import check_integrity
 
     if not check_integrity(path, md5):

@@ -1,4 +1,4 @@
-"""What people are asked next: images drawn at random, by the network's scores, or again."""
+"""The next batch for people: random images, those that the network queries, and ties."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -11,12 +11,12 @@ from tod.strategies.pool import Pool, Query
 
 
 class Candidates(NamedTuple):
-    """The images that may be asked for, as indices.
+    """The images that a batch may hold, as indices.
 
     Attributes:
-        unlabeled: all that have no label, (M,), in order.
-        again: why those of them come again about which people disagree.
-        audit_share: of the others, the share to measure the accuracy on.
+        unlabeled: all images without a label, (M,), in order.
+        again: the images about which people disagree, each with the reason to ask again.
+        audit_share: the share of the other images on which the accuracy is measured.
     """
 
     unlabeled: np.ndarray
@@ -24,7 +24,7 @@ class Candidates(NamedTuple):
     audit_share: float
 
     def num_audits(self, size: int) -> int:
-        """How many of so many images are for the audit: never all of them."""
+        """How many images of a batch of this size are audits: never all of them."""
         share = self.audit_share
         return min(max(round(share * size), 1), size - 1) if share and size > 1 else 0
 
@@ -32,7 +32,7 @@ class Candidates(NamedTuple):
 def first_batch(
     candidates: Candidates, size: int, random: np.random.Generator
 ) -> list[tuple[int, str]]:
-    """Images drawn at random, before there is a network, each with its reason."""
+    """Random images, each with its reason, for a batch that no network has scored."""
     again = [*candidates.again.items()][:size]
     others = np.setdiff1d(candidates.unlabeled, [*candidates.again])
     drawn = random.choice(others, min(size - len(again), len(others)), replace=False)
@@ -49,10 +49,9 @@ def next_batch(
     sampling: Callable[[Pool], Query],
     class_names: Sequence[str],
 ) -> list[tuple[int, str, str, str, str]]:
-    """What the trial's network asks for, best first, each with its reason and the network's cells.
+    """The images to ask for, best first, each with its reason and the network's three cells.
 
-    Audits are strewn among them at random. They are drawn from all images, and the strategy never
-    sees them.
+    Audits come from all images, at random positions; the strategy never sees them.
     """
     again = dict([*candidates.again.items()][:size])
     others = np.setdiff1d(candidates.unlabeled, [*again])
@@ -67,8 +66,8 @@ def next_batch(
         judged, queried = _judgements(pool, query, class_names), query.best_first.tolist()
     aside = [*again, *for_audit]
     if aside:
-        # They are asked for whatever their scores; where a score depends on what else there is,
-        # they are scored among the subset.
+        # Scores do not decide about these. A strategy that compares images scores them among the
+        # subset.
         beside = subset if sampling.takes_features else subset[:0]
         scored = np.concatenate([np.array(aside), beside])
         pool = trial.pool_of(scored, len(aside), "sampling beside the query")
@@ -83,7 +82,7 @@ def next_batch(
 def _judgements(
     pool: Pool, query: Query, class_names: Sequence[str]
 ) -> dict[int, tuple[str, str, str]]:
-    """By image, what the network says of it: the cells `score`, `predicted`, `probability`."""
+    """The cells `score`, `predicted` and `probability` of each image."""
     best = pool.logits.softmax(dim=1).max(dim=1)
     columns = (pool.subset, query.scores, best.indices, best.values)
     return {

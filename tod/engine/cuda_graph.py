@@ -1,4 +1,4 @@
-"""The training step on CUDA: its gradients as graphs, one launch for a thousand; side streams."""
+"""The training step on CUDA: graphs, one launch instead of a thousand, and side streams."""
 
 import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 log = logging.getLogger("tod")
 
 WARM_UP_STEPS = 3
-"""Steps before a capture, in which cuDNN chooses its algorithms."""
+"""Steps before a capture, while cuDNN chooses its algorithms."""
 
 
 class _Captured(NamedTuple):
@@ -25,11 +25,11 @@ class _Captured(NamedTuple):
 class GraphedGradients:
     """Replays the computation of a loss and its gradients.
 
-    It is captured once for each kind of step and each shape of its arguments, so that a smaller
-    last batch has a graph of its own, which all epochs of a cycle share. A capture leaves
-    parameters and buffers as they were. Where it fails, or gives another loss or other gradients
-    than the computation itself, all further steps are computed without graphs. The `networks` are
-    all that are trained or run, on one CUDA device.
+    Each kind of step and each shape of its arguments is captured once, so a smaller last batch has
+    its own graph, which all epochs of a cycle share. A capture leaves parameters and buffers
+    unchanged. If it fails, or its loss or gradients differ from the computation's, all further
+    steps run without graphs. `networks` are all networks that a step trains or runs, on one CUDA
+    device.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -40,7 +40,7 @@ class GraphedGradients:
 
     @cached_property
     def _pool(self) -> tuple[int, int]:
-        """All graphs compute in the same memory, since no two of them run at once."""
+        """All graphs share this memory, since no two of them run at once."""
         return torch.cuda.graph_pool_handle()
 
     @cached_property
@@ -48,18 +48,18 @@ class GraphedGradients:
         return torch.cuda.Stream()
 
     def forget(self) -> None:
-        """Frees all graphs: batches of other sizes come. Never one, whose memory others use."""
+        """Frees all graphs, which share their memory, before batches of other sizes come."""
         self.captured.clear()
         self.__dict__.pop("_pool", None)  # the allocator takes no memory twice under one name
 
     def __call__(
         self, compute: Callable[..., Tensor], graph_key: Hashable, *inputs: Tensor
     ) -> Tensor:
-        """The losses of one step; their gradients are in the parameters' `grad`.
+        """Returns the losses of one step, and leaves their gradients in the parameters' `grad`.
 
-        `compute` gives, of the inputs, the losses (K,) without history; it adds the gradients to
-        those of the parameters, and may change the networks' buffers. What else than the inputs'
-        shapes decides what is computed is in `graph_key`.
+        `compute` maps the inputs to the losses (K,) without history, adds the gradients to the
+        parameters', and may change the networks' buffers. `graph_key` holds whatever decides what
+        is computed, apart from the inputs' shapes.
         """
         graph_key = (graph_key, *(tuple(tensor.shape) for tensor in inputs))
         if self.works and graph_key not in self.captured:
@@ -91,13 +91,13 @@ class GraphedGradients:
                 buffer.copy_(value)
 
         def compute_anew(*inputs: Tensor) -> Tensor:
-            restore()  # which a loss with a memory of images sees
+            restore()  # a loss with a memory of images reads buffers
             return compute(*inputs)
 
         try:
             expected, expected_norms = self._warm_up(compute_anew, static)
             restore()
-            # Without gradients to add to, a graph writes its own, and need not clear them first.
+            # Without gradients to add to, a graph writes new ones, and need not clear any first.
             self._remove_gradients()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
@@ -112,10 +112,10 @@ class GraphedGradients:
             if not torch.allclose(norms, expected_norms, rtol=5e-2, atol=slack, equal_nan=True):
                 raise RuntimeError("other gradients than without a graph")
         finally:
-            # A capture that fails may leave its own stream current.
+            # A failed capture may leave its own stream current.
             torch.cuda.set_stream(current_stream)
             try:
-                # What a failed warm-up has left running would write to the buffers later.
+                # Kernels of a failed warm-up may still run, and would write to the buffers later.
                 self._stream.synchronize()
             finally:
                 restore()
@@ -124,7 +124,7 @@ class GraphedGradients:
     def _warm_up(
         self, compute: Callable[..., Tensor], inputs: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """The losses and the gradients' norms, without a graph, on a stream of its own."""
+        """The losses and the gradients' norms, computed without a graph on a separate stream."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             for _ in range(WARM_UP_STEPS):
@@ -137,10 +137,10 @@ class GraphedGradients:
     def _end_allocation(self) -> None:
         """Tells the allocator that the capture has ended, if PyTorch has not.
 
-        Where CUDA invalidates a capture, PyTorch's end of it raises before that. Then the allocator
-        never takes memory back that two streams have used, such as images' from the host.
+        When CUDA invalidates a capture, PyTorch raises before it does so. The allocator would then
+        never free memory that two streams have used, such as the images' from the host.
         """
-        with suppress(RuntimeError, AttributeError):  # it has ended; there is no CUDA
+        with suppress(RuntimeError, AttributeError):  # it has ended already, or there is no CUDA
             torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
 
     def _gradient_norms(self) -> Tensor:
@@ -158,18 +158,18 @@ class GraphedGradients:
 
 @cache
 def _second_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all trials of the process: each keeps memory of its own."""
+    """One stream for all trials of the process, since each stream keeps memory of its own."""
     return torch.cuda.Stream(device)
 
 
 class SideStream:
-    """A second CUDA stream, for work beside the current one's; other devices work in turn."""
+    """A second CUDA stream for concurrent work; other devices do it in order."""
 
     def __init__(self, device: torch.device) -> None:
         self.stream = _second_stream(device) if device.type == "cuda" else None
 
     def work(self) -> AbstractContextManager[Any]:
-        """What is done in this context may run at the same time as what follows it."""
+        """Work in this context may overlap with the work that follows it."""
         if self.stream is None:
             return nullcontext()
         self.stream.wait_stream(torch.cuda.current_stream())
@@ -177,7 +177,7 @@ class SideStream:
 
     @contextmanager
     def joined(self) -> Iterator[None]:
-        """Waits for that work at its end, also after an error: a capture ends on one stream."""
+        """Waits for that work on exit, even after an error: a capture must end on one stream."""
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""The device, and the precision in which it trains."""
+"""The device, its precision and its threads."""
 
 import ctypes
 import logging
@@ -21,17 +21,17 @@ from tod.system.machine import is_out_of_memory, own_cores
 log = logging.getLogger("tod")
 
 WORK_OF_A_THREAD = 10**9
-"""So many multiply-adds of a step pay for a thread. Threads that have less to do wait for each
-other longer than they compute, above all beside other processes, and bf16 saves little of that."""
+"""The multiply-adds of a step that pay for a thread. With less work, threads spend more time
+waiting for each other than computing, above all beside other processes, and bf16 saves little."""
 WORK_FOR_BF16 = 2 * WORK_OF_A_THREAD
 THREADS = torch.get_num_threads()
-"""As many as PyTorch would take: one for each physical core, or as OMP_NUM_THREADS says."""
+"""PyTorch's default: one for each physical core, unless OMP_NUM_THREADS is set."""
 
 
 def select_device(name: str, local_rank: int = 0) -> torch.device:
     """The device of this name; `auto` is CUDA, else Apple's MPS, else the CPU.
 
-    The ranks on a node share out its GPUs.
+    The ranks on a node divide its GPUs among them.
     """
     if name != "cpu":
         cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
@@ -48,7 +48,7 @@ def select_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """The device as a person knows it; of a CPU, with the number of threads in use."""
+    """The device's name for people; a CPU's includes the number of threads in use."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     if device.type == "cpu":
@@ -72,9 +72,9 @@ def precisions(device: torch.device) -> tuple[str, ...]:
 
 
 def bf16_unit(device: torch.device) -> str | None:
-    """What computes in bf16 itself on a CUDA device or a CPU, as PyTorch knows it; None: nothing.
+    """The hardware unit for bf16 that PyTorch finds on a CUDA device or a CPU; None if it has none.
 
-    A CPU without such a unit computes in bf16 too, but more slowly than in fp32.
+    A CPU without such a unit can compute in bf16, but more slowly than in fp32.
     """
     if device.type == "cuda" and "bf16" in precisions(device):
         major, minor = torch.cuda.get_device_capability(device)
@@ -84,26 +84,26 @@ def bf16_unit(device: torch.device) -> str | None:
     if hasattr(torch.cpu, "get_capabilities"):
         there = torch.cpu.get_capabilities()
         return next((unit for unit in ("amx_bf16", "avx512_bf16") if there.get(unit)), None)
-    # Older versions answer for some units each, or for none.
+    # Older versions of PyTorch have a function for each unit, or none.
     asked = {"amx": "_is_amx_tile_supported", "avx512_bf16": "_is_avx512_bf16_supported"}
     return next((unit for unit, f in asked.items() if getattr(torch.cpu, f, bool)()), None)
 
 
 def work_of_a_step(config: Config) -> int:
-    """The multiply-adds of a batch's forward pass, about: what threads and bf16 have to gain by."""
+    """The approximate multiply-adds of a batch's forward pass."""
     return config.training.batch_size * multiply_adds(config.model, config.side)
 
 
 def select_threads(device: torch.device, work: int, begun: Mapping[str, Any]) -> int:
-    """How many threads a process takes: on a CPU as many as a step's work pays for.
+    """The number of threads for a process: on a CPU as many as the work of a step pays for.
 
-    They are at most the cores that it may have; but a run that has begun, and recorded its number,
-    keeps it, since another one rounds differently. `work` is this process's part of a step.
+    It is at most the number of cores that the process may use. A run that has recorded its number
+    keeps it, since another number rounds differently. `work` is this process's part of a step.
     """
-    # Earlier versions have recorded them with the device alone.
+    # Earlier versions recorded the number in the name of the device alone.
     recorded = f"threads: {begun.get('threads')}, {begun.get('device')}"
     if not (before := re.search(r"threads: ([1-9]\d{0,3})\b", recorded)):
-        most = min(THREADS, own_cores())
+        most = _most_threads()
         return max(1, min(most, work // WORK_OF_A_THREAD)) if device.type == "cpu" else most
     threads = int(before[1])
     if device.type == "cpu" and threads > own_cores() and not os.environ.get("OMP_NUM_THREADS"):
@@ -114,8 +114,12 @@ def select_threads(device: torch.device, work: int, begun: Mapping[str, Any]) ->
     return threads
 
 
+def _most_threads() -> int:
+    return min(THREADS, own_cores())
+
+
 def select_precision(name: str, device: torch.device, work: int) -> str:
-    """The precision of this name; `auto` is bf16 for large work where a unit computes in it.
+    """The precision of this name; `auto` is bf16 for large work on hardware with a unit for it.
 
     Small work is in fp32 everywhere, so that it is the same experiment on every machine.
     """
@@ -131,7 +135,7 @@ def select_precision(name: str, device: torch.device, work: int) -> str:
 
 
 def say_why(asked: str, precision: str, device: torch.device, work: int) -> None:
-    """Says in what `auto` trains, and why; and where bf16 is slower than fp32."""
+    """Logs which precision `auto` has chosen and why, and warns where bf16 is slower than fp32."""
     unit = bf16_unit(device)
     why = f"computes in bf16 ({unit})" if unit else "has no unit for bf16 that PyTorch knows of"
     if asked == "auto":
@@ -146,32 +150,34 @@ def say_why(asked: str, precision: str, device: torch.device, work: int) -> None
 def prepare(
     device: torch.device, precision: str, deterministic: bool, threads: int | None = None
 ) -> None:
-    """Sets up PyTorch for training in this process, before anything computes.
+    """Sets up PyTorch in this process, before anything computes.
 
-    OMP_NUM_THREADS, where it is set, decides instead of `threads`.
+    `threads` defaults to the number of cores that the process may use; OMP_NUM_THREADS, if set,
+    overrides it.
     """
-    if threads and not os.environ.get("OMP_NUM_THREADS"):
-        torch.set_num_threads(threads)
+    if not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(threads or _most_threads())
     allow_tf32(precision == "tf32")
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
-        # CUDA gives the same bytes each time then, for some speed; a CPU does so anyway. Where an
-        # operation has no deterministic form, PyTorch warns and names it.
+        # CUDA then gives the same bytes each time, at some cost in speed; a CPU always does.
+        # PyTorch warns of an operation that has no deterministic form.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        # Nothing here reads memory that it has not written.
+        # `torch.use_deterministic_algorithms` would also import a compiler, which takes seconds.
+        torch.set_deterministic_debug_mode("warn")
+        # Nothing here reads uninitialized memory.
         torch.utils.deterministic.fill_uninitialized_memory = False
     if device.type == "cpu":
         keep_freed_memory()
 
 
 def keep_freed_memory() -> None:
-    """Keeps freed host memory with this process (glibc; elsewhere nothing changes).
+    """Keeps freed host memory in this process (with glibc; elsewhere nothing changes).
 
-    By default glibc gives the memory of large tensors back and asks for it again at each step, and
-    the kernel clears every page anew: on a CPU a third of a training step, and more.
+    By default glibc returns the memory of large tensors and requests it again at each step, and the
+    kernel clears every page anew, which takes a third of a training step on a CPU, or more.
     """
-    trim_threshold, mmap_max = -1, -4  # mallopt's names for them
+    trim_threshold, mmap_max = -1, -4  # parameters of mallopt
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(trim_threshold, -1)  # never
@@ -180,7 +186,7 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def explain_out_of_memory() -> Iterator[None]:
-    """Says what to lower where memory runs out."""
+    """Turns running out of memory into an InputError that says what to lower."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

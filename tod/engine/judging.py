@@ -1,4 +1,4 @@
-"""What people's labels tell: of the network's accuracy, and of the scores it asked by."""
+"""What people's labels say of the network: its accuracy, and how good its scores were."""
 
 import logging
 from collections.abc import Container, Sequence
@@ -19,7 +19,7 @@ log = logging.getLogger("tod")
 
 
 def audited(accuracy: float, count: int) -> dict[str, str]:
-    """The columns of `results.csv` on an accuracy in % of `count` audited images, said aloud."""
+    """Logs the accuracy in % on `count` audited images; returns its columns of `results.csv`."""
     if not count:
         log.info("no image is audited yet: the accuracy is unknown")
         return dict(zip(AUDIT_COLUMNS, ("0", "", ""), strict=True))
@@ -35,7 +35,7 @@ def audited(accuracy: float, count: int) -> dict[str, str]:
 def diagnostics(
     scores: np.ndarray, logits: Tensor, labels: Tensor, is_queried: np.ndarray
 ) -> dict[str, str]:
-    """See `query_diagnostics`: of images with these scores (N,), logits (N, C) and labels (N,)."""
+    """`query_diagnostics` of images with these scores (N,), logits (N, C) and labels (N,)."""
     losses, is_wrong = task_losses(logits, labels), logits.argmax(dim=1) != labels
     of_images = (tensor.cpu().numpy() for tensor in (losses, is_wrong, labels))
     return query_diagnostics(scores, *of_images, is_queried)
@@ -44,10 +44,11 @@ def diagnostics(
 def judged_scores(
     batch: Sequence[Request], labels: Container[str], digests: Sequence[str], trial: Trial
 ) -> dict[str, str]:
-    """The diagnostics of a batch, as `query_diagnostics` gives them, over its labelled images.
+    """The `query_diagnostics` of a batch, over its labelled images.
 
-    What was not queried, for these, are the audits: drawn at random. The network of `trial` has
-    asked for the batch, and has not trained on these labels; `digests` are of all images, by index.
+    The audits, drawn at random, stand for the images that were not queried. The network of `trial`
+    asked for the batch and has not yet trained on its labels. `digests` holds those of all images,
+    by index.
     """
     by_digest = {request.sha256: request for request in batch if request.sha256 in labels}
     indices = indices_of(by_digest, digests)
@@ -55,7 +56,7 @@ def judged_scores(
         return {}
     requests = [by_digest[digests[index]] for index in indices.tolist()]
     pool = trial.pool_of(indices)
-    # With fresh weights, the backbone is an untrained one by now.
+    # With fresh weights, the backbone is untrained by now.
     logits = pool.previous_logits
     scores = np.array([float(request.score) for request in requests])
     is_queried = np.array([request.reason != AUDIT for request in requests])

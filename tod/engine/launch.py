@@ -1,4 +1,4 @@
-"""What a command starts: a run in this process, several processes, or one of their ranks."""
+"""Starts what a command asks for: a run in this process, or several processes."""
 
 import sys
 from dataclasses import replace
@@ -11,9 +11,9 @@ from tod.system.files import reason, sha256
 
 
 def launch(script: EntryScript, command: Command) -> None:
-    """Runs what the command of an entry script asks for, here or in processes of its own.
+    """Runs the command of an entry script, in this process or in several that it starts.
 
-    The libraries of a run take seconds to import, so nothing imports them before there is work.
+    The libraries of a run take seconds to import, so they are imported only once there is work.
     """
     command = checked(script, command)
     identity, options, processes = command.identity, command.options, command.processes
@@ -34,15 +34,15 @@ def launch(script: EntryScript, command: Command) -> None:
             f"start them by torchrun --nproc_per_node=2 {script.name} --parallel data"
         )
 
+    from tod.engine.dataset_oracle import DatasetOracle
     from tod.engine.experiment import run_experiment
-    from tod.engine.oracle import DatasetOracle
     from tod.engine.people_oracle import PeopleOracle
     from tod.engine.ranks import DataParallel
 
     ranks, group = ranks_from_environment(), DataParallel()
     if command.parallel == "data" and ranks.world_size > 1:
         group = DataParallel(ranks.rank, ranks.world_size, options.device)
-        ranks = Ranks()  # nothing is dealt out
+        ranks = Ranks()  # all of them run every trial
     if identity.config.facts.from_people:
         oracle = PeopleOracle(identity, command.labels, command.relabel, command.partial)
         if not ranks.is_main_process:
@@ -55,7 +55,7 @@ def launch(script: EntryScript, command: Command) -> None:
 
 
 def checked(script: EntryScript, command: Command) -> Command:
-    """The command with the digest of its features; InputError where its run would be refused."""
+    """The command with the digest of its features; InputError if the run would be refused."""
     identity = command.identity
     strategy, _ = script.method(identity)
     if why := strategy.why_unsuitable(identity):

@@ -1,4 +1,4 @@
-"""One cycle: epochs of SGD on the labelled images with an auxiliary loss; evaluation."""
+"""The training of one cycle: epochs of SGD on the task loss and an auxiliary loss."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -19,27 +19,27 @@ from utils import random_generator, seed_torch
 
 
 def sgd(network: nn.Module, config: Config) -> torch.optim.SGD:
-    """The optimiser that every network gets anew in every cycle."""
+    """A new optimiser, as every network gets in every cycle."""
     settings = config.training
     return torch.optim.SGD(
         network.parameters(),
         lr=settings.lr,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
-        # One call for all parameters.
+        # One kernel for all parameters.
         fused=next(network.parameters()).device.type in ("cpu", "cuda"),
     )
 
 
 def learning_rate(config: Config, epoch: int) -> float:
-    """The backbone's learning rate in an epoch, from 0: ×0.1 at each milestone."""
+    """The backbone's learning rate in an epoch, counted from 0: ×0.1 at each milestone."""
     passed = sum(milestone <= epoch for milestone in config.training.milestones)
     return config.training.lr * 0.1**passed
 
 
 PLACE = ("cycle", "epoch", "step", "total_losses", "epoch_losses")
 STATEFUL = ("backbone", "auxiliary", "optimizer")
-"""What is saved of a learner, beside the optimisers of the loss's modules."""
+"""The parts of a learner that are saved, besides the optimisers of the loss's modules."""
 
 
 class DivergenceError(InputError):
@@ -47,12 +47,12 @@ class DivergenceError(InputError):
 
 
 class Learner:
-    """A backbone under training: its weights last through all cycles, its optimiser for one.
+    """Trains a backbone: its weights last through all cycles, its optimiser for one.
 
     Attributes:
         cycle: from 1.
-        epoch: how many of the cycle's epochs are done.
-        step: how many steps of the epoch are done.
+        epoch: the number of finished epochs of the cycle.
+        step: the number of finished steps of the epoch.
         epoch_losses: the last epoch's mean losses, by name.
     """
 
@@ -84,7 +84,7 @@ class Learner:
             )
         ranks.share_statistics([backbone, *auxiliary.networks()])
         self.graphs = None
-        # A graph would replay its first dropout mask's generator state.
+        # A graph would replay its first dropout mask for ever.
         can_replay = not config.model.dropout and ranks.world_size == 1
         if self.device.type == "cuda" and cuda_graphs and can_replay:
             self.graphs = GraphedGradients([backbone, *auxiliary.networks()])
@@ -95,7 +95,7 @@ class Learner:
         return [self.backbone, *self.auxiliary.modules().values()]
 
     def start_cycle(self, cycle: int) -> None:
-        """New optimisers and the learning-rate schedule from its start; the weights stay."""
+        """Starts a cycle with new optimisers and the first learning rate; the weights stay."""
         self.cycle = cycle
         if self.graphs is not None:
             self.graphs.forget()
@@ -107,7 +107,7 @@ class Learner:
         self.epoch_losses: dict[str, float] = {}
 
     def restart_epoch(self) -> None:
-        """Forgets the steps taken in this epoch; the weights stay as they are."""
+        """Starts the epoch again; the weights stay as they are."""
         self.step = 0
         self.total_losses = torch.zeros((), device=self.device)
 
@@ -119,16 +119,16 @@ class Learner:
         unlabeled: np.ndarray,
         after_step: Callable[[], None] = lambda: None,
     ) -> None:
-        """Trains from where it stands to the end of the cycle.
+        """Trains from the current step to the end of the cycle.
 
-        `images` are the training set, with its labels (N,) on the device; `labeled` and `unlabeled`
-        are indices. `after_step` is called when `epoch` and `step` say what is next.
+        `images` is the training set, with its labels (N,) on the device; `labeled` and `unlabeled`
+        are indices. `after_step` is called once `epoch` and `step` point to the next step.
         """
-        # Scoring has left them in evaluation mode.
+        # Scoring leaves them in evaluation mode.
         for network in self._trained:
             network.train()
         while self.epoch < self.config.training.epochs:
-            # In the published code of LL4AL, its module's rate is never decayed.
+            # The published code of LL4AL never decays its module's rate.
             decayed = self.module_optimizers if self.auxiliary.decays_modules else []
             for group in chain(*(each.param_groups for each in (self.optimizer, *decayed))):
                 group["lr"] = learning_rate(self.config, self.epoch)
@@ -149,16 +149,16 @@ class Learner:
                 after_step()
 
     def draws_from(self, unlabeled: np.ndarray) -> bool:
-        """Whether each step has a batch of these unlabelled images, and so a loss more."""
+        """Whether each step also has a batch of these unlabelled images, and a loss on it."""
         # Batch norm needs more than one image.
         return self.auxiliary.uses_unlabeled_images and len(unlabeled) >= 2
 
     def _batches(
         self, images: ImageBatches, labeled: np.ndarray, unlabeled: np.ndarray
     ) -> list[tuple[Tensor, int]]:
-        """One epoch's batches of views, and how many of each, at its beginning, are labelled.
+        """The batches of views of one epoch, each with the number of labelled ones at its start.
 
-        The draws depend on trial, cycle and epoch alone, so that a run can go on anywhere.
+        The draws depend on trial, cycle and epoch alone, so a run can resume anywhere.
         """
         config, seed = self.config, self.seed
         place = (self.trial, self.cycle, self.epoch)
@@ -169,7 +169,7 @@ class Learner:
         if self.draws_from(unlabeled):
             batch_size = min(config.training.batch_size, len(unlabeled))
             random = random_generator(seed, "unlabeled batches", *place)
-            if self.cycle == 1 and config.cod.fixed_batch_in_first_cycle:
+            if self.cycle == 1 and self.auxiliary.repeats_unlabeled_batch:
                 once = random_generator(seed, "fixed unlabeled batch", self.trial)
                 chosen = [once.choice(unlabeled, batch_size, replace=False)] * len(batches)
             else:
@@ -182,9 +182,10 @@ class Learner:
     def _step(
         self, images: Tensor, labels: Tensor, unlabeled_images: Tensor, indices: Tensor
     ) -> Tensor:
-        """One optimiser step; gives its loss, then the task loss and the auxiliary parts, (K,).
+        """Takes one optimiser step; returns its loss, the task loss and the auxiliary parts, (K,).
 
-        The images are this rank's; labels and indices, of labelled ones first, the whole batch's.
+        The images are this rank's share. Labels and indices, those of labelled images first, are
+        the whole batch's.
         """
         epoch = torch.full((), self.epoch, device=self.device)
         inputs = (images, labels, unlabeled_images, indices, epoch)
@@ -202,7 +203,7 @@ class Learner:
         return losses
 
     def _backward(self, *inputs: Tensor) -> Tensor:
-        """The losses of one step; the gradients of the first are added to the parameters'."""
+        """The losses of one step; adds the gradients of the first to the parameters' gradients."""
         loss, *others = self._losses(*inputs)
         self.ranks.backward(loss, self._trained)
         return torch.stack([term.detach().to(loss.dtype) for term in (loss, *others)])
@@ -216,7 +217,7 @@ class Learner:
             with self.side_stream.joined():
                 with torch.no_grad(), self.side_stream.work():
                     targets = self.auxiliary.targets(batches)
-                # One after the other, since each batch has batch-norm statistics of its own.
+                # One batch at a time, since each has its own batch-norm statistics.
                 outputs = [self.backbone(batch) for batch in batches]
             seen = outputs
             if not self.auxiliary.trains_backbone(self.epoch):
@@ -234,29 +235,30 @@ class Learner:
         return loss, task_loss, *parts
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        # MPS has no autocast in all versions, not even one that is switched off.
+        # Some versions have no autocast for MPS, not even a disabled one.
         bf16 = self.precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext()
 
     def _end_epoch(self) -> None:
         self.check_finite()
         means = [total / self.step for total in self.total_losses.tolist()]
-        # Without a pool, the COD loss has its first part alone.
+        # Without a pool, the COD loss has only its first part.
         self.epoch_losses = dict(zip(("loss", "task", *self.auxiliary.parts), means, strict=False))
         self.total_losses = torch.zeros_like(self.total_losses)
         self.epoch += 1
         self.step = 0
 
     def check_finite(self) -> None:
-        """Raises DivergenceError where the epoch's loss so far, or a weight, is not finite; waits
-        for a GPU.
+        """Raises DivergenceError if the epoch's loss so far, or a weight, is not finite.
+
+        It waits for a GPU.
         """
         norms = torch._foreach_norm([p for network in self._trained for p in network.parameters()])
         if not torch.stack([self.total_losses.sum(), *norms]).isfinite().all():
             raise self.divergence("the loss")
 
     def divergence(self, what: str) -> "DivergenceError":
-        """The error that says where training was when `what` was found not to be finite."""
+        """The error that says where in the training `what` was not finite."""
         epoch = min(self.epoch, self.config.training.epochs - 1)
         rate = learning_rate(self.config, epoch)
         where = f"trial {self.trial}, cycle {self.cycle}, epoch {epoch + 1}"
@@ -267,14 +269,14 @@ class Learner:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs to end bit for bit as an uninterrupted one."""
+        """All that a resumed run needs to end bit for bit like an uninterrupted one."""
         place = {name: getattr(self, name) for name in PLACE}
         parts = {name: getattr(self, name).state_dict() for name in STATEFUL}
         of_modules = [optimizer.state_dict() for optimizer in self.module_optimizers]
         return {**place, **parts, "module_optimizers": of_modules}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back what `state_dict` gave; KeyError: another version has saved it."""
+        """Restores a `state_dict`; KeyError if another version saved it."""
         for name in PLACE:
             setattr(self, name, state[name])
         self.total_losses = self.total_losses.to(self.device)

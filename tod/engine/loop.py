@@ -2,28 +2,30 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import Tensor
 
 from tod.analysis import records
 from tod.analysis.metrics import FEW_IMAGES, metrics_of_test_set, why_nothing_seems_learnt
 from tod.analysis.results import ACCURACY
-from tod.config import InputError
-from tod.config.identity import Options, cycle_name
+from tod.config import Config, InputError
+from tod.config.identity import Identity, Options, cycle_name
+from tod.data import Dataset
+from tod.data.features import Features
 from tod.engine.learner import DivergenceError, learning_rate
-from tod.engine.trial import Trial
+from tod.engine.trial import Experiment, Trial
 from tod.runs.checkpoints import Progress, write_weights
 from tod.runs.folder import RunFolder
+from tod.runs.log import RunLog
 from tod.runs.monitor import Monitor
+from tod.runs.ranks import Ranks
 from tod.strategies.pool import Pool, Query
-
-if TYPE_CHECKING:
-    from tod.engine.oracle import Oracle
 
 log = logging.getLogger("tod")
 
@@ -33,7 +35,7 @@ SECONDS_BETWEEN_SAVES = 300.0
 
 @dataclass
 class Loop:
-    """The loop over one trial, and what it leaves in the run's folder: rank 0 alone writes it."""
+    """The loop over one trial, whose records rank 0 writes into the run's folder."""
 
     trial: Trial
     oracle: "Oracle"
@@ -51,10 +53,10 @@ class Loop:
         self.clock = time.monotonic()
 
     def run(self) -> bool:
-        """From where the trial stopped to its end, or to where it waits for labels.
+        """Runs the trial from where it stopped to its end, or until it waits for labels.
 
         Returns:
-            Whether the run has all its results with this trial's.
+            Whether this was the last trial of the run to end.
         """
         self.resume()
         try:
@@ -66,7 +68,7 @@ class Loop:
                 self.train_seconds = 0.0
                 self.save()
         except (FloatingPointError, DivergenceError) as error:
-            if not self.writes:  # all ranks find it; one says so
+            if not self.writes:  # all ranks raise it; rank 0 reports it
                 raise SystemExit(2) from None
             if isinstance(error, DivergenceError):
                 raise
@@ -74,8 +76,10 @@ class Loop:
         return False
 
     def train_and_evaluate(self) -> dict[str, str]:
-        """Takes the cycle to its end, and keeps its network; gives its row of results, as far as
-        it is known before the query.
+        """Trains and evaluates the cycle and writes its weights.
+
+        Returns:
+            The row of results, as far as it is known before the query.
         """
         trial = self.trial
         self.clock = time.monotonic()
@@ -116,7 +120,7 @@ class Loop:
     def _warn_if_nothing_seems_learnt(self, accuracy: float) -> None:
         trial, rows = self.trial, self.folder.rows()
         is_before = (rows["trial"] == str(trial.number)) & (rows["cycle"].astype(int) < trial.cycle)
-        if "audited" in rows:  # of few, an accuracy means little
+        if "audited" in rows:  # on few images an accuracy means little
             is_before &= pd.to_numeric(rows["audited"]).fillna(FEW_IMAGES) >= FEW_IMAGES
         before = rows.loc[is_before, ACCURACY].astype(float).dropna().tolist()
         labels = trial.experiment.dataset.test.labels
@@ -130,7 +134,7 @@ class Loop:
             )
 
     def cycle_file(self, kind: str, cycle: int, ending: str = ".csv") -> Path:
-        """Where one kind of record of a cycle lies; 0: of what was before the first."""
+        """The file of one kind of record of a cycle; cycle 0 is the state before the first."""
         return self.folder.path / kind / f"{cycle_name(self.trial.number, cycle)}{ending}"
 
     def _after_step(self) -> None:
@@ -147,7 +151,7 @@ class Loop:
                 learner.epoch_losses,
                 learning_rate(self.config, learner.epoch - 1),
             )
-        # All ranks save together: rank 0's signals and clock decide.
+        # All ranks save together, when rank 0's signals and clock say so.
         is_late = seconds > SECONDS_BETWEEN_SAVES
         wanted = self.ranks.agree(interruption.requested or -int(is_late))
         due = epoch_ended and (cycle_trained or learner.epoch % EPOCHS_BETWEEN_SAVES == 0)
@@ -159,7 +163,7 @@ class Loop:
                 interruption.stop(wanted)
 
     def save(self) -> None:
-        """Saves where the trial stands: a killed run goes on from here."""
+        """Saves the state from which a killed run resumes."""
         self.trial.learner.check_finite()
         self.ranks.from_main(self._write_state)
 
@@ -169,7 +173,7 @@ class Loop:
         self.progress.save({**state, "train_seconds": self.train_seconds})
 
     def resume(self) -> None:
-        """Takes back what an earlier process has saved of the trial, if it has."""
+        """Restores the state that an earlier process saved of the trial, if any."""
         learner, state = self.trial.learner, self.ranks.from_main(self.progress.load)
         if state is not None:
             try:
@@ -198,8 +202,82 @@ class Loop:
         return has_ended_the_run
 
 
+class Oracle:
+    """Labels the queried images: the seam between the loop and a dataset or people.
+
+    Attributes:
+        advice: how to continue after an interruption.
+        processes: this process among those that divide the trials.
+        trials: those to run; known once the oracle is prepared.
+        recorded: the section `run` of the run's `config.yaml`, if it has begun.
+        num_labeled: the number of labelled images of each cycle.
+        fingerprint: of the images, for `config.yaml`; known once they are loaded.
+        content: a fingerprint that must be the same on all ranks of a trial.
+        given_features: of the training images, (N, F), for strategies, if `--features` gives them.
+        features_to_train_on: of the training and the test images, if `--features` gives them.
+    """
+
+    identity: Identity
+    advice = "the same command again continues where it stopped"
+    processes = Ranks()
+    trials: Sequence[int]
+    recorded: dict[str, Any]
+    num_labeled: list[int]
+    fingerprint: str
+    content: str
+    imagenet_weights: dict[str, Tensor] | None = None
+    given_features: np.ndarray | None = None
+    features_to_train_on: tuple[Features, Features] | None = None
+
+    @property
+    def config(self) -> Config:
+        return self.identity.config
+
+    def folder(self, path: Path) -> RunFolder:
+        """The run's folder."""
+
+    def prepare(self, folder: RunFolder, run_log: RunLog) -> None:
+        """Finds out which trials to run, before anything slow begins."""
+
+    def load(self) -> Dataset:
+        """Loads the images, with the labels that are known."""
+
+    def open(
+        self, folder: RunFolder, dataset: Dataset, found: dict[str, Any], run_log: RunLog
+    ) -> bool:
+        """Makes the folder ready for results and records what was `found` in `config.yaml`.
+
+        Returns:
+            Whether there is anything to train.
+        """
+        folder.open(found)
+        run_log.write_to(folder.path / "log.txt")
+        records.write_unreadable(folder.path, dataset.unreadable, folder.mark)
+        return True
+
+    def trial(self, experiment: Experiment, number: int) -> Trial:
+        """A trial in its initial state."""
+        return Trial(experiment, number)
+
+    def has_labels(self, loop: Loop) -> bool:
+        """Whether the labels of the cycle are there; if not, the loop ends."""
+
+    def query(self, loop: Loop, row: dict[str, str]) -> None:
+        """Queries labels, records the query with this cycle's row, and starts the next cycle."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The oracle's part of the saved state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores a `state_dict`."""
+
+    def conclude(self, folder: RunFolder, has_ended: bool) -> None:
+        """Logs the state of the run; `has_ended` says whether this command has finished it."""
+
+
 def finish_trial(folder: RunFolder, trial: int) -> None:
-    """Ends a trial whose last row is written, unless that was done: a kill may come between."""
+    """Ends a trial whose last row is written; does nothing if it has ended already."""
     progress = Progress(folder.path, trial)
     if progress.exists():
         records.write_learning_curve(folder.path, folder.mark)

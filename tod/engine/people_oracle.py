@@ -1,6 +1,6 @@
-"""People give the labels: a command trains on those that there are, and asks for the next ones.
+"""The oracle of people: each command trains on the labels so far and asks for the next batch.
 
-What the run is doing is a word in its saved state: it trains, or it waits for people.
+The saved state says what the run is doing: it trains, or it waits for people.
 """
 
 import logging
@@ -21,8 +21,7 @@ from tod.data import Dataset, own_images
 from tod.data.own_images import UNKNOWN, indices_of
 from tod.engine import asking
 from tod.engine.judging import audited, judged_scores
-from tod.engine.loop import Loop
-from tod.engine.oracle import Oracle
+from tod.engine.loop import Loop, Oracle
 from tod.engine.trial import Experiment, Trial
 from tod.people.batch_files import write_batch
 from tod.people.label_store import LabelStore
@@ -35,20 +34,20 @@ from utils import random_generator
 log = logging.getLogger("tod")
 
 TRAINING, WAITING = "training", "waiting"
-"""What a run is doing."""
+"""The stages of a run."""
 
 
 @dataclass
 class PeopleOracle(Oracle):
-    """Takes what people have said, and asks them by batches.
+    """Reads people's labels and asks for more in batches.
 
     Attributes:
-        labels: files in which people give labels; with `relabel`, also other ones than before.
-        partial: go on without what is missing of the last batch, if it has an answer at least.
-        stage: what the run is doing.
-        trained: the fingerprint of what the last cycle that has begun is trained on.
-        num_batches: how many batches there were when it began.
-        num_written: how many there are now.
+        labels: files of labels; with `relabel`, they may change earlier ones.
+        partial: continue without the missing labels of the last batch, once it has one.
+        stage: `TRAINING` or `WAITING`.
+        trained: the fingerprint of the labels of the last cycle that has begun.
+        num_batches: the number of batches when that cycle began.
+        num_written: the number of batches now.
     """
 
     identity: Identity
@@ -69,12 +68,12 @@ class PeopleOracle(Oracle):
         return RunFolder(path, self.identity, trials=[1], chosen=[1], advice=advice)
 
     def prepare(self, folder: RunFolder, run_log: RunLog) -> None:
-        """Takes people's labels, all or none, and finds out whether they reach."""
-        # They may not be had: people are not to be asked in vain.
+        """Takes people's labels, all or none, and finds out whether they suffice."""
+        # First, since they may be unavailable, and people would label in vain.
         model = self.config.model
         self.imagenet_weights = imagenet_weights() if model.takes_imagenet_weights else None
         found = own_images.find(Path(self.config.data_dir))
-        folder.claim()  # two first commands would each find nothing there
+        folder.claim()  # or two first commands would each find an empty folder
         state = Progress(folder.path, 1).load()
         self.recorded = folder.begun()
         _refuse_other_classes(folder.path, self.recorded, found.class_names)
@@ -95,7 +94,7 @@ class PeopleOracle(Oracle):
         elif self._waits:
             self._say_what_it_waits_for()
             self.trials = []
-        self.num_labeled = [0] * (cycle - 1) + [num_labeled]  # the others are over
+        self.num_labeled = [0] * (cycle - 1) + [num_labeled]  # the earlier cycles are over
 
     def load(self) -> Dataset:
         found = self.store.found
@@ -149,7 +148,7 @@ class PeopleOracle(Oracle):
         return True
 
     def _judge_the_last_batch(self, loop: Loop) -> None:
-        """Records what its labels tell of the scores, before the network has trained on them."""
+        """Records how good its scores were, before the network trains on its labels."""
         asked = self.store.batches[self.num_batches :]
         if asked and any(request.predicted for request in asked[-1]):
             judged = judged_scores(asked[-1], self.store.labels, self.digests, loop.trial)
@@ -167,16 +166,16 @@ class PeopleOracle(Oracle):
             loop.folder.write_row(row)
             if (loop.folder.rows()[ACCURACY] != "nan").any():
                 records.write_learning_curve(loop.folder.path, loop.folder.mark)
-        # If so, it was written before a kill.
+        # A run that was killed after it wrote the batch does not write it again.
         batch_is_there = len(self.store.batches) > self.num_batches
         self.num_written = self.num_batches + (batch_is_there or self._ask(loop))
         self._has_asked = not batch_is_there
-        # The next cycle begins with this one's network, once there are labels.
+        # The next cycle continues with this one's network, once there are labels.
         self.stage, trial.labeled = WAITING, trial.labeled[:0]
         trial.start_next_cycle()
 
     def _ask(self, loop: Loop) -> bool:
-        """Whether there is anything left to ask for."""
+        """Writes the next batch; returns whether there was anything left to ask for."""
         chosen = asking.next_batch(
             self._candidates(QUERY),
             self.config.active_learning.query_size,
@@ -194,7 +193,7 @@ class PeopleOracle(Oracle):
         return bool(chosen)
 
     def _ask_at_random(self, folder: RunFolder) -> None:
-        """Writes a batch for which no network is needed."""
+        """Writes a batch of random images, which needs no network."""
         active, number = self.config.active_learning, len(self.store.batches)
         size = active.query_size if number else active.initial_labels or active.query_size
         random = random_generator(self.identity.seed, "first batch", number)
@@ -239,7 +238,7 @@ class PeopleOracle(Oracle):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.trained, self.num_batches = state["trained"], state["num_batches"]
-        # Earlier versions have saved neither.
+        # Earlier versions saved neither of these.
         self.num_written = state.get("num_written", self.num_batches)
         self.stage = state.get("stage", TRAINING if state["labeled"] else WAITING)
         labeled = self.store.labels.keys() & self.store.found.files

@@ -1,8 +1,8 @@
 """Processes that share one trial: all run the same loop, and each computes its share.
 
-Draws depend on their place alone, so every rank makes the same ones. Rank 0 alone reads and writes
-the run's files and answers signals; the others get from it what it has read or decided, so that no
-difference in rounding can part them.
+Draws depend on their place alone, so all ranks draw the same. Rank 0 alone reads and writes the
+run's files and answers signals. It broadcasts what it has read or decided, so no difference in
+rounding can make the ranks diverge.
 """
 
 import os
@@ -21,21 +21,21 @@ from tod.system.machine import is_out_of_memory
 
 T = TypeVar("T")
 Of = tuple[Tensor, ...]
-"""What is kept of one batch's outputs: tensors (n, …)."""
+"""The parts of one batch's outputs that are kept: tensors (n, …)."""
 
 
 class LostRankError(InputError):
-    """A rank does not answer any more."""
+    """Another rank no longer answers."""
 
 
 class DataParallel:
-    """The ranks that share a trial, made by all of them and used as a context; or one rank alone.
+    """The ranks that share a trial, as a context manager that each of them enters; or one alone.
 
-    Whatever speaks to the others raises `LostRankError` when one does not answer any more.
+    Every communication raises `LostRankError` if another rank no longer answers.
 
     Attributes:
-        place: distinguishes what the ranks draw for their own share.
-        batches: which batches of a pass are this rank's: whole ones, computed as in one process.
+        place: distinguishes the draws of a rank for its own share.
+        batches: this rank's batches of a pass: whole ones, computed as in one process.
     """
 
     def __init__(self, rank: int = 0, world_size: int = 1, device: str = "cpu") -> None:
@@ -52,19 +52,19 @@ class DataParallel:
             with_gpus = self._may_use_gpus and torch.cuda.is_available()
             backend, day = "cpu:gloo,cuda:nccl" if with_gpus else "gloo", timedelta(days=1)
             with self._explain_failures():
-                # In a step, all are there; NCCL ends a process that waits longer for one that is
-                # not. Between steps, the others wait as long as rank 0 reads and writes.
+                # Within a step all ranks are present; NCCL ends a process that waits longer for a
+                # missing one. Between steps, the others wait while rank 0 reads and writes.
                 distributed.init_process_group(backend, timeout=timedelta(minutes=30))
                 self._between_steps = distributed.new_group(backend="gloo", timeout=day)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        # What the others wait for comes to nothing when this process ends.
+        # After an error, the end of this process is what releases the others.
         if self.world_size > 1 and kind is None:
             distributed.destroy_process_group()
 
     def use(self, device: torch.device) -> None:
-        """Computes on this device from now on, if the ranks can share its kind."""
+        """Sets the device; InputError if the ranks cannot share a trial on it."""
         if self.world_size == 1:
             return
         wanted = self.from_main(lambda: _shareable(device).type)
@@ -76,7 +76,7 @@ class DataParallel:
         self.device = _shareable(device)
 
     def from_main(self, find: Callable[[], T]) -> T:
-        """What rank 0 finds. Where that fails, the others end too and leave the word to it."""
+        """Rank 0's result of `find`. If it fails, rank 0 says so and the others end silently."""
         if self.world_size == 1:
             return find()
         found: list[Any] = [False, None]
@@ -91,7 +91,7 @@ class DataParallel:
         return found[1]
 
     def agree(self, number: int) -> int:
-        """Rank 0's number: `from_main` by one short message, for each step."""
+        """Rank 0's number: a `from_main` that is cheap enough for every step."""
         answer = torch.tensor(number)
         if self.world_size > 1:
             with self._explain_failures():
@@ -99,7 +99,7 @@ class DataParallel:
         return int(answer)
 
     def each(self, find: Callable[[], T]) -> T:
-        """What each rank finds by itself. Where that fails on rank 0 too, it alone says so."""
+        """Each rank's own result of `find`. If it fails on rank 0 too, rank 0 alone says so."""
         if self.world_size == 1:
             return find()
         found, failure = None, None
@@ -115,7 +115,7 @@ class DataParallel:
         return found
 
     def own_share(self, views: Tensor, num_labeled: int) -> tuple[Tensor, int]:
-        """This rank's rows of a batch that begins with labelled images, and how many of these."""
+        """This rank's rows of a batch, labelled ones first, and the number of labelled ones."""
         if self.world_size == 1:
             return views, num_labeled
         labeled, unlabeled = (
@@ -125,10 +125,10 @@ class DataParallel:
         return torch.cat([labeled, unlabeled]), len(labeled)
 
     def _shares(self, count: int) -> list[int]:
-        """How many of so many images of a batch each rank has.
+        """How a batch of `count` images is divided: the number for each rank.
 
-        Those of the ranks that have any differ by one at most. On a CPU none is of a single image,
-        on which batch norm could not train: of few images, some ranks get none.
+        The numbers of ranks that have any images differ by one at most. On a CPU no rank has a
+        single image, on which batch norm cannot train, so small batches leave some ranks without.
         """
         sharing = min(self.world_size, max(1, count // 2))
         if self.device.type == "cuda":
@@ -142,11 +142,11 @@ class DataParallel:
         return [size + (rank < more) if rank < sharing else 0 for rank in range(self.world_size)]
 
     def whole(self, own: Any, count: int) -> Any:
-        """What all ranks have computed of a batch of `count` images, in the images' order.
+        """The results of all ranks for a batch of `count` images, in the images' order.
 
-        `own` is of this rank's share: a tensor (n, …), or a backbone's outputs, of whose feature
-        maps nothing is left. Gradients reach the own rows alone: those of a loss of all this,
-        summed over the ranks, are those of one process.
+        `own` belongs to this rank's share: a tensor (n, …), or a backbone's outputs, whose feature
+        maps are dropped. Gradients reach only this rank's own rows; summed over the ranks, the
+        gradients of a loss of the result are those of one process.
         """
         if self.world_size == 1:
             return own
@@ -154,7 +154,7 @@ class DataParallel:
             *of_images, _ = own
             return (*(self.whole(tensor, count) for tensor in of_images), [])
         counts = self._shares(count)
-        # Gloo knows no bf16.
+        # Gloo has no bf16.
         dtype = torch.float32 if own.dtype == torch.bfloat16 else own.dtype
         padded = own.new_zeros(max(counts), *own.shape[1:], dtype=dtype)
         padded[: len(own)] = own.detach()
@@ -166,12 +166,12 @@ class DataParallel:
         return torch.cat(parts)
 
     def backward(self, loss: Tensor, networks: Sequence[nn.Module]) -> None:
-        """Adds the gradients of the loss, summed over the ranks, to the networks' own."""
+        """Adds the gradients of the loss, summed over the ranks, to those of the networks."""
         loss.backward()
         if self.world_size == 1:
             return
         parameters = chain(*(network.parameters() for network in networks))
-        # What takes no part in the loss takes none on any rank.
+        # A parameter without a gradient has none on any rank.
         gradients = [p.grad for p in parameters if p.grad is not None]
         summed = torch.cat([gradient.flatten() for gradient in gradients])
         with self._explain_failures():
@@ -181,22 +181,22 @@ class DataParallel:
         torch._foreach_copy_(gradients, parts)
 
     def share_statistics(self, networks: Sequence[nn.Module]) -> None:
-        """On GPUs, batch norm takes the statistics of the whole batch; changes the networks."""
+        """On GPUs, changes batch norm in place to use the statistics of the whole batch."""
         if self.device.type == "cuda":
             for network in networks:
                 nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
     def synchronize(self, networks: Sequence[nn.Module]) -> None:
-        """Gives all ranks rank 0's networks: batch-norm statistics are of each one's own share."""
+        """Copies rank 0's networks to all ranks, whose batch-norm statistics differ."""
         if self.world_size > 1:
             with self._explain_failures():
                 for tensor in chain(*(network.state_dict().values() for network in networks)):
-                    dense = tensor.contiguous()  # which channels-last weights are not
+                    dense = tensor.contiguous()  # as channels-last weights are not
                     distributed.broadcast(dense, 0)
                     tensor.copy_(dense)
 
     def gather(self, found: Sequence[Of]) -> Sequence[Of]:
-        """What all ranks have found of their batches, in the batches' order."""
+        """The results of all ranks for their batches, in the batches' order."""
         if self.world_size == 1:
             return found
         of_ranks: list[Any] = [None] * self.world_size

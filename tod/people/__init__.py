@@ -1,1 +1,1 @@
-"""Batches for people to label, and their labels back."""
+"""People's labels: batches to label, and the answers."""

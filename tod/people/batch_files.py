@@ -1,4 +1,4 @@
-"""What people need to label a batch, in a folder that is there whole or not at all."""
+"""The files with which people label a batch, in a folder written whole or not at all."""
 
 import logging
 import os
@@ -28,9 +28,9 @@ def write_batch(
     root: Path,
     class_names: Sequence[str],
 ) -> Path:
-    """Writes what people need to label a batch, and returns its folder; `root` has the images."""
+    """Writes the files of a batch and returns its folder; `root` holds the images."""
     path = batch_folder(run_folder, number)
-    # Of an audit, which measures the network, people see nothing that it says.
+    # Audits measure the network, so people must not see its predictions.
     shown = [
         each._replace(score="", predicted="", probability="") if each.reason == AUDIT else each
         for each in requests
@@ -70,7 +70,7 @@ def write_batch(
 def _page_picture(path: Path) -> bytes:
     try:
         return thumbnail(picture.rgb(path, LARGEST_SIDE, picture.as_shown)[0])
-    # Pillow's decoders raise many kinds of errors on damaged files.
+    # For damaged files, Pillow raises errors of many kinds.
     except Exception as error:
         refuse_what_the_machine_lacks(path, error)
         raise InputError(

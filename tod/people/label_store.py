@@ -1,4 +1,4 @@
-"""The label store: what people were asked of a run's images, and what they have said."""
+"""The label store: the requests and labels of a run."""
 
 import hashlib
 import logging
@@ -27,13 +27,13 @@ from tod.system.files import as_csv, read_table, write_atomically
 log = logging.getLogger("tod")
 
 TRAIN = "train"
-"""The source of the labels that come from the class folders."""
+"""The source of labels that come from class folders."""
 
 
 class LabelStore:
-    """The labels and batches in a run's folder, which need not be there yet.
+    """The labels and batches in a run's folder, which need not exist yet.
 
-    `found` is what images there are now; `said`, what people have said of each, by its digest.
+    `found` holds the images that exist now, `said` what people have said of each, by its digest.
     """
 
     def __init__(self, run_folder: Path, found: Found) -> None:
@@ -50,7 +50,7 @@ class LabelStore:
 
     @property
     def labels(self) -> dict[str, Label]:
-        """The images that have a class, in the order in which it was taken."""
+        """The images with a class, in the order in which it was taken."""
         return in_table(self.said, LABELS)
 
     @property
@@ -59,9 +59,9 @@ class LabelStore:
         return in_table(self.said, SET_ASIDE)
 
     def refuse_missing(self, state: Mapping[str, Any] | None, rows: pd.DataFrame) -> None:
-        """Refuses to go on without labels or batches that the run had.
+        """Raises an InputError if labels or batches of the run are missing.
 
-        `state` is the one saved last; `rows` are those of `results.csv`.
+        `state` is the last saved one; `rows` are those of `results.csv`.
         """
         copies = {table: self.run_folder / f"{table}{COPY}.csv" for table in TABLES}
         for table, copy in copies.items():
@@ -70,7 +70,7 @@ class LabelStore:
                 words = f"lacks {counted(len(lost), 'row')} of those in {copy.name}"
                 raise InputError(f"{self.run_folder / table}.csv: {words}; copy that file over it")
         labels = self.run_folder / "labels.csv"
-        if not rows.empty and not copies[LABELS].exists():  # an earlier version's
+        if not rows.empty and not copies[LABELS].exists():  # written by an earlier version
             last = rows.iloc[-1]
             trained = int(last["num_labeled"]) + int(last.get("audited") or 0)
             if trained > len(self.said):
@@ -81,7 +81,7 @@ class LabelStore:
         numbers = [path.name[len("batch") :] for path in self.run_folder.glob("batches/batch*")]
         numbers += [label.batch for label in self.said.values()]
         count = max([int(number) + 1 for number in numbers if number.isdecimal()], default=0)
-        # An earlier version's state says nothing of them.
+        # An earlier version's state has no `num_written`.
         for number in range(max(count, (state or {}).get("num_written", 0))):
             path = batch_folder(self.run_folder, number) / "batch.csv"
             if not path.exists():
@@ -93,30 +93,30 @@ class LabelStore:
                 )
 
     def take(self, paths: Sequence[Path], relabel: bool) -> None:
-        """Takes the labels of the class folders and of people's files: all, or none."""
+        """Takes the labels of the class folders and of people's files, all or none."""
         problems: list[str] = []
         files: dict[Path, list[Answer]] = {}
         for path in paths:
             try:
-                answers = _answers_in(path)  # first: a link that goes in circles has no other path
+                answers = _answers_in(path)  # before `resolve`, which fails for a circular link
                 files.setdefault(path.resolve(), answers)
             except InputError as error:
                 problems.append(str(error))
         found, requests = self.found, by_digest(self.batches)
         answers = one_answer_each([*files.values()])
         by_image = answers_by_image(answers, self.said, found, requests, problems)
-        # Another run's audits stay audits where a class folder gives their labels.
+        # Another run's audits stay audits even if a class folder gives their labels.
         audits = {d for d, answers in by_image.items() if AUDIT in {a.reason for a in answers}}
         given = []
         for digest, name in found.labels.items():
             file, reason = found.files[digest], AUDIT if digest in audits else ""
             answer = Answer(file, digest, name, str(found.root / file), TRAIN, reason=reason)
             given.append((digest, [answer]))
-        # After these: of a file that was moved and is in a list too, the list is newer.
+        # After these, since for a moved file that a list also names, the list is newer.
         given += by_image.items()
         said = with_answers(self.said, given, found, requests, relabel, problems)
         refuse(problems, "no label was taken")
-        # What this run has trained on can measure nothing any more.
+        # Images that this run has trained on can no longer measure the accuracy.
         if trained := audits.intersection(self.for_training()):
             log.warning(f"{counted(len(trained), 'audit')} of another run had a label here before")
         changed = [digest for digest in by_image if said[digest] != self.said.get(digest)]
@@ -127,7 +127,7 @@ class LabelStore:
         self.said = said
 
     def write_labels(self) -> None:
-        """Writes what was taken, and says so."""
+        """Writes the labels that were taken, and logs them."""
         folder, before = self.run_folder, self._written
         tables.write_labels(self.said, folder, before)
         self._written = self.said
@@ -142,7 +142,7 @@ class LabelStore:
             log.info(f"people disagree about {words}: {counts(ties[0].votes)}; to be asked again")
 
     def has_news(self) -> bool:
-        """Whether something was taken that is not written yet."""
+        """Whether there are labels that are not written yet."""
         return self.said != self._written
 
     def has_answers(self) -> bool:
@@ -150,11 +150,11 @@ class LabelStore:
         return bool(self.batches) and len(self._unanswered()) < len(self.batches[-1])
 
     def waiting(self) -> list[Request]:
-        """The requests of the last batch of which people have said nothing yet."""
+        """The requests of the last batch without an answer."""
         return [each for each in self._unanswered() if each.sha256 in self.found.files]
 
     def gone(self) -> list[Request]:
-        """Those of which they cannot say anything: the images are gone, or have changed."""
+        """The requests that cannot be answered: their images are gone or have changed."""
         return [each for each in self._unanswered() if each.sha256 not in self.found.files]
 
     def _unanswered(self) -> list[Request]:
@@ -174,21 +174,21 @@ class LabelStore:
         return [d for d, label in self.labels.items() if label.reason != AUDIT]
 
     def fingerprint(self) -> str:
-        """Differs where other images are to be trained on, or the same with other labels."""
+        """A fingerprint of the images to train on and their labels."""
         there = [digest for digest in self.for_training() if digest in self.found.files]
         lines = sorted(f"{digest} {self.said[digest].class_name}" for digest in there)
         return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
     def to_ask_again(self) -> dict[str, bool]:
-        """The images to be asked for again, by their digests, and whether that is for an audit."""
+        """The digests of the images to ask for again, and whether each is an audit."""
         audits = {d for d, last in by_digest(self.batches).items() if last.reason == AUDIT}
         ties = in_table(self.said, DISAGREEMENTS)
         return {digest: tie.reason == AUDIT or digest in audits for digest, tie in ties.items()}
 
     def dataset(self, read: Read, config: Images, recorded: Mapping[str, Any]) -> Dataset:
-        """The images with the labels that there are; without a test set, audits stand in for it.
+        """The images with their labels so far; without a test set, the audits serve as one.
 
-        The statistics are given by `config`, or `recorded` by the first round: they stay.
+        The statistics come from `config`, or else from what the first round has `recorded`.
         """
         class_names, digests, labels = self.found.class_names, read.digests, self.labels
         if not digests:
@@ -206,16 +206,16 @@ class LabelStore:
             mean, std = statistics(images)
             recorded = {"mean": mean.tolist(), "std": std.tolist()}
         mean, std = config.mean or recorded["mean"], config.std or recorded["std"]
-        # Rounded as they are written, so that every round computes with the same.
+        # Rounded as in `config.yaml`, so that every round uses the same values.
         mean, std = (torch.tensor([round(v, 6) for v in values]) for values in (mean, std))
         return Dataset(images, test, class_names, mean, std, read.unreadable)
 
     def say_what_changed(self) -> None:
-        """Says which images have come or gone since the last batch was written."""
+        """Logs which images have come or gone since the last batch."""
         try:
             rows = read_table(self.run_folder / "pool.csv", ["file", "sha256"])
         except InputError:
-            return  # there is nothing to compare with
+            return  # nothing to compare with
         before, now = {row["sha256"]: row["file"] for row in rows}, self.found.files
         for words, files, others in (("new", now, before), ("gone, and left out", before, now)):
             if digests := files.keys() - others.keys():
@@ -224,14 +224,14 @@ class LabelStore:
                 log.info(f"{count} {words}, as {shortened(first, 300)}")
 
     def write_pool(self) -> None:
-        """Keeps which images there are, for the next round to compare."""
+        """Writes the list of images, for the next round to compare."""
         rows = [(file, digest) for digest, file in self.found.files.items()]
         table = pd.DataFrame(rows, columns=["file", "sha256"], dtype=object)
         write_atomically(self.run_folder / "pool.csv", as_csv(table))
 
 
 def _answers_in(path: Path) -> list[Answer]:
-    """The answers in a file; for an earlier version's labels, the batches beside it know why."""
+    """The answers in a file; for labels of an earlier version, its batches give the reasons."""
     answers = read_answers(path)
     if all(answer.reason or not answer.batch for answer in answers):
         return answers

@@ -1,4 +1,4 @@
-"""A batch for Label Studio: the tasks to import, and the labelling interface that they need."""
+"""A batch for Label Studio: the tasks to import, and their labelling interface."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from tod.people.answers import CONTROL
 from tod.people.requests import Request
 
 IMAGE = "image"
-"""Of the image, in the interface and in each task."""
+"""The image's name in the interface and in each task."""
 
 
 def label_config(class_names: Sequence[str]) -> str:
@@ -26,15 +26,15 @@ def label_config(class_names: Sequence[str]) -> str:
 
 
 def tasks(number: int, requests: Iterable[Request], with_predictions: bool = False) -> str:
-    """The tasks of a batch, as JSON; Label Studio shows a prediction as already ticked.
+    """The tasks of a batch as JSON; Label Studio shows predictions as ticked choices.
 
-    The images lie below its document root, which is the data folder.
+    Its document root is the data folder.
     """
     found = []
     for request in requests:
         data = {
             IMAGE: f"/data/local-files/?d={quote(os.fsencode(request.file))}",
-            # What is no text cannot be kept by a database; the digest knows the image.
+            # A database cannot hold bytes that are no text; the digest identifies the image.
             "file": request.file.encode("utf-8", "replace").decode(),
             "sha256": request.sha256,
             "rank": int(request.rank),

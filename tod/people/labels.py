@@ -1,4 +1,4 @@
-"""What people have said of images: labels, in CSV files that people read, and give on."""
+"""Labels from people, in CSV files that people can read and pass on."""
 
 import json
 import re
@@ -14,21 +14,21 @@ from tod.people.votes import Vote, counts
 from tod.system.files import NAMES, as_csv, damaged, read_table, reason, write_atomically
 
 LABELS, DISAGREEMENTS, SET_ASIDE = TABLES = ("labels", "disagreements", "set_aside")
-"""Where people agree; where they do not: asked again in the next batch; what they cannot label:
-never asked again, never trained on."""
+"""Images on whose class people agree; those on which they do not, to be asked again in the next
+batch; and those that they cannot label, never asked again and never trained on."""
 COPY = ".copy"
-"""In the name of each table's copy, which is written last: what a hand has lost is there."""
+"""In the name of each table's copy, written last, which keeps rows that an edit has lost."""
 
 
 class Label(NamedTuple):
     """What people have said of an image."""
 
     file: str  # its name when the answers were taken
-    class_name: str  # empty where they have not agreed on one
-    batch: str  # the number of the last batch that asked for it; empty where none did
-    source: str  # the name of the file that says so, or `train`; without a class, all voters
-    reason: str = ""  # why the batch asked for it; `audit` also where another run has
-    votes: tuple[Vote, ...] = ()  # of several people; of a single one only where there is no class
+    class_name: str  # empty if they have not agreed on one
+    batch: str  # the number of the last batch that asked for it; empty if none did
+    source: str  # the name of its file, or `train`; without a class, all voters
+    reason: str = ""  # why the batch asked for it; `audit` also if another run did
+    votes: tuple[Vote, ...] = ()  # of several people, or of one without a class
     table: str = LABELS  # one of `TABLES`
 
 
@@ -37,16 +37,16 @@ Said = Mapping[str, Label]
 
 
 def in_table(said: Said, table: str) -> dict[str, Label]:
-    """What stands in one of the `TABLES`."""
+    """The labels of one of the `TABLES`."""
     return {digest: label for digest, label in said.items() if label.table == table}
 
 
 def read_labels(folder: Path, reasons: Mapping[tuple[str, str], str]) -> dict[str, Label]:
-    """What the folder of a run has of its labels.
+    """The labels in the folder of a run.
 
-    An image that a kill between two tables has left in both counts in the first of `TABLES`. An
-    earlier version's labels have no reason, which `reasons` gives by digest and batch, and its
-    undecided images no answers: there, nobody knows who has said what.
+    If a kill has left an image in two tables, the first of `TABLES` counts. Labels of an earlier
+    version have no reason, which `reasons` gives by digest and batch; its undecided images have no
+    answers, so who has said what is unknown.
     """
     said: dict[str, Label] = {}
     for table in TABLES:
@@ -69,9 +69,9 @@ def read_labels(folder: Path, reasons: Mapping[tuple[str, str], str]) -> dict[st
 
 
 def write_labels(said: Said, folder: Path, before: Said) -> None:
-    """Writes into a run's folder what differs from before.
+    """Writes the tables that have changed into a run's folder.
 
-    An image comes to its new table before it leaves the old one: a kill between loses nothing.
+    An image enters its new table before it leaves the old one: a kill between loses nothing.
     """
     written = {table: in_table(before, table) for table in TABLES}
     for is_leaving in (False, True):
@@ -86,7 +86,7 @@ def write_labels(said: Said, folder: Path, before: Said) -> None:
         former = b""
         with suppress(OSError):
             former = copy.read_bytes()
-        # A kill may have come between a table and its copy.
+        # A kill may have left a table without its copy.
         if (rows or copy.exists()) and former != content:
             write_atomically(copy, content)
 

@@ -1,4 +1,4 @@
-"""The page in which a person gives classes to a batch of images; `label.html` says how."""
+"""The page on which a person labels a batch of images; `label.html` is its template."""
 
 import base64
 import io
@@ -22,10 +22,10 @@ DIGITS = frozenset("0123456789")
 def page(
     number: int, class_names: Sequence[str], images: Sequence[tuple[Request, bytes, str]]
 ) -> str:
-    """The page for one batch, as HTML that holds all it needs.
+    """The page for one batch, as self-contained HTML.
 
     Each of the `images`, in the order shown, has its picture as a PNG or JPEG file, and the address
-    of the original, relative to the page.
+    of the original relative to the page.
     """
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
@@ -35,7 +35,7 @@ def page(
     return environment.get_template("label.html").render(
         batch={
             "number": number,
-            # Where the browser keeps the answers: all pages opened from disk may share one storage.
+            # Of the browser's storage for answers, which all pages opened from disk may share.
             "key": f"tod-labels-{sha256(content.encode()).hexdigest()}",
             "classes": [{"name": name, "key": keys.get(name)} for name in class_names],
             "images": [
@@ -56,8 +56,8 @@ def page(
 def shortcuts(class_names: Sequence[str]) -> dict[str, str]:
     """The key of each class that has one.
 
-    A class named by a digit has this digit, the others those that are left, from 1 to 9 and then 0.
-    A digit that begins a longer name is nobody's: whoever types 12 must not have said 1.
+    A class named by a digit has this digit; the others get the remaining digits, from 1 to 9 and
+    then 0. A digit that begins a longer name is not used, since typing 12 must not choose 1.
     """
     begin_longer = {name[0] for name in class_names if len(name) > 1}
     named = {name: name for name in class_names if name in DIGITS - begin_longer}
@@ -67,19 +67,19 @@ def shortcuts(class_names: Sequence[str]) -> dict[str, str]:
 
 
 def thumbnail(image: Image.Image) -> bytes:
-    """A picture for the page, as a file: to the pixel if it is small, otherwise as JPEG."""
+    """A picture file for the page: a small one keeps its pixels, a larger one becomes a JPEG."""
     shown = image.copy() if image.mode in ("L", "RGB") else image.convert("RGB")
-    shown.info = {}  # else Pillow writes the source's metadata into the new file
+    shown.info = {}  # or Pillow would copy the source's metadata
     shown.thumbnail((LARGEST_SIDE,) * 2, Image.Resampling.LANCZOS, reducing_gap=2.0)
     content = io.BytesIO()
     kind = "PNG" if max(shown.size) <= LARGEST_PNG else "JPEG"
-    shown.save(content, format=kind, quality=85)  # which PNG does not know
+    shown.save(content, format=kind, quality=85)  # PNG ignores the quality
     return content.getvalue()
 
 
 def _prediction(request: Request) -> str | None:
     probability = float(request.probability or "nan")
-    if math.isnan(probability):  # a network that has diverged says so, too
+    if math.isnan(probability):  # also from a diverged network
         return request.predicted or None
     return f"{request.predicted}, {100 * probability:.0f} %"
 

@@ -1,4 +1,4 @@
-"""Requests: what people are asked, in batches."""
+"""Requests to people, in batches."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,17 +8,17 @@ from tod.config.settings import shortened
 from tod.system.files import damaged, read_table
 
 FIRST, QUERY, AUDIT = "first", "query", "audit"
-"""Why an image is asked for: drawn before there is a network, by its score, to be audited."""
+"""Why an image is asked for: drawn without a network, queried, or to be audited."""
 
 
 class Request(NamedTuple):
-    """An image whose class people are asked for: a row of `batch.csv`, as text as there."""
+    """A request for the class of an image: a row of `batch.csv`, as text."""
 
     rank: str  # from 1, best first
     file: str  # relative to the data folder
     sha256: str
     reason: str
-    score: str = ""  # the strategy's; empty, as the next two, where no network has asked
+    score: str = ""  # the strategy's; empty, like the next two, without a network
     predicted: str = ""
     probability: str = ""
     batch: str = ""  # the number of its batch, from 0; no column
@@ -28,12 +28,12 @@ COLUMNS = Request._fields[:-1]  # of `batch.csv`
 
 
 def batch_folder(run_folder: Path, number: int | str) -> Path:
-    """Where a batch lies."""
+    """The folder of a batch."""
     return run_folder / "batches" / f"batch{number}"
 
 
 def read_batches(run_folder: Path) -> list[list[Request]]:
-    """The batches of a run, in their order, up to the first that is missing."""
+    """The batches of a run in order, up to the first missing one."""
     batches: list[list[Request]] = []
     while (folder := batch_folder(run_folder, len(batches))).exists():
         batches.append(read_requests(folder / "batch.csv", str(len(batches))))
@@ -41,10 +41,10 @@ def read_batches(run_folder: Path) -> list[list[Request]]:
 
 
 def read_requests(path: Path, batch: str = "") -> list[Request]:
-    """The requests of a `batch.csv`, of the batch of this number."""
+    """The requests of a `batch.csv`; `batch` is its number."""
     rows = read_table(path, COLUMNS)
     for row in rows:
-        # Where people write 0,5, so does their spreadsheet.
+        # Some spreadsheets write 0,5 for 0.5.
         row["score"] = row["score"].replace(",", ".")
         try:
             float(row["score"] or 0)
@@ -60,5 +60,5 @@ def by_digest(batches: Iterable[Sequence[Request]]) -> dict[str, Request]:
 
 
 def reasons_of(batches: Iterable[Sequence[Request]]) -> dict[tuple[str, str], str]:
-    """Why images were asked for, by their digest and the batch."""
+    """The reasons of requests, by digest and batch."""
     return {(each.sha256, each.batch): each.reason for batch in batches for each in batch}

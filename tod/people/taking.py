@@ -1,4 +1,4 @@
-"""From people's answers to labels; where several are about one image, the majority counts."""
+"""From people's answers to labels; the majority of several answers counts."""
 
 import difflib
 import logging
@@ -26,9 +26,9 @@ def with_answers(
     relabel: bool,
     problems: list[str],
 ) -> dict[str, Label]:
-    """The labels with the answers about each image, by its digest.
+    """The labels updated by the answers about each image, by its digest.
 
-    `problems` takes answers that contradict a label, unless they are to `relabel`.
+    Answers that contradict a label are added to `problems`, unless they may `relabel`.
     """
     said = dict(said)
     for digest, answers in by_image:
@@ -37,7 +37,7 @@ def with_answers(
         file = found.files.get(digest) or first.file
         if digest in said and not relabel:
             if {*votes} <= {*before.votes}:
-                continue  # the same answers again, whatever has been asked since
+                continue  # the same answers again
             votes = added(before.votes, votes)
         class_name = majority(votes)
         if before.class_name:
@@ -54,7 +54,7 @@ def with_answers(
                 problems.append(f"{first.place}: {words}")
                 continue
             batch = before.batch
-        # What is to measure the accuracy is never trained on, whoever has asked for it.
+        # An audit of any run is never trained on.
         reasons = request.reason, before.reason, *(answer.reason for answer in answers)
         reason = AUDIT if AUDIT in reasons else request.reason
         if class_name:
@@ -66,7 +66,7 @@ def with_answers(
             voters = ", ".join(dict.fromkeys(vote.voter for vote in votes))
             label = Label(file, "", batch, voters, reason, votes, table)
         if label.table != before.table:
-            said.pop(digest, None)  # it comes last in its new table
+            said.pop(digest, None)  # so that it comes last in its new table
         said[digest] = label
     return said
 
@@ -74,9 +74,9 @@ def with_answers(
 def answers_by_image(
     answers: Iterable[Answer], said: Said, found: Found, requests: Requests, problems: list[str]
 ) -> dict[str, list[Answer]]:
-    """The answers about each image, by its digest, with classes as the run has them.
+    """The answers about each image, by its digest, with the run's class names.
 
-    `problems` takes what is about no image, or names no class.
+    Answers about no image, or with no class, are added to `problems`.
     """
     by_image: dict[str, list[Answer]] = {}
     by_file = {request.file: digest for digest, request in requests.items()}
@@ -85,7 +85,7 @@ def answers_by_image(
     gone, padded = 0, []
     for given in answers:
         answer = given._replace(file=find(given.file))
-        # A message takes time, and few are shown.
+        # Messages take time, and only a few are shown.
         is_shown = len(problems) < NAMED
         try:
             digest = _digest(answer, said, found, requests, by_file)
@@ -110,7 +110,7 @@ def answers_by_image(
 def _digest(
     answer: Answer, said: Said, found: Found, requests: Requests, by_file: Mapping[str, str]
 ) -> str:
-    """Which image an answer is about; a ValueError says why it is about none."""
+    """The digest of the image of an answer; ValueError says why there is none."""
     file = answer.file
     today = found.digests.get(file, "")
     then = by_file.get(file) or today
@@ -132,7 +132,7 @@ def _digest(
 
 
 def _known_class(name: str, class_names: Collection[str], is_shown: bool) -> str:
-    """The class of this name; a ValueError, where it is shown, offers the nearest."""
+    """The class of this name; ValueError offers the nearest one, if the message is shown."""
     for wanted in (class_name_of(name), class_name_of(name.strip())):
         if wanted in class_names:
             return wanted

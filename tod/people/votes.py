@@ -1,4 +1,4 @@
-"""What several people say of an image: one vote each, in whatever order their answers come."""
+"""Votes: one for each person about an image, whatever the order of their answers."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,18 +10,18 @@ from tod.people.answers import Answer
 class Vote(NamedTuple):
     """What one person says of an image."""
 
-    voter: str  # the annotator, or the file's name where it names none
+    voter: str  # the annotator, or the file's name if it names none
     class_name: str | None  # None: the person has skipped it
-    answer: str = ""  # tells this answer from another one of the same voter
-    at: str = ""  # when it was given, in ISO 8601; empty where nobody knows
+    answer: str = ""  # distinguishes several answers of one voter
+    at: str = ""  # when it was given, in ISO 8601; empty if unknown
 
 
 def one_answer_each(files: Sequence[Sequence[Answer]]) -> list[Answer]:
-    """The answers of several files; of each annotator, the newest about each image.
+    """The answers of several files, with only the newest of each annotator about each image.
 
-    An annotator has one identity in all files that share an annotation: they are exports of one
-    project. Elsewhere the same number may be somebody else's, on another server. An answer without
-    an annotator is a person's own, and what a run has counted stays as it is.
+    Files that share an annotation are exports of one project, where an annotator's number is one
+    person; on another server it may be someone else's. An answer without an annotator counts as a
+    person's own. The votes in a run's own files are kept as they are.
     """
     projects = _projects(files)
     newest: dict[tuple, Answer] = {}
@@ -37,7 +37,7 @@ def one_answer_each(files: Sequence[Sequence[Answer]]) -> list[Answer]:
 
 
 def _projects(files: Sequence[Sequence[Answer]]) -> list[set[str]]:
-    """The annotations of each project: files that share one are of the same."""
+    """The annotations of each project; files that share one belong to the same project."""
     projects: list[set[str]] = []
     for answers in files:
         annotations = {answer.annotation for answer in answers if answer.annotation}
@@ -60,10 +60,10 @@ def votes_of(answers: Iterable[Answer]) -> tuple[Vote, ...]:
 
 
 def added(before: Sequence[Vote], now: Sequence[Vote]) -> tuple[Vote, ...]:
-    """The votes before, and those that come now: who votes again replaces the own vote.
+    """Adds new votes to earlier ones; a new vote replaces earlier ones of the same voter.
 
-    Of what a voter has said at known times, the newest counts. Where several share a name, as two
-    rows of a file do, fewer answers than before replace as many.
+    If all times are known, a voter's newest vote counts. If several votes share a voter, as two
+    rows of one file do, fewer new votes replace only as many earlier ones.
     """
     found: list[Vote] = []
     for voter in dict.fromkeys(vote.voter for vote in (*before, *now)):
@@ -87,20 +87,20 @@ def _named(votes: Iterable[Vote]) -> list[Vote]:
 
 
 def majority(votes: Sequence[Vote]) -> str | None:
-    """The class that more than half of those who name one give; None where there is none."""
+    """The class with more than half of the votes that name one; None if there is none."""
     named = Counter(vote.class_name for vote in _named(votes))
     return next((name for name, count in named.items() if 2 * count > named.total()), None)
 
 
 def are_skips(votes: Sequence[Vote]) -> bool:
-    """Whether as many people have skipped the image as have named a class without agreeing."""
+    """Whether at least as many people have skipped the image as have named a class."""
     named = [vote.voter for vote in _named(votes)]
     skipping = {vote.voter for vote in votes} - {*named}
     return len(skipping) >= len(named)
 
 
 def counts(votes: Sequence[Vote]) -> str:
-    """The classes that were named, in order, with their votes: `cat (1), dog (2)`."""
+    """The named classes in order, with their votes: `cat (1), dog (2)`."""
     named = Counter(vote.class_name for vote in _named(votes))
     if len(named) == 1:
         return next(iter(named))

@@ -1,1 +1,1 @@
-"""A run's folder, and what a run is to the system: its log, its ranks, the signals that it gets."""
+"""A run as files and processes: its folder, log, ranks and signals."""

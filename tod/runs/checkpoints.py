@@ -1,4 +1,4 @@
-"""The published checkpoint of each cycle, and the state from which a killed trial goes on."""
+"""The published checkpoint of each cycle, and the state from which a killed trial resumes."""
 
 import hashlib
 import io
@@ -21,11 +21,11 @@ def write_weights(
 ) -> None:
     """Writes a cycle's published checkpoint: `cycle`, and `state_dict_NAME` of each network.
 
-    With `keep` = `last`, those of the trial's earlier cycles go.
+    `keep` = `last` removes those of the trial's earlier cycles.
     """
     checkpoint: dict[str, Any] = {"cycle": cycle}
     for name, network in networks.items():
-        # For machines without this one's GPU.
+        # So that machines without a GPU can load it.
         state = {key: value.cpu() for key, value in network.state_dict().items()}
         checkpoint[f"state_dict_{name}"] = state
     with atomic_file(folder / "weights" / f"{cycle_name(trial, cycle)}.pth") as file:
@@ -36,27 +36,27 @@ def write_weights(
 
 
 class Progress:
-    """Where a trial stands, in a run's folder: its last saved state, and the one before it."""
+    """The saved state of a trial in a run's folder, and the one before it."""
 
     def __init__(self, folder: Path, trial: int) -> None:
         self.newest = folder / "progress" / f"trial{trial}.pt"
         self.spare = self.newest.with_name(f"trial{trial}.before.pt")
 
     def exists(self) -> bool:
-        """Whether there is a state, of whatever worth."""
+        """Whether there is a saved state, sound or not."""
         return self.newest.exists() or self.spare.exists()
 
     def save(self, state: dict[str, Any]) -> None:
-        """Writes a state with its digest; the one saved before becomes the spare."""
+        """Writes a state with its digest; the previous one becomes the spare."""
         with atomic_file(self.newest, self.spare) as file:
             file.write(_torch_save(state, file))
 
     def load(self) -> dict[str, Any] | None:
-        """The newest sound state, with its tensors on the CPU; None where there is none."""
+        """The newest sound state, with its tensors on the CPU; None if there is none."""
         for path in (self.newest, self.spare):
             if path.exists() and _is_sound(path):
                 try:
-                    # Mapped, it takes no memory beside the networks that it goes into.
+                    # A mapped file takes no memory besides the networks that it is loaded into.
                     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
                 except Exception as error:
                     if is_out_of_memory(error):
@@ -66,13 +66,13 @@ class Progress:
         return None
 
     def remove(self) -> None:
-        """Removes what is there."""
+        """Removes both states."""
         remove(self.newest)
         remove(self.spare)
 
 
 class _HashedFile(io.RawIOBase):
-    """Keeps the digest and an error of what is written: `torch.save` would raise one of its own."""
+    """Keeps the digest of what is written, and the OSError, which `torch.save` would replace."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -90,7 +90,7 @@ class _HashedFile(io.RawIOBase):
 
 
 def _torch_save(content: dict[str, Any], file: BinaryIO) -> bytes:
-    """Writes a checkpoint as it is made, without a copy in memory; gives its digest."""
+    """Writes a checkpoint without a copy in memory, and returns its digest."""
     hashed = _HashedFile(file)
     torch.save(content, hashed)
     if hashed.error is not None:
@@ -99,9 +99,9 @@ def _torch_save(content: dict[str, Any], file: BinaryIO) -> bytes:
 
 
 def _is_sound(path: Path) -> bool:
-    """Whether a state ends with the digest of all that is before it; says so if not.
+    """Whether a state ends with the digest of its content; if not, warns and removes it.
 
-    What is damaged goes: it must not become the spare of the next state.
+    A damaged state must not become the spare of the next one.
     """
     digest = hashlib.blake2b()
     try:

@@ -1,4 +1,4 @@
-"""Commands that run at the same time, and the signals that are meant for them."""
+"""Commands that run at the same time, and the signals for them."""
 
 import math
 import os
@@ -21,12 +21,12 @@ SECONDS_TO_STOP = 300
 
 
 def share_of_machine(slot: int, processes: int) -> dict[str, str]:
-    """The variables of a run beside others: its share of the cores, and its GPU."""
+    """The environment of a run beside others: its share of the cores, and its GPU."""
     variables = {**os.environ, **share_of_cores(processes)}
     if (gpus := torch.cuda.device_count()) > 1:
         visible = variables.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
         variables["CUDA_VISIBLE_DEVICES"] = visible.split(",")[slot % gpus]
-    # As torchrun tells its ranks how many share the memory of what they see.
+    # As torchrun does: how many processes share the memory of the visible GPUs.
     variables["LOCAL_WORLD_SIZE"] = str(math.ceil(processes / max(gpus, 1)))
     return variables
 
@@ -45,20 +45,20 @@ def run_commands(
     ended: Callable[[Key, int, str], None] | None = None,
     together: bool = False,
 ) -> dict[Key, int]:
-    """Runs all commands to their end; a signal goes to all that run, and none begins after it.
+    """Runs all commands to their end; a signal goes to those that run, and no more begin.
 
     Args:
         processes: how many run at once.
-        environment: the variables of a command that runs as this one of those at once, from 0.
-        look: called again and again.
-        ended: called with a command that has ended, its status, and what it has printed; None:
-            that is shown as it comes.
-        together: where one fails, the others are told to stop; what has not stopped five minutes
-            after a signal is killed, since it may wait for one that has failed.
+        environment: the variables of a command, by its slot among those that run at once, from 0.
+        look: called repeatedly.
+        ended: called with each command that has ended, its status and its output; if None, the
+            output is shown as it comes.
+        together: if one fails, the others are told to stop; those that still run five minutes after
+            a signal are killed, since they may wait for the failed one.
 
     Returns:
-        The exit status of each, in the order in which they ended: 128 + the signal's number, as in
-        a shell, where a signal has ended it, or has kept it from running.
+        The exit statuses in the order in which the commands ended: as in a shell, 128 + the number
+        of the signal that has ended a command or has kept it from starting.
     """
     waiting, running = list(commands), dict[Key, _Running]()
     signals, statuses, num_passed_on = list[int](), dict[Key, int](), 0
@@ -70,7 +70,7 @@ def run_commands(
                 slot = min({*range(processes)} - {each.slot for each in running.values()})
                 output = tempfile.TemporaryFile() if ended else None  # noqa: SIM115 - see below
                 settings = {"stdout": output, "stderr": output, "env": dict(environment(slot))}
-                # In a session of its own, it gets no signal from the terminal, but ours alone.
+                # In its own session, it gets signals from this process only, not from the terminal.
                 child = subprocess.Popen(commands[key], start_new_session=True, **settings)
                 running[key] = _Running(child, slot, output)
             time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -80,7 +80,7 @@ def run_commands(
             news = signals[num_passed_on:]
             num_passed_on += len(news)
             for key, each in [*running.items()]:
-                # Windows has no such sessions: its console has told them.
+                # Windows has no such sessions: its console signals all processes.
                 for number in news if os.name == "posix" else ():
                     each.child.send_signal(number)
                 if together and time.monotonic() > deadline:

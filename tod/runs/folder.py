@@ -1,10 +1,10 @@
-"""A run's folder: whose it is, and the tables of its trials, each of which one process writes."""
+"""A run's folder: its owner, its content, and a table for each trial, with one writer."""
 
 import errno
 import logging
 import re
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tod.system.files import as_csv, cannot, locked, remove, write_atomically
 
 log = logging.getLogger("tod")
 
-# In the order in which they go: without its configuration, nothing else may be gone on from.
+# In the order of their removal: last the configuration, without which no run can resume.
 CONTENTS = (
     "progress trials results.csv learning_curve.png unreadable.csv queries confusion predictions "
     "weights tensorboard log.txt config.yaml"
@@ -33,9 +33,9 @@ ALL_TRIALS = f"leave out --trials to start all of them afresh, or {ANOTHER_PLACE
 
 @dataclass
 class RunFolder:
-    """`OUTPUT_DIR/CONFIG_auxiliary_A_sampling_S_seedN/`, each trial held by one process at a time.
+    """`OUTPUT_DIR/CONFIG_auxiliary_A_sampling_S_seedN/`; one process at a time holds a trial.
 
-    Whoever holds a trial writes its table, `trials/trialT.csv`; `results.csv` follows from all.
+    The holder of a trial writes its table, `trials/trialT.csv`; `results.csv` joins all tables.
     """
 
     path: Path
@@ -43,21 +43,24 @@ class RunFolder:
     trials: Sequence[int]  # those that this process runs
     chosen: Sequence[int]  # those that all processes of the command run
     overwrite: bool = False  # this process starts the chosen ones afresh
-    advice: str = f"{ANOTHER_PLACE}, or start afresh with --overwrite"  # in another run's folder
+    advice: str = (
+        f"{ANOTHER_PLACE}, or start afresh with --overwrite"  # for a folder of another run
+    )
 
     def __post_init__(self) -> None:
         self._locks, self._locks_while_emptied = ExitStack(), ExitStack()
-        self._made: list[Path] = []  # the folders that were not there, from its own outwards
-        self._all_goes = False  # nothing stays of what is there: it may be another run
+        self._made: list[Path] = []  # the folders that it has made, innermost first
+        self._can_lock = True  # until a lock fails
+        self._all_goes = False  # nothing in the folder stays: it may be another run's
 
     @property
     def num_trials(self) -> int:
-        """How many the run has."""
+        """The number of trials of the run."""
         return self.identity.config.active_learning.trials
 
     @property
     def mark(self) -> str:
-        """What tells this process's unfinished files from others': a trial that it holds."""
+        """Distinguishes this process's unfinished files from others': a trial that it holds."""
         return f".trial{self.trials[0]}" if self.trials else ""
 
     def __enter__(self) -> "RunFolder":
@@ -65,7 +68,7 @@ class RunFolder:
 
     def __exit__(self, *exception: object) -> None:
         if self._made and self._holds_only_own_locks():
-            remove(self._made.pop(0))  # nothing has come of it
+            remove(self._made.pop(0))  # nothing was written
             with suppress(OSError):
                 for folder in self._made:
                     folder.rmdir()
@@ -78,16 +81,16 @@ class RunFolder:
         return there <= {".locks", ".locks/config.yaml", *own}
 
     def claim(self) -> None:
-        """Takes the trials; of what is in the folder, at most `results.csv` changes.
+        """Locks the trials; changes nothing in the folder but `results.csv`.
 
-        The folder is made where there is none, and goes again if nothing is written. InputError
-        where another process works on one of the trials, or the folder holds another run's
-        results, or cannot be written to.
+        It makes a missing folder, which is removed again if nothing is written. InputError if
+        another process works on one of the trials, if the folder holds another run's results, or
+        if it cannot be written to.
         """
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         own = {f"trial{trial}" for trial in self.trials}
         self._lock(own, self._locks)
-        self._made = made  # and not by another process
+        self._made = made  # by this process, not another one
         if self.overwrite:
             wanted, chosen = {f"trial{trial}" for trial in self.chosen}, {*self.chosen}
             self._all_goes = len(chosen) == self.num_trials or self._begun_trials() <= chosen
@@ -99,7 +102,7 @@ class RunFolder:
             self._lock(wanted - own, self._locks_while_emptied)
         if not self._all_goes:
             self._refuse_another_run()
-            # A kill may have come before these were written.
+            # A kill may have prevented this.
             if self.trials and (self.path / "trials").exists():
                 self._write_results()
 
@@ -114,36 +117,44 @@ class RunFolder:
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise cannot(self.path, "written", error, ANOTHER_PLACE) from None
-            log.warning(cannot(self.path, "locked", error, "start no second run on it"))
+            if self._can_lock:
+                log.warning(cannot(self.path, "locked", error, "start no second run on it"))
+            self._can_lock = False
+
+    @contextmanager
+    def _others_wait(self) -> Iterator[None]:
+        """Holds the lock of the files that all processes write."""
+        with ExitStack() as held:
+            self._lock(["config.yaml"], held, wait=True)
+            yield
 
     def _begun_trials(self) -> set[int]:
-        """Those that have a saved state or results."""
+        """The trials that have a saved state or results."""
         states = [path.name.split(".")[0] for path in self.path.glob("progress/trial*.pt")]
         return {int(t) for t in [*self.rows()["trial"], *(s.removeprefix("trial") for s in states)]}
 
     def open(self, environment: dict[str, Any]) -> None:
-        """Makes the claimed folder ready for results; where they are to be overwritten, they go.
+        """Makes the claimed folder ready for results, and removes those to be overwritten.
 
-        `environment` is what the run has found: class names, statistics and fingerprint of the
-        images, device, precision, versions. InputError where the run has begun with other images
-        or in another precision, or the folder cannot be written to.
+        `environment` is recorded in `config.yaml`: class names, statistics and fingerprint of the
+        images, device, precision, versions. InputError if the run has begun with other images or in
+        another precision, or if the folder cannot be written to.
         """
         if self._all_goes:
             self._empty()
         recorded, content = self.path / "config.yaml", self.identity.as_dict()
         content["run"] |= environment
-        with ExitStack() as held:
-            self._lock(["config.yaml"], held, wait=True)  # the first process writes it
+        with self._others_wait():  # the first process writes it
             if not recorded.exists():
                 write_atomically(recorded, as_yaml(content))
-        self._compare(environment)  # it may be another process's
+        self._compare(environment)  # another process may have written it
         if self.overwrite:
             self._empty()
             self._write_results()
         self._locks_while_emptied.close()
 
     def _empty(self) -> None:
-        """Removes what the run has left; where other trials have begun, what the chosen have."""
+        """Removes the run's results, or if other trials have begun, those of the chosen trials."""
         of_chosen = re.compile(rf"trial({'|'.join(map(str, self.chosen))})([._].*)?")
         for path in (self.path / name for name in CONTENTS.split()):
             files = [path]
@@ -153,16 +164,16 @@ class RunFolder:
                 if not remove(file):
                     raise InputError(f"{file}: must go; remove it and try again")
             if path.name == "trials" and not self._all_goes:
-                for trial in self.chosen:  # else, what results.csv has of it would be its rows
+                for trial in self.chosen:  # or its rows in results.csv would count
                     write_atomically(self._table(trial), as_csv(_in_order()))
-        self.overwrite = self._all_goes = False  # what comes now stays
+        self.overwrite = self._all_goes = False  # new results stay
 
     def _refuse_another_run(self) -> None:
         names = ("config.yaml", "progress", "trials", "results.csv")
         if any((self.path / name).exists() for name in names):
             found, wanted = self.recorded(), self.identity.as_dict()
             found["run"] = {key: found["run"].get(key) for key in wanted["run"]}
-            # Images may move; that they are the same is seen once they have been read.
+            # Images may move; whether they are the same is known once they are read.
             found["data_dir"] = wanted["data_dir"]
             self._refuse_differences(flat(found), flat(wanted))
 
@@ -175,7 +186,7 @@ class RunFolder:
                 )
 
     def refuse_other_images(self, fingerprint: str) -> None:
-        """Refuses a dataset that is not the run's."""
+        """Refuses a dataset other than the run's."""
         if self.recorded()["run"].get("data") != fingerprint:
             raise InputError(
                 f"{self.path}: its results come from other images than are there now; {self.advice}"
@@ -193,19 +204,18 @@ class RunFolder:
                 )
 
     def recorded(self) -> dict[str, Any]:
-        """What `config.yaml` says of the run, as `read_run` gives it."""
+        """The run's `config.yaml`, as `read_run` returns it."""
         return read_run(self.path, START_AFRESH)
 
     def begun(self) -> dict[str, Any]:
-        """What the run has recorded of itself; nothing, where it is to start."""
+        """The section `run` of `config.yaml`; empty if the run starts now."""
         is_there = (self.path / "config.yaml").exists() and not self._all_goes
         return self.recorded()["run"] if is_there else {}
 
     def rows(self) -> pd.DataFrame:
-        """The rows of all trials, as text; InputError where a table cannot be read back.
+        """The rows of all trials, as text; InputError if a table cannot be read back.
 
-        An earlier version has left them in `results.csv` alone: a trial that has no table yet has
-        its rows there.
+        An earlier version wrote only `results.csv`, which has the rows of trials without a table.
         """
         paths = [*self.path.glob("trials/trial*.csv")]
         earlier = self._read(self.path / "results.csv")
@@ -222,12 +232,12 @@ class RunFolder:
         return self.path / "trials" / f"trial{trial}.csv"
 
     def unfinished_trials(self) -> list[int]:
-        """This process's trials whose last cycle has no results, or none that are to stay."""
+        """This process's trials whose last cycle has no results, or only some to be overwritten."""
         finished = set() if self.overwrite else self._finished(self.rows())
         return [trial for trial in self.trials if trial not in finished]
 
     def is_finished(self) -> bool:
-        """Whether all trials, also those of other processes, have their last cycle's results."""
+        """Whether all trials, including those of other processes, have ended."""
         return len(self._finished(self.rows())) == self.num_trials
 
     def _finished(self, rows: pd.DataFrame) -> set[int]:
@@ -235,21 +245,23 @@ class RunFolder:
         return {*rows.loc[rows["cycle"] == last, "trial"].astype(int)}
 
     def write_row(self, row: dict[str, str]) -> bool:
-        """Adds a cycle's row to its trial's; what is there of it or of later cycles goes.
+        """Adds a cycle's row to its trial's table, and removes rows of this and later cycles.
 
-        Returns whether all trials of the run are finished with it.
+        Returns:
+            Whether this row finishes the run: of several processes, one gets True.
         """
         rows = self.rows()
         is_earlier = rows["cycle"].astype(int) < int(row["cycle"])
         of_trial = rows[is_earlier & (rows["trial"] == row["trial"])]
         table = _in_order(of_trial, pd.DataFrame([row]))
-        write_atomically(self._table(row["trial"]), as_csv(table))
-        return len(self._finished(self._write_results())) == self.num_trials
+        with self._others_wait():
+            write_atomically(self._table(row["trial"]), as_csv(table))
+            return len(self._finished(self._write_results())) == self.num_trials
 
     def _write_results(self) -> pd.DataFrame:
-        """Writes `results.csv`, until it holds the rows of all tables.
+        """Writes `results.csv` until it holds the rows of all tables.
 
-        Other processes may write it at the same time: whoever is last has read all of them.
+        Without locks, processes may write it at the same time; the last one has read all tables.
         """
         path = self.path / "results.csv"
         rows = self.rows()
@@ -260,7 +272,7 @@ class RunFolder:
 
 
 def _in_order(*tables: pd.DataFrame) -> pd.DataFrame:
-    """Their rows by trial and cycle, with the columns of `results.csv` and then any further one."""
+    """Their rows by trial and cycle; the columns of `results.csv` come first."""
     rows = pd.concat([pd.DataFrame(columns=results.COLUMNS, dtype=str), *tables])
     rows = rows.fillna("")
     return rows.sort_values(["trial", "cycle"], key=lambda numbers: numbers.astype(int))

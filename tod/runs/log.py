@@ -1,4 +1,4 @@
-"""What a run says: on the terminal, and in its log.txt."""
+"""The log of a run: on the terminal and in `log.txt`."""
 
 import logging
 import logging.handlers
@@ -18,9 +18,9 @@ progress = logging.getLogger("tod.progress")
 
 
 class RunLog:
-    """Shows the project's log while the run goes on, and leaves the loggers as it found them.
+    """Shows the project's log during the run, and restores the loggers afterwards.
 
-    With `quiet` it shows warnings alone; of several ranks, each says which it is.
+    `quiet` shows only warnings. With several ranks, each line names its rank.
     """
 
     def __init__(self, quiet: bool, ranks: Ranks) -> None:
@@ -32,7 +32,7 @@ class RunLog:
         self._before = (log.handlers, log.level, log.propagate, progress.level)
         self._terminal = _TerminalHandler(self.level)
         self._terminal.setFormatter(self._format)
-        # What is said before there is a file goes into it, too.
+        # Earlier messages go into the file, too.
         self._memory = logging.handlers.MemoryHandler(capacity=1000, flushLevel=100)
         log.handlers = [self._terminal, self._memory]
         log.setLevel(logging.INFO)
@@ -41,7 +41,7 @@ class RunLog:
         return self
 
     def write_to(self, path: Path) -> None:
-        """From now on the log goes into this file too; another call changes nothing."""
+        """Also writes the log into this file from now on; further calls change nothing."""
         if self._memory not in log.handlers:
             return
         try:
@@ -49,7 +49,7 @@ class RunLog:
         except OSError as error:
             advice = f"{MEND}, or name another place with --output-dir"
             raise cannot(path, "written", error, advice) from None
-        # It must not stop the run, whose results say so themselves.
+        # A failure must not stop the run, which reports it when it writes results.
         file.handleError = lambda record: None
         file.setFormatter(self._format)
         self._memory.setTarget(file)
@@ -58,7 +58,7 @@ class RunLog:
 
     def __exit__(self, *exception: object) -> None:
         for handler in log.handlers:
-            # What a full disk has no room for is said where the results are written.
+            # A full disk is reported when results are written.
             with suppress(OSError):
                 handler.close()
         log.handlers, level, log.propagate, progress_level = self._before
@@ -74,5 +74,5 @@ class _TerminalHandler(logging.Handler):
             tqdm.write(self.format(record))
             sys.stdout.flush()
         except OSError:
-            # Nobody reads on, or there is no room: log.txt and the results go on without it.
+            # The reader has gone, or the disk is full: log.txt and the results go on.
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123

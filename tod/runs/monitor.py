@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a progress bar or lines, and TensorBoard."""
+"""The progress of a run: a bar or lines, and TensorBoard."""
 
 import logging
 import sys
@@ -22,11 +22,11 @@ SECONDS_BETWEEN_LINES = 60.0
 
 @dataclass
 class Monitor:
-    """Follows the trials of this process, one after the other; it changes nothing in them.
+    """Shows the progress of this process's trials, without any effect on them.
 
-    In a terminal it is a bar over all labelled images that the trials train on; elsewhere, a line
-    a minute. With `quiet` there is no bar, and the lines go into log.txt alone. Of several
-    processes, the main one shows a bar.
+    In a terminal it shows a bar over all labelled images to train on; elsewhere, a line a minute.
+    With `quiet` there is no bar, and the lines go only into log.txt. With several processes, the
+    main one shows a bar.
     """
 
     config: Config
@@ -34,12 +34,12 @@ class Monitor:
     labeled: Sequence[int]  # how many labelled images each cycle of a trial trains on
     quiet: bool = False
     is_main_process: bool = True
-    tensorboard: Path | None = None  # where its files go, if there are to be any
+    tensorboard: Path | None = None  # the folder of its files; None: it writes none
 
     def __enter__(self) -> "Monitor":
         self.writer, self.images = None, 0
         self.in_lines = self.quiet or not sys.stderr.isatty()
-        # Under torchrun, rank 0 waits for the others before it comes here.
+        # Not earlier, since under torchrun rank 0 waits for the others first.
         self.began = self.last_line = time.monotonic()
         self.bar = tqdm(
             total=self.num_trials * sum(self.labeled) * self.config.training.epochs,
@@ -58,21 +58,21 @@ class Monitor:
     def start_trial(
         self, trial: int, cycle: int, epoch: int, losses: dict[str, float], rate: float
     ) -> None:
-        """A trial goes on from here; `cycle` counts from 1, `epoch` from 0.
+        """Called when a trial starts or resumes; `cycle` counts from 1, `epoch` from 0.
 
-        `losses` and `rate` are those of the last epoch, if there was one in this cycle.
+        `losses` and `rate` belong to the last epoch, if there was one in this cycle.
         """
         epochs = self.config.training.epochs
-        # In this trial: the step of all that TensorBoard shows.
+        # Of this trial: TensorBoard's step.
         self.epochs_taken = (cycle - 1) * epochs + epoch
-        # What an earlier process has trained must not count as this one's speed.
+        # Epochs of an earlier process must not count as this one's speed.
         self.bar.total -= sum(self.labeled[: cycle - 1]) * epochs + self.labeled[cycle - 1] * epoch
         self._close_writer()
         if self.tensorboard is not None:
             from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
 
-            # What was written after the saved state comes again: after the last epoch of a cycle,
-            # also what stands at its step, the accuracy and the scores.
+            # Values written after the saved state come again; after the last epoch of a cycle, so
+            # do the accuracy and the scores, which have the same step.
             place, is_trained = str(self.tensorboard / f"trial{trial}"), epoch == epochs
             purge_step = self.epochs_taken + (not is_trained)
             self.writer = self._tried(SummaryWriter, place, purge_step=purge_step)
@@ -82,7 +82,7 @@ class Monitor:
     def epoch_ended(
         self, trial: int, cycle: int, epoch: int, num_labeled: int, losses: dict, rate: float
     ) -> None:
-        """An epoch, counted from 1, has ended with these mean losses and learning rate."""
+        """Called when an epoch, counted from 1, has ended."""
         settings, epochs = self.config.active_learning, self.config.training.epochs
         self.epochs_taken = (cycle - 1) * epochs + epoch
         where = f"trial {trial}/{settings.trials} cycle {settings.among_cycles(cycle)}"
@@ -106,16 +106,16 @@ class Monitor:
         self._write("add_scalar", "learning rate", rate, self.epochs_taken)
 
     def evaluated(self, num_labeled: int, test_accuracy: float) -> None:
-        """A cycle's network has this accuracy in %."""
+        """Called with the test accuracy in % of a cycle."""
         self._write("add_scalar", "test accuracy", test_accuracy, self.epochs_taken)
         self._write("add_scalar", "labelled images", num_labeled, self.epochs_taken)
 
     def scored(self, scores: np.ndarray) -> None:
-        """The subset has these scores."""
+        """Called with the scores of the subset."""
         self._write("add_histogram", "scores", scores, self.epochs_taken)
 
     def flush(self) -> None:
-        """Writes out what TensorBoard is to show, since what is saved is not shown again."""
+        """Writes TensorBoard's files before a state is saved, whose values are not shown again."""
         self._write("flush")
 
     def _write(self, method: str, *arguments: Any) -> None:
@@ -123,7 +123,7 @@ class Monitor:
             self._tried(getattr(self.writer, method), *arguments)
 
     def _tried(self, call: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
-        """What the call gives; where TensorBoard's files cannot be written, the run goes on."""
+        """The result of the call; if TensorBoard's files cannot be written, the run goes on."""
         try:
             return call(*arguments, **settings)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Several processes for one run, as `torchrun` starts them, or as are started here."""
+"""Several processes for one run, started by `torchrun` or by this module."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +13,11 @@ from tod.runs.commands import run_commands
 from tod.system.machine import share_of_cores
 
 PROCESSES = "processes"
-"""Instead of a name that `torchrun` gives: the ranks of `run_as_ranks`."""
+"""The name of a run whose ranks `run_as_ranks` has started, instead of `torchrun`'s."""
 
 
 class Ranks(NamedTuple):
-    """Which of how many processes this one is, in all and on its node."""
+    """This process among all, and among those of its node."""
 
     rank: int = 0
     local_rank: int = 0
@@ -25,33 +25,33 @@ class Ranks(NamedTuple):
 
     @property
     def is_main_process(self) -> bool:
-        """Whether it does what only one process may do."""
+        """Whether it does the work of which one process is in charge."""
         return self.rank == 0
 
     def share(self, trials: Sequence[int]) -> Sequence[int]:
-        """Those of the trials that this process runs."""
+        """The trials of this process."""
         return trials[self.rank :: self.world_size]
 
 
 def started_by() -> str | None:
-    """Who has started this process as a rank: PROCESSES, or whatever `torchrun` calls its run."""
+    """The name of the run that has started this process as a rank: PROCESSES, or `torchrun`'s."""
     return os.environ.get("TORCHELASTIC_RUN_ID")
 
 
 def ranks_from_environment() -> Ranks:
-    """What `torchrun` says; one process alone, without it."""
+    """The rank that `torchrun` has given this process; without it, a process alone."""
     if started_by() is None:
         return Ranks()
     return Ranks(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
 
 
 def run_as_ranks(command: Sequence[str], processes: int) -> int:
-    """Runs so many processes of a command on this machine, as the ranks that share its work.
+    """Runs a command as several ranks on this machine, which share its work.
 
-    Where one fails, the others save their states and end, as under `torchrun`. Returns the exit
-    status of the first that was found to have failed, or 0.
+    If one fails, the others save their states and end, as under `torchrun`. Returns the exit status
+    of the first that has failed, or 0.
     """
-    on_windows = os.name == "nt"  # where PyTorch has no libuv
+    on_windows = os.name == "nt"  # PyTorch has no libuv there
     settings = {"is_master": True, "wait_for_workers": False, "use_libuv": not on_windows}
     store = distributed.TCPStore("127.0.0.1", 0, **settings)
     shared = {
@@ -76,11 +76,11 @@ def run_as_ranks(command: Sequence[str], processes: int) -> int:
 
 @contextmanager
 def main_process_first(ranks: Ranks) -> Iterator[None]:
-    """What every rank does, but one after the other where the first makes it easy for the rest.
+    """Lets the ranks enter this context in turn, so that the first saves the others work.
 
-    Rank 0 goes first: it may empty the run's folder, or download the data. The first rank of every
-    other node follows, whose disk may want the same data, then all others at once. After that no
-    rank waits for another.
+    Rank 0 comes first: it may empty the run's folder, or download the data. Then comes the first
+    rank of every other node, whose disk may need the same data, then all others at once. After that
+    no rank waits for another.
     """
     if ranks.world_size == 1:
         yield
@@ -88,7 +88,7 @@ def main_process_first(ranks: Ranks) -> Iterator[None]:
     _with_the_others(ranks, distributed.init_process_group, "gloo", timeout=timedelta(days=1))
     turn = 0 if ranks.is_main_process else 1 if ranks.local_rank == 0 else 2
     try:
-        for _ in range(1 + turn):  # once all are connected, a barrier notices who has left
+        for _ in range(1 + turn):  # once all are connected, a barrier notices a rank that has left
             _with_the_others(ranks, distributed.barrier)
         yield
         for _ in range(2 - turn):

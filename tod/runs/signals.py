@@ -1,4 +1,4 @@
-"""Signals as requests: which are answered, and when."""
+"""Signals as requests, which a run answers when its state is saved."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Lets a function handle SIGINT, SIGTERM, and the SIGHUP of a closed terminal.
 
-    Not the last one where it is ignored, as under nohup.
+    SIGHUP stays ignored where it was, as under nohup.
     """
     numbers = [signal.SIGINT, signal.SIGTERM]
     hangup = getattr(signal, "SIGHUP", None)  # there is none on Windows
@@ -33,14 +33,14 @@ def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[Non
 
 @dataclass
 class Interruption:
-    """Turns a signal into a request, which the loop answers once its progress is saved.
+    """Turns a signal into a request, which the loop answers once its state is saved.
 
     A second SIGINT leaves at once.
     """
 
     advice: str  # how to go on
-    leaves: bool = True  # by itself, and not where another rank tells it to
-    requested: int | None = None  # the signal that has come
+    leaves: bool = True  # by itself; else when another rank tells it to
+    requested: int | None = None  # the signal's number
 
     def stop(self, number: int) -> NoReturn:
         """Leaves with the shell's exit status for a signal: 130, 143 or 129."""
@@ -48,7 +48,7 @@ class Interruption:
         raise SystemExit(128 + number)
 
     def watched(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, one after the other; leaves before the next one where a signal has come."""
+        """Yields the items, and leaves before the next one if a signal has come."""
         for item in items:
             if self.requested and self.leaves:
                 self.stop(self.requested)

@@ -1,1 +1,1 @@
-"""What strategies pick with: the pool that they look at, and the pickers."""
+"""The pool of a sampling strategy, and the pickers of images."""

@@ -100,7 +100,7 @@ def _num_reached(reach: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _num_reaching(reach: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The same number by the wanted images' own balls: who is in mine has me in theirs."""
+    """The same number, counted by the wanted images' balls, since nearness is mutual."""
     number = np.zeros(len(reach), dtype=np.int64)
     for rows in _in_blocks(reach[wanted]):
         number += np.unpackbits(rows, axis=1, count=len(reach)).sum(axis=0, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What a sampling strategy may look at, and what it answers."""
+"""The input of a sampling strategy, `Pool`, and its output, `Query`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from models.lossnet import LossNet
 from tod.config import Config
 
 Batches = Callable[[], Iterator[Tensor]]
-"""Gives the same images anew at each call, in batches (N, 3, H, W)."""
+"""Returns the same images at each call, in batches (N, 3, H, W)."""
 
 
 class Query(NamedTuple):
-    """What a strategy chose.
+    """The choice of a strategy.
 
     Attributes:
         indices: of the queried images, (query_size,), in the order queried.
         scores: one for each image of the subset, (M,), in the subset's order.
-        best_last: whether the order ends with the image that matters most, and not begins with it.
+        best_last: whether the most important image comes last, and not first.
     """
 
     indices: np.ndarray
@@ -33,35 +33,35 @@ class Query(NamedTuple):
 
     @property
     def best_first(self) -> np.ndarray:
-        """The queried images, (query_size,), beginning with the one that matters most."""
+        """The queried images, (query_size,), the most important one first."""
         return self.indices[::-1] if self.best_last else self.indices
 
 
 def run_here(network: nn.Module, of_outputs: OfOutputs, batches: Batches) -> tuple[Tensor, ...]:
-    """What `of_outputs` keeps of a network's outputs for all images of the batches, (N, …)."""
+    """What `of_outputs` keeps of a network's outputs, for all images of the batches, (N, …)."""
     return joined(outputs_of(network, of_outputs, batches()))
 
 
 @dataclass
 class Pool:
-    """What a strategy may look at: a random subset of the unlabelled images, and the networks.
+    """The input of a strategy: a random subset of the unlabelled images, and the networks.
 
-    All networks are in evaluation mode. Each property is computed when it is first asked for, and
-    kept; values may be infinite or NaN where training diverges.
+    All networks are in evaluation mode. Each property is computed at its first use and kept; its
+    values may be infinite or NaN if training diverges.
 
     Attributes:
         cycle: from 1.
         subset: indices of the images to score, (M,).
         labels: their classes, (M,), on the networks' device; only an oracle may look at them.
-        batches: gives the subset's images anew at each call, in batches (N, 3, H, W).
+        batches: returns the subset's images at each call, in batches (N, 3, H, W).
         labeled_batches: the same for the L labelled images.
         backbone: the network at the end of this cycle.
         previous: the network at the end of the previous cycle; in the first, an untrained one.
-        network: the backbone as it is trained, whose batch norm has not been folded away.
+        network: the backbone as it is trained, with its batch norm.
         modules: the networks that the auxiliary loss has trained, by name.
-        random: for what the strategy draws.
-        given_features: those of `--features`, of the subset (M, F) and of the labelled (L, F).
-        run: takes a network over batches, as `compute` does.
+        random: the generator for the strategy's draws.
+        given_features: from `--features`, of the subset (M, F) and the labelled images (L, F).
+        run: runs a network over batches; see `compute`.
     """
 
     config: Config
@@ -80,7 +80,7 @@ class Pool:
 
     @property
     def query_size(self) -> int:
-        """How many images are to be queried."""
+        """The number of images to query."""
         return self.config.active_learning.query_size
 
     @property
@@ -90,17 +90,17 @@ class Pool:
 
     @property
     def consistency_logits(self) -> Tensor:
-        """What the second head gives, (M, C)."""
+        """The output of the second head, (M, C)."""
         return self._outputs[1]
 
     @property
     def features(self) -> Tensor:
-        """What the heads see, (M, F)."""
+        """The input of the heads, (M, F)."""
         return self._outputs[2]
 
     @property
     def predictions(self) -> Tensor:
-        """What the auxiliary loss's module gives: LL4AL's losses (M,), TiDAL's logits (M, C)."""
+        """The output of the auxiliary loss's module: LL4AL's losses (M,), TiDAL's logits (M, C)."""
         return self._outputs[3]
 
     @property
@@ -120,8 +120,9 @@ class Pool:
 
     @property
     def representation(self) -> tuple[Tensor, Tensor]:
-        """What images are alike by, of the subset (M, F) and of the labelled (L, F): features that
-        the user has given, or else the network's.
+        """The features by which images are compared, of the subset (M, F) and the labelled (L, F).
+
+        They are the user's, if given, or else the network's.
         """
         return self.given_features or (self.features, self.labeled_features)
 
@@ -133,8 +134,10 @@ class Pool:
     def compute(
         self, network: nn.Module, of_outputs: OfOutputs, batches: Batches | None = None
     ) -> tuple[Tensor, ...]:
-        """One pass of a network over the subset, or over other `batches`: what `of_outputs` makes
-        of a batch's logits, consistency logits, features and feature maps, for all images, (M, …).
+        """Runs a network over the subset, or over other `batches`.
+
+        Returns what `of_outputs` makes of a batch's logits, consistency logits, features and
+        feature maps, for all images, (M, …).
         """
         for each in (network, *self.modules.values()):
             each.eval()
@@ -142,6 +145,6 @@ class Pool:
 
 
 def _without_maps(lossnets: Sequence[LossNet], outputs: Outputs) -> tuple[Tensor, ...]:
-    """Of a backbone's outputs, all but the feature maps, and what loss-prediction modules give."""
+    """A backbone's outputs without feature maps, and the outputs of the loss's modules."""
     *others, feature_maps = outputs
     return (*others, *(lossnet(feature_maps) for lossnet in lossnets))

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, tables as CSV, locks that go with a process."""
+"""Files written whole or not at all, tables as CSV, and locks that end with their process."""
 
 import codecs
 import csv
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tod")
 
 NAMES = "surrogateescape"
-"""How bytes that are no text stand in the names of files, so that they can be turned back."""
+"""How Python keeps bytes of file names that are no text, so that they can be restored."""
 SECONDS_BETWEEN_TRIES = (0.1, 0.2, 0.4, 0.6, 0.7)
 """Between the renames to a file that another program holds."""
 MEND = "mend this and run the same command again"
@@ -50,18 +50,18 @@ def reason(error: Exception | str) -> str:
 
 
 def cannot(path: Path, done: str, error: Exception | str, advice: str) -> InputError:
-    """The error for a file that cannot be read or written: why not, and what to do."""
+    """The error for a file that cannot be read or written, with the reason and what to do."""
     return InputError(f"{path}: cannot be {done} ({reason(error)}); {advice}")
 
 
 def machine_lacks(error: Exception) -> bool:
-    """Whether an error says what the machine has too little of, and nothing of the file."""
+    """Whether an error is about memory or open files, and not about the file itself."""
     few = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
     return few or isinstance(error, MemoryError)
 
 
 def refuse_what_the_machine_lacks(path: Path, error: Exception) -> None:
-    """Refuses to take a file for damaged or missing where the machine could not read it."""
+    """Raises an InputError if the machine, and not the file, is why it could not be read."""
     if machine_lacks(error):
         raise InputError(
             f"{shortened(str(path), 300)}: cannot be read now ({reason(error)}), which says "
@@ -72,15 +72,15 @@ def refuse_what_the_machine_lacks(path: Path, error: Exception) -> None:
 
 @contextmanager
 def atomic_file(path: Path, spare: Path | None = None, mark: str = "") -> Iterator[BinaryIO]:
-    """A file to write that is, whatever happens, the old one or the new one, never a part of it.
+    """A file to write; whatever happens, it is the old one or the new one, never a part of it.
 
-    Its folder is made where there is none. InputError where the disk is full, the folder cannot be
-    written to, or another program holds the file; the OSError is its cause.
+    A missing folder is made. InputError if the disk is full, the folder cannot be written to, or
+    another program holds the file; the OSError is its cause.
 
     Args:
-        spare: where the old file goes, if it is kept.
-        mark: where several processes may write the file at once, what tells the unfinished one of
-            this process from others'; after a kill, the next process of this mark replaces it.
+        spare: the new name of the old file, if it is kept.
+        mark: distinguishes this process's unfinished file, if several processes may write the file
+            at once; after a kill, the next process with this mark replaces it.
     """
     partial = path.with_name(f".{path.name}{mark}.partial")
     with _one_line(path):
@@ -101,7 +101,7 @@ def atomic_file(path: Path, spare: Path | None = None, mark: str = "") -> Iterat
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that is there with all its files, or not at all; errors as `atomic_file`."""
+    """A folder to fill, which exists with all its files or not at all; errors as `atomic_file`."""
     partial = path.with_name(f".{path.name}.partial")
     with _one_line(path):
         remove(partial)
@@ -123,7 +123,7 @@ def _one_line(path: Path) -> Iterator[None]:
 
 
 def _replace(source: Path, target: Path) -> None:
-    """Renames; for two seconds it waits for a program that holds either, as on Windows they do."""
+    """Renames; waits two seconds for programs that hold either file, as on Windows."""
     for seconds in SECONDS_BETWEEN_TRIES:
         with suppress(PermissionError):
             source.replace(target)
@@ -133,7 +133,7 @@ def _replace(source: Path, target: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """A rename outlives a power cut only once its folder is on the disk."""
+    """Without this, a power cut may undo a rename."""
     if os.name == "posix":  # elsewhere a folder cannot be opened
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -143,23 +143,23 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes | str, mark: str = "") -> None:
-    """Writes all of a file as `atomic_file` does; a text in UTF-8, with names' own bytes."""
+    """Writes a whole file as `atomic_file` does; text in UTF-8, with the bytes of file names."""
     with atomic_file(path, mark=mark) as file:
         file.write(content.encode("utf-8", NAMES) if isinstance(content, str) else content)
 
 
 def as_csv(table: "pd.DataFrame") -> str:
-    """A table as CSV, from which every reader gets the same cells, whatever is in them."""
+    """A table as CSV that every reader parses into the same cells."""
     text = table.to_csv(index=False, lineterminator="\n")
-    # Unless it is asked to, a carriage return alone is not quoted.
+    # By default pandas does not quote a lone carriage return.
     return text if "\r" not in text else table.to_csv(index=False, quoting=csv.QUOTE_ALL)
 
 
 def decoded(content: bytes) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with its mark, as spreadsheets may save it.
+    """The text of a file in UTF-8, or in UTF-16 with a byte-order mark, as spreadsheets save it.
 
-    Bytes that are neither stay as they are in the names of files. ValueError where it is UTF-16
-    without its mark, or a part of a character.
+    Other bytes are kept as in file names. ValueError for UTF-16 without its mark, or with a part of
+    a character.
     """
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16")
@@ -169,16 +169,16 @@ def decoded(content: bytes) -> str:
 
 
 def rows_of_csv(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The columns of a CSV text, and its rows; each cell is exactly what was written.
+    """The columns and rows of a CSV text; each cell is exactly as written.
 
-    Commas, semicolons or tabs separate the cells; a first line `sep=;` may say so. The columns'
-    names are in lower case; a row that is not empty has the line on which it ends, and the cells
-    that are there: the last ones may be left out. ValueError where it is no table.
+    Cells are separated by commas, semicolons or tabs; a first line such as `sep=;` may say by
+    which. Column names are in lower case. Each row that is not empty has the number of its last
+    line and its cells, of which the last ones may be missing. ValueError if the text is no table.
     """
     lines = io.StringIO(text, newline="")
     first = lines.readline()
     told = re.match(r'"?sep=([,;\t])"?\s*$', first, re.IGNORECASE)
-    # What separates the columns stands in the header, whose names have none of these.
+    # The header tells the separator: no column name contains one.
     delimiter = told[1] if told else max(",;\t", key=first.count)
     lines.seek(0)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -202,24 +202,24 @@ def rows_of_csv(text: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
 
 
 def damaged(path: Path, why: str) -> InputError:
-    """The error for a file of the run's own that is not as it was written."""
+    """The error for a damaged file of the run."""
     return cannot(path, "read back", why, "bring back the file as it was")
 
 
 def read_table(
     path: Path, columns: Sequence[str], added: Sequence[str] = ()
 ) -> list[dict[str, str]]:
-    """The rows of a CSV file that `as_csv` has made, also once a spreadsheet has saved it again.
+    """The rows of a CSV file made by `as_csv`, even if a spreadsheet has saved it again.
 
-    They have `columns`, which must be there, in this order, and those `added` since an earlier
-    version, which are empty there. InputError where it cannot be read back.
+    They have `columns`, which must exist, in this order, and those `added` since an earlier
+    version, whose files leave them empty. InputError if the file cannot be read back.
     """
     try:
         text = decoded(path.read_bytes())
         found, rows = rows_of_csv(text)
         if missing := [name for name in columns if name not in found]:
             raise ValueError(f"it has no column {missing[0]}")
-        # A spreadsheet ends the line from which it leaves cells out; a file cut short does not.
+        # A spreadsheet may leave out the last cells, but ends the line; a truncated file does not.
         if rows and found[-1] not in rows[-1][1] and not text.endswith(("\n", "\r")):
             raise ValueError("its last line is not whole")
     except (OSError, ValueError) as error:
@@ -228,7 +228,7 @@ def read_table(
 
 
 def remove(path: Path) -> bool:
-    """Removes a file or a folder, if there is one, and says whether it is gone; warns if not."""
+    """Removes a file or a folder, if it exists; returns whether it is gone, and warns if not."""
     try:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -241,10 +241,9 @@ def remove(path: Path) -> bool:
 
 
 def locked(path: Path, wait: bool = True) -> FileLock:
-    """The lock that a file stands for, to hold by `with`; it goes with its process, however ended.
+    """The lock of a file, to hold by `with`; the system releases it when its process ends.
 
-    Timeout where another process holds it and is not waited for; OSError where nothing can be
-    locked.
+    Timeout if another process holds it and `wait` is False; OSError if nothing can be locked.
     """
-    # Where a file system has none, not a file whose being there is the lock: it outlives a kill.
+    # No soft lock on file systems without locks: its file would outlive a kill.
     return FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)

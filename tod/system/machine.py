@@ -1,4 +1,4 @@
-"""What this process may have of the machine: a batch system gives a job less than all of it."""
+"""The cores and memory that this process may use: a batch system limits a job's."""
 
 import os
 import re
@@ -8,24 +8,24 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 
 SHARE = "TOD_CORES"
-"""The variable that tells a process its share of the cores, where several run at once."""
+"""The variable with the share of the cores of a process beside others."""
 
 
 def share_of_cores(processes: int) -> dict[str, str]:
-    """The variable of one of so many processes, which share this one's cores."""
+    """The environment of each of several processes that share this one's cores."""
     return {SHARE: str(max(1, own_cores() // processes))}
 
 
 def own_cores() -> int:
-    """How many cores this process may keep busy: its share of the job's."""
+    """The number of cores that this process may use: its share of the job's."""
     share = os.environ.get(SHARE, "")
     return min(cores(), max(1, int(share))) if share.isdecimal() else cores()
 
 
 def cores(root: Path = Path("/")) -> int:
-    """How many cores the job may keep busy: by its affinity, and by the quota of its cgroups.
+    """The number of cores that the job may use, by its affinity and its cgroups' quota.
 
-    `root` is where `/proc` lies, and the control groups.
+    `root` holds `/proc` and the control groups.
     """
     allowed = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()]
     for group in _groups("cpu", root):
@@ -39,7 +39,7 @@ def cores(root: Path = Path("/")) -> int:
 
 @cache
 def memory(root: Path = Path("/")) -> int:
-    """How much this process may have, in bytes; where the system does not say, 16 GB."""
+    """The memory that this process may use, in bytes; 16 GB if the system does not say."""
     allowed = [16 * 10**9]
     with suppress(AttributeError, OSError, ValueError):
         allowed = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
@@ -51,10 +51,10 @@ def memory(root: Path = Path("/")) -> int:
 
 
 def _groups(controller: str, root: Path) -> Iterator[Path]:
-    """The folders of this process's control groups and of all above them: each may limit it.
+    """The folders of this process's control groups and of their ancestors, which all may limit it.
 
-    A group of version 1 is found by its controller; one of version 2 may have them all. Of a group
-    that lies outside what a container sees of the tree, that part's top is looked at.
+    A group of version 1 is found by its controller; one of version 2 may have them all. For a group
+    outside the part of the tree that a container sees, it is the top of that part.
     """
     mounts = re.findall(
         r"^\S+ \S+ \S+ (\S+) (\S+) .* - (cgroup2?) .*?(\S+)$",
@@ -87,6 +87,6 @@ def _unescaped(path: str) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether the device or the host had no room, for a tensor or for what a library needs."""
+    """Whether the device or the host ran out of memory, for a tensor or within a library."""
     messages = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
     return isinstance(error, MemoryError) or any(m in str(error) for m in messages)
