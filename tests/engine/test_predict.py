@@ -109,20 +109,19 @@ def test_a_run_on_features_computes_those_of_pictures_that_it_has_not_seen(
     recorded = float(read_rows(folder / "results.csv")["test_accuracy"].iloc[-1])
     assert accuracy == pytest.approx(recorded, abs=1e-3)
     assert computed == []
-    first, *others = photographs(3)
-    pool = {f"new/{n}.png": image for n, image in enumerate([first, *others])}
-    write_classes(tmp_path, {**pool, "new/broken.png": b"x"})
-    shutil.copy(data / "test" / own["file"][0], tmp_path / "new" / "known.png")
+    pool = {f"new/{n}.png": image for n, image in enumerate(photographs(3))}
+    write_classes(tmp_path, {**pool, "new/1 broken.png": b"x"})
+    shutil.copy(data / "test" / own["file"][0], tmp_path / "new" / "0 known.png")
     tables = [predict(folder, tmp_path / "new") for _ in range(2)]
-    assert sorted(computed) == ["0.png", "1.png", "2.png", *["broken.png"] * 2]
-    assert "broken.png: cannot be read (it is no picture of a known kind)" in caplog.text
+    assert sorted(computed) == ["0.png", *["1 broken.png"] * 2, "1.png", "2.png"]
+    assert "1 broken.png: cannot be read (it is no picture of a known kind)" in caplog.text
     assert tables[0].equals(tables[1])
-    assert tables[0]["file"].tolist() == ["0.png", "1.png", "2.png", "known.png"]
-    assert tables[0].iloc[3, 1:].tolist() == own.iloc[0, 1:].tolist()
+    assert tables[0]["file"].tolist() == ["0 known.png", "0.png", "1.png", "2.png"]
+    assert tables[0].iloc[0, 1:].tolist() == own.iloc[0, 1:].tolist()
     # Each picture has its own features, whatever is looked at with it.
     (tmp_path / "alone").mkdir()
     shutil.copy(tmp_path / "new" / "1.png", tmp_path / "alone")
-    assert predict(folder, tmp_path / "alone").equals(tables[0][1:2].reset_index(drop=True))
+    assert predict(folder, tmp_path / "alone").equals(tables[0][2:3].reset_index(drop=True))
 
 
 def test_a_run_on_the_rows_of_a_file_can_tell_nothing_of_pictures(
