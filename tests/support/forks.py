@@ -234,6 +234,7 @@ def _run(request: Request) -> None:
     os.environ.update(request.variables)
     np.random.seed()  # at random, as in a cold process
     torch.default_generator.seed()
+    sys.excepthook = sys.__excepthook__  # which the entry scripts' imports have changed
     if FIRST in os.environ:
         module, _, name = os.environ[FIRST].partition(":")
         getattr(importlib.import_module(module), name)()
