@@ -11,7 +11,7 @@ from tests.support.loading import refused
 from tests.support.people import People
 from tests.support.pictures import plain, write_classes
 from tod.config.schema import Images
-from tod.data import own_images
+from tod.data import of_files, own_images
 
 CONFIG = Images(size=8)
 
@@ -67,7 +67,7 @@ def test_photographs_of_an_iphone_are_named_with_what_to_do(root, warnings):
     assert warnings.messages == [begins.format(*each) for each in told]
 
 
-@pytest.mark.parametrize(("where", "reads"), [(own_images, "sha256"), (Path, "iterdir")])
+@pytest.mark.parametrize(("where", "reads"), [(of_files, "sha256"), (Path, "iterdir")])
 def test_too_many_open_files_are_no_fault_of_the_folders(root, monkeypatch, where, reads):
     too_many = OSError(errno.EMFILE, "Too many open files")
     monkeypatch.setattr(where, reads, Mock(side_effect=too_many))

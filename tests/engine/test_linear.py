@@ -108,7 +108,8 @@ def test_cod_trains_the_consistency_head_and_nothing_else_does(linear):
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_bytes(tmp_path, place, digits):
-    arguments = (*LINEAR, *SHORT, "--set=active_learning.trials=1", f"--data-dir={place}")
+    settings = ("--set=active_learning.trials=1", "--set=scoring.augment=true")
+    arguments = (*LINEAR, *SHORT, *settings, f"--data-dir={place}")
     killed = begun(tmp_path / "killed", *arguments)
     killed.kill()
     assert outcome(killed)[0] == -9
