@@ -1,10 +1,11 @@
-"""People's runs that start from ImageNet weights, which they may not have."""
+"""People's runs that need pretrained weights, which they may not have."""
 
 from unittest.mock import Mock
 from urllib.error import URLError
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 import models
 from tests.support.formats import write_imagenet_weights
@@ -49,3 +50,23 @@ def test_weights_in_the_cache_are_read_once(people, cache, monkeypatch):
     people.round(*PRETRAINED)
     assert len(people.batch(0)) == 10
     load.assert_called_once()
+
+
+@pytest.mark.parametrize(
+    ("extractor", "says"),
+    [
+        ("resnet10t.c3_in1k", ("could not be had ", "timm/resnet10t.c3_in1k", "model.safetensors")),
+        ("resnet10t.nobody", ("resnet10t.nobody is none", "timm.list_pretrained()")),
+    ],
+)
+def test_an_extractor_that_cannot_be_had_is_refused_at_first(
+    people, tmp_path, monkeypatch, extractor, says
+):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    before = set(people.place.rglob("*"))
+    settings = ("model.name=linear", f"model.extractor={extractor}")
+    line = refused(people.round, *(f"--set={setting}" for setting in settings))
+    assert all(words in line for words in says)
+    new = {path.name for path in set(people.place.rglob("*")) - before}
+    assert new == {".digests_of_images", ".lock"}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from models import imagenet_weights
+from models.extractor import Extractor
 from tod.analysis import records
 from tod.analysis.results import ACCURACY
 from tod.config import InputError
@@ -76,6 +77,8 @@ class PeopleOracle(Oracle):
         folder.claim()  # or two first commands would each find an empty folder
         state = Progress(folder.path, 1).load()
         self.recorded = folder.begun()
+        if model.is_linear and not self.recorded:
+            _ = Extractor(model.extractor, model.extractor_size).network
         _refuse_other_classes(folder.path, self.recorded, found.class_names)
         self.store = LabelStore(folder.path, found)
         self.store.refuse_missing(state, folder.rows())
