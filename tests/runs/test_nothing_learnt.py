@@ -43,5 +43,5 @@ def test_a_run_that_people_label_says_so_of_its_audits(tmp_path, capsys):
     assert line.startswith("trial 1, cycle 1: an accuracy of ")
     assert " on 35 images (95 % interval: " in line
     assert line.endswith(
-        ", a larger images.size, model.name=imagenet_resnet with model.pretrained=true"
+        ", a larger images.size, model.name=linear, which sees features"
     )

@@ -66,7 +66,7 @@ def cifar(num_classes: int, root: Path, *_: object) -> Dataset:
                 labels = batch.get("labels", batch.get("fine_labels"))
                 parts.append(_checked(pixels, labels, num_classes))
                 _check_copy(folder / name, len(parts[-1]), count // len(files), md5)
-        pixels = torch.cat([part.pixels for part in parts])
+        pixels = torch.cat([part.stored for part in parts])
         return ImageSet(pixels, torch.cat([part.labels for part in parts]))
 
     train, test = image_set(archive.train_list, 50_000), image_set(archive.test_list, 10_000)
