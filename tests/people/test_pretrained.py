@@ -69,4 +69,4 @@ def test_an_extractor_that_cannot_be_had_is_refused_at_first(
     line = refused(people.round, *(f"--set={setting}" for setting in settings))
     assert all(words in line for words in says)
     new = {path.name for path in set(people.place.rglob("*")) - before}
-    assert new == {".digests_of_images", ".lock"}
+    assert new <= {".digests_of_images", ".lock"}  # what reading the images leaves

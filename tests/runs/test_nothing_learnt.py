@@ -42,6 +42,4 @@ def test_a_run_that_people_label_says_so_of_its_audits(tmp_path, capsys):
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("trial 1, cycle 1: an accuracy of ")
     assert " on 35 images (95 % interval: " in line
-    assert line.endswith(
-        ", a larger images.size, model.name=linear, which sees features"
-    )
+    assert line.endswith(", a larger images.size, model.name=linear, which sees features")
