@@ -1,5 +1,6 @@
 """model.name=linear: runs on frozen features, which an extractor makes or a file gives."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch.nn import functional
 
 import main_LL4AL
 import main_TOD
-from models.extractor import LITE0, Extractor
+from models.extractor import LITE0, LITE0_FEATURES, Extractor
 from tests.strategies.test_first_labels import digits_features
 from tests.support.harness import (
     DEVICE,
@@ -24,7 +25,7 @@ from tests.support.harness import (
 )
 from tests.support.loading import refused
 from tests.support.people import People
-from tests.support.processes import begun
+from tests.support.processes import begun, wait_for
 from tests.support.soak import differences, outcome, results, run_folder, start
 from tod import config as configuration
 from tod import data
@@ -130,6 +131,18 @@ def test_two_ranks_that_share_a_trial_query_as_one_process(tmp_path, place, digi
         assert status == 0, output
         found.append(queried(run_folder("main_TOD.py", tmp_path / name)))
     assert found[0] == found[1]
+
+
+def test_ctrl_c_while_features_are_computed_ends_all_ranks_of_a_trial(tmp_path):
+    settings = (*LINEAR, "--set=model.extractor_size=64", f"--data-dir={tmp_path}", "--device=cpu")
+    process = start("main_TOD.py", tmp_path, *settings, "--parallel=data", "--processes=2")
+    store = tmp_path / f".features_digits_{LITE0}_64"
+    wait_for(store, process)
+    process.send_signal(signal.SIGINT)
+    status, output = outcome(process)
+    assert (status, output.splitlines()[-1]) == (130, "interrupted")
+    assert "Traceback" not in output
+    assert store.stat().st_size < 1000 * LITE0_FEATURES * 4  # of the 1,797 images
 
 
 def test_weights_that_cannot_be_had_end_a_run_with_one_line(tmp_path):
