@@ -56,10 +56,24 @@ class Extractor:
         if size in (None, own_size):
             self._options = {}
         if name != LITE0:
-            with torch.device("meta"):
-                network = self.build()
+            network = self._tried(size not in (None, own_size))
             self.num_features = getattr(network, "head_hidden_size", network.num_features)
         self.description = f"{name} {sorted(self.settings.items())}"
+
+    def _tried(self, has_another_size: bool) -> nn.Module:
+        """The network, without memory; an InputError, if it cannot see squares of another size."""
+        try:
+            with torch.device("meta"), torch.inference_mode():
+                network = self.build().eval()
+                if has_another_size:
+                    network(torch.empty(1, 3, self.size, self.size))
+        # timm's networks have many kinds of errors for it.
+        except Exception as error:
+            raise InputError(
+                f"model.extractor_size: {self.name} cannot see {self.size}×{self.size} pixels "
+                f"({shortened(reason(error))}); write another, or null"
+            ) from None
+        return network
 
     @property
     def side(self) -> int:
@@ -133,8 +147,8 @@ def _settings_of(name: str) -> dict[str, Any]:
         found = None
     if found is None or not found.has_weights:
         raise InputError(
-            f"model.extractor: {shortened(name)} is none; write {LITE0}, or a name of "
-            "timm.list_pretrained()"
+            f"model.extractor: {shortened(name) or repr(name)} is none; write {LITE0}, or a name "
+            "of timm.list_pretrained()"
         )
     settings = resolve_data_config(pretrained_cfg=found.to_dict())
     return settings | {"fixed_input_size": found.fixed_input_size}

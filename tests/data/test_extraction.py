@@ -25,6 +25,7 @@ from torch import Tensor
 
 from models import extractor as extractors
 from models.extractor import LITE0, LITE0_FEATURES, LITE0_SETTINGS, Extractor
+from models.inference import allow_tf32
 from tests.data.test_kept_pixels_survive import statuses_of
 from tests.support.decoding import no_locks
 from tests.support.loading import load, refused
@@ -131,6 +132,12 @@ def test_where_weights_cannot_be_had_a_file_of_them_serves_that_one_line_asks_fo
     assert f"the weights of {name} could not be had" in refused(
         lambda: Extractor(name, size).network
     )
+
+
+@pytest.mark.parametrize(("name", "size"), [(VIT, 100), ("inception_v3", 32)])
+def test_a_size_that_a_network_cannot_see_is_refused_at_first(name, size):
+    line = refused(Extractor, name, size)
+    assert line.startswith(f"model.extractor_size: {name} cannot see {size}×{size} pixels (")
 
 
 # -------------------------------------------------------------- the features
@@ -278,6 +285,25 @@ def test_of_several_copies_of_a_picture_one_is_computed(root, computed):
         f"{root}/train/b/copy.png",
     ]
     assert len(computed) == 1
+
+
+def test_they_are_rounded_alike_whatever_the_precision_of_a_run(root, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    found, seen = Extractor(LITE0, 64), []
+
+    def flags() -> tuple[bool, ...]:
+        cudnn = torch.backends.cudnn
+        return torch.backends.cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+
+    found.network.register_forward_pre_hook(lambda *_: seen.append(flags()))
+    dataset = load("image_folder", root, "images.size=8")
+    allow_tf32(True)
+    try:
+        extraction.features_of(dataset, "x", root, found, picture.as_shown, CPU)
+        assert {*seen} == {(False, False, False)}
+        assert flags() == (True, True, True)
+    finally:
+        allow_tf32(False)
 
 
 def test_each_size_and_each_network_has_its_own(root, computed, offline):

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from models.extractor import Extractor
+from models.inference import without_tf32
 from tod.data import picture
 from tod.data.dataset import Dataset, ImageSet
 from tod.data.features import Features
@@ -130,6 +131,20 @@ def features_of(
     return Features(stored, rows[:count]), Features(stored, rows[count:])
 
 
+@contextmanager
+def _rounded_alike() -> Iterator[None]:
+    """Features are kept for all runs, whatever the precision of the one that computes them, and
+    whichever convolutions cuDNN finds fastest at the time.
+    """
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        with without_tf32():
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 def _computed(pictures: Pictures, extractor: Extractor, device: torch.device, at_once: int) -> Make:
     """Makes the features of pictures, in batches: each thread decodes one, and computes it.
 
@@ -165,7 +180,10 @@ def _computed(pictures: Pictures, extractor: Extractor, device: torch.device, at
         extractor.network.to(device), extractor.view
         batches = (chosen[start : start + at_once] for start in range(0, len(chosen), at_once))
         try:
-            with closing(in_threads(features, batches, threads)) as found:
+            with (
+                _rounded_alike(),
+                closing(in_threads(features, batches, threads)) as found,
+            ):
                 yield from chain.from_iterable(found)
         finally:
             torch.set_num_threads(before)
