@@ -90,9 +90,11 @@ class Experiment:
         )
         self.num_features = given[0].stored.shape[1]
         if self.features is None and config.active_learning.initial == "typical":
-            everything = torch.arange(len(self.train_labels))
-            indices = self.train_images.to_device(everything)
-            self.features = self.train_images.plain(indices).cpu().numpy()
+            # A part at a time, since a GPU may not hold all of them.
+            images = self.train_images
+            parts = torch.arange(len(self.train_labels)).split(4096)
+            found = [images.plain(images.to_device(part)).cpu() for part in parts]
+            self.features = torch.cat(found).numpy()
 
     def networks(self, trial: int, cycle: int = 1) -> models.NetworkFactory:
         """Makes the networks of one trial, as it begins or as this cycle does."""
