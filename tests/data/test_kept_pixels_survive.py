@@ -117,7 +117,7 @@ def test_whenever_the_disk_is_full_or_it_is_interrupted_what_is_safe_is_not_deco
     if isinstance(error, OSError):
         assert all("cannot be written (No space left); what was" in line for line in said)
         assert said[-1].startswith(str(folder / STORE))
-        assert "what was decoded is kept" in said[-1]
+        assert "what was written is kept" in said[-1]
     assert not any("\n" in line for line in said)
 
 

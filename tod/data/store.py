@@ -175,7 +175,7 @@ class Store:
         except OSError as error:
             why = reason(error)
             raise InputError(
-                f"{self.path}: cannot be written ({why}); what was decoded is kept: mend this and "
+                f"{self.path}: cannot be written ({why}); what was written is kept: mend this and "
                 "run the same command again"
                 if problem is None
                 else f"{self.path}: cannot be written ({problem}), nor a temporary file ({why}); "
