@@ -148,15 +148,15 @@ def _rounded_alike() -> Iterator[None]:
 def _computed(pictures: Pictures, extractor: Extractor, device: torch.device, at_once: int) -> Make:
     """Makes the features of pictures, in batches: each thread decodes one, and computes it.
 
-    On a CPU, each computes with few threads of PyTorch's: threads that share a batch wait for each
-    other, above all beside other work. A batch is always as large: in others, the extractor would
-    round otherwise.
+    Each has few threads of PyTorch's, on a GPU for the views alone: threads that share a batch wait
+    for each other, above all beside other work. A batch is always as large: in others, the
+    extractor would round otherwise.
     """
     threads = min(cores(), MOST_THREADS)
     size = (at_once, 3, extractor.size, extractor.size)
 
     def features(positions: Sequence[int]) -> list[Made | str]:
-        if device.type == "cpu" and torch.get_num_threads() != cores() // threads:
+        if torch.get_num_threads() != cores() // threads:
             torch.set_num_threads(cores() // threads)  # of this thread
         batch = torch.zeros(size).to(memory_format=torch.channels_last)
         problems = {}
@@ -187,5 +187,7 @@ def _computed(pictures: Pictures, extractor: Extractor, device: torch.device, at
                 yield from chain.from_iterable(found)
         finally:
             torch.set_num_threads(before)
+            if device.type == "cuda":
+                torch.cuda.empty_cache()  # or what it no longer needs would not count as free
 
     return make
