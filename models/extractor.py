@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tod.config import PROJECT_DIR, InputError
 from tod.config.settings import shortened
-from tod.system.files import reason
+from tod.system.files import reason, sha256
 
 LITE0 = "efficientnet_lite0"
 """The one whose weights are installed with this project, by a package."""
@@ -58,7 +58,8 @@ class Extractor:
         if name != LITE0:
             network = self._tried(size not in (None, own_size))
             self.num_features = getattr(network, "head_hidden_size", network.num_features)
-        self.description = f"{name} {sorted(self.settings.items())}"
+        weights = sha256(self._file) if self._file.exists() else ""
+        self.description = f"{name} {weights} {sorted(self.settings.items())}"
 
     def _tried(self, has_another_size: bool) -> nn.Module:
         """The network, without memory; an InputError, if it cannot see squares of another size."""

@@ -15,6 +15,7 @@ from PIL import Image
 
 from models.extractor import Extractor
 from models.inference import without_tf32
+from tod.config.settings import counted
 from tod.data import picture
 from tod.data.dataset import Dataset, ImageSet
 from tod.data.features import Features
@@ -178,6 +179,8 @@ def _computed(pictures: Pictures, extractor: Extractor, device: torch.device, at
         before = torch.get_num_threads()
         # Both are made of large libraries, and perhaps a download, before threads need them.
         extractor.network.to(device), extractor.view
+        count = counted(len(chosen), "picture")
+        log.info(f"{extractor.name}: computes the features of {count}, to be kept")
         batches = (chosen[start : start + at_once] for start in range(0, len(chosen), at_once))
         try:
             with (
