@@ -85,6 +85,12 @@ class FeatureBatches(RowBatches):
         """Indices (N,) → (N, 1) int64, on the host."""
         return torch.from_numpy(indices[:, None])
 
+    def numpy(self) -> np.ndarray:
+        """All N, (N, F); a part at a time, since a GPU may not hold all of them."""
+        count = len(self.stored if self.rows is None else self.rows)
+        parts = torch.arange(count).split(4096)
+        return torch.cat([self.plain(self.to_device(part)).cpu() for part in parts]).numpy()
+
 
 class ImageBatches(RowBatches):
     """Makes normalised batches of `pixels` (N, 3, H, W) uint8.

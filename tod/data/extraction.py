@@ -15,6 +15,7 @@ from PIL import Image
 
 from models.extractor import Extractor
 from models.inference import without_tf32
+from tod.config import Config
 from tod.config.settings import counted
 from tod.data import picture
 from tod.data.dataset import Dataset, ImageSet
@@ -99,6 +100,16 @@ def load(
         words = f"the features cannot be kept ({why_not_kept})"
         log.warning(f"{store.path.parent}: {words}; they are computed each time")
     return kept, failures
+
+
+def as_configured(
+    dataset: Dataset, config: Config, device: torch.device
+) -> tuple[Features, Features]:
+    """Those of the training and of the test images, by the extractor that is configured."""
+    extractor = Extractor(config.model.extractor, config.model.extractor_size)
+    read = picture.reader(config.facts.read_as_published)
+    place = config.dataset, Path(config.data_dir)
+    return features_of(dataset, *place, extractor, read, device)
 
 
 def features_of(

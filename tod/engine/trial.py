@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +10,9 @@ from torch import Tensor, nn
 
 import models
 from losses import AuxiliaryLoss
-from models.extractor import Extractor
 from models.inference import OfOutputs, joined, logits_alone, outputs_of
 from tod.config import Config
-from tod.data import Dataset, extraction, picture
+from tod.data import Dataset, extraction
 from tod.data.batches import FeatureBatches, ImageBatches, RowBatches
 from tod.data.features import Features
 from tod.data.own_images import UNKNOWN, indices_of
@@ -74,27 +72,18 @@ class Experiment:
         )
 
     def load_features(self, given: tuple[Features, Features] | None = None) -> None:
-        """Where the network sees features of the training and the test images, takes those that
-        are `given`, or those that the extractor makes.
-        """
-        model, config = self.config.model, self.config
-        if not model.is_linear:
+        """For a network on features, takes those `given`, or those that its extractor makes."""
+        config = self.config
+        if not config.model.is_linear:
             return
         if given is None:
-            extractor = Extractor(model.extractor, model.extractor_size)
-            read = picture.reader(config.facts.read_as_published)
-            place = config.dataset, Path(config.data_dir)
-            given = extraction.features_of(self.dataset, *place, extractor, read, self.device)
+            given = extraction.as_configured(self.dataset, config, self.device)
         self.train_images, self.test_images = (
             FeatureBatches(features.stored, features.rows, self.device) for features in given
         )
         self.num_features = given[0].stored.shape[1]
         if self.features is None and config.active_learning.initial == "typical":
-            # A part at a time, since a GPU may not hold all of them.
-            images = self.train_images
-            parts = torch.arange(len(self.train_labels)).split(4096)
-            found = [images.plain(images.to_device(part)).cpu() for part in parts]
-            self.features = torch.cat(found).numpy()
+            self.features = self.train_images.numpy()
 
     def networks(self, trial: int, cycle: int = 1) -> models.NetworkFactory:
         """Makes the networks of one trial, as it begins or as this cycle does."""
