@@ -120,8 +120,8 @@ class Extractor:
     def _with_weights(self) -> nn.Module:
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each try
         path = self._file
-        overlay = {"file": str(path), "hf_hub_id": None, "url": ""} if path.exists() else None
-        return self.build(pretrained=True, pretrained_cfg_overlay=overlay)
+        here = {"file": str(path), "hf_hub_id": None, "url": "", "custom_load": False}
+        return self.build(pretrained=True, pretrained_cfg_overlay=here if path.exists() else None)
 
     @property
     def _file(self) -> Path:
