@@ -80,8 +80,11 @@ def _pictures_of(images: ImageSet, side: int, read: picture.Read, problems: list
 def store_of(folder: Path, dataset: str, pictures: Pictures, extractor: Extractor) -> Store:
     """Where the features of a dataset's pictures are kept, in a hidden file of a folder."""
     name = re.sub(r"[^\w-]", "_", f"{dataset}_{extractor.name}_{extractor.size}")
-    lines = (f"{content}\n{extractor.description}".encode() for content in pictures.contents)
-    keys = [hashlib.blake2b(line, digest_size=KEY_SIZE).digest() for line in lines]
+    texts = (f"{content}\n{extractor.description}" for content in pictures.contents)
+    keys = [
+        hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=KEY_SIZE).digest()
+        for text in texts
+    ]
     row = np.dtype((np.float32, extractor.num_features))
     return Store(folder / f".features_{name}", keys, row, "computing features in")
 
