@@ -51,12 +51,12 @@ class Extractor:
         own_size = self.settings["input_size"][-1]
         self.size = size or own_size
         self.settings["input_size"] = (3, self.size, self.size)
+        has_another_size = self.size != own_size
         # Transformers have an embedding for each place of an image of one size.
-        self._options = {"img_size": size} if self.settings.pop("fixed_input_size", False) else {}
-        if size in (None, own_size):
-            self._options = {}
+        is_fixed = self.settings.pop("fixed_input_size", False)
+        self._options = {"img_size": size} if is_fixed and has_another_size else {}
         if name != LITE0:
-            network = self._tried(size not in (None, own_size))
+            network = self._tried(has_another_size)
             self.num_features = getattr(network, "head_hidden_size", network.num_features)
         weights = sha256(self._file) if self._file.exists() else ""
         self.description = f"{name} {weights} {sorted(self.settings.items())}"

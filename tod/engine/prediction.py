@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -60,7 +60,7 @@ def predictions(
     problems: dict[int, str] = {}
     views = _features if config.model.is_linear else _images
     rows = {}
-    for positions, inputs in views(folder, files, config, run, device, problems):
+    for positions, inputs in views(Files(folder, files, config, run, device, problems)):
         best = network(inputs)[0].softmax(dim=1).max(dim=1)
         for i, probability, label in zip(positions, *map(Tensor.tolist, best), strict=True):
             rows[i] = (files[i], run["class_names"][label], f"{probability:.6g}")
@@ -75,27 +75,38 @@ def predictions(
     return table
 
 
+class Files(NamedTuple):
+    """Files to classify with a run's network.
+
+    `problems` takes why which of them has no picture, by position.
+    """
+
+    folder: Path
+    files: Sequence[str]
+    config: Config
+    run: dict[str, Any]
+    device: torch.device
+    problems: dict[int, str]
+
+    @property
+    def read(self) -> picture.Read:
+        return picture.reader(self.config.facts.read_as_published)
+
+
 Inputs = Iterator[tuple[Sequence[int], Tensor]]
 """The positions of some files, and what the network is to see of them, (n, …)."""
 
 
-def _images(
-    folder: Path,
-    files: Sequence[str],
-    config: Config,
-    run: dict[str, Any],
-    device: torch.device,
-    problems: dict[int, str],
-) -> Inputs:
-    """The pictures, normalised; `problems` takes why which of the files has none."""
+def _images(wanted: Files) -> Inputs:
+    """The pictures, normalised."""
+    folder, files, config, run, device, problems = wanted
     images = config.images
     if not (images.size or images.resize):
         images = Images(size=config.side)
     memory_format = models.fastest_memory_format(device, config.model.width)
     mean, std = torch.tensor(run["mean"]), torch.tensor(run["std"])
     batch_size = 2 * config.training.batch_size
-    read = picture.reader(config.facts.read_as_published)
-    decoded = decoded_once(folder, files, images, batch_size, read)
+    decoded = decoded_once(folder, files, images, batch_size, wanted.read)
     for start, (pixels, unreadable) in zip(range(0, len(files), batch_size), decoded, strict=True):
         problems |= {start + i: why for i, why in unreadable.items()}
         batches = ImageBatches(pixels, mean, std, config.augmentation, device, memory_format)
@@ -103,20 +114,13 @@ def _images(
         yield positions, batches.plain(torch.arange(len(pixels), device=device))
 
 
-def _features(
-    folder: Path,
-    files: Sequence[str],
-    config: Config,
-    run: dict[str, Any],
-    device: torch.device,
-    problems: dict[int, str],
-) -> Inputs:
+def _features(wanted: Files) -> Inputs:
     """The features of the pictures, of unit length: those that the run has, and others, which are
-    computed and kept; `problems` takes why which of the files has none.
+    computed and kept.
     """
+    folder, files, config, _, device, problems = wanted
     extractor = Extractor(config.model.extractor, config.model.extractor_size)
-    read = picture.reader(config.facts.read_as_published)
-    pictures = extraction.pictures_in(folder, files, extractor.side, read, [])
+    pictures = extraction.pictures_in(folder, files, extractor.side, wanted.read, [])
     of_run = extraction.store_of(Path(config.data_dir), config.dataset, pictures, extractor).find()
     parts = [(of_run, range(len(files)))]
     if missing := of_run.missing:
