@@ -123,10 +123,7 @@ def _opened(
     found = environment(experiment, oracle.fingerprint)
     if not ranks.from_main(lambda: oracle.open(folder, dataset, found, run_log)):
         return None
-    given = oracle.features_to_train_on
-    # First rank 0, so that none goes on to compute them alone where that was interrupted.
-    ranks.from_main(lambda: experiment.load_features(given))
-    ranks.each(lambda: None if ranks.is_main else experiment.load_features(given))
+    ranks.each(lambda: experiment.load_features(oracle.features_to_train_on))
     if oracle.processes.is_main_process:
         devices.say_why(asked, precision, device, work)
     return experiment

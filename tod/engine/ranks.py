@@ -99,20 +99,13 @@ class DataParallel:
         return int(answer)
 
     def each(self, find: Callable[[], T]) -> T:
-        """Each rank's own result of `find`. If it fails on rank 0 too, rank 0 alone says so."""
-        if self.world_size == 1:
-            return find()
-        found, failure = None, None
-        try:
-            found = find()
-        except InputError as error:
-            failure = error
-        main_fails = self.from_main(lambda: failure is not None)
-        if failure is not None and self.is_main >= main_fails:
-            raise failure
-        if main_fails:
-            raise SystemExit(2)
-        return found
+        """Each rank's own result of `find`, rank 0's first: the others read what it has kept.
+
+        If it fails on rank 0, or is interrupted, the others do not begin.
+        """
+        found: list[T] = []
+        self.from_main(lambda: found.append(find()))
+        return found[0] if self.is_main else find()
 
     def own_share(self, views: Tensor, num_labeled: int) -> tuple[Tensor, int]:
         """This rank's rows of a batch, labelled ones first, and the number of labelled ones."""
