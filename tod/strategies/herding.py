@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tod.strategies.diversity import ROWS, nearest_squared_distances, squared_distances
 
-ROUNDING = 1e-6
+ROUNDING = 1e-5
 """Gains that differ by this share are equal."""
 PAIRS = 10_000_000
 """So many pairs of images are kept, in 200 MB; where more matter, their kernels are computed at
@@ -50,7 +50,7 @@ def pick_herding(
     nearest = nearest_squared_distances(features, labeled).div(-(bandwidth**2)).exp()
     state = _State(features, bandwidth, weights, nearest)
     gains = state.gains()
-    scores = gains.cpu().numpy()
+    scores = gains.cpu().numpy().copy()
     picked: list[int] = []
     while len(picked) < query_size:
         wanted = query_size - len(picked)
