@@ -77,8 +77,9 @@ def query_by_score(pool: Pool, scores: Tensor, lowest: bool = False) -> Query:
     return Query(queried, values, best_last=not lowest)
 
 
-def _finite(values: Tensor) -> np.ndarray:
-    if not values.isfinite().all():
+def _finite(values: Tensor, *others: Tensor) -> np.ndarray:
+    """The values; FloatingPointError if they, or the others, are not all finite."""
+    if not all(each.isfinite().all() for each in (values, *others)):
         raise FloatingPointError("a score")
     return values.cpu().numpy()
 
@@ -137,10 +138,7 @@ def needs_dropout(config: Config) -> str | None:
 
 
 def query_by_bald(pool: Pool) -> Query:
-    """BALD: the images on whose class networks drawn by dropout disagree (Gal et al., ICML 2017).
-
-    20 dropout masks for each image go through the task head alone.
-    """
+    """BALD: the images on whose class 20 dropout masks disagree (Gal et al., ICML 2017)."""
     drawn = logits_under_dropout(pool, pool.config.model.dropout, DROPOUT_MASKS)
     return query_by_score(pool, mutual_information([each.softmax(dim=1) for each in drawn]))
 
@@ -176,8 +174,7 @@ def query_by_probcover(pool: Pool) -> Query:
     An image's score is how many uncovered images its ball holds, before any pick.
     """
     features, labeled = pool.representation
-    for each in (features, labeled):
-        _finite(each)
+    _finite(features, labeled)
     delta = purity_radius(torch.cat([labeled, features]), pool.logits.shape[1], pool.random)
     picked, scores = pick_covering(features, labeled, delta, pool.query_size, pool.random)
     return Query(pool.subset[picked], scores.astype(np.float64))
@@ -200,11 +197,10 @@ def query_by_uherding(pool: Pool) -> Query:
     is as wide as the two nearest labelled images are apart.
     """
     features, labeled = map(_unit_length, pool.representation)
+    _finite(pool.logits, pool.labeled_features)
     decay = pool.config.training.weight_decay
     known = pool.labeled_features, pool.known_labels
-    temperature = held_out_temperature(*known, decay, pool.random)
-    weights = margin(pool.logits / temperature)
-    _finite(weights)
+    weights = margin(pool.logits / held_out_temperature(*known, decay, pool.random))
     width = smallest_distance(labeled)
     picked, scores = pick_herding(features, labeled, pool.query_size, weights, width)
     return Query(pool.subset[picked], scores)
@@ -217,16 +213,12 @@ def query_by_bait(pool: Pool) -> Query:
     image's score is by how much it alone lowers the trace of the inverse Fisher information.
     """
     features, labeled = pool.representation
-    logits = pool.logits, pool.labeled_logits
     scale = features.square().mean().sqrt()
-    vectors, known = (
-        fisher_vectors(each, of_each / scale)
-        for each, of_each in zip(logits, (features, labeled), strict=True)
-    )
-    for each in (vectors, known):
-        _finite(each)
+    vectors = fisher_vectors(pool.logits, features / scale)
+    known = fisher_vectors(pool.labeled_logits, labeled / scale)
+    _finite(vectors, known)
     picked, scores = pick_informative(vectors, known, pool.query_size, RIDGE)
-    return Query(pool.subset[picked.cpu().numpy()], _finite(scores))
+    return Query(pool.subset[picked], scores)
 
 
 def query_by_dropquery(pool: Pool) -> Query:
@@ -251,8 +243,7 @@ def query_by_alfamix(pool: Pool) -> Query:
     features it flips; of those that flip, the most central of as many clusters as picks are
     queried.
     """
-    for each in (pool.features, pool.labeled_features):
-        _finite(each)
+    _finite(pool.features, pool.labeled_features)
     anchors = class_means(pool.labeled_features, pool.known_labels)
     weight = pool.network.task_head.weight
     flips = number_of_flips(pool.logits, pool.features, weight, anchors, pool.query_size)

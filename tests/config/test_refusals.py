@@ -88,6 +88,7 @@ ARGUMENTS = [
     argument(f"{LINEAR} --set=model.extractor=resnet50.no_such", "resnet50.no_such is none"),
     argument(f"{PEOPLE} {LINEAR} --set=model.extractor=null", "people's images have not; name one"),
     argument(f"{PEOPLE} --set=active_learning.initial=balanced", "initial", "random"),
+    argument(f"{PEOPLE} --set=active_learning.initial=herding", "initial", "features"),
     argument(f"{PEOPLE} --set=active_learning.imbalance=5", "imbalance", "write null"),
     argument(f"{PEOPLE} --sampling=FULL", "--sampling FULL", "nobody has given"),
     argument(f"{PEOPLE} --sampling=LOSS", "--sampling LOSS", "nobody has given"),

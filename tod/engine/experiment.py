@@ -121,7 +121,7 @@ def _opened(
         ranks,
     )
     found = environment(experiment, oracle.fingerprint)
-    if not ranks.from_main(lambda: oracle.open(folder, dataset, found, run_log)):
+    if not ranks.from_main(lambda: oracle.open(folder, experiment, found, run_log)):
         return None
     ranks.each(lambda: experiment.load_features(oracle.features_to_train_on))
     if oracle.processes.is_main_process:

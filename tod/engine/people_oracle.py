@@ -112,7 +112,7 @@ class PeopleOracle(Oracle):
         return dataset
 
     def open(
-        self, folder: RunFolder, dataset: Dataset, found: dict[str, Any], run_log: RunLog
+        self, folder: RunFolder, experiment: Experiment, found: dict[str, Any], run_log: RunLog
     ) -> bool:
         begins = self.stage == WAITING
         same = self.trained == self.store.fingerprint()
@@ -120,13 +120,13 @@ class PeopleOracle(Oracle):
             self._say_that_all_is_labelled()
             return False
         settings = {"settings": [*self.identity.settings]}
-        super().open(folder, dataset, found | settings, run_log)
+        super().open(folder, experiment, found | settings, run_log)
         self.store.write_labels()
         self.store.say_what_changed()
         active = self.config.active_learning
         begins_with = active.initial_labels or active.query_size
         if begins and len(self.for_training) < (2 if self.store.batches else max(begins_with, 2)):
-            self._ask_at_random(folder)
+            self._ask_without_a_network(folder, experiment)
             return False
         return True
 
@@ -195,12 +195,17 @@ class PeopleOracle(Oracle):
             self._write(loop.folder, chosen)
         return bool(chosen)
 
-    def _ask_at_random(self, folder: RunFolder) -> None:
-        """Writes a batch of random images, which needs no network."""
+    def _ask_without_a_network(self, folder: RunFolder, experiment: Experiment) -> None:
+        """Writes a batch of images that are drawn at random, or chosen by their features."""
         active, number = self.config.active_learning, len(self.store.batches)
         size = active.query_size if number else active.initial_labels or active.query_size
         random = random_generator(self.identity.seed, "first batch", number)
-        chosen = asking.first_batch(self._candidates(FIRST), size, random)
+        features = None
+        if active.initial_compares_images and not number:
+            experiment.load_features()
+            features = experiment.train_images.numpy()
+        among = self._candidates(FIRST)
+        chosen = asking.first_batch(among, size, random, active.initial, features)
         if not chosen:
             raise InputError(
                 f"{self.store.found.root}: there is no image left to be labelled, and fewer than "

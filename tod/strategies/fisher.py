@@ -1,5 +1,6 @@
 """Picking images that together tell the most of the last layer: BAIT (Ash et al., NeurIPS 2021)."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ def fisher_vectors(logits: Tensor, features: Tensor) -> Tensor:
 @torch.inference_mode()
 def pick_informative(
     pool: Tensor, labeled: Tensor, query_size: int, ridge: float
-) -> tuple[Tensor, Tensor]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Picks the batch S that makes `tr((M + Σ_{x ∈ S} v vᵀ)⁻¹ F)` small, greedily.
 
     F is the mean of `v vᵀ` over the pool, `M = λI + n/(n+B) · mean of v vᵀ over the n labelled`,
@@ -45,13 +46,13 @@ def pick_informative(
     known = (labeled.T @ labeled).double() / (count + query_size)
     inverse = torch.linalg.inv(known + ridge * torch.eye(pool.shape[1], device=pool.device))
     added = _Greedy(vectors, fisher, inverse, sign=1)
-    scores = added.change.clone()
+    scores = added.change.cpu().numpy().copy()
     picked = torch.cat([added.step() for _ in range(min(2 * query_size, size))])
     removed = _Greedy(vectors[picked], fisher, added.inverse, sign=-1)
     stays = torch.ones_like(picked, dtype=torch.bool)
     for _ in range(len(picked) - query_size):
         stays[removed.step()] = False
-    return picked[stays], scores
+    return picked[stays].cpu().numpy(), scores
 
 
 class _Greedy:
