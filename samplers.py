@@ -254,7 +254,7 @@ def _most_central(pool: Pool, candidates: Tensor, scores: Tensor) -> Query:
     _finite(pool.logits)
     features = _unit_length(pool.representation[0]).cpu().numpy()
     picked = pick_central(features, candidates.cpu().numpy(), pool.query_size, pool.random)
-    return Query(pool.subset[picked], _finite(scores.double()))
+    return Query(pool.subset[picked], _finite(scores).astype(np.float64))
 
 
 def _unit_length(features: Tensor) -> Tensor:

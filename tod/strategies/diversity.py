@@ -19,6 +19,11 @@ ROUNDING = 1e-5
 """So large an error of a squared distance, beside a usual one, changes no pick to speak of."""
 
 
+def off_mps(tensor: Tensor) -> Tensor:
+    """The tensor where float64 is known, which it is not on Apple's GPUs."""
+    return tensor.cpu() if tensor.device.type == "mps" else tensor
+
+
 def common_offset(features: Tensor) -> Tensor:
     """What to take off features before their distances, (F,): their mean, where it is large, or 0.
 

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tod.strategies.diversity import off_mps
+
 PICKS_BETWEEN_SUMS = 256
 """After so many updates, what they have rounded is computed anew."""
 
@@ -40,6 +42,7 @@ def pick_informative(
         Positions among the M images in the order picked, (B,) int64; and by how much each lowers
         the trace before any pick, (M,).
     """
+    pool, labeled = off_mps(pool), off_mps(labeled)
     count, size = len(labeled), len(pool)
     vectors = pool * (query_size / (count + query_size)) ** 0.5
     fisher = (pool.T @ pool / size).double()
@@ -66,27 +69,27 @@ class _Greedy:
         # Products with a few vectors are three times as fast along rows.
         self.vectors, self.fisher = vectors.T.contiguous(), fisher
         self.inverse, self.sign = inverse.clone(), sign
-        self.taken: list[Tensor] = []
+        self.is_taken = torch.zeros_like(vectors[:, 0], dtype=torch.bool)
+        self.count = 0
         self._sum()
 
     def _sum(self) -> None:
-        inner = self.inverse @ self.fisher @ self.inverse
-        self.q, self.r = (
-            ((matrix.to(self.vectors.dtype) @ self.vectors) * self.vectors).sum(dim=0).double()
-            for matrix in (self.inverse, inner)
-        )
+        fisher, inverse = (each.to(self.vectors.dtype) for each in (self.fisher, self.inverse))
+        solved = inverse @ self.vectors
+        self.q = (self.vectors * solved).sum(dim=0).double()
+        self.r = (solved * (fisher @ solved)).sum(dim=0).double()
         self._rank()
 
     def _rank(self) -> None:
         self.change = self.r / (1 + self.sign * self.q)
-        if self.taken:
-            self.change[torch.cat(self.taken)] = -self.sign * torch.inf
+        self.change.masked_fill_(self.is_taken, -self.sign * torch.inf)
 
     def step(self) -> Tensor:
         """The position of the next image, (1,)."""
         best = self.change.argmax if self.sign > 0 else self.change.argmin
         position = best(dim=0, keepdim=True)
-        self.taken.append(position)
+        self.is_taken[position] = True
+        self.count += 1
         v = self.vectors[:, position].squeeze(1).double()
         u = self.inverse @ v
         divisor = self.sign + v @ u
@@ -94,7 +97,7 @@ class _Greedy:
         both = torch.stack([u, self.inverse @ fu]).to(self.vectors.dtype)
         along, across = (both @ self.vectors).double()
         self.inverse.addr_(u, u / -divisor)
-        if len(self.taken) % PICKS_BETWEEN_SUMS == 0:
+        if self.count % PICKS_BETWEEN_SUMS == 0:
             self._sum()
         else:
             self.q -= along.square() / divisor

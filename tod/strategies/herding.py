@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tod.strategies.diversity import ROWS, nearest_squared_distances, squared_distances
+from tod.strategies.diversity import ROWS, nearest_squared_distances, off_mps, squared_distances
 
 ROUNDING = 1e-5
 """Gains that differ by this share are equal."""
@@ -46,7 +46,8 @@ def pick_herding(
         Positions among the M candidates in the order picked, (query_size,) int64; of those that
         add as much, the one that does so before any pick; and what each adds then, (M,).
     """
-    weights = torch.ones_like(features[:, 0]) if weights is None else weights
+    features, labeled = off_mps(features), off_mps(labeled)
+    weights = torch.ones_like(features[:, 0]) if weights is None else off_mps(weights)
     nearest = nearest_squared_distances(features, labeled).div(-(bandwidth**2)).exp()
     state = _State(features, bandwidth, weights, nearest)
     gains = state.gains()
@@ -167,7 +168,7 @@ def _pick_from_pairs(
 @torch.inference_mode()
 def smallest_distance(features: Tensor) -> float:
     """The smallest distance of two images whose features (N, F) differ; 1 if there are none."""
-    different = features.double().unique(dim=0)
+    different = off_mps(features).double().unique(dim=0)
     if len(different) < 2:
         return 1.0
     nearest, start = [], 0
