@@ -21,7 +21,11 @@ DRIFT = 0.1
 less the early points say of what comes, and so much wider the interval grows. Chosen on recorded
 runs, as the smallest multiple of 0.05 at which 90 % intervals hold 90 % on most of them."""
 DRAWS = 400
-EXPONENTS = np.geomspace(0.05, 3, 60)
+EXPONENTS = np.geomspace(0.05, 4, 60)
+USUAL_EXPONENT, SPREAD = 0.5, 0.7
+"""What is believed of the exponent beforehand: log-normal, the spread that of its logarithm. Few
+points alone tell a slow law from one that nears its asymptote so badly that half of the forecasts
+would say that nothing comes."""
 LARGEST_TEST_SET = 10_000
 """Accuracies have four digits, which tell no larger ones apart."""
 
@@ -133,11 +137,13 @@ class Forecast:
         """As in `95 % at about 620 labels (430 to 1,100)`."""
         low, middle, high = self.labels_for(target)
         if middle == np.inf:
-            earliest = "" if low == np.inf else f" ({_rounded(low)} at the earliest)"
+            earliest = f" ({_rounded(max(low, self.last))} at the earliest)" if low < np.inf else ""
             return f"{target:g} % not in sight below {self.horizon:,.0f} labels{earliest}"
-        upper = "or more" if high == np.inf else f"to {_rounded(high)}"
-        there = "; the curve is there" if middle <= self.last else ""
-        return f"{target:g} % at about {_rounded(middle)} labels ({_rounded(low)} {upper}){there}"
+        labels = f"about {_rounded(middle)} labels ({_rounded(low)} "
+        labels += "or more)" if high == np.inf else f"to {_rounded(high)})"
+        if middle <= self.last:
+            return f"{target:g} % since {labels}, by the curve"
+        return f"{target:g} % at {labels}"
 
 
 _ENDS = ((1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2)
@@ -169,12 +175,17 @@ def forecast(points: Points) -> Forecast:
     return _resampled(points)
 
 
-def in_words(points: Points, target: float) -> str:
+def in_words(curve: Curve, target: float) -> str:
     """The forecast of the labels that an accuracy in % takes, or why there is none."""
     try:
-        return forecast(points).in_words(target)
+        made = forecast(points_of(curve))
     except NoForecastError as error:
         return str(error)
+    words, images = made.in_words(target), curve.training_images
+    # People may add images.
+    if images and not curve.facts.from_people and images < made.labels_for(target)[1]:
+        words += f"; there are only {images:,} images"
+    return words
 
 
 def _resampled(points: Points) -> Forecast:
@@ -188,14 +199,15 @@ def _resampled(points: Points) -> Forecast:
     measured = np.sqrt(points.variances / points.images)
     strayed = DRIFT * np.sqrt(points.variances) * np.log(1 / grown)
     weights = 1 / (measured**2 + strayed**2)
-    law, squares = _fitted(grown, points.accuracies[None], weights)
+    usual = np.full((1, 1), np.log(USUAL_EXPONENT))
+    law, squares = _fitted(grown, points.accuracies[None], weights, usual)
     excess = np.sqrt(max(squares.item() / max(len(points) - 3, 1), 1))
     # The same curve has the same forecast; `utils.random_generator` would import torch for it.
     random = np.random.default_rng(len(points))
     asymptote, factor, exponent = law
     errors = measured * _errors(points, random) + strayed * random.normal(size=(DRAWS, len(points)))
     drawn = asymptote - factor * grown**-exponent + excess * errors
-    laws, _ = _fitted(grown, drawn, weights)
+    laws, _ = _fitted(grown, drawn, weights, usual + SPREAD * random.normal(size=(DRAWS, 1)))
     drifts = DRIFT * excess * random.normal(size=(DRAWS, 1))
     return Forecast(points.labels[0], last, *laws, drifts)
 
@@ -213,13 +225,13 @@ def _errors(points: Points, random: np.random.Generator) -> np.ndarray:
 
 
 def _fitted(
-    grown: np.ndarray, accuracies: np.ndarray, weights: np.ndarray
+    grown: np.ndarray, accuracies: np.ndarray, weights: np.ndarray, log_exponents: np.ndarray
 ) -> tuple[Sequence[np.ndarray], np.ndarray]:
     """The laws through R curves by weighted least squares: a, b and c, and the squares, (R, 1).
 
     Given c, a and b have a closed form, so that c alone is searched for (Golub & Pereyra, SIAM J.
     Numer. Anal. 1973), on a grid: it needs no start, and cannot diverge. Labels (K,) are those of
-    the last point times `grown`.
+    the last point times `grown`; `log_exponents` (R, 1) are what log c is drawn to.
     """
     powers = grown ** -EXPONENTS[:, None]  # u = n^(−c), (G, K)
     w, wu, wuu = weights.sum(), powers @ weights, powers**2 @ weights
@@ -233,7 +245,8 @@ def _fitted(
     a = np.where(is_over, 100, a)
     wyy = (weighted * accuracies).sum(axis=1, keepdims=True)
     squares = wyy + a**2 * w + b**2 * wuu + 2 * (b * wyu - a * wy - a * b * wu)
-    best = squares.argmin(axis=1)[:, None]
+    beliefs = ((np.log(EXPONENTS) - log_exponents) / SPREAD) ** 2
+    best = (squares + beliefs).argmin(axis=1)[:, None]
     found = (np.take_along_axis(each, best, axis=1) for each in (a, b, np.maximum(squares, 0)))
     a, b, squares = found
     return (a, b, EXPONENTS[best]), squares
