@@ -21,8 +21,8 @@ import pandas as pd
 
 from tod.analysis import tables
 from tod.analysis.forecast import EARLIEST, NoForecastError, Points, forecast, points_of
-from tod.analysis.results import Curve, read_run, read_runs
-from tod.config import cli
+from tod.analysis.results import Curve, read_runs
+from tod.config import InputError, cli
 
 HEADER = (
     *("forecasts", "none made", "accuracies that came", "mean error (points)", "held (%)"),
@@ -80,7 +80,7 @@ def row(name: str, records: Sequence[dict[str, object]]) -> list[str]:
 
 
 def table(curves: Sequence[Curve]) -> str:
-    """The rows of all methods, and of each configuration."""
+    """The rows of all methods, and of each configuration; '' if nothing could be forecast."""
     found: dict[str, list[dict[str, object]]] = {}
     for curve in curves:
         name = re.sub(r", seeds? .*", "", curve.name)
@@ -88,6 +88,8 @@ def table(curves: Sequence[Curve]) -> str:
         if records:
             for key in (name, f"{name.split(',')[0]}, all", "all"):
                 found.setdefault(key, []).extend(records)
+    if not found:
+        return ""
     names = sorted(found, key=lambda name: (name == "all", name.split(",")[0], name))
     return tables.markdown([["runs", *HEADER], *(row(name, found[name]) for name in names)])
 
@@ -96,11 +98,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and prints the tables."""
     parser = cli.Parser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=cli.path, metavar="RUN", help="a run's folder")
-    folders = [path for path in parser.parse_args(argv).runs if (path / "results.csv").exists()]
-    print("Each trial alone:\n")
-    print(table([trial for folder in folders for trial in by_trial(read_run(folder))]))
-    print("Mean over trials:\n")
-    print(table([curve for curve in read_runs(folders) if len(curve.trials) > 1]))
+    curves = read_runs(parser.parse_args(argv).runs)
+    alone = table([trial for curve in curves for trial in by_trial(curve)])
+    if not alone:
+        raise InputError(f"no run has {EARLIEST + 1} label sizes, the last of which to forecast")
+    print(f"Each trial alone:\n\n{alone}")
+    if means := table([curve for curve in curves if len(curve.trials) > 1]):
+        print(f"Mean over trials:\n\n{means}")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,9 @@ def test_kappa_compares_two_rounds_networks_on_the_images_that_come_first_by_the
 ):
     people = after(1)
     people.round("--labels", people.answers(1), quiet=False)
-    (said,) = re.findall(r"κ with the previous round's network: (-?[\d.]+)", capsys.readouterr().out)
+    (said,) = re.findall(
+        r"κ with the previous round's network: (-?[\d.]+)", capsys.readouterr().out
+    )
     recorded = yaml.safe_load((people.run / "config.yaml").read_text())
     images = load("own_images", ["images.size=8"]).images
     read = own_images.read(own_images.find(people.data), images)
