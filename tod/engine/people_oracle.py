@@ -14,7 +14,7 @@ import numpy as np
 from models import imagenet_weights
 from models.extractor import Extractor
 from tod.analysis import records
-from tod.analysis.results import ACCURACY, read_run
+from tod.analysis.results import ACCURACY
 from tod.config import InputError
 from tod.config.identity import Identity
 from tod.config.settings import counted, shortened
@@ -121,8 +121,8 @@ class PeopleOracle(Oracle):
                 self._say_that_all_is_labelled()
                 return False
             (last,) = folder.rows().tail(1).to_dict("records") or [{}]
-            if reached := target.evidence(last, self._target, len(dataset.test)):
-                target.say_that_it_is_reached(reached)
+            if reached := target.evidence(last, self.config, len(dataset.test)):
+                target.say(folder.path, self.config, reached)
                 return False
         settings = {"settings": [*self.identity.settings]}
         super().open(folder, dataset, found | settings, run_log)
@@ -177,12 +177,11 @@ class PeopleOracle(Oracle):
                 records.write_learning_curve(loop.folder.path, loop.folder.mark)
         # A run that was killed after it wrote the batch does not write it again.
         batch_is_there = len(self.store.batches) > self.num_batches
-        reached = target.evidence(row, self._target, len(trial.experiment.dataset.test))
+        num_test = len(trial.experiment.dataset.test)
+        reached = "" if batch_is_there else target.evidence(row, self.config, num_test)
+        if loop.writes:
+            target.say(loop.folder.path, self.config, reached, kappa)
         asks = not batch_is_there and not reached
-        if reached and not batch_is_there:
-            target.say_that_it_is_reached(reached, kappa)
-        elif loop.writes:
-            target.say_the_forecast(read_run(loop.folder.path), self._target, kappa)
         self.num_written = self.num_batches + (batch_is_there or (asks and self._ask(loop)))
         self._has_asked = not batch_is_there
         # The next cycle continues with this one's network, once there are labels.
@@ -239,10 +238,6 @@ class PeopleOracle(Oracle):
     @property
     def _measures_by_audits(self) -> bool:
         return self.store.found.test is None
-
-    @property
-    def _target(self) -> float | None:
-        return self.config.active_learning.target_accuracy
 
     def _candidates(self, reason: str) -> asking.Candidates:
         share = self.config.active_learning.audit_share if self._measures_by_audits else 0.0

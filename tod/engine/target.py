@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
@@ -10,7 +11,8 @@ import models
 from models.inference import logits_alone
 from tod.analysis import forecast
 from tod.analysis.metrics import accuracy_interval
-from tod.analysis.results import ACCURACY, AUDIT, Curve
+from tod.analysis.results import ACCURACY, AUDIT, read_run
+from tod.config import Config
 from tod.config.settings import counted
 from tod.engine.trial import Trial, Views
 
@@ -22,11 +24,12 @@ SAMPLE = 1000
 """Bloodgood and Vijay-Shanker have 2,000; so many give a κ of 0.99 to about ±0.003."""
 
 
-def evidence(row: Mapping[str, str], target: float | None, num_test: int) -> str:
-    """What shows that a row of results has reached the target in %; '' if nothing does.
+def evidence(row: Mapping[str, str], config: Config, num_test: int) -> str:
+    """What shows that a row of results has reached the target; '' if there is nothing.
 
     The lower end of the 95 % interval has to pass it. `num_test` is the size of the test set.
     """
+    target = config.active_learning.target_accuracy
     accuracy, count = float(row.get(ACCURACY, "nan")), int(row.get(AUDIT[0]) or num_test)
     if target is None or accuracy != accuracy:
         return ""
@@ -40,24 +43,21 @@ def evidence(row: Mapping[str, str], target: float | None, num_test: int) -> str
     )
 
 
-def say_that_it_is_reached(why: str, kappa: float | None = None) -> None:
-    """Logs what shows it, and how to go on."""
-    log.info(
-        f"{why}{_in_words(kappa)}; no more labels are asked for. The same command goes on with "
-        "--set active_learning.target_accuracy=null, or with a higher one"
-    )
-
-
-def say_the_forecast(curve: Curve, target: float | None, kappa: float | None) -> None:
-    """Logs how many labels the target takes, or else the next of `LEVELS`."""
+def say(run_folder: Path, config: Config, reached: str, kappa: float | None = None) -> None:
+    """Logs that the target is reached, or how many labels it, or the next of `LEVELS`, takes."""
+    agrees = "" if kappa is None else f"; Cohen's κ with the previous round's network: {kappa:.3f}"
+    if reached:
+        log.info(
+            f"{reached}{agrees}; no more labels are asked for. The same command goes on with --set "
+            "active_learning.target_accuracy=null, or with a higher one"
+        )
+        return
+    curve = read_run(run_folder)
     measured = curve.rows[ACCURACY].iloc[-1]
-    target = target or next((level for level in LEVELS if not measured >= level), None)
+    next_level = next((level for level in LEVELS if not measured >= level), None)
+    target = config.active_learning.target_accuracy or next_level
     said = forecast.in_words(curve, target) if target else f"beyond {LEVELS[-1]} %"
-    log.info(f"{said}{_in_words(kappa)}")
-
-
-def _in_words(kappa: float | None) -> str:
-    return "" if kappa is None else f"; Cohen's κ with the previous round's network: {kappa:.3f}"
+    log.info(f"{said}{agrees}")
 
 
 def agreement(trial: Trial) -> float | None:
