@@ -203,12 +203,14 @@ class Trial:
             active = config.active_learning.model_copy(update={"query_size": query_size})
             config = config.model_copy(update={"active_learning": active})
         device, features = self.experiment.device, self.experiment.features
+        labels = self.experiment.train_labels
         given = None if features is None else (features[subset], features[self.labeled])
         return Pool(
             config=config,
             cycle=self.cycle,
             subset=subset,
-            labels=self.experiment.train_labels[torch.from_numpy(subset).to(device)],
+            labels=labels[torch.from_numpy(subset).to(device)],
+            known_labels=labels[torch.from_numpy(self.labeled).to(device)],
             batches=self._scoring_views(subset, "scoring views"),
             labeled_batches=self._scoring_views(self.labeled, "labeled scoring views"),
             backbone=models.fold_batch_norm(self.backbone),
