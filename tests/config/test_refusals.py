@@ -214,6 +214,8 @@ VALUES = [
     *values("null is for own_images", "active_learning.cycles=null"),
     *values("null is all images", "active_learning.initial_labels=null"),
     *values("0.1 is for own_images", "active_learning.audit_share=0.1"),
+    *values("95.0 is for own_images", "active_learning.target_accuracy=95"),
+    *values("greater than or equal to 1", "active_learning.target_accuracy=0.95"),
     *values("9 is for image files", "images.size=9"),
     *values("0.2 is for image_folder", "images.test_share=0.2"),
 ]

@@ -125,6 +125,8 @@ def _contradictions(valid: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield "active_learning.cycles", f"null is for {OWN_IMAGES}; write a number"
         if share := valid.get("audit_share"):
             yield "active_learning.audit_share", f"{share} is for {OWN_IMAGES}; write 0"
+        if target := valid.get("target_accuracy"):
+            yield "active_learning.target_accuracy", f"{target} is for {OWN_IMAGES}; write null"
     with suppress(KeyError, TypeError):  # a wrong null has been named already
         labels, cycles, query_size = (valid[k] for k in ("initial_labels", "cycles", "query_size"))
         if labels is None and cycles != 1 and not facts.from_people:

@@ -20,7 +20,7 @@ from tod.config.identity import Identity
 from tod.config.settings import counted, shortened
 from tod.data import Dataset, own_images
 from tod.data.own_images import UNKNOWN, indices_of
-from tod.engine import asking
+from tod.engine import asking, target
 from tod.engine.judging import audited, judged_scores
 from tod.engine.loop import Loop, Oracle
 from tod.engine.trial import Experiment, Trial
@@ -83,6 +83,7 @@ class PeopleOracle(Oracle):
         self.store = LabelStore(folder.path, found)
         self.store.refuse_missing(state, folder.rows())
         self.store.take(self.labels, self.relabel)
+        folder.record_target()
         if self.recorded and self.store.has_news():
             run_log.write_to(folder.path / "log.txt")
             self.store.write_labels()
@@ -115,10 +116,14 @@ class PeopleOracle(Oracle):
         self, folder: RunFolder, experiment: Experiment, found: dict[str, Any], run_log: RunLog
     ) -> bool:
         begins = self.stage == WAITING
-        same = self.trained == self.store.fingerprint()
-        if begins and same and not self.is_in_pool.any():
-            self._say_that_all_is_labelled()
-            return False
+        if begins and self.trained == self.store.fingerprint():
+            if not self.is_in_pool.any():
+                self._say_that_all_is_labelled()
+                return False
+            (last,) = folder.rows().tail(1).to_dict("records") or [{}]
+            if reached := target.evidence(last, self.config, len(dataset.test)):
+                target.say(folder.path, self.config, reached)
+                return False
         settings = {"settings": [*self.identity.settings]}
         super().open(folder, experiment, found | settings, run_log)
         self.store.write_labels()
@@ -165,13 +170,19 @@ class PeopleOracle(Oracle):
         trial = loop.trial
         if self._measures_by_audits:
             row |= audited(float(row[ACCURACY]), len(trial.experiment.dataset.test))
+        kappa = target.agreement(trial)
         if loop.writes:
             loop.folder.write_row(row)
             if (loop.folder.rows()[ACCURACY] != "nan").any():
                 records.write_learning_curve(loop.folder.path, loop.folder.mark)
         # A run that was killed after it wrote the batch does not write it again.
         batch_is_there = len(self.store.batches) > self.num_batches
-        self.num_written = self.num_batches + (batch_is_there or self._ask(loop))
+        num_test = len(trial.experiment.dataset.test)
+        reached = "" if batch_is_there else target.evidence(row, self.config, num_test)
+        if loop.writes:
+            target.say(loop.folder.path, self.config, reached, kappa)
+        asks = not batch_is_there and not reached
+        self.num_written = self.num_batches + (batch_is_there or (asks and self._ask(loop)))
         self._has_asked = not batch_is_there
         # The next cycle continues with this one's network, once there are labels.
         self.stage, trial.labeled = WAITING, trial.labeled[:0]
