@@ -25,6 +25,12 @@ from tod.config import cli
 from tod.config.entry_script import EntryScript, Strategy, parse
 from tod.engine.launch import launch
 
+ALL_LABELS = (
+    "active_learning.initial_labels=null",
+    "active_learning.initial=random",
+    "active_learning.cycles=1",
+)
+"""What FULL means, whatever the configuration says."""
 SAMPLING = {
     "RANDOM": samplers.query_at_random,
     "ENTROPY": samplers.query_by_entropy,
@@ -45,7 +51,7 @@ SAMPLING = {
     "FULL": Strategy(
         samplers.query_nothing,
         needs=samplers.needs_all_labels,
-        always_with=samplers.ALL_LABELS,
+        always_with=ALL_LABELS,
     ),
     "LOSS": Strategy(samplers.query_by_true_loss, needs=samplers.needs_all_labels),
     "TOD": samplers.query_by_tod,

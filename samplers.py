@@ -29,12 +29,6 @@ from tod.strategies.uncertainty import entropy, least_confidence, margin, mutual
 DROPOUT_MASKS = 20
 RIDGE = 0.01
 """λ of BAIT, for features whose mean square is 1."""
-ALL_LABELS = (
-    "active_learning.initial_labels=null",
-    "active_learning.initial=random",
-    "active_learning.cycles=1",
-)
-"""What FULL means, whatever the configuration says."""
 
 
 def temporal_output_discrepancy(logits: Tensor, previous_logits: Tensor) -> Tensor:
