@@ -121,7 +121,7 @@ class PeopleOracle(Oracle):
                 self._say_that_all_is_labelled()
                 return False
             (last,) = folder.rows().tail(1).to_dict("records") or [{}]
-            if reached := target.evidence(last, self.config, len(dataset.test)):
+            if reached := target.evidence(last, self.config, len(experiment.dataset.test)):
                 target.say(folder.path, self.config, reached)
                 return False
         settings = {"settings": [*self.identity.settings]}
