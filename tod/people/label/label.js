@@ -100,6 +100,9 @@ function show() {
   element("undo").disabled = !state.replaced.length;
   element("first").disabled = numAnswered === count;
   element("view").firstChild.data = isGrid ? "single" : "grid";
+  const value = isGrid ? null : answers[state.current];
+  for (const { button, index } of classes) button.setAttribute("aria-pressed", index === value);
+  element("skip").setAttribute("aria-pressed", value === SKIPPED);
   const isDue = numAnswered === count && !saved;
   element("save").classList.toggle("due", isDue);
   element("message").textContent = saved
@@ -110,14 +113,12 @@ function show() {
 function showOne() {
   const { answers, current } = state;
   const { file, original, prediction } = batch.images[current];
-  const [value, said] = [answers[current], saidOf(current)];
+  const said = saidOf(current);
   showPicture(current);
   picture.alt = `Image ${current + 1} of ${answers.length}: ${file}`;
   element("file").textContent = file;
   element("original").href = original;
   element("answer").textContent = said ? `Answer: ${said}` : "No answer yet";
-  for (const { button, index } of classes) button.setAttribute("aria-pressed", index === value);
-  element("skip").setAttribute("aria-pressed", value === SKIPPED);
   element("reveal").hidden = !hasPredictions;
   element("prediction").textContent = !isRevealed || !hasPredictions ? ""
     : prediction === null ? "No prediction is shown of this image: your answer is to be your own."

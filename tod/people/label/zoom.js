@@ -46,6 +46,8 @@ picture.addEventListener("load", showPixels);
 frame.addEventListener("dragstart", event => event.preventDefault());
 
 frame.addEventListener("wheel", event => {
+  // A picture that is whole leaves the wheel to the page, which may be longer than the window.
+  if (zoom.scale === 1 && event.deltaY > 0 && !event.ctrlKey) return;
   event.preventDefault();
   // A pinch on a touchpad arrives as a wheel with Ctrl, in small steps; some mice count in lines.
   const step = event.deltaY * (event.deltaMode ? 20 : 1) * (event.ctrlKey ? 0.01 : 0.002);
