@@ -13,7 +13,7 @@ from PIL import Image
 from tod.analysis import contact_sheet
 from tod.people.batch_files import write_batch
 from tod.people.label_studio import label_config, tasks
-from tod.people.requests import Request
+from tod.people.requests import AUDIT, CHECK, Request
 
 FILES = ("a b.png", "ü#?%20&.png", "caf\udce9: x.png")
 NETWORK = [
@@ -42,8 +42,9 @@ def images_of_page(folder):
     return json.loads(content)["images"]
 
 
-def test_nobody_who_labels_an_audit_sees_what_the_network_says_of_it(written):
-    folder = written(NETWORK)
+@pytest.mark.parametrize("reason", [AUDIT, CHECK])
+def test_nobody_who_labels_an_audit_or_a_check_sees_what_the_network_says_of_it(written, reason):
+    folder = written([NETWORK[0], NETWORK[1]._replace(reason=reason), NETWORK[2]])
     told = re.compile(rb"what it says|0\.123456|0\.654321|65 %")
     for path in {*folder.iterdir()} - {folder / "batch.csv"}:
         assert not told.search(path.read_bytes())

@@ -9,6 +9,8 @@ from tod.system.files import damaged, read_table
 
 FIRST, QUERY, AUDIT = "first", "query", "audit"
 """Why an image is asked for: drawn without a network, queried, or to be audited."""
+CHECK = "check"
+"""Asked for once more, since its label is doubted."""
 
 
 class Request(NamedTuple):
