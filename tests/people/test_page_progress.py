@@ -61,7 +61,15 @@ def test_a_summary_comes_before_the_file_and_leads_to_what_it_counts(labelling):
     counts = opened.page.locator("#counts button").all_text_contents()
     assert counts == ["without an answer (3)", "cat (1)", "bird (2)", "skipped (1)"]
     opened.keys("2")  # answers nothing behind it
-    opened.keys("Escape", "Enter")
+    focused = opened.page.evaluate(
+        """() => {
+            const escape = {key: "Escape", bubbles: true, cancelable: true};
+            document.activeElement.dispatchEvent(new KeyboardEvent("keydown", escape));
+            return document.activeElement.id;
+        }"""
+    )
+    assert focused == ""  # or Enter, at once, would press the button of what is closed
+    opened.keys("Enter")
     assert "Saved" not in opened.text("message")
     opened.keys("Control+s")
     opened.page.locator("#counts").get_by_role("button", name="bird").click()
