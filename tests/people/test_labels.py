@@ -157,6 +157,12 @@ def test_an_older_answer_of_the_same_person_takes_nothing_back():
         assert kind(taken(annotated(name, "", "anna", at), before=tie)) == now
 
 
+def test_an_answer_saved_again_is_no_second_vote_of_its_person():
+    tie = taken(annotated("cat", "", "anna", "1"), annotated("dog", "", "ben", "1"))
+    again = annotated("cat", "", "anna", "1")._replace(content="more rows")
+    assert taken(again, before=tie) == tie
+
+
 def test_an_audit_of_another_run_stays_one():
     audit = answer("", "cat", "aa")._replace(may_be_gone=True, reason="audit")
     orders = ([audit, CAT_OF_ALICE], [CAT_OF_ALICE, audit])
