@@ -21,6 +21,7 @@ NETWORK = [
     Request("2", FILES[1], "bb", "audit", "0.123456", "what it says", "0.654321"),
     Request("3", FILES[2], "cc", "query", "1.5", "dog", "0.5"),
 ]
+CHECK = [row._replace(reason=row.reason.replace("audit", "check")) for row in NETWORK]
 DRAWN = [Request(*row[:3], "audit" if row.reason == "audit" else "first") for row in NETWORK]
 
 
@@ -42,8 +43,9 @@ def images_of_page(folder):
     return json.loads(content)["images"]
 
 
-def test_nobody_who_labels_an_audit_sees_what_the_network_says_of_it(written):
-    folder = written(NETWORK)
+@pytest.mark.parametrize("rows", [NETWORK, CHECK], ids=["audit", "check"])
+def test_nobody_who_audits_or_checks_sees_what_the_network_says(written, rows):
+    folder = written(rows)
     told = re.compile(rb"what it says|0\.123456|0\.654321|65 %")
     for path in {*folder.iterdir()} - {folder / "batch.csv"}:
         assert not told.search(path.read_bytes())
@@ -74,10 +76,11 @@ def test_label_studio_ticks_nothing_unless_the_other_file_is_imported_and_then_n
     ("rows", "expected"),
     [
         (NETWORK, [("cat", "2.5"), ("rank 2", "audit"), ("dog", "1.5")]),
+        (CHECK, [("cat", "2.5"), ("rank 2", "check"), ("dog", "1.5")]),
         (DRAWN, [("rank 1", "first"), ("rank 2", "audit"), ("rank 3", "first")]),
     ],
 )
-def test_the_contact_sheet_says_what_is_an_audit(written, monkeypatch, rows, expected):
+def test_the_contact_sheet_says_what_is_an_audit_or_a_check(written, monkeypatch, rows, expected):
     noted = Mock(wraps=contact_sheet.of_batch)
     monkeypatch.setattr(contact_sheet, "of_batch", noted)
     assert (written(rows) / "contact_sheet.png").exists()

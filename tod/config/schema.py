@@ -136,6 +136,7 @@ class ActiveLearning(Section):
     initial: Literal["random", "balanced", "typical"] = "random"
     imbalance: float | None = Field(None, ge=1, le=1e6)
     audit_share: float = Field(0.0, ge=0, lt=1)
+    check_share: float = Field(0.0, ge=0, lt=1)
 
     def labels_of_cycles(self, num_images: int) -> list[int]:
         """How many labelled images each cycle trains on, of so many training images."""

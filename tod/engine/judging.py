@@ -1,4 +1,4 @@
-"""What people's labels say of the network: its accuracy, and how good its scores were."""
+"""What people's labels say of the network, and it of them: how good it is, and which it doubts."""
 
 import logging
 from collections.abc import Container, Sequence
@@ -10,10 +10,12 @@ from losses import task_losses
 from tod.analysis.diagnostics import query_diagnostics
 from tod.analysis.metrics import FEW_IMAGES, accuracy_interval
 from tod.analysis.results import AUDIT as AUDIT_COLUMNS
+from tod.analysis.suspects import suspects
 from tod.config.settings import counted
-from tod.data.own_images import indices_of
+from tod.data.own_images import UNKNOWN, indices_of
 from tod.engine.trial import Trial
-from tod.people.requests import AUDIT, Request
+from tod.people.label_store import LabelStore
+from tod.people.requests import AUDIT, CHECK, Request
 
 log = logging.getLogger("tod")
 
@@ -46,11 +48,12 @@ def judged_scores(
 ) -> dict[str, str]:
     """The `query_diagnostics` of a batch, over its labelled images.
 
-    The audits, drawn at random, stand for the images that were not queried. The network of `trial`
-    asked for the batch and has not yet trained on its labels. `digests` holds those of all images,
-    by index.
+    The audits, drawn at random, stand for the images that were not queried; checks had a label
+    before. The network of `trial` asked for the batch and has not yet trained on its labels.
+    `digests` holds those of all images, by index.
     """
-    by_digest = {request.sha256: request for request in batch if request.sha256 in labels}
+    asked = [request for request in batch if request.reason != CHECK]
+    by_digest = {request.sha256: request for request in asked if request.sha256 in labels}
     indices = indices_of(by_digest, digests)
     if len(indices) == 0:
         return {}
@@ -67,3 +70,28 @@ def judged_scores(
         f"{counted(len(requests), 'labelled image')}, before training on them"
     )
     return columns
+
+
+def doubted(store: LabelStore, digests: Sequence[str], trial: Trial, writes: bool) -> list[int]:
+    """The images whose label is perhaps wrong and unchecked so far, the most doubtful first.
+
+    They are told by the features on which the network's heads are. Rank 0 alone `writes` the list;
+    `digests` holds those of all images, by index.
+    """
+    dataset, checked = trial.experiment.dataset, store.checked()
+    indices = np.flatnonzero(dataset.train.labels != UNKNOWN)
+    features = trial.pool_of(indices).features
+    if not features.isfinite().all():
+        raise FloatingPointError("a feature")
+    of_images = features.cpu().numpy(), dataset.train.labels[indices].numpy()
+    found = trial.experiment.ranks.from_main(lambda: suspects(*of_images))
+    rows = [
+        (index, dataset.class_names[suggested], probability)
+        for index, suggested, probability in zip(
+            indices[found.places].tolist(), *(each.tolist() for each in found[1:]), strict=True
+        )
+        if digests[index] not in checked
+    ]
+    if writes:
+        store.write_suspects((digests[index], *others) for index, *others in rows)
+    return [index for index, *_ in rows]
