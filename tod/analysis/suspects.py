@@ -36,16 +36,20 @@ def suspects(features: np.ndarray, labels: np.ndarray) -> Suspects:
     if len(np.unique(labels)) < 2:
         nothing = np.empty(0, np.int64)
         return Suspects(nothing, nothing, np.empty(0))
-    classes, probabilities = _out_of_sample(features[places], labels)
-    own = probabilities[np.arange(len(labels)), np.searchsorted(classes, labels)]
+    probabilities = out_of_sample(features[places], labels)
+    classes, column = np.unique(labels, return_inverse=True)
+    own = probabilities[np.arange(len(labels)), column]
     predicted = classes[probabilities.argmax(axis=1)]
     order = np.argsort(own, kind="stable")
     order = order[predicted[order] != labels[order]]
     return Suspects(places[order], predicted[order], own[order])
 
 
-def _out_of_sample(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The classes (C,) in order, and their probabilities (N, C)."""
+def out_of_sample(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The probabilities (N, C) of each image, by a regression that has not seen its label.
+
+    C counts the classes that there are, in order; each has two labels or more.
+    """
     # These take seconds to import.
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -57,11 +61,10 @@ def _out_of_sample(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray
     folds[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % FOLDS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # nearly is enough
-        probabilities = cross_val_predict(
+        return cross_val_predict(
             LogisticRegression(C=10.0, max_iter=1000),
             normalize(features),
             labels,
             cv=PredefinedSplit(folds),
             method="predict_proba",
         )
-    return np.unique(labels), probabilities
