@@ -7,7 +7,10 @@ the COD loss (--auxiliary TOD).
 Other strategies, to compare with: RANDOM; the uncertainty of the prediction by its ENTROPY, MARGIN
 or LEAST_CONFIDENCE; CORESET, which covers the features; BADGE, which seeks large and diverse
 gradients; BALD, where networks drawn by dropout disagree; NOISE_STABILITY, where noise on the
-weights changes the prediction; TYPICLUST and PROBCOVER, typical images, for small budgets; TIDAL
+weights changes the prediction; TYPICLUST and PROBCOVER, typical images, for small budgets;
+MAXHERDING, which leaves few images far from a label, and UHERDING, where uncertain ones count most;
+BAIT, images that together tell the most of the last layer; DROPQUERY and ALFAMIX, different images
+whose prediction flips under dropout, or on the way to another class; TIDAL
 (with --auxiliary TIDAL), where a module that follows the training is least sure; FULL, all labels
 at once; LOSS, the true loss, which is no real strategy: it is the oracle that TOD estimates, and
 looks at the labels that it is to ask for.
@@ -22,6 +25,12 @@ from tod.config import cli
 from tod.config.entry_script import EntryScript, Strategy, parse
 from tod.engine.launch import launch
 
+ALL_LABELS = (
+    "active_learning.initial_labels=null",
+    "active_learning.initial=random",
+    "active_learning.cycles=1",
+)
+"""What FULL means, whatever the configuration says."""
 SAMPLING = {
     "RANDOM": samplers.query_at_random,
     "ENTROPY": samplers.query_by_entropy,
@@ -33,11 +42,16 @@ SAMPLING = {
     "NOISE_STABILITY": samplers.query_by_noise_stability,
     "TYPICLUST": Strategy(samplers.query_by_typiclust, takes_features=True),
     "PROBCOVER": Strategy(samplers.query_by_probcover, takes_features=True),
+    "MAXHERDING": Strategy(samplers.query_by_maxherding, takes_features=True),
+    "UHERDING": Strategy(samplers.query_by_uherding, takes_features=True),
+    "BAIT": Strategy(samplers.query_by_bait, takes_features=True),
+    "DROPQUERY": Strategy(samplers.query_by_dropquery, takes_features=True),
+    "ALFAMIX": Strategy(samplers.query_by_alfamix, takes_features=True),
     "TIDAL": Strategy(samplers.query_by_dynamics, needs_auxiliary="TIDAL"),
     "FULL": Strategy(
         samplers.query_nothing,
         needs=samplers.needs_all_labels,
-        always_with=samplers.ALL_LABELS,
+        always_with=ALL_LABELS,
     ),
     "LOSS": Strategy(samplers.query_by_true_loss, needs=samplers.needs_all_labels),
     "TOD": samplers.query_by_tod,

@@ -4,6 +4,7 @@ python plot.py results/digits_auxiliary_TOD_sampling_TOD_seed0 [RUN ...] --outpu
 
 Prints the table in Markdown and writes it beside the figure as CSV. Runs that differ in the seed
 alone are one curve, over all their trials; differences are to the first run, trial by trial.
+With --target, a power law goes on beyond each curve, as far as an accuracy.
 """
 
 from collections.abc import Sequence
@@ -21,12 +22,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     kinds = parser.add_mutually_exclusive_group()
     for kind, shows in KINDS.items():
         kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind, help=shows)
+    cli.add_target(parser)
     output = (
         "the figure, in the format of its ending; the table goes beside it (default: "
         "learning_curve.png, diagnostics.png or matrix.png)"
     )
     parser.add_argument("--output", type=cli.path, metavar="FILE", help=output)
     arguments = parser.parse_args(argv)
+    if arguments.kind and arguments.target:
+        parser.error(f"argument --target: not allowed with argument --{arguments.kind}")
     name = arguments.kind if arguments.kind not in (None, "paper") else "learning_curve"
     output = arguments.output or Path(f"{name}.png")
     if output.suffix.lower() not in (".png", ".pdf", ".svg"):
@@ -34,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = output.with_suffix(".csv")
     if table.name == "results.csv" and (table.parent / "config.yaml").exists():
         parser.error(f"argument --output: the table would replace the run's own {table}")
-    print(write_plot(output, arguments.runs, arguments.kind))
+    print(write_plot(output, arguments.runs, arguments.kind, arguments.target))
     print(f"{output}, {table}")
 
 

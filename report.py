@@ -21,10 +21,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=cli.path, metavar="RUN", help="a run's folder")
     settings = {"default": Path("report.html"), "help": "the page (default: %(default)s)"}
     parser.add_argument("--output", type=cli.path, metavar="FILE", **settings)
+    cli.add_target(parser)
     arguments = parser.parse_args(argv)
     if arguments.output.suffix.lower() not in (".html", ".htm"):
         parser.error(f"argument --output: {arguments.output} does not end in .html")
-    write_report(arguments.output, read_runs(arguments.runs))
+    write_report(arguments.output, read_runs(arguments.runs), arguments.target)
     print(arguments.output)
 
 

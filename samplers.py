@@ -3,16 +3,14 @@
 A sampling strategy is a function from a `Pool` to a `Query`; the entry scripts list them by name.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import one_hot
 
-from models import fold_batch_norm, with_noise
-from models.inference import logits_alone, without_tf32
 from tod.config import Config
+from tod.strategies.calibration import held_out_temperature
+from tod.strategies.clusters import pick_central
 from tod.strategies.covering import pick_covering, purity_radius
 from tod.strategies.diversity import (
     DRAWS,
@@ -20,18 +18,17 @@ from tod.strategies.diversity import (
     k_means_plus_plus,
     nearest_squared_distances,
 )
+from tod.strategies.fisher import fisher_vectors, pick_informative
+from tod.strategies.herding import pick_herding, smallest_distance, unit_length
+from tod.strategies.interpolation import class_means, number_of_flips
+from tod.strategies.perturbation import changes_by_noise, logits_under_dropout
 from tod.strategies.pool import Pool, Query
 from tod.strategies.typicality import pick_typical
+from tod.strategies.uncertainty import entropy, least_confidence, margin, mutual_information
 
 DROPOUT_MASKS = 20
-NOISE_DRAWS = 30
-NOISE_NORM = 0.001
-ALL_LABELS = (
-    "active_learning.initial_labels=null",
-    "active_learning.initial=random",
-    "active_learning.cycles=1",
-)
-"""What FULL means, whatever the configuration says."""
+RIDGE = 0.01
+"""λ of BAIT, for features whose mean square is 1."""
 
 
 def temporal_output_discrepancy(logits: Tensor, previous_logits: Tensor) -> Tensor:
@@ -42,48 +39,6 @@ def temporal_output_discrepancy(logits: Tensor, previous_logits: Tensor) -> Tens
     """
     difference = logits.softmax(dim=1) - previous_logits.softmax(dim=1)
     return 0.5 * difference.square().sum(dim=1)
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """The entropy of the prediction, as in Joshi et al., CVPR 2009.
-
-    Logits f(x; w), (N, C) → `−Σ_i p_i · ln p_i` of each image in nats, (N,), where p = softmax(f);
-    from 0 to ln C.
-    """
-    return _entropy_of(logits.softmax(dim=1))
-
-
-def _entropy_of(probabilities: Tensor) -> Tensor:
-    return -probabilities.xlogy(probabilities).sum(dim=1)
-
-
-def mutual_information(probabilities: Sequence[Tensor]) -> Tensor:
-    """What the prediction and the weights tell of each other (BALD; Houlsby et al., 2011).
-
-    The predictions p_t, (N, C), with each of T draws of the weights → of each image in nats, (N,),
-    `H[mean_t p_t] − mean_t H[p_t]`; from 0 to ln C.
-    """
-    of_mean = _entropy_of(torch.stack([*probabilities]).mean(dim=0))
-    return of_mean - torch.stack([_entropy_of(p) for p in probabilities]).mean(dim=0)
-
-
-def margin(logits: Tensor) -> Tensor:
-    """How close the two likeliest classes are (Scheffer et al., IDA 2001).
-
-    Logits f(x; w), (N, C), of at least two classes → `1 − (p_1 − p_2)` of each image, (N,), where
-    p_1 and p_2 are the largest two of softmax(f); from 0 to 1: the smallest margin scores highest.
-    """
-    largest, second = logits.softmax(dim=1).topk(2, dim=1).values.unbind(1)
-    return 1.0 - (largest - second)
-
-
-def least_confidence(logits: Tensor) -> Tensor:
-    """How unlikely the likeliest class is (Lewis & Gale, SIGIR 1994).
-
-    Logits f(x; w), (N, C) → `1 − max_i p_i` of each image, (N,), where p = softmax(f); from 0 to
-    1 − 1/C.
-    """
-    return 1.0 - logits.softmax(dim=1).amax(dim=1)
 
 
 def select_queries(
@@ -116,8 +71,9 @@ def query_by_score(pool: Pool, scores: Tensor, lowest: bool = False) -> Query:
     return Query(queried, values, best_last=not lowest)
 
 
-def _finite(values: Tensor) -> np.ndarray:
-    if not values.isfinite().all():
+def _finite(values: Tensor, *others: Tensor) -> np.ndarray:
+    """The values; FloatingPointError if they, or the others, are not all finite."""
+    if not all(each.isfinite().all() for each in (values, *others)):
         raise FloatingPointError("a score")
     return values.cpu().numpy()
 
@@ -176,51 +132,22 @@ def needs_dropout(config: Config) -> str | None:
 
 
 def query_by_bald(pool: Pool) -> Query:
-    """BALD: the images on whose class networks drawn by dropout disagree (Gal et al., ICML 2017).
-
-    The features are those of the whole network; 20 dropout masks for each of them go through the
-    task head alone.
-    """
-    kept = 1 - pool.config.model.dropout
-    generator = _torch_generator(pool, pool.features.device)
-    predictions = []
-    for _ in range(DROPOUT_MASKS):
-        draws = torch.rand(pool.features.shape, generator=generator, device=pool.features.device)
-        with torch.inference_mode():
-            logits = pool.network.task_head(pool.features * (draws < kept) / kept)
-        predictions.append(logits.softmax(dim=1))
-    return query_by_score(pool, mutual_information(predictions))
+    """BALD: the images on whose class 20 dropout masks disagree (Gal et al., ICML 2017)."""
+    drawn = logits_under_dropout(pool, pool.config.model.dropout, DROPOUT_MASKS)
+    return query_by_score(pool, mutual_information([each.softmax(dim=1) for each in drawn]))
 
 
 def query_by_noise_stability(pool: Pool) -> Query:
     """NOISE_STABILITY: images whose predictions small noise changes most, and in different ways.
 
-    Li et al., AAAI 2024. Each weight tensor (no biases) gets Gaussian noise whose norm is 0.001 of
-    its own, 30 times, each of which takes a pass over the subset, after a clean one. The changes of
-    the softmax output by its norm, one after the other, are an image's vector; those farthest from
-    0 and from all picked ones are picked. An image's score is its vector's length.
+    Li et al., AAAI 2024. Of the vectors of changes, those farthest from 0 and from all picked ones
+    are picked. An image's score is its vector's length.
     """
-    generator = _torch_generator(pool, torch.device("cpu"))
-
-    def predictions_of(network: nn.Module) -> Tensor:
-        (logits,) = pool.compute(network, logits_alone)
-        return logits.softmax(dim=1)
-
-    changes = []
-    with without_tf32():
-        clean = predictions_of(pool.backbone)
-        for _ in range(NOISE_DRAWS):
-            noisy = fold_batch_norm(with_noise(pool.network, NOISE_NORM, generator))
-            changes.append((predictions_of(noisy) - clean) / clean.norm(dim=1, keepdim=True))
-    vectors = torch.cat(changes, dim=1)
+    vectors = changes_by_noise(pool)
     lengths = vectors.norm(dim=1)
     scores = _finite(lengths)
     picked = k_center_greedy(vectors, lengths.square(), pool.query_size)
     return Query(pool.subset[picked.cpu().numpy()], scores)
-
-
-def _torch_generator(pool: Pool, device: torch.device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(int(pool.random.integers(2**63)))
 
 
 def query_by_typiclust(pool: Pool) -> Query:
@@ -241,11 +168,92 @@ def query_by_probcover(pool: Pool) -> Query:
     An image's score is how many uncovered images its ball holds, before any pick.
     """
     features, labeled = pool.representation
-    for each in (features, labeled):
-        _finite(each)
+    _finite(features, labeled)
     delta = purity_radius(torch.cat([labeled, features]), pool.logits.shape[1], pool.random)
     picked, scores = pick_covering(features, labeled, delta, pool.query_size, pool.random)
     return Query(pool.subset[picked], scores.astype(np.float64))
+
+
+def query_by_maxherding(pool: Pool) -> Query:
+    """MAXHERDING: images that leave the fewest others far from a label (Bae et al., ECCV 2024).
+
+    An image's score is what it adds to the mean kernel of an image with its nearest labelled one.
+    """
+    features, labeled = map(_unit_length, pool.representation)
+    picked, scores = pick_herding(features, labeled, pool.query_size)
+    return Query(pool.subset[picked], scores)
+
+
+def query_by_uherding(pool: Pool) -> Query:
+    """UHERDING: as MAXHERDING, where the uncertain images count most (Bae et al., ICLR 2025).
+
+    An image counts by its `margin` at the temperature that calibrates the network, and the kernel
+    is as wide as the two nearest labelled images are apart.
+    """
+    features, labeled = map(_unit_length, pool.representation)
+    _finite(pool.logits, pool.labeled_features)
+    decay = pool.config.training.weight_decay
+    known = pool.labeled_features, pool.known_labels
+    weights = margin(pool.logits / held_out_temperature(*known, decay, pool.random))
+    width = smallest_distance(labeled)
+    picked, scores = pick_herding(features, labeled, pool.query_size, weights, width)
+    return Query(pool.subset[picked], scores)
+
+
+def query_by_bait(pool: Pool) -> Query:
+    """BAIT: images that together tell the most of the last layer (Ash et al., NeurIPS 2021).
+
+    In its cheap form (Huseljic et al., 2024), which knows the likeliest class and the rest. An
+    image's score is by how much it alone lowers the trace of the inverse Fisher information.
+    """
+    features, labeled = pool.representation
+    scale = features.square().mean().sqrt()
+    vectors = fisher_vectors(pool.logits, features / scale)
+    known = fisher_vectors(pool.labeled_logits, labeled / scale)
+    _finite(vectors, known)
+    picked, scores = pick_informative(vectors, known, pool.query_size, RIDGE)
+    return Query(pool.subset[picked], scores)
+
+
+def query_by_dropquery(pool: Pool) -> Query:
+    """DROPQUERY: different images whose prediction dropout changes (Gupte et al., 2024).
+
+    Three masks leave a quarter of the features. Candidates are the images that more than one mask
+    changes, or any, where those are fewer than 25 for each pick; the most central of as many
+    clusters as picks are queried. An image's score is the number of masks that change it.
+    """
+    predicted = pool.logits.argmax(dim=1)
+    drawn = logits_under_dropout(pool, dropout=0.75, masks=3)
+    changes = sum((logits.argmax(dim=1) != predicted).long() for logits in drawn)
+    several, any_ = ((changes > least).nonzero().squeeze(1) for least in (1, 0))
+    candidates = several if len(several) >= 25 * pool.query_size else any_
+    return _most_central(pool, candidates, changes)
+
+
+def query_by_alfamix(pool: Pool) -> Query:
+    """ALFAMIX: different images whose prediction flips on the way to a labelled class.
+
+    Parvaneh et al., CVPR 2022. An image's score is the number of classes towards whose mean
+    features it flips; of those that flip, the most central of as many clusters as picks are
+    queried.
+    """
+    _finite(pool.features, pool.labeled_features)
+    anchors = class_means(pool.labeled_features, pool.known_labels)
+    weight = pool.network.task_head.weight
+    flips = number_of_flips(pool.logits, pool.features, weight, anchors, pool.query_size)
+    return _most_central(pool, flips.nonzero().squeeze(1), flips)
+
+
+def _most_central(pool: Pool, candidates: Tensor, scores: Tensor) -> Query:
+    _finite(pool.logits)
+    features = _unit_length(pool.representation[0]).cpu().numpy()
+    picked = pick_central(features, candidates.cpu().numpy(), pool.query_size, pool.random)
+    return Query(pool.subset[picked], _finite(scores).astype(np.float64))
+
+
+def _unit_length(features: Tensor) -> Tensor:
+    _finite(features)
+    return unit_length(features)
 
 
 def needs_all_labels(config: Config) -> str | None:

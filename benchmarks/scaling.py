@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import machine
 from benchmarks.ours import Ours
 from benchmarks.workload import workload
-from samplers import DROPOUT_MASKS, mutual_information
+from samplers import DROPOUT_MASKS, RIDGE, mutual_information
 from tod.analysis.tables import markdown
 from tod.config import PROJECT_DIR, cli, load
 from tod.config.schema import ActiveLearning
@@ -35,6 +35,8 @@ from tod.engine.device import (
     select_precision,
     work_of_a_step,
 )
+from tod.strategies.calibration import held_out_temperature
+from tod.strategies.clusters import pick_central
 from tod.strategies.covering import pick_covering, purity_radius
 from tod.strategies.diversity import (
     DRAWS,
@@ -42,6 +44,9 @@ from tod.strategies.diversity import (
     k_means_plus_plus,
     nearest_squared_distances,
 )
+from tod.strategies.fisher import fisher_vectors, pick_informative
+from tod.strategies.herding import pick_herding, smallest_distance, unit_length
+from tod.strategies.interpolation import class_means, number_of_flips
 from tod.strategies.typicality import pick_typical
 
 SIZES = (
@@ -86,12 +91,15 @@ def table_of_picks(settings: ActiveLearning, device: torch.device) -> str:
     torch.manual_seed(0)
     spots = torch.randn(100, 512, device=device).abs()
 
-    def random_features(count: int) -> torch.Tensor:
-        """As a network's: not negative, and a cloud for each of 100 classes."""
-        cloud = 0.7 * torch.randn(count, 512, device=device)
-        return (spots[torch.randint(100, (count,), device=device)] + cloud).clamp_min_(0)
+    known = torch.randint(100, (num_labeled,), device=device)
 
-    features, labeled = random_features(settings.subset_size), random_features(num_labeled)
+    def features_of(classes: torch.Tensor) -> torch.Tensor:
+        """As a network's: not negative, and a cloud for each of 100 classes."""
+        cloud = 0.7 * torch.randn(len(classes), 512, device=device)
+        return (spots[classes] + cloud).clamp_min_(0)
+
+    features = features_of(torch.randint(100, (settings.subset_size,), device=device))
+    labeled = features_of(known)
     gradients = torch.rand(settings.subset_size, 100, device=device)
     draws = torch.randint(DRAWS, (settings.query_size,), device=device)
 
@@ -116,6 +124,27 @@ def table_of_picks(settings: ActiveLearning, device: torch.device) -> str:
         masked = (features * (torch.rand_like(features) < 0.5) / 0.5 for _ in range(DROPOUT_MASKS))
         mutual_information([head(each).softmax(dim=1) for each in masked]).topk(settings.query_size)
 
+    def uherding() -> None:
+        held_out_temperature(labeled, known, 5e-4, np.random.default_rng(0))
+        rows = unit_length(features), unit_length(labeled)
+        width = smallest_distance(rows[1])
+        pick_herding(*rows, settings.query_size, torch.rand_like(features[:, 0]), width)
+
+    @torch.inference_mode()
+    def bait() -> None:
+        vectors = (fisher_vectors(head(each), each) for each in (features, labeled))
+        pick_informative(*vectors, settings.query_size, RIDGE)
+
+    def central(candidates: np.ndarray) -> None:
+        rows = unit_length(features).cpu().numpy()
+        pick_central(rows, candidates, settings.query_size, np.random.default_rng(0))
+
+    @torch.inference_mode()
+    def alfamix() -> None:
+        anchors = class_means(labeled, known)
+        number_of_flips(head(features), features, head.weight, anchors, len(features))
+        central(np.arange(len(features)))
+
     changes = torch.rand(settings.subset_size, 30 * 10, device=device)
     lengths = changes.square().sum(dim=1)
     works = {
@@ -127,6 +156,13 @@ def table_of_picks(settings: ActiveLearning, device: torch.device) -> str:
         ),
         "TYPICLUST": typiclust,
         "PROBCOVER": probcover,
+        "MAXHERDING": lambda: pick_herding(
+            unit_length(features), unit_length(labeled), settings.query_size
+        ),
+        "UHERDING": uherding,
+        "BAIT": bait,
+        "DROPQUERY": lambda: central(np.arange(len(features))),
+        "ALFAMIX": alfamix,
     }
     title = f"{settings.query_size:,} of {settings.subset_size:,} images, {num_labeled:,} labelled"
     rows = [[name, f"{machine.seconds(work, device):.1f}"] for name, work in works.items()]

@@ -30,9 +30,9 @@ def logits_alone(outputs: Sequence[Any]) -> tuple[Tensor, ...]:
     return tuple(outputs[:1])
 
 
-def features_alone(outputs: Sequence[Any]) -> tuple[Tensor, ...]:
-    """Of a backbone's outputs, the features."""
-    return tuple(outputs[2:3])
+def logits_and_features(outputs: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Of a backbone's outputs, the logits and the features."""
+    return outputs[0], outputs[2]
 
 
 def allow_tf32(allowed: bool) -> None:

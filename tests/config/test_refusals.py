@@ -88,6 +88,7 @@ ARGUMENTS = [
     argument(f"{LINEAR} --set=model.extractor=resnet50.no_such", "resnet50.no_such is none"),
     argument(f"{PEOPLE} {LINEAR} --set=model.extractor=null", "people's images have not; name one"),
     argument(f"{PEOPLE} --set=active_learning.initial=balanced", "initial", "random"),
+    argument(f"{PEOPLE} --set=active_learning.initial=herding", "initial", "features"),
     argument(f"{PEOPLE} --set=active_learning.imbalance=5", "imbalance", "write null"),
     argument(f"{PEOPLE} --sampling=FULL", "--sampling FULL", "nobody has given"),
     argument(f"{PEOPLE} --sampling=LOSS", "--sampling LOSS", "nobody has given"),
@@ -221,6 +222,8 @@ VALUES = [
     *values(
         "0.1 is for own_images", "active_learning.audit_share=0.1 active_learning.check_share=0.1"
     ),
+    *values("95.0 is for own_images", "active_learning.target_accuracy=95"),
+    *values("greater than or equal to 1", "active_learning.target_accuracy=0.95"),
     *values("9 is for image files", "images.size=9"),
     *values("0.2 is for image_folder", "images.test_share=0.2"),
 ]

@@ -189,9 +189,10 @@ def test_a_file_without_a_row_for_each_image_is_refused(tmp_path, rows, count):
 
 
 @no_pictures
-def test_typical_first_labels_need_no_file(tmp_path, linear, digits):
+@pytest.mark.parametrize("how", ["typical", "herding"])
+def test_first_labels_chosen_by_features_need_no_file(tmp_path, linear, digits, how):
     """They are those that a file with the same features would give a ResNet."""
-    typical = "--set=active_learning.initial=typical"
+    typical = f"--set=active_learning.initial={how}"
     run = linear(typical, method=("main_TOD.py", "TYPICLUST", "NONE"))
     run.start()
     np.save(tmp_path / "f.npy", digits)
@@ -215,3 +216,20 @@ def test_a_round_on_a_pool_that_has_grown_computes_the_new_pictures(tmp_path, mo
     people.rounds([1], *LINEAR, auxiliary="TOD")
     assert sorted(opened[24:]) == ["new.png", "newer.png"]
     assert len(people.batch(2)) == 6
+
+
+def test_herding_chooses_the_first_batch_of_people_but_never_its_audits(tmp_path):
+    batches = {}
+    for initial in ("random", "herding"):
+        people = People(tmp_path / initial, count=60)
+        settings = f"--set=active_learning.initial={initial}", "--set=active_learning.query_size=8"
+        people.rounds([-1], *LINEAR, *settings)
+        for row in people.batch(0):
+            batches.setdefault((initial, row["reason"]), []).append(row["sha256"])
+    assert batches["herding", "audit"] == batches["random", "audit"]
+    herded = batches["herding", "first"]
+    assert len({*herded}) == len(batches["random", "first"]) == 7
+    # Of a bright class and a dark one, random draws may have any number.
+    assert {people.truth[digest] for digest in herded} == {"cat", "dog"}
+    people.rounds([0], *LINEAR, *settings)
+    assert len(people.batch(1)) == 8

@@ -1,4 +1,4 @@
-"""Runs that people label, as far as they have got: each stage is made once, and copied."""
+"""Runs that people label, as far as they have got (each stage is made once, and copied); pages."""
 
 import os
 from collections.abc import Callable
@@ -6,7 +6,10 @@ from functools import cache
 
 import pytest
 
+from tests.support.browser import chromium
+from tests.support.labelling import ANIMALS, FOUR, Labelling
 from tests.support.people import People, stub_figures
+from tod.people.page import page
 
 Stages = Callable[..., People]
 
@@ -48,3 +51,28 @@ def after(stages, figures_stubbed, tmp_path) -> Stages:
 def people(after) -> People:
     """The pictures, before the first round."""
     return after(-1)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def labelling(browser, tmp_path):
+    """Opens the page of batch 7; at the end, nothing must have been complained of."""
+    every = []
+
+    def opened(class_names=ANIMALS, images=FOUR, script=None, is_ready=True, **options):
+        context = browser.new_context(**options)
+        if script:
+            context.add_init_script(script)
+        content = page(7, class_names, images)
+        every.append(Labelling(context, tmp_path / "batch.html", content, is_ready))
+        return every[-1]
+
+    yield opened
+    for one in every:
+        one.context.close()
+        assert one.complaints == []

@@ -13,7 +13,7 @@ from PIL import Image
 from tod.analysis import contact_sheet
 from tod.people.batch_files import write_batch
 from tod.people.label_studio import label_config, tasks
-from tod.people.requests import Request
+from tod.people.requests import AUDIT, CHECK, Request
 
 FILES = ("a b.png", "ü#?%20&.png", "caf\udce9: x.png")
 NETWORK = [
@@ -21,7 +21,6 @@ NETWORK = [
     Request("2", FILES[1], "bb", "audit", "0.123456", "what it says", "0.654321"),
     Request("3", FILES[2], "cc", "query", "1.5", "dog", "0.5"),
 ]
-CHECK = [row._replace(reason=row.reason.replace("audit", "check")) for row in NETWORK]
 DRAWN = [Request(*row[:3], "audit" if row.reason == "audit" else "first") for row in NETWORK]
 
 
@@ -43,9 +42,9 @@ def images_of_page(folder):
     return json.loads(content)["images"]
 
 
-@pytest.mark.parametrize("rows", [NETWORK, CHECK], ids=["audit", "check"])
-def test_nobody_who_audits_or_checks_sees_what_the_network_says(written, rows):
-    folder = written(rows)
+@pytest.mark.parametrize("reason", [AUDIT, CHECK])
+def test_nobody_who_labels_an_audit_or_a_check_sees_what_the_network_says_of_it(written, reason):
+    folder = written([NETWORK[0], NETWORK[1]._replace(reason=reason), NETWORK[2]])
     told = re.compile(rb"what it says|0\.123456|0\.654321|65 %")
     for path in {*folder.iterdir()} - {folder / "batch.csv"}:
         assert not told.search(path.read_bytes())
@@ -76,7 +75,7 @@ def test_label_studio_ticks_nothing_unless_the_other_file_is_imported_and_then_n
     ("rows", "expected"),
     [
         (NETWORK, [("cat", "2.5"), ("rank 2", "audit"), ("dog", "1.5")]),
-        (CHECK, [("cat", "2.5"), ("rank 2", "check"), ("dog", "1.5")]),
+        ([NETWORK[1]._replace(reason=CHECK)], [("rank 2", "check")]),
         (DRAWN, [("rank 1", "first"), ("rank 2", "audit"), ("rank 3", "first")]),
     ],
 )

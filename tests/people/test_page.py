@@ -1,132 +1,26 @@
 """The page for labelling, as a person uses it: opened from disk, in a real browser."""
 
-import csv
-import io
 import re
 
 import pytest
 
-from tests.support.browser import assert_ground_is, chromium, in_grey, wait_until_ready
-from tests.support.pictures import plain
-from tod.people.page import page, thumbnail
-from tod.people.requests import Request
+from tests.support.browser import wait_until_ready
+from tests.support.labelling import ANIMALS, FOUR, HEADER, images
+from tod.people.page import page
 
-ANIMALS = ("cat", "dog", "bird")
 HOSTILE = (
     *("=ten", 'a,"b"', "a,b", "line\nbreak", "line\rbreak", "<script>window.hacked=1</script>"),
     *("&lt;", " led by a blank", "followed by a blank "),
 )
-HEADER = ["file", "sha256", "class", "skipped"]
-
-
-def noise(side):
-    return next(plain(1, side=side))
-
-
-SMALL, LARGE = thumbnail(noise(8)), thumbnail(noise(300))
-
-
-def images(count=4, picture=SMALL, said=("cat", "0.834"), file="a/{}.png"):
-    return [
-        (Request("", file.format(n), f"{n:064x}", "query", "1", *said), picture, f"{n}.png")
-        for n in range(count)
-    ]
-
-
-FOUR = images()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-class Labelling:
-    """A page opened from disk by a person who has not used it before."""
-
-    def __init__(self, context, path, content, is_ready):
-        path.write_text(content, encoding="utf-8")
-        self.address, self.context, self.complaints, self.questions = path.as_uri(), context, [], []
-        self.open(is_ready)
-
-    def open(self, is_ready=True):
-        self.page = self.context.new_page()
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", self._answer)
-        self.page.goto(self.address)
-        if is_ready:
-            wait_until_ready(self.page)
-
-    def reload(self):
-        self.page.reload()
-        wait_until_ready(self.page)
-
-    def _answer(self, dialog):
-        self.questions.append(dialog.type)
-        dialog.accept()
-
-    def keys(self, *keys):
-        for key in keys:
-            self.page.keyboard.press(key)
-
-    def text(self, name):
-        return self.page.locator(f"#{name}").inner_text()
-
-    def place(self):
-        return int(self.text("place").split()[1])
-
-    def shown_classes(self):
-        return self.page.locator("#classes button:visible span").all_text_contents()
-
-    def button(self, name):
-        return self.page.get_by_role("button", name=name)
-
-    def pressed(self):
-        names = ("cat", "dog", "bird", "skip")
-        return [n for n in names if self.button(n).get_attribute("aria-pressed") == "true"]
-
-    def saved(self, save=None):
-        """The lines of the file that the page downloads, but for who has said so, and when."""
-        with self.page.expect_download() as download:
-            (save or (lambda: self.keys("Control+s")))()
-        self.file_name = download.value.suggested_filename
-        self.lines = download.value.path().read_bytes().decode()
-        rows = list(csv.reader(io.StringIO(self.lines, newline=""), strict=True))
-        self.told = [row[4:] for row in rows]
-        return [row[:4] for row in rows]
-
-    def names(self):
-        return [row[2] for row in self.saved()[1:]]
-
-
-@pytest.fixture
-def labelling(browser, tmp_path):
-    """Opens the page of batch 7; at the end, nothing must have been complained of."""
-    every = []
-
-    def opened(class_names=ANIMALS, images=FOUR, script=None, is_ready=True, **options):
-        context = browser.new_context(**options)
-        if script:
-            context.add_init_script(script)
-        content = page(7, class_names, images)
-        every.append(Labelling(context, tmp_path / "batch.html", content, is_ready))
-        return every[-1]
-
-    yield opened
-    for one in every:
-        one.context.close()
-        assert one.complaints == []
 
 
 def test_a_batch_is_labelled_by_keys_alone(labelling):
     opened = labelling()
     assert opened.page.title() == "Batch 7: which class?"
-    assert opened.text("progress") == "0 of 4 labelled, 0 skipped"
+    assert opened.text("progress") == "0 labelled, 0 skipped, 4 left"
     assert opened.text("file") == "a/0.png"
     opened.keys("1", "b", "i", "Enter", "-", "3")
-    assert opened.text("progress") == "3 of 4 labelled, 1 skipped"
+    assert opened.text("progress") == "3 labelled, 1 skipped, 0 left"
     assert "save labels" in opened.text("message")
     assert opened.place() == 4
     expected = [("cat", ""), ("bird", ""), ("", "yes"), ("bird", "")]
@@ -218,7 +112,7 @@ def test_keys_that_are_held_down_have_modifiers_or_are_an_input_methods_answer_n
         """document.body.dispatchEvent(
             new KeyboardEvent("keydown", {key: "1", bubbles: true, isComposing: true}))"""
     )
-    assert opened.text("progress") == "0 of 4 labelled, 0 skipped"
+    assert opened.text("progress") == "0 labelled, 0 skipped, 4 left"
     for _ in range(3):
         opened.page.keyboard.down("1")
     assert opened.place() == 2
@@ -250,14 +144,14 @@ def test_a_reload_loses_nothing_and_a_second_file_has_a_name_of_its_own(labellin
     opened.keys("2", "-", "ArrowRight")
     opened.reload()
     assert opened.place() == 4
-    assert opened.text("progress") == "1 of 4 labelled, 1 skipped"
+    assert opened.text("progress") == "1 labelled, 1 skipped, 2 left"
     opened.page.close()
     opened.open()
     opened.keys("3")
     assert [row[2:] for row in opened.saved()[1:]] == [["dog", ""], ["", "yes"], ["bird", ""]]
     opened.reload()
     assert "Saved as labels_batch7.csv." in opened.text("message")
-    assert opened.text("progress") == "2 of 4 labelled, 1 skipped"
+    assert opened.text("progress") == "2 labelled, 1 skipped, 1 left"
     opened.keys("1")
     assert "Saved" not in opened.text("message")
     opened.reload()
@@ -275,14 +169,14 @@ def test_two_tabs_of_one_batch_share_their_answers_and_those_of_another_do_not(l
     opened.keys("1")
     opened.open()
     opened.keys("2")
-    first.get_by_text("2 of 4 labelled").wait_for()
+    first.get_by_text("2 labelled").wait_for()
     for key in ("ArrowRight", "3"):
         first.keyboard.press(key)
-    opened.page.get_by_text("3 of 4 labelled").wait_for()
+    opened.page.get_by_text("3 labelled").wait_for()
     assert opened.names() == ["cat", "dog", "bird"]
     (tmp_path / "batch.html").write_text(page(8, ANIMALS, FOUR), encoding="utf-8")
     opened.open()
-    assert opened.text("progress") == "0 of 4 labelled, 0 skipped"
+    assert opened.text("progress") == "0 labelled, 0 skipped, 4 left"
 
 
 @pytest.mark.parametrize(
@@ -314,7 +208,7 @@ def test_the_page_asks_for_what_is_kept_only_when_the_browser_answers_it(labelli
     opened.keys("1")
     opened.page.evaluate(f"told[{int(not is_known)}]()")  # also where it refuses to
     wait_until_ready(opened.page)
-    assert opened.text("progress") == "0 of 4 labelled, 0 skipped"
+    assert opened.text("progress") == "0 labelled, 0 skipped, 4 left"
     assert opened.page.evaluate("localStorage.length") == 1
     assert not opened.page.locator("#unkept").is_visible()
 
@@ -387,102 +281,6 @@ def test_the_page_runs_and_loads_nothing_that_is_not_its_own(labelling):
     assert refused == ["img-src", "script-src-attr", "script-src-elem", "style-src-attr"]
     assert opened.page.evaluate("window.hacked") is None
     opened.complaints.clear()
-
-
-def test_a_small_picture_is_enlarged_by_its_pixels_and_a_photograph_smoothly(labelling):
-    opened = labelling(images=[*images(1), *images(1, picture=LARGE, file="b{}.jpg")])
-    looks = """document.getElementById("picture").decode().then(() => {
-        const image = document.getElementById("picture");
-        return [image.naturalWidth, image.clientHeight > 100,
-            getComputedStyle(image).imageRendering, image.alt];
-    })"""
-    opened.page.wait_for_selector("img.small")
-    assert opened.page.evaluate(looks) == [8, True, "pixelated", "Image 1 of 2: a/0.png"]
-    opened.keys("ArrowRight")
-    opened.page.wait_for_selector("img:not(.small)")
-    assert opened.page.evaluate(looks) == [300, True, "auto", "Image 2 of 2: b0.jpg"]
-
-
-def test_the_original_is_opened_beside_the_page(labelling, tmp_path):
-    noise(1300).save(tmp_path / "0.png")
-    opened = labelling()
-    for open_original in (
-        opened.page.get_by_role("link", name="original").click,
-        lambda: (opened.page.get_by_role("link").focus(), opened.keys("Enter")),
-    ):
-        with opened.context.expect_page() as original:
-            open_original()
-        width = "document.images[0].decode().then(() => document.images[0].naturalWidth)"
-        assert original.value.evaluate(width) == 1300
-        original.value.close()
-    assert opened.text("progress") == "0 of 4 labelled, 0 skipped"
-
-
-def test_a_telephone_shows_all_in_its_width_skip_and_save_in_reach_and_no_keys(labelling):
-    names = [*ANIMALS, "a" * 100, *(f"class {number}" for number in range(1000))]
-    file = "folder/" * 30 + "{}.png"
-    both = [*images(1, SMALL, file=file), *images(1, LARGE, file=file)]
-    phone = {"viewport": {"width": 360, "height": 640}, "has_touch": True, "is_mobile": True}
-    opened = labelling(names, both, **phone)
-    skip, save = (opened.button(name) for name in ("skip", "save labels"))
-    for top in (0, 10_000):
-        opened.page.evaluate("top => scrollTo(0, top)", top)
-        for button in (skip, save):
-            box = button.bounding_box()
-            assert box["y"] >= 0 and box["y"] + box["height"] <= 640
-    buttons = opened.page.locator("button:visible")
-    heights = buttons.evaluate_all("all => all.map(one => one.getBoundingClientRect().height)")
-    assert len(heights) == len(names) + 6
-    assert min(heights) >= 44
-    for place in (1, 2):
-        assert opened.place() == place
-        opened.keys("?")
-        assert opened.page.evaluate("document.documentElement.scrollWidth") <= 360
-        opened.button("dog").tap()
-    assert opened.page.locator("kbd:visible").count() == 0
-    skip.tap()
-    assert opened.text("progress") == "1 of 2 labelled, 1 skipped"
-    assert len(opened.saved(save.tap)) == 3
-    assert labelling().page.locator("kbd:visible").count() > 0
-
-
-def luminance(grey):
-    """The relative luminance of a grey of sRGB, from 0 to 255, after WCAG."""
-    value = grey / 255
-    return value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_ground(labelling, scheme):
-    opened = labelling(color_scheme=scheme, device_scale_factor=3)
-    assert_ground_is(scheme, opened.page)
-    field = in_grey(opened.page, "#typed")
-    inside = field.crop((15, 15, field.width - 15, field.height - 15))  # its border
-    low, high = map(luminance, inside.getextrema())
-    assert (high + 0.05) / (low + 0.05) >= 4.5
-
-
-def test_a_thousand_photographs_are_answered_without_waiting(labelling):
-    buffer = io.BytesIO()
-    noise(256).save(buffer, format="JPEG", quality=70)
-    assert 30_000 < len(buffer.getvalue()) < 60_000
-    opened = labelling(images=images(1000, picture=buffer.getvalue()))
-    # The time within the page, until the next picture can be seen.
-    milliseconds = opened.page.evaluate(
-        """async () => {
-            const taken = [];
-            for (let count = 0; count < 20; count++) {
-                const start = performance.now();
-                document.body.dispatchEvent(
-                    new KeyboardEvent("keydown", {key: "2", bubbles: true}));
-                await document.getElementById("picture").decode();
-                taken.push(performance.now() - start);
-            }
-            return Math.min(...taken);  // without what else the machine does
-        }"""
-    )
-    assert opened.text("progress") == "20 of 1000 labelled, 0 skipped"
-    assert milliseconds < 100
 
 
 def test_the_files_of_one_browser_are_one_persons_and_say_when(labelling):

@@ -40,6 +40,7 @@ def labelled_in_a_browser(people: People, number: int, browser: Browser) -> Path
             page.keyboard.press(key)
     with page.expect_download() as download:
         page.keyboard.press("Control+s")
+        page.keyboard.press("Enter")
     path = people.place / download.value.suggested_filename
     download.value.save_as(path)
     return path

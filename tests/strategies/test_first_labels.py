@@ -19,6 +19,7 @@ from tod import config as configuration
 from tod import data
 from tod.analysis.results import read_runs
 from tod.data.features import load_features, load_features_to_train_on
+from tod.strategies import first_labels
 from tod.strategies.first_labels import choose_first
 
 
@@ -59,6 +60,18 @@ def test_typical_first_labels_are_the_densest_points_of_as_many_clusters():
     assert sorted(chosen // 20) == [0, 1, 2, 3]
     distances = np.linalg.norm(offsets.reshape(80, 2)[chosen], axis=1)
     assert distances.max() < 0.8
+
+
+def test_herding_first_labels_leave_no_cluster_without_one(monkeypatch):
+    angles = np.repeat(np.arange(8) * np.pi / 4, 30) + np.random.default_rng(0).normal(0, 0.02, 240)
+    features = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    lengths = np.random.default_rng(1).uniform(1, 9, size=(240, 1)).astype(np.float32)
+    for most in (35_000, 100):  # among all images, or those that are drawn
+        monkeypatch.setattr(first_labels, "MOST_CANDIDATES", most)
+        random = np.random.default_rng(0)
+        chosen = choose_first("herding", 8, np.zeros(240), features * lengths, random)
+        assert sorted(chosen // 30) == [*range(8)]
+    assert len(choose_first("herding", 240, np.zeros(240), features, random)) == 240
 
 
 def test_a_run_begins_with_balanced_labels(tmp_path, no_pictures):

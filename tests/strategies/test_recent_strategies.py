@@ -15,7 +15,7 @@ from models.inference import allow_tf32
 from models.resnet import ResNet18
 from tests.support.pools import pool_of, positions, slow_farthest_first
 from tod.strategies import covering as coverage
-from tod.strategies import typicality
+from tod.strategies import perturbation, typicality
 from tod.strategies.covering import pick_covering, purity_radius
 from tod.strategies.diversity import common_offset, squared_distances
 from tod.strategies.typicality import pick_typical
@@ -90,8 +90,8 @@ def test_noise_has_the_wanted_norm_and_spares_biases():
 
 
 def test_noise_stability_equals_a_plain_one(monkeypatch):
-    assert samplers.NOISE_NORM == 0.001
-    monkeypatch.setattr(samplers, "NOISE_NORM", 0.05)
+    assert perturbation.NOISE_NORM == 0.001
+    monkeypatch.setattr(perturbation, "NOISE_NORM", 0.05)
     torch.manual_seed(3)
     network = ResNet18(4, width=2)
     for _ in range(3):
@@ -107,7 +107,7 @@ def test_noise_stability_equals_a_plain_one(monkeypatch):
     with torch.no_grad():
         clean = network(images)[0].softmax(dim=1)
         vectors = []
-        for _ in range(samplers.NOISE_DRAWS):
+        for _ in range(perturbation.NOISE_DRAWS):
             noisy = with_noise(network, 0.05, draws)(images)[0].softmax(dim=1)
             vectors.append((noisy - clean) / clean.norm(dim=1, keepdim=True))
     vectors = torch.cat(vectors, dim=1).double().numpy()

@@ -58,6 +58,7 @@ def pool_of(
         cycle=2,
         subset=FIRST_INDEX + np.arange(size),
         labels=torch.tensor([0] * size if labels is None else labels),
+        known_labels=torch.arange(len(labeled_features)) % logits.shape[1],
         batches=batches_of_rows(0, size),
         labeled_batches=batches_of_rows(size, size + len(labeled_features)),
         backbone=backbone,

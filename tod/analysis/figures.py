@@ -4,6 +4,7 @@ import io
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from tod.analysis import fonts
+from tod.analysis.forecast import NoForecastError, forecast, points_of
 from tod.analysis.matrix import PenaltyMatrix
 from tod.analysis.results import ACCURACY, DIAGNOSTICS, Curve
 from tod.analysis.tables import shared_training_images, summarized
@@ -41,10 +43,13 @@ PANELS = (
 """Of the diagnostics: label, columns (solid, dashed), and what a random score reaches."""
 
 
-def learning_curves(curves: Sequence[Curve], paper: str | None = None) -> "Figure":
+def learning_curves(
+    curves: Sequence[Curve], paper: str | None = None, target: float | None = None
+) -> "Figure":
     """Test accuracy against the number of labels, and against their share if it is known.
 
-    With the dashed curves of the paper for a dataset, it is drawn against the share alone.
+    With the dashed curves of the paper for a dataset, it is drawn against the share alone. With a
+    target in %, forecasts go on beyond the curves, dashed.
     """
     published = read_published_curves(paper) if paper else {}
     figure = _new_figure(7, 4.8)
@@ -52,6 +57,10 @@ def learning_curves(curves: Sequence[Curve], paper: str | None = None) -> "Figur
     for number, curve in enumerate(curves):
         share = published_share(curve, paper, 1) if paper else 1
         _draw_mean(axes, curve, ACCURACY, number, share)
+        if target is not None:
+            _draw_forecast(axes, curve, number, target)
+    if target is not None:
+        axes.axhline(target, color="grey", linewidth=0.8)
     for number, (method, curve) in enumerate(published.items(), start=len(curves)):
         style = {"color": f"C{number % 10}", "label": f"{method} (paper)"}
         if len(curve) == 1:  # with all labels: a point there would stretch the axis tenfold
@@ -220,6 +229,22 @@ def _draw_mean(
         return
     axes.plot(labels, mean, label=name, **style)
     axes.fill_between(labels, low, high, **band)
+
+
+def _draw_forecast(axes: "Axes", curve: Curve, number: int, target: float) -> None:
+    """Draws the forecast of a curve, if there is one, as far as the target or to twice its labels.
+
+    The band is the forecast's interval.
+    """
+    with suppress(NoForecastError):
+        found = forecast(points_of(curve))
+        _, middle, _ = found.labels_for(target)
+        end = max(2 * found.last, min(1.2 * middle, found.horizon))
+        labels = np.linspace(found.last, end)
+        low, accuracies, high = found.accuracies(labels)
+        colour = f"C{number % 10}"
+        axes.plot(labels, accuracies, color=colour, linestyle="--", linewidth=1)
+        axes.fill_between(labels, low, high, color=colour, alpha=0.1, linewidth=0)
 
 
 def _add_legend(figure: "Figure", axes: "Axes", below: bool = False) -> None:

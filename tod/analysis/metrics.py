@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from tod.analysis.results import ACCURACY, METRICS
+from tod.strategies.calibration import calibration_error
 
-BINS = 15
 FEW_IMAGES = 30
 """With fewer images, an accuracy means little."""
 PATIENCE = 3
@@ -42,17 +42,6 @@ def metrics_of_test_set(logits: Tensor, labels: Tensor) -> dict[str, str]:
     *percents, error = (f"{100 * share:.4f}" for share in shares)
     likelihood = f"{cross_entropy(logits, labels).item():.6g}"
     return dict(zip((ACCURACY, *METRICS), (*percents, likelihood, error), strict=True))
-
-
-def calibration_error(confidences: np.ndarray, correct: np.ndarray) -> float:
-    """The expected calibration error, with 15 equal bins of confidence (Guo et al., ICML 2017).
-
-    It is `Σ_b n_b/N · |accuracy in b − mean confidence in b|`, from 0 to 1. `confidences` are the
-    probabilities of the likeliest classes, (N,); `correct` says whether these are right, (N,).
-    """
-    bins = np.ceil(confidences * BINS).astype(np.int64)  # ((b − 1)/15, b/15] is bin b
-    gaps = np.bincount(bins, weights=correct - confidences)
-    return float(np.abs(gaps).sum() / len(confidences))
 
 
 def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:

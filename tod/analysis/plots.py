@@ -17,10 +17,13 @@ KINDS = {
 """The figures other than the learning curves alone."""
 
 
-def write_plot(path: Path, folders: Sequence[Path], kind: str | None) -> str:
+def write_plot(
+    path: Path, folders: Sequence[Path], kind: str | None, target: float | None = None
+) -> str:
     """Draws runs into a file in one of matplotlib's formats, and writes their table beside it.
 
-    Returns the tables in Markdown, followed by lines about runs that are not compared.
+    Returns the tables in Markdown, followed by lines about runs that are not compared, and about
+    the labels that a target accuracy in % takes.
     """
     curves = read_runs(folders)
     if all(curve.rows[ACCURACY].isna().all() for curve in curves):
@@ -43,7 +46,8 @@ def write_plot(path: Path, folders: Sequence[Path], kind: str | None) -> str:
         datasets = list(dict.fromkeys(curve.config["dataset"] for curve in curves))
         if kind == "paper" and len(datasets) > 1:
             raise InputError(f"--paper: name runs of one dataset, not of {' and '.join(datasets)}")
-        figure = figures.learning_curves(curves, datasets[0] if kind == "paper" else None)
+        figure = figures.learning_curves(curves, datasets[0] if kind == "paper" else None, target)
+        notes += tables.forecast_notes(curves, target)
         content, shown = tables.tidy_csv(curves), tables.accuracy_tables(curves)
     write_atomically(path, figures.rendered(figure, path.suffix[1:].lower()))
     write_atomically(path.with_suffix(".csv"), content)

@@ -15,12 +15,13 @@ from tod.config.identity import cycle_files
 from tod.system.files import write_atomically
 
 
-def write_report(path: Path, curves: Sequence[Curve]) -> None:
-    """Writes the page."""
+def write_report(path: Path, curves: Sequence[Curve], target: float | None = None) -> None:
+    """Writes the page; with forecasts of the labels that a target accuracy in % takes."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
     shown, notes = tables.accuracy_tables(curves), tables.unpaired_notes(curves)
+    forecasts = tables.forecast_notes(curves, target)
     if len({curve.method for curve in curves if not curve.labels_everything}) > 1:
         matrix = penalty_matrix(curves)
         notes += matrix.notes
@@ -36,10 +37,11 @@ def write_report(path: Path, curves: Sequence[Curve]) -> None:
     page = environment.get_template("report.html").render(
         datasets=dict.fromkeys(curve.config["dataset"] for curve in curves),
         curves=curves,
-        learning_curves=figures.rendered(figures.learning_curves(curves)),
+        learning_curves=figures.rendered(figures.learning_curves(curves, None, target)),
         diagnostics=figures.rendered(figures.diagnostics(judged)) if judged else None,
         tables=shown,
-        notes=notes,
+        notes=[*forecasts, *notes],
+        has_forecasts=bool(forecasts),
         runs=[
             {
                 "name": curve.name,

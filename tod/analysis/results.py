@@ -35,7 +35,7 @@ AUDIT = ("audited", "accuracy_low", "accuracy_high")
 """Further columns, if people label without a test set: the number of images on which the accuracy
 was measured, and its 95 % interval."""
 
-NO_DIFFERENCE = {"data_dir", "active_learning.trials"}
+NO_DIFFERENCE = {"data_dir", "active_learning.trials", "active_learning.target_accuracy"}
 """Settings in which runs that are compared may differ."""
 USED_BY = {
     name: {*field.annotation.used_by}

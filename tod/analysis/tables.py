@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
+from tod.analysis.forecast import in_words
 from tod.analysis.results import ACCURACY, AUDIT, DIAGNOSTICS, METRICS, Curve
 from tod.system.files import as_csv
 
@@ -158,6 +159,13 @@ def unpaired_notes(curves: Sequence[Curve]) -> list[str]:
     """A line for each curve without paired differences to the first."""
     reasons = [(curve.name, curve.why_not_paired(curves[0])) for curve in curves[1:]]
     return [f"{name}: not paired with the first run ({why})" for name, why in reasons if why]
+
+
+def forecast_notes(curves: Sequence[Curve], target: float | None) -> list[str]:
+    """A line for each curve with queries: how many labels the target takes; none without one."""
+    if target is None:
+        return []
+    return [f"{c.name}: {in_words(c, target)}" for c in curves if not c.labels_everything]
 
 
 def accuracy_lines(rows: pd.DataFrame) -> list[str]:

@@ -90,7 +90,6 @@ def _in_words(problem: dict[str, Any]) -> tuple[str, str]:
 
 
 WITH_PEOPLE = {
-    "initial": ("random", "chooses among labels or features; write random"),
     "imbalance": (None, "needs all labels; write null"),
     "cycles": (None, "should be null: the rounds go on until you stop"),
     "trials": (1, "should be 1: people label once"),
@@ -108,7 +107,14 @@ def _contradictions(valid: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for key, (right, words) in WITH_PEOPLE.items():
             if valid.get(key, right) != right:
                 yield f"active_learning.{key}", f"{valid[key]} {words}"
-        if valid.get("name") == "linear" and valid.get("extractor", "") is None:
+        initial, network = valid.get("initial", "random"), valid.get("name", "linear")
+        if initial == "balanced":
+            words = "balanced chooses among labels that nobody has given; write random"
+            yield "active_learning.initial", words
+        elif initial != "random" and network != "linear":
+            words = "compares features, which model.name linear alone has before; write random"
+            yield "active_learning.initial", f"{initial} {words}"
+        if network == "linear" and valid.get("extractor", "") is None:
             words = "null is for the rows of --features, which people's images have not; name one"
             yield "model.extractor", words
         for kind in ("audit", "check"):
@@ -121,6 +127,8 @@ def _contradictions(valid: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for key in ("audit_share", "check_share"):
             if share := valid.get(key):
                 yield f"active_learning.{key}", f"{share} is for {OWN_IMAGES}; write 0"
+        if target := valid.get("target_accuracy"):
+            yield "active_learning.target_accuracy", f"{target} is for {OWN_IMAGES}; write null"
     with suppress(KeyError, TypeError):  # a wrong null has been named already
         labels, cycles, query_size = (valid[k] for k in ("initial_labels", "cycles", "query_size"))
         if labels is None and cycles != 1 and not facts.from_people:

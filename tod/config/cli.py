@@ -91,6 +91,20 @@ def number_or_range(value: str) -> range:
     raise argparse.ArgumentTypeError(f"{value} is not a trial, like 2, or a range, like 1-3")
 
 
+def percent(value: str) -> float:
+    """An accuracy in %, from 1, from the command line: a share, as 0.95, is a mistake."""
+    with suppress(ValueError):
+        if 1 <= float(value) <= 100:
+            return float(value)
+    raise argparse.ArgumentTypeError(f"{value} is not an accuracy in %, from 1 to 100")
+
+
+def add_target(parser: Parser) -> None:
+    """Adds `--target`."""
+    shows = "draw and say how many labels this test accuracy, such as 95, would take"
+    parser.add_argument("--target", type=percent, metavar="PERCENT", help=shows)
+
+
 @contextmanager
 def exit_status() -> Iterator[None]:
     """Turns bad input into its message and status 2, and an early SIGINT into status 130.

@@ -108,8 +108,9 @@ def _contradictions(typed: argparse.Namespace, config: Config) -> Iterator[tuple
             if getattr(typed, name):
                 yield name, f"is for people's labels (--config {OWN_IMAGES})"
         needs = "model.extractor=null" if config.model.sees_a_file else None
-        if config.active_learning.initial == "typical" and not config.model.is_linear:
-            needs = "active_learning.initial=typical"
+        active = config.active_learning
+        if active.initial_compares_images and not config.model.is_linear:
+            needs = f"active_learning.initial={active.initial}"
         if needs and not typed.features:
             yield "features", f"{needs} needs a file"
         return

@@ -105,8 +105,8 @@ class Command:
         "remove what the run's folder holds, of all trials or of --trials, and start afresh", False
     )
     features: Path | None = argument(
-        "a .npy file of features (N, F) of the training images in their order: TYPICLUST and "
-        "PROBCOVER look at them instead of the network's, and active_learning.initial=typical does",
+        "a .npy file of features (N, F) of the training images in their order: strategies that "
+        "compare images look at them instead of the network's, and so does active_learning.initial",
         None,
         metavar="FILE",
     )

@@ -133,10 +133,16 @@ class ActiveLearning(Section):
     initial_labels: int | None = Field(ge=2, le=10**9)
     query_size: Count
     subset_size: Count
-    initial: Literal["random", "balanced", "typical"] = "random"
+    initial: Literal["random", "balanced", "typical", "herding"] = "random"
     imbalance: float | None = Field(None, ge=1, le=1e6)
     audit_share: float = Field(0.0, ge=0, lt=1)
     check_share: float = Field(0.0, ge=0, lt=1)
+    target_accuracy: float | None = Field(None, ge=1, le=100)
+
+    @property
+    def initial_compares_images(self) -> bool:
+        """Whether the first labels are chosen by features."""
+        return self.initial in ("typical", "herding")
 
     def labels_of_cycles(self, num_images: int) -> list[int]:
         """How many labelled images each cycle trains on, of so many training images."""

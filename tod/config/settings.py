@@ -42,7 +42,7 @@ def parse(document: str | bytes) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
         reason = getattr(error, "problem", None) or str(error) or type(error).__name__
-        reason = shortened(" ".join(reason.split()), 200)
+        reason = shortened(" ".join(reason.split()))
         raise ValueError(f"it is not YAML: {line}{reason}") from None
 
 

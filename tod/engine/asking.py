@@ -7,6 +7,7 @@ import numpy as np
 
 from tod.engine.trial import Trial
 from tod.people.requests import AUDIT, CHECK, FIRST, QUERY
+from tod.strategies.first_labels import choose_first
 from tod.strategies.pool import Pool, Query
 
 
@@ -42,14 +43,27 @@ def _share_of(size: int, share: float) -> int:
 
 
 def first_batch(
-    candidates: Candidates, size: int, random: np.random.Generator
+    candidates: Candidates,
+    size: int,
+    random: np.random.Generator,
+    initial: str = "random",
+    features: np.ndarray | None = None,
 ) -> list[tuple[int, str]]:
-    """Random images, each with its reason, for a batch that no network has scored."""
+    """The images to ask for, each with its reason, in a batch that no network has scored.
+
+    They are drawn at random, or, but for the audits, chosen by the features (N, F) of all images;
+    see `choose_first`.
+    """
     again = [*candidates.again.items()][:size]
     others = np.setdiff1d(candidates.unlabeled, [*candidates.again])
     drawn = random.choice(others, min(size - len(again), len(others)), replace=False)
     for_audit = np.arange(len(drawn)) < candidates.num_audits(len(drawn))
     reasons = random.permutation(np.where(for_audit, AUDIT, FIRST))
+    if features is not None:
+        left = np.setdiff1d(others, drawn[reasons == AUDIT])
+        count = int((reasons == FIRST).sum())
+        picked = choose_first(initial, count, np.empty(0), features[left], random)
+        drawn[reasons == FIRST] = left[picked]
     return [*again, *zip(drawn.tolist(), reasons.tolist(), strict=True)]
 
 

@@ -1,7 +1,6 @@
 """A run: all its trials, with labels from a dataset or from people."""
 
 import logging
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -21,6 +20,7 @@ from tod.runs.monitor import Monitor
 from tod.runs.ranks import main_process_first, ranks_from_environment
 from tod.runs.signals import Interruption, handled_by
 from tod.strategies.pool import Pool, Query
+from tod.system.versions import versions
 
 log = logging.getLogger("tod")
 
@@ -121,7 +121,7 @@ def _opened(
         ranks,
     )
     found = environment(experiment, oracle.fingerprint)
-    if not ranks.from_main(lambda: oracle.open(folder, dataset, found, run_log)):
+    if not ranks.from_main(lambda: oracle.open(folder, experiment, found, run_log)):
         return None
     ranks.each(lambda: experiment.load_features(oracle.features_to_train_on))
     if oracle.processes.is_main_process:
@@ -154,6 +154,6 @@ def environment(experiment: Experiment, fingerprint: str) -> dict[str, Any]:
         "precision": experiment.precision,
         **({"threads": torch.get_num_threads()} if device.type == "cpu" else {}),
         "ranks": experiment.ranks.world_size,
-        "python": platform.python_version(),
         "torch": str(torch.__version__),
+        **versions(),
     }

@@ -4,7 +4,9 @@ import logging
 from collections.abc import Container, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from losses import task_losses
 from tod.analysis.diagnostics import query_diagnostics
@@ -13,7 +15,7 @@ from tod.analysis.results import AUDIT as AUDIT_COLUMNS
 from tod.analysis.suspects import suspects
 from tod.config.settings import counted
 from tod.data.own_images import UNKNOWN, indices_of
-from tod.engine.trial import Trial
+from tod.engine.trial import Experiment, Trial, Views
 from tod.people.label_store import LabelStore
 from tod.people.requests import AUDIT, CHECK, Request
 
@@ -75,16 +77,14 @@ def judged_scores(
 def doubted(store: LabelStore, digests: Sequence[str], trial: Trial, writes: bool) -> list[int]:
     """The images whose label is perhaps wrong and unchecked so far, the most doubtful first.
 
-    They are told by the features on which the network's heads are. Rank 0 alone `writes` the list;
-    `digests` holds those of all images, by index.
+    Rank 0 alone computes and `writes` the list; `digests` holds those of all images, by index.
     """
     dataset, checked = trial.experiment.dataset, store.checked()
     indices = np.flatnonzero(dataset.train.labels != UNKNOWN)
-    features = trial.pool_of(indices).features
-    if not features.isfinite().all():
-        raise FloatingPointError("a feature")
-    of_images = features.cpu().numpy(), dataset.train.labels[indices].numpy()
-    found = trial.experiment.ranks.from_main(lambda: suspects(*of_images))
+    labels = dataset.train.labels[indices].numpy()
+    found = trial.experiment.ranks.from_main(
+        lambda: suspects(_inputs(indices, trial.experiment), labels)
+    )
     rows = [
         (index, dataset.class_names[suggested], probability)
         for index, suggested, probability in zip(
@@ -95,3 +95,19 @@ def doubted(store: LabelStore, digests: Sequence[str], trial: Trial, writes: boo
     if writes:
         store.write_suspects((digests[index], *others) for index, *others in rows)
     return [index for index, *_ in rows]
+
+
+def _inputs(indices: np.ndarray, experiment: Experiment) -> np.ndarray:
+    """What the networks see of images, (N, F): features, or pixels, averaged to 32×32 at most.
+
+    The features of a network that learns from the pixels are no witness: it has learnt the wrong
+    labels too.
+    """
+    views = Views(experiment, experiment.train_images, torch.from_numpy(indices))
+    found = [
+        batch
+        if batch.ndim == 2
+        else adaptive_avg_pool2d(batch, min(batch.shape[-1], 32)).flatten(1)
+        for batch in views()
+    ]
+    return torch.cat(found).float().cpu().numpy()

@@ -65,7 +65,7 @@ def checked(script: EntryScript, command: Command) -> Command:
         from models.extractor import Extractor
 
         Extractor(model.extractor, model.extractor_size)  # refuses a name that is none
-    is_used = strategy.takes_features or identity.config.active_learning.initial == "typical"
+    is_used = strategy.takes_features or identity.config.active_learning.initial_compares_images
     is_used |= model.sees_a_file
     if command.features and is_used:
         try:

@@ -243,7 +243,7 @@ class Oracle:
         """Loads the images, with the labels that are known."""
 
     def open(
-        self, folder: RunFolder, dataset: Dataset, found: dict[str, Any], run_log: RunLog
+        self, folder: RunFolder, experiment: Experiment, found: dict[str, Any], run_log: RunLog
     ) -> bool:
         """Makes the folder ready for results and records what was `found` in `config.yaml`.
 
@@ -252,7 +252,7 @@ class Oracle:
         """
         folder.open(found)
         run_log.write_to(folder.path / "log.txt")
-        records.write_unreadable(folder.path, dataset.unreadable, folder.mark)
+        records.write_unreadable(folder.path, experiment.dataset.unreadable, folder.mark)
         return True
 
     def trial(self, experiment: Experiment, number: int) -> Trial:

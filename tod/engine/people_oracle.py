@@ -4,7 +4,7 @@ The saved state says what the run is doing: it trains, or it waits for people.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ from tod.config.identity import Identity
 from tod.config.settings import counted, shortened
 from tod.data import Dataset, own_images
 from tod.data.own_images import UNKNOWN, indices_of
-from tod.engine import asking
+from tod.engine import asking, target
 from tod.engine.judging import audited, doubted, judged_scores
 from tod.engine.loop import Loop, Oracle
 from tod.engine.trial import Experiment, Trial
 from tod.people.batch_files import write_batch
-from tod.people.label_store import LabelStore
+from tod.people.label_store import LabelStore, refuse_other_classes
 from tod.people.requests import AUDIT, FIRST, QUERY, Request, batch_folder
 from tod.runs.checkpoints import Progress
 from tod.runs.folder import RunFolder
@@ -79,11 +79,12 @@ class PeopleOracle(Oracle):
         self.recorded = folder.begun()
         if model.is_linear and not self.recorded:
             _ = Extractor(model.extractor, model.extractor_size).network
-        _refuse_other_classes(folder.path, self.recorded, found.class_names)
+        refuse_other_classes(folder.path, self.recorded, found.class_names)
         checks = self.config.active_learning.check_share > 0
         self.store = LabelStore(folder.path, found, checks)
         self.store.refuse_missing(state, folder.rows())
         self.store.take(self.labels, self.relabel)
+        folder.record_target()
         if self.recorded and self.store.has_news():
             run_log.write_to(folder.path / "log.txt")
             self.store.write_labels()
@@ -113,21 +114,25 @@ class PeopleOracle(Oracle):
         return dataset
 
     def open(
-        self, folder: RunFolder, dataset: Dataset, found: dict[str, Any], run_log: RunLog
+        self, folder: RunFolder, experiment: Experiment, found: dict[str, Any], run_log: RunLog
     ) -> bool:
         begins = self.stage == WAITING
-        same = self.trained == self.store.fingerprint()
-        if begins and same and not self.is_in_pool.any():
-            self._say_that_all_is_labelled()
-            return False
+        if begins and self.trained == self.store.fingerprint():
+            if not self.is_in_pool.any():
+                self._say_that_all_is_labelled()
+                return False
+            (last,) = folder.rows().tail(1).to_dict("records") or [{}]
+            if reached := target.evidence(last, self.config, len(experiment.dataset.test)):
+                target.say(folder.path, self.config, reached)
+                return False
         settings = {"settings": [*self.identity.settings]}
-        super().open(folder, dataset, found | settings, run_log)
+        super().open(folder, experiment, found | settings, run_log)
         self.store.write_labels()
         self.store.say_what_changed()
         active = self.config.active_learning
         begins_with = active.initial_labels or active.query_size
         if begins and len(self.for_training) < (2 if self.store.batches else max(begins_with, 2)):
-            self._ask_at_random(folder)
+            self._ask_without_a_network(folder, experiment)
             return False
         return True
 
@@ -166,6 +171,7 @@ class PeopleOracle(Oracle):
         trial = loop.trial
         if self._measures_by_audits:
             row |= audited(float(row[ACCURACY]), len(trial.experiment.dataset.test))
+        kappa = target.agreement(trial)
         if loop.writes:
             loop.folder.write_row(row)
             if (loop.folder.rows()[ACCURACY] != "nan").any():
@@ -173,7 +179,14 @@ class PeopleOracle(Oracle):
         suspects = doubted(self.store, self.digests, trial, loop.writes)
         # A run that was killed after it wrote the batch does not write it again.
         batch_is_there = len(self.store.batches) > self.num_batches
-        self.num_written = self.num_batches + (batch_is_there or self._ask(loop, suspects))
+        num_test = len(trial.experiment.dataset.test)
+        reached = "" if batch_is_there else target.evidence(row, self.config, num_test)
+        if loop.writes:
+            target.say(loop.folder.path, self.config, reached, kappa)
+        asks = not batch_is_there and not reached
+        self.num_written = self.num_batches + (
+            batch_is_there or (asks and self._ask(loop, suspects))
+        )
         self._has_asked = not batch_is_there
         # The next cycle continues with this one's network, once there are labels.
         self.stage, trial.labeled = WAITING, trial.labeled[:0]
@@ -197,12 +210,17 @@ class PeopleOracle(Oracle):
             self._write(loop.folder, chosen)
         return bool(chosen)
 
-    def _ask_at_random(self, folder: RunFolder) -> None:
-        """Writes a batch of random images, which needs no network."""
+    def _ask_without_a_network(self, folder: RunFolder, experiment: Experiment) -> None:
+        """Writes a batch of images that are drawn at random, or chosen by their features."""
         active, number = self.config.active_learning, len(self.store.batches)
         size = active.query_size if number else active.initial_labels or active.query_size
         random = random_generator(self.identity.seed, "first batch", number)
-        chosen = asking.first_batch(self._candidates(FIRST), size, random)
+        features = None
+        if active.initial_compares_images and not number:
+            experiment.load_features()
+            features = experiment.train_images.numpy()
+        among = self._candidates(FIRST)
+        chosen = asking.first_batch(among, size, random, active.initial, features)
         if not chosen:
             raise InputError(
                 f"{self.store.found.root}: there is no image left to be labelled, and fewer than "
@@ -270,17 +288,4 @@ class PeopleOracle(Oracle):
         log.info(
             f"{batch_folder(self.store.run_folder, number)}: waits for the labels of "
             f"{count}{left_out}; give them by --labels FILE, or go on without {how}"
-        )
-
-
-def _refuse_other_classes(path: Path, recorded: Mapping[str, Any], class_names: list[str]) -> None:
-    before = recorded.get("class_names", class_names)
-    if before != class_names:
-        new, gone = {*class_names} - {*before}, {*before} - {*class_names}
-        how = "in another order"
-        if new or gone:
-            how = f"{shortened(min(new or gone))} is {'new' if new else 'gone'}"
-        raise InputError(
-            f"{path}: its network knows other classes ({how}); have the same as before, or begin a "
-            f"run in another --output-dir with --labels {path / 'labels.csv'}"
         )

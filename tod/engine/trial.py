@@ -82,7 +82,8 @@ class Experiment:
             FeatureBatches(features.stored, features.rows, self.device) for features in given
         )
         self.num_features = given[0].stored.shape[1]
-        if self.features is None and config.active_learning.initial == "typical":
+        compares = config.active_learning.initial_compares_images and not config.facts.from_people
+        if compares and self.features is None:
             self.features = self.train_images.numpy()
 
     def networks(self, trial: int, cycle: int = 1) -> models.NetworkFactory:
@@ -202,13 +203,14 @@ class Trial:
         if query_size is not None:
             active = config.active_learning.model_copy(update={"query_size": query_size})
             config = config.model_copy(update={"active_learning": active})
-        device, features = self.experiment.device, self.experiment.features
+        features, labels = self.experiment.features, self.experiment.train_labels
         given = None if features is None else (features[subset], features[self.labeled])
         return Pool(
             config=config,
             cycle=self.cycle,
             subset=subset,
-            labels=self.experiment.train_labels[torch.from_numpy(subset).to(device)],
+            labels=labels[torch.from_numpy(subset).to(labels.device)],
+            known_labels=labels[torch.from_numpy(self.labeled).to(labels.device)],
             batches=self._scoring_views(subset, "scoring views"),
             labeled_batches=self._scoring_views(self.labeled, "labeled scoring views"),
             backbone=models.fold_batch_norm(self.backbone),
@@ -216,7 +218,7 @@ class Trial:
             network=self.backbone,
             modules=self.auxiliary.modules(),
             random=self.random(purpose, self.cycle),
-            given_features=given and tuple(torch.from_numpy(each).to(device) for each in given),
+            given_features=given and tuple(torch.from_numpy(x).to(labels.device) for x in given),
             run=self.experiment.run,
         )
 

@@ -14,7 +14,7 @@ from tod.config import InputError
 from tod.data import picture
 from tod.people import label_studio
 from tod.people.page import LARGEST_SIDE, page, thumbnail
-from tod.people.requests import COLUMNS, UNBIASED, Request, batch_folder
+from tod.people.requests import AUDIT, CHECK, COLUMNS, Request, batch_folder
 from tod.system.files import NAMES, as_csv, atomic_folder, reason, refuse_what_the_machine_lacks
 from tod.system.machine import cores
 
@@ -30,8 +30,10 @@ def write_batch(
 ) -> Path:
     """Writes the files of a batch and returns its folder; `root` holds the images."""
     path = batch_folder(run_folder, number)
+    # Audits measure the network, and checks a label: people must not see what the network predicts.
+    hidden = (AUDIT, CHECK)
     shown = [
-        each._replace(score="", predicted="", probability="") if each.reason in UNBIASED else each
+        each._replace(score="", predicted="", probability="") if each.reason in hidden else each
         for each in requests
     ]
     files = [root / request.file for request in shown]

@@ -266,6 +266,20 @@ class LabelStore:
         write_atomically(self.run_folder / "pool.csv", as_csv(table))
 
 
+def refuse_other_classes(path: Path, recorded: Mapping[str, Any], class_names: list[str]) -> None:
+    """Raises an InputError where the network of a run knows other classes than there are now."""
+    before = recorded.get("class_names", class_names)
+    if before != class_names:
+        new, gone = {*class_names} - {*before}, {*before} - {*class_names}
+        how = "in another order"
+        if new or gone:
+            how = f"{shortened(min(new or gone))} is {'new' if new else 'gone'}"
+        raise InputError(
+            f"{path}: its network knows other classes ({how}); have the same as before, or begin a "
+            f"run in another --output-dir with --labels {path / 'labels.csv'}"
+        )
+
+
 def _answers_in(path: Path) -> list[Answer]:
     """The answers in a file; for labels of an earlier version, its batches give the reasons."""
     answers = read_answers(path)

@@ -1,4 +1,4 @@
-"""The page on which a person labels a batch of images; `label.html` is its template."""
+"""The page on which a person labels a batch of images, from its template in `label/`."""
 
 import base64
 import io
@@ -27,7 +27,7 @@ def page(
     Each of the `images`, in the order shown, has its picture as a PNG or JPEG file, and the address
     of the original relative to the page.
     """
-    loader = FileSystemLoader(Path(__file__).parent)
+    loader = FileSystemLoader(Path(__file__).parent / "label")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.filters["hash"] = lambda text: _base64(sha256(text.encode()).digest())
     keys = shortcuts(class_names)
@@ -43,13 +43,14 @@ def page(
                     "file": request.file,
                     "sha256": request.sha256,
                     "original": original,
+                    "predicted": request.predicted or None,
                     "prediction": _prediction(request),
                 }
                 for request, _, original in images
             ],
+            "largest_small_side": LARGEST_PNG,
         },
         pictures=(_data_url(picture) for _, picture, _ in images),
-        largest_small_side=LARGEST_PNG,
     )
 
 

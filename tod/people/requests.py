@@ -7,11 +7,10 @@ from typing import NamedTuple
 from tod.config.settings import shortened
 from tod.system.files import damaged, read_table
 
-FIRST, QUERY, AUDIT, CHECK = "first", "query", "audit", "check"
-"""Why an image is asked for: drawn without a network, queried, to be audited, or since its label is
-to be checked."""
-UNBIASED = (AUDIT, CHECK)
-"""What people must answer without seeing what the network says."""
+FIRST, QUERY, AUDIT = "first", "query", "audit"
+"""Why an image is asked for: drawn without a network, queried, or to be audited."""
+CHECK = "check"
+"""Asked for once more, since its label is doubted."""
 
 
 class Request(NamedTuple):

@@ -26,6 +26,8 @@ CONTENTS = (
     "weights tensorboard log.txt config.yaml"
 )
 START_AFRESH = "mend it, or start the run afresh with --overwrite"
+TARGET = "target_accuracy"
+"""Of the section `active_learning`: may change between the commands of a run."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 ANOTHER_PLACE = "name another place with --output-dir"
 ALL_TRIALS = f"leave out --trials to start all of them afresh, or {ANOTHER_PLACE}"
@@ -175,6 +177,7 @@ class RunFolder:
             found["run"] = {key: found["run"].get(key) for key in wanted["run"]}
             # Images may move; whether they are the same is known once they are read.
             found["data_dir"] = wanted["data_dir"]
+            found["active_learning"][TARGET] = wanted["active_learning"][TARGET]
             self._refuse_differences(flat(found), flat(wanted))
 
     def _refuse_differences(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -206,6 +209,16 @@ class RunFolder:
     def recorded(self) -> dict[str, Any]:
         """The run's `config.yaml`, as `read_run` returns it."""
         return read_run(self.path, START_AFRESH)
+
+    def record_target(self) -> None:
+        """Records the target of a run that has begun, for later commands, where it is another."""
+        if not self.begun():
+            return
+        content, target = self.recorded(), getattr(self.identity.config.active_learning, TARGET)
+        if content["active_learning"][TARGET] != target:
+            content["active_learning"][TARGET] = target
+            content["run"]["settings"] = [*self.identity.settings]
+            write_atomically(self.path / "config.yaml", as_yaml(content))
 
     def begun(self) -> dict[str, Any]:
         """The section `run` of `config.yaml`; empty if the run starts now."""

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tod.strategies.clusters import clusters
 from tod.strategies.diversity import ROWS, nearest_squared_distances, squared_distances
-from tod.strategies.typicality import clusters
 
 PURITY = 0.95
 """The share of balls that may hold images of one class only, which sets their radius."""

@@ -19,6 +19,11 @@ ROUNDING = 1e-5
 """So large an error of a squared distance, beside a usual one, changes no pick to speak of."""
 
 
+def off_mps(tensor: Tensor) -> Tensor:
+    """The tensor where float64 is known, which it is not on Apple's GPUs."""
+    return tensor.cpu() if tensor.device.type == "mps" else tensor
+
+
 def common_offset(features: Tensor) -> Tensor:
     """What to take off features before their distances, (F,): their mean, where it is large, or 0.
 
@@ -48,7 +53,7 @@ def nearest_squared_distances(features: Tensor, centers: Tensor) -> Tensor:
     offset = common_offset(features)
     features, centers = features - offset, centers - offset
     nearest = torch.full_like(features[:, 0], torch.inf)
-    for chunk in centers.split(CENTERS_AT_ONCE):
+    for chunk in centers.split(CENTERS_AT_ONCE) if len(centers) else ():
         # ‖h − c‖² = ‖h‖² + ‖c‖² − 2 h·c, of which ‖h‖² is the same for all centres.
         without_own = torch.addmm(chunk.square().sum(dim=1), features, chunk.T, alpha=-2)
         nearest = torch.minimum(nearest, without_own.amin(dim=1))

@@ -6,11 +6,12 @@ from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from losses import task_losses
 from models import Outputs
-from models.inference import OfOutputs, features_alone, joined, logits_alone, outputs_of
+from models.inference import OfOutputs, joined, logits_alone, logits_and_features, outputs_of
 from models.lossnet import LossNet
 from tod.config import Config
 
@@ -53,8 +54,9 @@ class Pool:
         cycle: from 1.
         subset: indices of the images to score, (M,).
         labels: their classes, (M,), on the networks' device; only an oracle may look at them.
+        known_labels: the classes of the L labelled images, (L,), on the networks' device.
         batches: returns the subset's images at each call, in batches (N, 3, H, W).
-        labeled_batches: the same for the L labelled images.
+        labeled_batches: the same for the labelled images.
         backbone: the network at the end of this cycle.
         previous: the network at the end of the previous cycle; in the first, an untrained one.
         network: the backbone as it is trained, with its batch norm.
@@ -68,6 +70,7 @@ class Pool:
     cycle: int
     subset: np.ndarray
     labels: Tensor
+    known_labels: Tensor
     batches: Batches
     labeled_batches: Batches
     backbone: nn.Module
@@ -113,10 +116,19 @@ class Pool:
         """f(x; w_{c−1}), (M, C)."""
         return self.compute(self.previous, logits_alone)[0]
 
-    @cached_property
+    @property
+    def labeled_logits(self) -> Tensor:
+        """f(x; w_c) of the labelled images, (L, C)."""
+        return self._of_labeled[0]
+
+    @property
     def labeled_features(self) -> Tensor:
         """The features of the labelled images, (L, F)."""
-        return self.compute(self.backbone, features_alone, self.labeled_batches)[0]
+        return self._of_labeled[1]
+
+    @cached_property
+    def _of_labeled(self) -> tuple[Tensor, ...]:
+        return self.compute(self.backbone, logits_and_features, self.labeled_batches)
 
     @property
     def representation(self) -> tuple[Tensor, Tensor]:
@@ -142,6 +154,10 @@ class Pool:
         for each in (network, *self.modules.values()):
             each.eval()
         return self.run(network, of_outputs, batches or self.batches)
+
+    def torch_generator(self, device: torch.device) -> torch.Generator:
+        """A generator for PyTorch's draws, which follows from `random`."""
+        return torch.Generator(device).manual_seed(int(self.random.integers(2**63)))
 
 
 def _without_maps(lossnets: Sequence[LossNet], outputs: Outputs) -> tuple[Tensor, ...]:

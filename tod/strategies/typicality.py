@@ -4,43 +4,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tod.strategies.diversity import common_offset, squared_distances
+from tod.strategies.clusters import clusters
+from tod.strategies.diversity import squared_distances
 
 MOST_CLUSTERS = 500
-FEW_CLUSTERS = 50
-"""Up to so many, k-means sees all images at each step."""
-BATCH, PASSES = 5_000, 20
-"""A step sees so many images, as the choice of the first centres does; beyond so many passes over
-all images, clusters hardly change."""
 SMALL = 5
 """A cluster of so few members is picked from only when all others have run out."""
 NEIGHBOURS = 20
-
-
-def clusters(features: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """The cluster of each image, (N,), from 0 to `count` − 1, by k-means on the features (N, F).
-
-    It takes no more threads than PyTorch does.
-    """
-    # Seconds: only a query waits for it.
-    from sklearn.cluster import KMeans, MiniBatchKMeans, kmeans_plusplus
-    from threadpoolctl import threadpool_limits
-
-    rows = torch.from_numpy(features)
-    features = (rows - common_offset(rows)).numpy()
-    seed = int(random.integers(2**31))
-    with threadpool_limits(torch.get_num_threads()):
-        if count <= FEW_CLUSTERS:
-            # Several threads add up in any order, and would give other bytes each time.
-            with threadpool_limits(1, "openmp"):
-                return KMeans(count, n_init=1, random_state=seed).fit_predict(features)
-        size = min(max(BATCH, 3 * count), len(features))
-        drawn = random.choice(len(features), size, replace=False)
-        centers, _ = kmeans_plusplus(features[drawn], count, random_state=seed, n_local_trials=1)
-        means = MiniBatchKMeans(
-            count, init=centers, batch_size=BATCH, max_iter=PASSES, n_init=1, random_state=seed
-        )
-        return means.fit_predict(features)
 
 
 @torch.inference_mode()
