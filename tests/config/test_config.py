@@ -22,6 +22,7 @@ from tod.config.settings import flat as dotted
 
 COMMON = """
 active_learning: {trials: 3, cycles: 7, initial: random, imbalance: null, audit_share: 0.0}
+active_learning.check_share: 0.0
 active_learning.target_accuracy: null
 training: {batch_size: 128, epochs: 200, lr: 0.1, momentum: 0.9, weight_decay: 0.0005}
 training.milestones: [160]
@@ -147,8 +148,8 @@ def test_shipped_file_shows_every_value_that_matters(name):
     shown = yaml.safe_load((CONFIG_DIR / f"{name}.yaml").read_text(encoding="utf-8"))
     resolved = configuration.load(name).as_dict()
     hidden = {"dropout", "fresh_weights", "initial", "imbalance", "audit_share", "test_share"}
-    hidden |= {"extractor", "extractor_size", "target_accuracy"}
-    of_people = {"audit_share", "target_accuracy"}
+    hidden |= {"extractor", "extractor_size", "target_accuracy", "check_share"}
+    of_people = {"audit_share", "check_share", "target_accuracy"}
     hidden -= {"image_folder": {"test_share"}, OWN_IMAGES: of_people}.get(name, set())
     if not DATASETS[name].are_files:
         hidden |= {"resize", "size", "unreadable"}
@@ -306,7 +307,7 @@ def assert_sound(config: Config) -> None:
     cycles = active.cycles
     if config.facts.from_people:
         assert (active.trials, cycles) == (1, None)
-        assert active.audit_share == 0 or active.query_size >= 2
+        assert active.audit_share == active.check_share == 0 or active.query_size >= 2
         cycles = 2
     else:
         assert active.initial_labels or cycles == 1

@@ -95,6 +95,11 @@ ARGUMENTS = [
     argument(f"{PEOPLE} --set=active_learning.cycles=7", "cycles: 7 should be null"),
     argument(f"{PEOPLE} --set=active_learning.trials=3", "trials: 3 should be 1"),
     argument(f"{PEOPLE} --set=active_learning.query_size=1", "no room for audits"),
+    argument(
+        f"{PEOPLE} --set=active_learning.query_size=1 --set=active_learning.audit_share=0 "
+        "--set=active_learning.check_share=0.1",
+        "no room for checks",
+    ),
     argument("--sampling=BALD", "--sampling BALD: needs dropout: ", "model.dropout=0.5"),
     argument("--processes=2 --sampling=BALD", "--sampling BALD: needs dropout: "),
     *options("--processes", "is not a whole number from 1 to 1,024", "0", "1025"),
@@ -205,7 +210,8 @@ VALUES = [
     ),
     *values(
         "should be less than 1",
-        "active_learning.audit_share=1 training.momentum=1 images.test_share=1|2 model.dropout=1",
+        "active_learning.audit_share=1 active_learning.check_share=1 training.momentum=1 "
+        "images.test_share=1|2 model.dropout=1",
     ),
     *values("should be a list", "training.milestones=16|null|{a} images.std={r}"),
     *values("0.5 should be a list", "images.mean=0.5"),
@@ -213,7 +219,9 @@ VALUES = [
     *values("larger than the one before", "training.milestones=[16,8]|[8,8]"),
     *values("null is for own_images", "active_learning.cycles=null"),
     *values("null is all images", "active_learning.initial_labels=null"),
-    *values("0.1 is for own_images", "active_learning.audit_share=0.1"),
+    *values(
+        "0.1 is for own_images", "active_learning.audit_share=0.1 active_learning.check_share=0.1"
+    ),
     *values("95.0 is for own_images", "active_learning.target_accuracy=95"),
     *values("greater than or equal to 1", "active_learning.target_accuracy=0.95"),
     *values("9 is for image files", "images.size=9"),

@@ -75,10 +75,11 @@ def test_label_studio_ticks_nothing_unless_the_other_file_is_imported_and_then_n
     ("rows", "expected"),
     [
         (NETWORK, [("cat", "2.5"), ("rank 2", "audit"), ("dog", "1.5")]),
+        ([NETWORK[1]._replace(reason=CHECK)], [("rank 2", "check")]),
         (DRAWN, [("rank 1", "first"), ("rank 2", "audit"), ("rank 3", "first")]),
     ],
 )
-def test_the_contact_sheet_says_what_is_an_audit(written, monkeypatch, rows, expected):
+def test_the_contact_sheet_says_what_is_an_audit_or_a_check(written, monkeypatch, rows, expected):
     noted = Mock(wraps=contact_sheet.of_batch)
     monkeypatch.setattr(contact_sheet, "of_batch", noted)
     assert (written(rows) / "contact_sheet.png").exists()

@@ -89,7 +89,7 @@ def plain(state: object) -> object:
 def waiting(tmp_path_factory) -> People:
     """A run whose second batch waits; people have answered it: with a tie and a skip."""
     people = People(tmp_path_factory.mktemp("waiting"), 30)
-    people.rounds((-1, 0), **METHOD)
+    people.rounds((-1, 0), "--set=active_learning.check_share=0.2", **METHOD)
     tie, skip, *others = people.batch(1)
     people.says(others, file="answers.csv", skips=[skip])
     with (people.place / "answers.csv").open("a") as file:

@@ -95,6 +95,10 @@ def of(file: str, name: str | None, sha256: str = "aa") -> Answer:
     return answer("", name, sha256)._replace(source=file, content=f"{file}, {name}")
 
 
+def annotated(name: str | None, annotation: str, annotator: str, updated_at: str = "1") -> Answer:
+    return of("x", name)._replace(annotation=annotation, annotator=annotator, updated_at=updated_at)
+
+
 def kind(labels: Said) -> str:
     """The class of an image, or the table in which it stands without one."""
     return labels["aa"].class_name or labels["aa"].table
@@ -141,6 +145,53 @@ def test_a_second_disagreement_of_files_with_the_same_names_is_an_answer(tmp_pat
         assert (store.waiting() == []) == is_answered
 
 
+CHECKED = "checked"  # settled, as it was
+OF_ANNA = [annotated(*each) for each in (("cat", "", "anna", "1"), ("dog", "", "anna", "2"))]
+
+
+@pytest.mark.parametrize(
+    ("before", "given", "relabel", "expected"),
+    [
+        (OF_ANNA[0], OF_ANNA[:1], False, "cat"),
+        (OF_ANNA[0], [OF_ANNA[0]._replace(content="more rows")], False, "cat"),
+        (OF_ANNA[0], [OF_ANNA[0]._replace(updated_at="2")], False, CHECKED),
+        (OF_ANNA[0], [OF_ANNA[1]._replace(class_name=None)], False, CHECKED),
+        (OF_ANNA[0], OF_ANNA[1:], False, TIE),
+        (OF_ANNA[0], OF_ANNA[1:], True, "dog"),
+        (OF_ANNA[0], [OF_ANNA[0]._replace(updated_at="2")], True, CHECKED),
+        (CAT_OF_ALICE, [CAT_OF_ALICE], False, "cat"),
+        (CAT_OF_ALICE, [CAT_OF_ALICE._replace(content="more rows")], False, CHECKED),
+        (CAT_OF_ALICE, [of("carol.csv", "cat")], False, CHECKED),
+        (CAT_OF_ALICE, [of("alice.csv", "dog")], False, TIE),
+        # More people than one say so, but nothing is changed by itself.
+        (CAT_OF_ALICE, [DOG_OF_BOB, of("carol.csv", "dog")], False, TIE),
+    ],
+)
+def test_a_check_is_answered_by_what_is_said_later_and_changes_no_class(
+    before, given, relabel, expected
+):
+    first, check = REQUESTS["aa"], REQUESTS["aa"]._replace(batch="3", reason="check")
+
+    def said(labels: Said, request: Request, answers: list[Answer], relabel: bool) -> Said:
+        requests, problems = {"aa": request}, []
+        by_image = [("aa", answers)]
+        labels = with_answers(labels, by_image, FOUND, requests, relabel, problems, True)
+        assert problems == []
+        return labels
+
+    labels = said(said({}, first, [before], False), check, given, relabel)
+    was_answered = expected != "cat"
+    assert kind(labels) == ("cat" if expected == CHECKED else expected)
+    assert (labels["aa"].batch, labels["aa"].reason) == (
+        ("3", "check") if was_answered else ("0", "")
+    )
+    if expected == TIE:
+        assert said(labels, check, given, False) == labels
+        again = check._replace(batch="4", reason="query")
+        newest = annotated("cat", "", given[0].annotator or "eve", "4")
+        assert kind(said(labels, again, [newest], False)) == (TIE if len(given) > 1 else "cat")
+
+
 def test_votes_that_have_decided_contradict_nothing_when_they_come_again():
     tie = taken(CAT_OF_ALICE, DOG_OF_BOB)
     settled = taken(of("carol.csv", "cat"), before=tie)
@@ -157,6 +208,12 @@ def test_an_older_answer_of_the_same_person_takes_nothing_back():
         assert kind(taken(annotated(name, "", "anna", at), before=tie)) == now
 
 
+def test_an_answer_saved_again_is_no_second_vote_of_its_person():
+    tie = taken(annotated("cat", "", "anna", "1"), annotated("dog", "", "ben", "1"))
+    again = annotated("cat", "", "anna", "1")._replace(content="more rows")
+    assert taken(again, before=tie) == tie
+
+
 def test_an_audit_of_another_run_stays_one():
     audit = answer("", "cat", "aa")._replace(may_be_gone=True, reason="audit")
     orders = ([audit, CAT_OF_ALICE], [CAT_OF_ALICE, audit])
@@ -166,10 +223,6 @@ def test_an_audit_of_another_run_stays_one():
     tie = taken(CAT_OF_ALICE, DOG_OF_BOB, before=taken(audit), relabel=True)
     assert tie["aa"].reason == "audit"
     assert taken(of("carol.csv", "dog"), before=tie)["aa"].reason == "audit"
-
-
-def annotated(name: str | None, annotation: str, annotator: str, updated_at: str = "1") -> Answer:
-    return of("x", name)._replace(annotation=annotation, annotator=annotator, updated_at=updated_at)
 
 
 @pytest.mark.parametrize(

@@ -117,14 +117,16 @@ def _contradictions(valid: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if network == "linear" and valid.get("extractor", "") is None:
             words = "null is for the rows of --features, which people's images have not; name one"
             yield "model.extractor", words
-        if valid.get("audit_share") and valid.get("query_size") == 1:
-            words = "1 leaves no room for audits; write 2 or more, or audit_share 0"
-            yield "active_learning.query_size", words
+        for kind in ("audit", "check"):
+            if valid.get(f"{kind}_share") and valid.get("query_size") == 1:
+                words = f"1 leaves no room for {kind}s; write 2 or more, or {kind}_share 0"
+                yield "active_learning.query_size", words
     elif dataset:
         if valid.get("cycles", 0) is None:
             yield "active_learning.cycles", f"null is for {OWN_IMAGES}; write a number"
-        if share := valid.get("audit_share"):
-            yield "active_learning.audit_share", f"{share} is for {OWN_IMAGES}; write 0"
+        for key in ("audit_share", "check_share"):
+            if share := valid.get(key):
+                yield f"active_learning.{key}", f"{share} is for {OWN_IMAGES}; write 0"
         if target := valid.get("target_accuracy"):
             yield "active_learning.target_accuracy", f"{target} is for {OWN_IMAGES}; write null"
     with suppress(KeyError, TypeError):  # a wrong null has been named already

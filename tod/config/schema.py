@@ -136,6 +136,7 @@ class ActiveLearning(Section):
     initial: Literal["random", "balanced", "typical", "herding"] = "random"
     imbalance: float | None = Field(None, ge=1, le=1e6)
     audit_share: float = Field(0.0, ge=0, lt=1)
+    check_share: float = Field(0.0, ge=0, lt=1)
     target_accuracy: float | None = Field(None, ge=1, le=100)
 
     @property

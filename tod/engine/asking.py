@@ -1,4 +1,4 @@
-"""The next batch for people: random images, those that the network queries, and ties."""
+"""The next batch for people: random images, those that the network queries, ties, and checks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tod.engine.trial import Trial
-from tod.people.requests import AUDIT, FIRST, QUERY
+from tod.people.requests import AUDIT, CHECK, FIRST, QUERY
 from tod.strategies.first_labels import choose_first
 from tod.strategies.pool import Pool, Query
 
@@ -18,16 +18,28 @@ class Candidates(NamedTuple):
         unlabeled: all images without a label, (M,), in order.
         again: the images about which people disagree, each with the reason to ask again.
         audit_share: the share of the other images on which the accuracy is measured.
+        doubted: the images whose label may be asked for again, the most doubtful first.
+        check_share: the share of a batch that asks for these.
     """
 
     unlabeled: np.ndarray
     again: Mapping[int, str]
     audit_share: float
+    doubted: Sequence[int] = ()
+    check_share: float = 0.0
 
     def num_audits(self, size: int) -> int:
         """How many images of a batch of this size are audits: never all of them."""
-        share = self.audit_share
-        return min(max(round(share * size), 1), size - 1) if share and size > 1 else 0
+        return _share_of(size, self.audit_share)
+
+    def checks(self, size: int) -> list[int]:
+        """The images of a batch of this size whose label is checked."""
+        return [*self.doubted[: _share_of(size, self.check_share)]]
+
+
+def _share_of(size: int, share: float) -> int:
+    """A share of a batch: one image at least, and never all."""
+    return min(max(round(share * size), 1), size - 1) if share and size > 1 else 0
 
 
 def first_batch(
@@ -65,11 +77,13 @@ def next_batch(
 ) -> list[tuple[int, str, str, str, str]]:
     """The images to ask for, best first, each with its reason and the network's three cells.
 
-    Audits come from all images, at random positions; the strategy never sees them.
+    Audits come from all images. They and the checks are at random positions; the strategy never
+    sees them.
     """
     again = dict([*candidates.again.items()][:size])
+    checks = candidates.checks(size - len(again))
     others = np.setdiff1d(candidates.unlabeled, [*again])
-    size = min(size - len(again), len(others))
+    size = min(size - len(again) - len(checks), len(others))
     for_audit = random.choice(others, candidates.num_audits(size), replace=False).tolist()
     subset = trial.random_subset(np.setdiff1d(others, for_audit))
     judged, queried = {}, []
@@ -78,7 +92,7 @@ def next_batch(
         pool = trial.pool_of(subset, num_queried)
         query = sampling(pool)
         judged, queried = _judgements(pool, query, class_names), query.best_first.tolist()
-    aside = [*again, *for_audit]
+    aside = [*again, *for_audit, *checks]
     if aside:
         # Scores do not decide about these. A strategy that compares images scores them among the
         # subset.
@@ -87,9 +101,10 @@ def next_batch(
         pool = trial.pool_of(scored, len(aside), "sampling beside the query")
         of_aside = _judgements(pool, sampling(pool), class_names)
         judged |= {index: of_aside[index] for index in aside}
-    is_audit = random.permutation(np.arange(len(queried) + len(for_audit)) < len(for_audit))
-    audits, queries = iter(for_audit), iter(queried)
-    strewn = [(next(audits), AUDIT) if audit else (next(queries), QUERY) for audit in is_audit]
+    by_reason = {AUDIT: for_audit, CHECK: checks, QUERY: queried}
+    reasons = random.permutation([why for why, indices in by_reason.items() for _ in indices])
+    rest = {why: iter(indices) for why, indices in by_reason.items()}
+    strewn = [(next(rest[why]), why) for why in reasons.tolist()]
     return [(index, why, *judged[index]) for index, why in [*again.items(), *strewn]]
 
 

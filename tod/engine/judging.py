@@ -1,19 +1,23 @@
-"""What people's labels say of the network: its accuracy, and how good its scores were."""
+"""What people's labels say of the network, and it of them: how good it is, and which it doubts."""
 
 import logging
 from collections.abc import Container, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from losses import task_losses
 from tod.analysis.diagnostics import query_diagnostics
 from tod.analysis.metrics import FEW_IMAGES, accuracy_interval
 from tod.analysis.results import AUDIT as AUDIT_COLUMNS
+from tod.analysis.suspects import suspects
 from tod.config.settings import counted
-from tod.data.own_images import indices_of
-from tod.engine.trial import Trial
-from tod.people.requests import AUDIT, Request
+from tod.data.own_images import UNKNOWN, indices_of
+from tod.engine.trial import Experiment, Trial, Views
+from tod.people.label_store import LabelStore
+from tod.people.requests import AUDIT, CHECK, Request
 
 log = logging.getLogger("tod")
 
@@ -46,11 +50,12 @@ def judged_scores(
 ) -> dict[str, str]:
     """The `query_diagnostics` of a batch, over its labelled images.
 
-    The audits, drawn at random, stand for the images that were not queried. The network of `trial`
-    asked for the batch and has not yet trained on its labels. `digests` holds those of all images,
-    by index.
+    The audits, drawn at random, stand for the images that were not queried; checks had a label
+    before. The network of `trial` asked for the batch and has not yet trained on its labels.
+    `digests` holds those of all images, by index.
     """
-    by_digest = {request.sha256: request for request in batch if request.sha256 in labels}
+    asked = [request for request in batch if request.reason != CHECK]
+    by_digest = {request.sha256: request for request in asked if request.sha256 in labels}
     indices = indices_of(by_digest, digests)
     if len(indices) == 0:
         return {}
@@ -67,3 +72,42 @@ def judged_scores(
         f"{counted(len(requests), 'labelled image')}, before training on them"
     )
     return columns
+
+
+def doubted(store: LabelStore, digests: Sequence[str], trial: Trial, writes: bool) -> list[int]:
+    """The images whose label is perhaps wrong and unchecked so far, the most doubtful first.
+
+    Rank 0 alone computes and `writes` the list; `digests` holds those of all images, by index.
+    """
+    dataset, checked = trial.experiment.dataset, store.checked()
+    indices = np.flatnonzero(dataset.train.labels != UNKNOWN)
+    labels = dataset.train.labels[indices].numpy()
+    found = trial.experiment.ranks.from_main(
+        lambda: suspects(_inputs(indices, trial.experiment), labels)
+    )
+    rows = [
+        (index, dataset.class_names[suggested], probability)
+        for index, suggested, probability in zip(
+            indices[found.places].tolist(), *(each.tolist() for each in found[1:]), strict=True
+        )
+        if digests[index] not in checked
+    ]
+    if writes:
+        store.write_suspects((digests[index], *others) for index, *others in rows)
+    return [index for index, *_ in rows]
+
+
+def _inputs(indices: np.ndarray, experiment: Experiment) -> np.ndarray:
+    """What the networks see of images, (N, F): features, or pixels, averaged to 32×32 at most.
+
+    The features of a network that learns from the pixels are no witness: it has learnt the wrong
+    labels too.
+    """
+    views = Views(experiment, experiment.train_images, torch.from_numpy(indices))
+    found = [
+        batch
+        if batch.ndim == 2
+        else adaptive_avg_pool2d(batch, min(batch.shape[-1], 32)).flatten(1)
+        for batch in views()
+    ]
+    return torch.cat(found).float().cpu().numpy()

@@ -4,7 +4,7 @@ The saved state says what the run is doing: it trains, or it waits for people.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from tod.config.settings import counted, shortened
 from tod.data import Dataset, own_images
 from tod.data.own_images import UNKNOWN, indices_of
 from tod.engine import asking, target
-from tod.engine.judging import audited, judged_scores
+from tod.engine.judging import audited, doubted, judged_scores
 from tod.engine.loop import Loop, Oracle
 from tod.engine.trial import Experiment, Trial
 from tod.people.batch_files import write_batch
-from tod.people.label_store import LabelStore
+from tod.people.label_store import LabelStore, refuse_other_classes
 from tod.people.requests import AUDIT, FIRST, QUERY, Request, batch_folder
 from tod.runs.checkpoints import Progress
 from tod.runs.folder import RunFolder
@@ -79,8 +79,9 @@ class PeopleOracle(Oracle):
         self.recorded = folder.begun()
         if model.is_linear and not self.recorded:
             _ = Extractor(model.extractor, model.extractor_size).network
-        _refuse_other_classes(folder.path, self.recorded, found.class_names)
-        self.store = LabelStore(folder.path, found)
+        refuse_other_classes(folder.path, self.recorded, found.class_names)
+        checks = self.config.active_learning.check_share > 0
+        self.store = LabelStore(folder.path, found, checks)
         self.store.refuse_missing(state, folder.rows())
         self.store.take(self.labels, self.relabel)
         folder.record_target()
@@ -175,6 +176,7 @@ class PeopleOracle(Oracle):
             loop.folder.write_row(row)
             if (loop.folder.rows()[ACCURACY] != "nan").any():
                 records.write_learning_curve(loop.folder.path, loop.folder.mark)
+        suspects = doubted(self.store, self.digests, trial, loop.writes)
         # A run that was killed after it wrote the batch does not write it again.
         batch_is_there = len(self.store.batches) > self.num_batches
         num_test = len(trial.experiment.dataset.test)
@@ -182,16 +184,18 @@ class PeopleOracle(Oracle):
         if loop.writes:
             target.say(loop.folder.path, self.config, reached, kappa)
         asks = not batch_is_there and not reached
-        self.num_written = self.num_batches + (batch_is_there or (asks and self._ask(loop)))
+        self.num_written = self.num_batches + (
+            batch_is_there or (asks and self._ask(loop, suspects))
+        )
         self._has_asked = not batch_is_there
         # The next cycle continues with this one's network, once there are labels.
         self.stage, trial.labeled = WAITING, trial.labeled[:0]
         trial.start_next_cycle()
 
-    def _ask(self, loop: Loop) -> bool:
+    def _ask(self, loop: Loop, suspects: Sequence[int]) -> bool:
         """Writes the next batch; returns whether there was anything left to ask for."""
         chosen = asking.next_batch(
-            self._candidates(QUERY),
+            self._candidates(QUERY, suspects),
             self.config.active_learning.query_size,
             random_generator(self.identity.seed, "batch", len(self.store.batches)),
             loop.trial,
@@ -244,12 +248,14 @@ class PeopleOracle(Oracle):
     def _measures_by_audits(self) -> bool:
         return self.store.found.test is None
 
-    def _candidates(self, reason: str) -> asking.Candidates:
-        share = self.config.active_learning.audit_share if self._measures_by_audits else 0.0
+    def _candidates(self, reason: str, suspects: Sequence[int] = ()) -> asking.Candidates:
+        active = self.config.active_learning
+        audit_share = active.audit_share if self._measures_by_audits else 0.0
         ties = self.store.to_ask_again()
         indices = indices_of(ties, self.digests).tolist()
         again = {i: AUDIT if ties[self.digests[i]] else reason for i in indices}
-        return asking.Candidates(np.flatnonzero(self.is_in_pool), again, share)
+        shares = audit_share, suspects, active.check_share
+        return asking.Candidates(np.flatnonzero(self.is_in_pool), again, *shares)
 
     def state_dict(self) -> dict[str, Any]:
         names = ("stage", "trained", "num_batches", "num_written")
@@ -282,17 +288,4 @@ class PeopleOracle(Oracle):
         log.info(
             f"{batch_folder(self.store.run_folder, number)}: waits for the labels of "
             f"{count}{left_out}; give them by --labels FILE, or go on without {how}"
-        )
-
-
-def _refuse_other_classes(path: Path, recorded: Mapping[str, Any], class_names: list[str]) -> None:
-    before = recorded.get("class_names", class_names)
-    if before != class_names:
-        new, gone = {*class_names} - {*before}, {*before} - {*class_names}
-        how = "in another order"
-        if new or gone:
-            how = f"{shortened(min(new or gone))} is {'new' if new else 'gone'}"
-        raise InputError(
-            f"{path}: its network knows other classes ({how}); have the same as before, or begin a "
-            f"run in another --output-dir with --labels {path / 'labels.csv'}"
         )

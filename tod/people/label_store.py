@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,15 @@ from tod.data.own_images import UNKNOWN, Found, Read, indices_of
 from tod.people import labels as tables
 from tod.people.answers import Answer, not_utf8, read_answers
 from tod.people.labels import COPY, DISAGREEMENTS, LABELS, SET_ASIDE, TABLES, Label, in_table
-from tod.people.requests import AUDIT, Request, batch_folder, by_digest, read_batches, reasons_of
+from tod.people.requests import (
+    AUDIT,
+    CHECK,
+    Request,
+    batch_folder,
+    by_digest,
+    read_batches,
+    reasons_of,
+)
 from tod.people.taking import answers_by_image, with_answers
 from tod.people.votes import counts, one_answer_each
 from tod.system.files import as_csv, read_table, write_atomically
@@ -33,11 +41,12 @@ TRAIN = "train"
 class LabelStore:
     """The labels and batches in a run's folder, which need not exist yet.
 
-    `found` holds the images that exist now, `said` what people have said of each, by its digest.
+    `found` holds the images that exist now, `said` what people have said of each, by its digest;
+    `checks` says whether the run asks people to check labels.
     """
 
-    def __init__(self, run_folder: Path, found: Found) -> None:
-        self.run_folder, self.found = run_folder, found
+    def __init__(self, run_folder: Path, found: Found, checks: bool = False) -> None:
+        self.run_folder, self.found, self.checks = run_folder, found, checks
         self.batches = read_batches(run_folder)
         self.said = self._written = tables.read_labels(run_folder, reasons_of(self.batches))
         for digest, label in self.labels.items():
@@ -109,12 +118,14 @@ class LabelStore:
         audits = {d for d, answers in by_image.items() if AUDIT in {a.reason for a in answers}}
         given = []
         for digest, name in found.labels.items():
+            if digest in self.said and self.said[digest].class_name == name:
+                continue  # nobody has looked at it again
             file, reason = found.files[digest], AUDIT if digest in audits else ""
             answer = Answer(file, digest, name, str(found.root / file), TRAIN, reason=reason)
             given.append((digest, [answer]))
         # After these, since for a moved file that a list also names, the list is newer.
         given += by_image.items()
-        said = with_answers(self.said, given, found, requests, relabel, problems)
+        said = with_answers(self.said, given, found, requests, relabel, problems, self.checks)
         refuse(problems, "no label was taken")
         # Images that this run has trained on can no longer measure the accuracy.
         if trained := audits.intersection(self.for_training()):
@@ -158,12 +169,37 @@ class LabelStore:
         return [each for each in self._unanswered() if each.sha256 not in self.found.files]
 
     def _unanswered(self) -> list[Request]:
-        ties = {digest: tie.batch for digest, tie in in_table(self.said, DISAGREEMENTS).items()}
-        return [
-            each
-            for each in (self.batches[-1] if self.batches else ())
-            if each.sha256 not in self.said or ties.get(each.sha256, each.batch) != each.batch
+        last = self.batches[-1] if self.batches else ()
+        return [each for each in last if not self._is_answered(each)]
+
+    def _is_answered(self, request: Request) -> bool:
+        label = self.said.get(request.sha256)
+        if label is None:
+            return False
+        had_answers = label.table == DISAGREEMENTS or request.reason == CHECK
+        return not had_answers or label.batch == request.batch
+
+    def checked(self) -> set[str]:
+        """The digests of the images whose label people have checked."""
+        requests = by_digest(self.batches)
+        asked = {each.sha256 for batch in self.batches for each in batch if each.reason == CHECK}
+        return {digest for digest in asked if self._is_answered(requests[digest])}
+
+    def write_suspects(self, suspects: Iterable[tuple[str, str, float]]) -> None:
+        """Writes the labels that are perhaps wrong: the digest of each, the class that the image
+        may have instead, and the label's probability.
+        """
+        columns = ["file", "sha256", "class", "suggested", "probability"]
+        rows = [
+            (self.found.files[digest], digest, self.said[digest].class_name, name, f"{p:.6g}")
+            for digest, name, p in suspects
         ]
+        path = self.run_folder / "suspects.csv"
+        write_atomically(path, as_csv(pd.DataFrame(rows, columns=columns, dtype=object)))
+        if rows:
+            file, _, label, suggested, _ = rows[0]
+            words = f"{shortened(file, 300)}: is it {shortened(label)}, or {shortened(suggested)}?"
+            log.info(f"{path}: doubts {counted(len(rows), 'label')}, first of {words}")
 
     def audits(self) -> list[str]:
         """The digests of the labelled images that measure the accuracy: never trained on."""
@@ -228,6 +264,20 @@ class LabelStore:
         rows = [(file, digest) for digest, file in self.found.files.items()]
         table = pd.DataFrame(rows, columns=["file", "sha256"], dtype=object)
         write_atomically(self.run_folder / "pool.csv", as_csv(table))
+
+
+def refuse_other_classes(path: Path, recorded: Mapping[str, Any], class_names: list[str]) -> None:
+    """Raises an InputError where the network of a run knows other classes than there are now."""
+    before = recorded.get("class_names", class_names)
+    if before != class_names:
+        new, gone = {*class_names} - {*before}, {*before} - {*class_names}
+        how = "in another order"
+        if new or gone:
+            how = f"{shortened(min(new or gone))} is {'new' if new else 'gone'}"
+        raise InputError(
+            f"{path}: its network knows other classes ({how}); have the same as before, or begin a "
+            f"run in another --output-dir with --labels {path / 'labels.csv'}"
+        )
 
 
 def _answers_in(path: Path) -> list[Answer]:

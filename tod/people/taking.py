@@ -9,8 +9,8 @@ from tod.data.listing import NAMED, class_name_of
 from tod.data.own_images import Found
 from tod.people.answers import Answer, name_finder, not_utf8
 from tod.people.labels import DISAGREEMENTS, LABELS, SET_ASIDE, Label, Said
-from tod.people.requests import AUDIT, Request
-from tod.people.votes import added, are_skips, counts, majority, votes_of
+from tod.people.requests import AUDIT, CHECK, Request
+from tod.people.votes import Vote, added, are_skips, counts, majority, since, votes_of
 
 log = logging.getLogger("tod")
 
@@ -25,20 +25,34 @@ def with_answers(
     requests: Requests,
     relabel: bool,
     problems: list[str],
+    keeps_votes: bool = False,
 ) -> dict[str, Label]:
     """The labels updated by the answers about each image, by its digest.
 
-    Answers that contradict a label are added to `problems`, unless they may `relabel`.
+    Answers that contradict a label are added to `problems`, unless they may `relabel` or answer a
+    check. For checks, `keeps_votes`: also a label of a single vote keeps it, so that the same
+    answer is known again.
     """
     said = dict(said)
     for digest, answers in by_image:
         before, request = said.get(digest, NOT_SAID), requests.get(digest, NOT_ASKED)
         first, batch, votes = answers[0], request.batch, votes_of(answers)
         file = found.files.get(digest) or first.file
+        # An audit of any run is never trained on.
+        reasons = request.reason, before.reason, *(answer.reason for answer in answers)
+        reason = AUDIT if AUDIT in reasons else request.reason
+        is_checked = request.reason == CHECK and before.class_name and before.batch != batch
+        answer = since(before.votes, votes) if is_checked else ()
+        contradicts = {vote.class_name for vote in answer} - {None, before.class_name}
+        if answer and not (relabel and contradicts):
+            label = _checked(before, answer)._replace(batch=batch, reason=reason)
+            _put(said, digest, label)
+            continue
+        earlier = before.votes if len(before.votes) > 1 or not before.class_name else ()
         if digest in said and not relabel:
-            if {*votes} <= {*before.votes}:
+            if not since(earlier, votes):
                 continue  # the same answers again
-            votes = added(before.votes, votes)
+            votes = added(earlier, votes)
         class_name = majority(votes)
         if before.class_name:
             if class_name == before.class_name or not counts(votes):
@@ -53,22 +67,41 @@ def with_answers(
                 words = f"{shortened(file)} is {shortened(counts(votes))} here, but {but}"
                 problems.append(f"{first.place}: {words}")
                 continue
-            batch = before.batch
-        # An audit of any run is never trained on.
-        reasons = request.reason, before.reason, *(answer.reason for answer in answers)
-        reason = AUDIT if AUDIT in reasons else request.reason
+            if not is_checked:
+                batch = before.batch
         if class_name:
             source = next((a.source for a in answers if a.class_name == class_name), first.source)
-            several = votes if len(votes) > 1 else ()
+            several = votes if len(votes) > 1 or keeps_votes else ()
             label = Label(file, class_name, batch, source, reason, several, LABELS)
         else:
             table = SET_ASIDE if are_skips(votes) else DISAGREEMENTS
-            voters = ", ".join(dict.fromkeys(vote.voter for vote in votes))
-            label = Label(file, "", batch, voters, reason, votes, table)
-        if label.table != before.table:
-            said.pop(digest, None)  # so that it comes last in its new table
-        said[digest] = label
+            label = Label(file, "", batch, _voters(votes), reason, votes, table)
+        _put(said, digest, label)
     return said
+
+
+def _checked(label: Label, answer: tuple[Vote, ...]) -> Label:
+    """A label after the answer to its check: it stays, or there is a disagreement.
+
+    In a disagreement the answer is a vote of its own, even of somebody who has voted before. A skip
+    names no other class.
+    """
+    before = label.votes or (Vote(label.source, label.class_name),)
+    answer = tuple(vote for vote in answer if vote.class_name)
+    if {vote.class_name for vote in answer} <= {label.class_name}:
+        return label._replace(votes=added(before, answer))
+    votes = (*before, *answer)
+    return label._replace(class_name="", source=_voters(votes), votes=votes, table=DISAGREEMENTS)
+
+
+def _voters(votes: Iterable[Vote]) -> str:
+    return ", ".join(dict.fromkeys(vote.voter for vote in votes))
+
+
+def _put(said: dict[str, Label], digest: str, label: Label) -> None:
+    if digest in said and label.table != said[digest].table:
+        del said[digest]  # so that it comes last in its new table
+    said[digest] = label
 
 
 def answers_by_image(

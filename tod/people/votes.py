@@ -70,8 +70,10 @@ def added(before: Sequence[Vote], now: Sequence[Vote]) -> tuple[Vote, ...]:
         old, new = ([v for v in votes if v.voter == voter] for votes in (before, now))
         both = dict.fromkeys([*old, *new])
         if old and new and all(vote.at for vote in both):
-            newest = max(vote.at for vote in both)
-            found += [vote for vote in both if vote.at == newest]
+            if later := since(old, new):
+                newest = max(vote.at for vote in later)
+                old = [vote for vote in later if vote.at == newest]
+            found += old
             continue
         skips = [vote for vote in both if vote.class_name is None]
         old, new = _named(old), _named(new)
@@ -80,6 +82,22 @@ def added(before: Sequence[Vote], now: Sequence[Vote]) -> tuple[Vote, ...]:
             new = [*old[len(changed) :], *changed]
         found += [*new, *skips]
     return tuple(found)
+
+
+def since(before: Sequence[Vote], now: Sequence[Vote]) -> tuple[Vote, ...]:
+    """Those of the votes that were given after the earlier ones.
+
+    If the times are known, a vote is later than all of its voter's; else it differs from them, as
+    one does in a file with other content.
+    """
+
+    def is_new(vote: Vote) -> bool:
+        own = [each for each in before if each.voter == vote.voter]
+        if own and vote.at and all(each.at for each in own):
+            return vote.at > max(each.at for each in own)
+        return vote not in own
+
+    return tuple(filter(is_new, now))
 
 
 def _named(votes: Iterable[Vote]) -> list[Vote]:
