@@ -82,8 +82,8 @@ class Experiment:
             FeatureBatches(features.stored, features.rows, self.device) for features in given
         )
         self.num_features = given[0].stored.shape[1]
-        compares = config.active_learning.initial_compares_images and not config.facts.from_people
-        if compares and self.features is None:
+        is_asked = config.active_learning.initial_compares_images and not config.facts.from_people
+        if is_asked and self.features is None:
             self.features = self.train_images.numpy()
 
     def networks(self, trial: int, cycle: int = 1) -> models.NetworkFactory:
@@ -177,8 +177,7 @@ class Trial:
         if len(dataset.test) == 0:
             return torch.empty(0, len(dataset.class_names))
         network = models.fold_batch_norm(self.backbone)
-        everything = torch.arange(len(dataset.test))
-        views = Views(self.experiment, self.experiment.test_images, everything)
+        views = Views(self.experiment, self.experiment.test_images, torch.arange(len(dataset.test)))
         (logits,) = self.experiment.run(network, logits_alone, views)
         if not logits.isfinite().all():
             raise FloatingPointError("the network's output")
