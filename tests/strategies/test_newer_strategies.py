@@ -72,6 +72,21 @@ def test_weights_and_the_width_of_the_kernel_decide_what_is_picked():
         np.testing.assert_allclose(scores, gains, rtol=1e-4)
 
 
+@pytest.mark.parametrize("pairs", [0, herding.PAIRS])
+def test_herding_picks_no_image_twice_where_none_adds_anything_any_more(monkeypatch, pairs):
+    monkeypatch.setattr(herding, "PAIRS", pairs)
+    for seed in range(4):
+        features, labeled = unit_length(drawn(20, 8, seed=seed)), unit_length(drawn(9, 8, seed=9))
+        twins, certain = torch.cat([features] * 3), torch.zeros(60)
+        certain[20:30] = 0.5
+        for picked, _ in (
+            pick_herding(torch.cat([labeled, labeled]), labeled, 18),
+            pick_herding(twins, labeled, 60),
+            pick_herding(unit_length(drawn(60, 8, seed=seed)), labeled, 60, certain),
+        ):
+            assert sorted(picked.tolist()) == list(range(len(picked)))
+
+
 def test_uherding_weighs_by_the_margin_at_the_calibrated_temperature():
     features, labeled = drawn(50, 4), drawn(40, 4, seed=1)
     logits = 3 * drawn(50, 3, seed=2)

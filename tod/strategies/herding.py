@@ -70,7 +70,8 @@ def pick_herding(
 
 def _best(gains: np.ndarray, scores: np.ndarray) -> int:
     # Two images that are near each other alone add exactly as much, but for rounding.
-    is_best = gains >= gains.max() * (1 - ROUNDING)
+    # What adds nothing may come out below 0, too.
+    is_best = gains >= gains.max() - ROUNDING * abs(gains.max())
     return int(np.where(is_best, scores, -1.0).argmax())
 
 
@@ -143,7 +144,7 @@ def _pick_from_pairs(
     size = len(scores)
     nearest, weights = (each.double().cpu().numpy() for each in (state.nearest, state.weights))
     excess = weights[pairs.rows] * (pairs.kernels - nearest[pairs.rows])
-    gains = np.bincount(pairs.columns, excess, size)
+    gains = np.bincount(pairs.columns, excess, size).astype(np.float64)  # of no pairs: int64
     gains[taken] = -np.inf
     by_column = np.argsort(pairs.columns, kind="stable")
     row_ends, column_ends = (
