@@ -9,11 +9,11 @@ or LEAST_CONFIDENCE; CORESET, which covers the features; BADGE, which seeks larg
 gradients; BALD, where networks drawn by dropout disagree; NOISE_STABILITY, where noise on the
 weights changes the prediction; TYPICLUST and PROBCOVER, typical images, for small budgets;
 MAXHERDING, which leaves few images far from a label, and UHERDING, where uncertain ones count most;
-BAIT, images that together tell the most of the last layer; DROPQUERY and ALFAMIX, different images
-whose prediction flips under dropout, or on the way to another class; TIDAL
-(with --auxiliary TIDAL), where a module that follows the training is least sure; FULL, all labels
-at once; LOSS, the true loss, which is no real strategy: it is the oracle that TOD estimates, and
-looks at the labels that it is to ask for.
+BAIT, images that together tell the most about the last layer; DROPQUERY and ALFAMIX, different
+images whose prediction flips under dropout, or on the way to another class; TIDAL (with --auxiliary
+TIDAL), where a module that follows the training is least sure; FULL, all labels at once; LOSS, the
+true loss, which is no real strategy: it is the oracle that TOD estimates, and looks at the labels
+that it is to ask for.
 """
 
 from collections.abc import Sequence

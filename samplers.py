@@ -201,9 +201,9 @@ def query_by_uherding(pool: Pool) -> Query:
 
 
 def query_by_bait(pool: Pool) -> Query:
-    """BAIT: images that together tell the most of the last layer (Ash et al., NeurIPS 2021).
+    """BAIT: images that together tell the most about the last layer (Ash et al., NeurIPS 2021).
 
-    In its cheap form (Huseljic et al., 2024), which knows the likeliest class and the rest. An
+    In its cheap form (Huseljic et al., 2024), which knows the likeliest class against the rest. An
     image's score is by how much it alone lowers the trace of the inverse Fisher information.
     """
     features, labeled = pool.representation

@@ -25,8 +25,8 @@ class Suspects(NamedTuple):
 def suspects(features: np.ndarray, labels: np.ndarray) -> Suspects:
     """The labels (N,) that a logistic regression on the features (N, F) contradicts out of sample.
 
-    Each label is predicted by a regression, on features of unit length, that has seen four fifths
-    of the others; the less probable, the more doubtful: self-confidence (Northcutt et al., JAIR
+    Each label is predicted by a regression, on features of unit length, that has seen the other
+    four fifths; the less probable, the more doubtful: self-confidence (Northcutt et al., JAIR
     2021), without thresholds for the classes. A class with a single label is left out: without this
     label, nothing is known of the class.
     """

@@ -42,8 +42,8 @@ def held_out_temperature(
     """The temperature of a fresh classifier on the 30 % of the images on which it is not trained.
 
     Bae et al., ICLR 2025. The classifier is the one linear layer on the features (L, F) that has
-    the least mean cross-entropy and `weight_decay / 2 · ‖W‖²`. Where 70 % of the images are of one
-    of the classes (L,) alone, it is 1.
+    the least mean cross-entropy and `weight_decay / 2 · ‖W‖²`. Where these 70 %
+    are all of one class, the temperature is 1. Labels are the classes, (L,).
     """
     # These take seconds to import.
     from sklearn.exceptions import ConvergenceWarning

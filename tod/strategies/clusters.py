@@ -43,9 +43,9 @@ def pick_central(
 ) -> np.ndarray:
     """Picks, of each of `count` clusters of the candidates, the one nearest its mean.
 
-    What clusters that have run empty leave open, and candidates that are too few, is made up for by
-    other images at random. Features (N, F), and positions of candidates among them → positions in
-    the order picked, (count,) int64, all different.
+    Where clusters are empty, random other candidates make up the number, and where candidates are
+    too few, random other images. Features (N, F), and positions of candidates among them →
+    positions in the order picked, (count,) int64, all different.
     """
     rows = features[candidates]
     of_each = np.arange(len(candidates))  # its own cluster, where they are too few

@@ -23,7 +23,7 @@ def choose_first(
         how: `random`; `balanced`: as many of each class, or all that it has; `typical`: those that
             TypiClust picks while nothing is labelled (Hacohen et al., ICML 2022); `herding`: those
             that MaxHerding picks then (Bae et al., ECCV 2024).
-        labels: the classes of all training images, (N,), at which `balanced` alone looks.
+        labels: the classes of all training images, (N,), which `balanced` alone looks at.
         features: of all training images, (N, F), which the last two alone need.
     """
     if how == "herding":

@@ -1,4 +1,4 @@
-"""Picking images that together tell the most of the last layer: BAIT (Ash et al., NeurIPS 2021)."""
+"""Picking images that together tell the most about the last layer: BAIT (NeurIPS 2021)."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from torch import Tensor
 from tod.strategies.diversity import off_mps
 
 PICKS_BETWEEN_SUMS = 256
-"""After so many updates, what they have rounded is computed anew."""
+"""After so many updates, `q` and `r` are computed anew, without the errors of rounding."""
 
 
 def fisher_vectors(logits: Tensor, features: Tensor) -> Tensor:

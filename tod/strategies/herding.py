@@ -44,7 +44,7 @@ def pick_herding(
 
     Returns:
         Positions among the M candidates in the order picked, (query_size,) int64; of those that
-        add as much, the one that does so before any pick; and what each adds then, (M,).
+        add equally much, the one that added most before any pick; and what each added then, (M,).
     """
     features, labeled = off_mps(features), off_mps(labeled)
     weights = torch.ones_like(features[:, 0]) if weights is None else off_mps(weights)

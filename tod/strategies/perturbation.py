@@ -16,7 +16,7 @@ NOISE_NORM = 0.001
 def logits_under_dropout(pool: Pool, dropout: float, masks: int) -> Iterator[Tensor]:
     """The logits (M, C) under each of so many dropout masks on the features, before the task head.
 
-    The features are those of the whole network.
+    The features themselves are computed without dropout.
     """
     kept, device = 1 - dropout, pool.features.device
     generator = pool.torch_generator(device)
