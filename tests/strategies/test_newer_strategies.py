@@ -185,6 +185,14 @@ def test_bait_picks_the_same_however_often_it_sums_anew(monkeypatch):
     assert np.array_equal(pick_informative(pool, labeled, 30, 0.1)[0], usual)
 
 
+def test_bait_picks_in_float32_what_it_picks_in_float64_where_features_outnumber_images():
+    for seed in range(3):
+        pool, labeled = drawn(200, 640, seed=seed).abs(), drawn(10, 640, seed=9).abs()
+        picked, _ = pick_informative(pool, labeled, 10, 0.01)
+        exact, _ = pick_informative(pool.double(), labeled.double(), 10, 0.01)
+        assert np.array_equal(picked, exact)
+
+
 # ------------------------------------------------------- DROPQUERY, ALFAMIX
 
 

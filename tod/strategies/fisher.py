@@ -51,7 +51,8 @@ def pick_informative(
     added = _Greedy(vectors, fisher, inverse, sign=1)
     scores = added.change.cpu().numpy().copy()
     picked = torch.cat([added.step() for _ in range(min(2 * query_size, size))])
-    removed = _Greedy(vectors[picked], fisher, added.inverse, sign=-1)
+    # 1 − q is so small for long vectors that float32 would not tell it from 0.
+    removed = _Greedy(vectors[picked].double(), fisher, added.inverse, sign=-1)
     stays = torch.ones_like(picked, dtype=torch.bool)
     for _ in range(len(picked) - query_size):
         stays[removed.step()] = False
