@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 import samplers
 from tests.support.pools import pool_of, positions
 from tod.strategies import clusters, herding
-from tod.strategies.calibration import best_temperature, held_out_temperature
+from tod.strategies.calibration import held_out_temperature
 from tod.strategies.clusters import pick_central
 from tod.strategies.fisher import PICKS_BETWEEN_SUMS, pick_informative
 from tod.strategies.herding import pick_herding, smallest_distance, unit_length
@@ -107,27 +107,6 @@ def test_the_kernel_is_as_wide_as_the_smallest_distance_but_that_of_twins():
     assert smallest_distance(torch.tensor([near[0], *near, near[2]])) == pytest.approx(1e-4)
     assert smallest_distance(torch.tensor([near[0], near[0]])) == 1.0
     assert smallest_distance(torch.empty(0, 2)) == 1.0
-
-
-def test_the_temperature_makes_confidence_as_high_as_accuracy():
-    random = torch.Generator().manual_seed(0)
-    labels = torch.randint(3, (4000,), generator=random)
-    honest = torch.eye(3)[labels] * 1.5 + torch.randn(4000, 3, generator=random)
-    # Gaussians around the classes have these log-odds exactly.
-    for factor, expected in ((1.5 * 4, 4.0), (1.5, 1.0)):
-        assert best_temperature(honest * factor, labels) == pytest.approx(expected, abs=0.4)
-
-
-def test_the_temperature_is_that_of_a_classifier_on_images_it_has_not_seen():
-    # Labels that features say nothing of: trained freely, it is sure and wrong where held out.
-    features, labels = drawn(200, 100), torch.arange(200) % 2
-
-    def found(weight_decay: float) -> float:
-        return held_out_temperature(features, labels, weight_decay, np.random.default_rng(0))
-
-    assert found(1e-6) > 5 > found(1.0)
-    # Of one class alone nothing can be learnt.
-    assert held_out_temperature(features, 0 * labels, 0.1, np.random.default_rng(0)) == 1.0
 
 
 # --------------------------------------------------------------------- BAIT

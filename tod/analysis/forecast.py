@@ -189,7 +189,8 @@ def in_words(curve: Curve, target: float) -> str:
         return str(error)
     words, images = made.in_words(target), curve.training_images
     # People may add images.
-    if images and not curve.facts.from_people and images < made.labels_for(target)[1]:
+    far = min(made.labels_for(target)[1], made.horizon)
+    if images and not curve.facts.from_people and images < far:
         words += f"; there are only {images:,} images"
     return words
 

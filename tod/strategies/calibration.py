@@ -1,5 +1,7 @@
 """How far a network's confidence is from its accuracy, and the temperature that mends it."""
 
+import warnings
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -43,16 +45,25 @@ def held_out_temperature(
     the least mean cross-entropy and `weight_decay / 2 · ‖W‖²`. Where 70 % of the images are of one
     of the classes (L,) alone, it is 1.
     """
-    from sklearn.linear_model import LogisticRegression  # takes seconds
+    # These take seconds to import.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     order = random.permutation(len(features))
     held = round(HELD_OUT * len(features))
     rows, known = features.cpu().numpy(), labels.cpu().numpy()
     train = order[held:]
-    if not held or len(np.unique(known[train])) < 2:
+    num_classes = len(np.unique(known[train]))
+    if not held or num_classes < 2:
         return 1.0
     strength = 1 / (len(train) * max(weight_decay, 1e-12))
-    classifier = LogisticRegression(C=strength, max_iter=1000).fit(rows[train], known[train])
+    # Of two classes it fits w alone, where two rows, w/2 and −w/2, have half the squared norm.
+    strength *= 2 if num_classes == 2 else 1
+    classifier = LogisticRegression(C=strength, max_iter=1000)
+    with threadpool_limits(torch.get_num_threads()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # nearly is enough
+        classifier.fit(rows[train], known[train])
     scores = classifier.decision_function(rows[order[:held]])
     if scores.ndim == 1:  # of two classes, the second one's alone
         scores = np.stack([0 * scores, scores], axis=1)
