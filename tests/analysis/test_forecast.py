@@ -122,7 +122,7 @@ def test_a_curve_that_bends_upwards_has_no_forecast():
 def test_before_the_fourth_accuracy_it_is_too_early(tmp_path, accuracies):
     folder = write_run(tmp_path, [[*accuracies, float("nan")]], cycles=9)
     curve = read_run(folder)
-    said = f"too early to forecast: {len(accuracies)} of {EARLIEST} accuracies"
+    said = f"too early to forecast: {len(accuracies)} of {EARLIEST} label sizes with an accuracy"
     assert in_words(curve, 95) == said
 
 
@@ -138,6 +138,16 @@ def test_a_points_error_comes_from_audits_from_trials_or_from_the_steps_of_the_a
     path.write_text("\n".join([",".join([header, *AUDIT]), *audits]) + "\n")
     found = points_of(read_run(folder))
     assert (found.images.tolist(), found.are_shared) == ([10, 20, 30], True)
+
+
+def test_on_few_audited_images_it_is_too_early():
+    on = {size: points([70, 80, 85, 88], size) for size in (10, 29, 30)}
+    shared = {size: replace(each, are_shared=True) for size, each in on.items()}
+    for size in (10, 29):
+        with pytest.raises(NoForecastError, match=f"too early to forecast: {size} of 30 audited"):
+            forecast(shared[size])
+        assert forecast(on[size])  # of a test set
+    assert forecast(shared[30])
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def test_a_contradiction_even_of_the_same_person_is_a_disagreement_that_is_asked
     assert (tie["sha256"], tie["votes"]) == (wrong["sha256"], "cat (1), dog (1)")
     assert wrong["sha256"] not in people.labels()
     again = people.batch(2)[0]
-    assert (again["sha256"], again["reason"]) == (wrong["sha256"], "query")
+    assert (again["sha256"], again["reason"]) == (wrong["sha256"], "check")
     # Neither answer settles it when it is given once more; a third does.
     for file in (first_answers(people), answered(people, 1), answered(people, 1, file="copy.csv")):
         people.round("--labels", file)

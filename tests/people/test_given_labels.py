@@ -17,7 +17,7 @@ def test_images_on_which_people_disagree_are_named_and_asked_again(after):
     assert len(people.labels()) == 8
     again = people.batch(1)
     assert [(row["sha256"], row["reason"]) for row in again[:2]] == [
-        (row["sha256"], "audit" if row["reason"] == "audit" else "query") for row in ties
+        (row["sha256"], "audit" if row["reason"] == "audit" else "check") for row in ties
     ]
     assert len(again) == 10
     people.rounds([1])

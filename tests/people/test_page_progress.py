@@ -56,6 +56,8 @@ def test_the_first_without_an_answer_is_one_key_away(labelling):
 
 def test_a_summary_comes_before_the_file_and_leads_to_what_it_counts(labelling):
     opened = labelling(images=images(7))
+    opened.keys("Control+s")
+    assert opened.text("message") == "No image has an answer yet: there is nothing to save."
     opened.keys("1", "3", "3", "-", "Control+s")
     assert opened.text("totals").startswith("3 labelled, 1 skipped, 3 left")
     counts = opened.page.locator("#counts button").all_text_contents()

@@ -53,9 +53,9 @@ def test_each_round_says_how_many_labels_the_next_accuracy_takes_from_the_fourth
     people.add(*(f"test/{('cat', 'dog')[i % 2]}/{i}.png" for i in range(12)))
     people.rounds(range(-1, 4), quiet=False)
     shown = capsys.readouterr().out
-    early = r"^too early to forecast: (\d) of 4 accuracies(; Cohen's κ .*)?$"
+    early = r"^too early to forecast: (\d) of 4 label sizes with an accuracy(; Cohen's κ .*)?$"
     assert [bool(kappa) for _, kappa in re.findall(early, shown, re.M)] == [False, True, True]
-    said = r"^(80|90|95|99) % (at|since|not in sight) .*; Cohen's κ|^no forecast: |^beyond 99 %"
+    said = r"^(80|90|95|99) % (at|since|not in sight) .*; Cohen's κ|^no forecast: |^Cohen's κ"
     assert len(re.findall(said, shown, re.M)) == 1
 
 

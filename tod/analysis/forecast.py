@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tod.analysis.metrics import FEW_IMAGES
 from tod.analysis.results import ACCURACY, AUDIT, Curve
 
 LEVEL = 0.9
@@ -158,11 +159,15 @@ def _rounded(labels: float) -> str:
 def forecast(points: Points) -> Forecast:
     """The forecast from a curve.
 
-    NoForecastError: there are too few points, or the curve follows no such law: less than half of
-    what came was within the intervals of the forecasts from its earlier points.
+    NoForecastError: there are too few points or audited images, or the curve follows no such law:
+    less than half of what came was within the intervals of the forecasts from its earlier points.
     """
     if len(points) < EARLIEST:
-        raise NoForecastError(f"too early to forecast: {len(points)} of {EARLIEST} accuracies")
+        words = f"{len(points)} of {EARLIEST} label sizes with an accuracy"
+        raise NoForecastError(f"too early to forecast: {words}")
+    if points.are_shared and points.images[-1] < FEW_IMAGES:
+        words = f"{points.images[-1]:.0f} of {FEW_IMAGES} audited images"
+        raise NoForecastError(f"too early to forecast: {words}")
     held: list[bool] = []
     for count in range(EARLIEST, len(points)):
         low, _, high = _resampled(points.until(count)).accuracies(points.labels[count:])

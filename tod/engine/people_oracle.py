@@ -26,7 +26,7 @@ from tod.engine.loop import Loop, Oracle
 from tod.engine.trial import Experiment, Trial
 from tod.people.batch_files import write_batch
 from tod.people.label_store import LabelStore, refuse_other_classes
-from tod.people.requests import AUDIT, FIRST, QUERY, Request, batch_folder
+from tod.people.requests import AUDIT, CHECK, Request, batch_folder
 from tod.runs.checkpoints import Progress
 from tod.runs.folder import RunFolder
 from tod.runs.log import RunLog
@@ -123,7 +123,7 @@ class PeopleOracle(Oracle):
                 return False
             (last,) = folder.rows().tail(1).to_dict("records") or [{}]
             if reached := target.evidence(last, self.config, len(experiment.dataset.test)):
-                target.say(folder.path, self.config, reached)
+                target.say(folder.path, self.config, reached, len(self.store.to_ask_again()))
                 return False
         settings = {"settings": [*self.identity.settings]}
         super().open(folder, experiment, found | settings, run_log)
@@ -182,7 +182,8 @@ class PeopleOracle(Oracle):
         num_test = len(trial.experiment.dataset.test)
         reached = "" if batch_is_there else target.evidence(row, self.config, num_test)
         if loop.writes:
-            target.say(loop.folder.path, self.config, reached, kappa)
+            disputed = len(self.store.to_ask_again())
+            target.say(loop.folder.path, self.config, reached, disputed, kappa)
         asks = not batch_is_there and not reached
         self.num_written = self.num_batches + (
             batch_is_there or (asks and self._ask(loop, suspects))
@@ -195,7 +196,7 @@ class PeopleOracle(Oracle):
     def _ask(self, loop: Loop, suspects: Sequence[int]) -> bool:
         """Writes the next batch; returns whether there was anything left to ask for."""
         chosen = asking.next_batch(
-            self._candidates(QUERY, suspects),
+            self._candidates(suspects),
             self.config.active_learning.query_size,
             random_generator(self.identity.seed, "batch", len(self.store.batches)),
             loop.trial,
@@ -219,7 +220,7 @@ class PeopleOracle(Oracle):
         if active.initial_compares_images and not number:
             experiment.load_features()
             features = experiment.train_images.numpy()
-        among = self._candidates(FIRST)
+        among = self._candidates()
         chosen = asking.first_batch(among, size, random, active.initial, features)
         if not chosen:
             raise InputError(
@@ -228,6 +229,11 @@ class PeopleOracle(Oracle):
             )
         if number:
             log.info("too few labels to train on: that needs two, without the audited images'")
+        elif count := len(self.for_training):
+            log.info(
+                f"{counted(count, 'label')} to train on, of the {size} with which training begins "
+                "(active_learning.initial_labels): asks for more first"
+            )
         self._write(folder, chosen)
 
     def _write(self, folder: RunFolder, chosen: Sequence[tuple]) -> None:
@@ -248,12 +254,12 @@ class PeopleOracle(Oracle):
     def _measures_by_audits(self) -> bool:
         return self.store.found.test is None
 
-    def _candidates(self, reason: str, suspects: Sequence[int] = ()) -> asking.Candidates:
+    def _candidates(self, suspects: Sequence[int] = ()) -> asking.Candidates:
         active = self.config.active_learning
         audit_share = active.audit_share if self._measures_by_audits else 0.0
         ties = self.store.to_ask_again()
         indices = indices_of(ties, self.digests).tolist()
-        again = {i: AUDIT if ties[self.digests[i]] else reason for i in indices}
+        again = {i: AUDIT if ties[self.digests[i]] else CHECK for i in indices}
         shares = audit_share, suspects, active.check_share
         return asking.Candidates(np.flatnonzero(self.is_in_pool), again, *shares)
 

@@ -43,21 +43,28 @@ def evidence(row: Mapping[str, str], config: Config, num_test: int) -> str:
     )
 
 
-def say(run_folder: Path, config: Config, reached: str, kappa: float | None = None) -> None:
-    """Logs that the target is reached, or how many labels it, or the next of `LEVELS`, takes."""
-    agrees = "" if kappa is None else f"; Cohen's κ with the previous round's network: {kappa:.3f}"
+def say(
+    run_folder: Path, config: Config, reached: str, disputed: int, kappa: float | None = None
+) -> None:
+    """Logs that the target is reached, or how many labels it, or the next of `LEVELS`, takes.
+
+    `disputed` is the number of images about which people disagree.
+    """
+    agrees = [] if kappa is None else [f"Cohen's κ with the previous round's network: {kappa:.3f}"]
     if reached:
+        open_ones = [f"people disagree about {counted(disputed, 'image')}"] if disputed else []
         log.info(
-            f"{reached}{agrees}; no more labels are asked for. The same command goes on with --set "
-            "active_learning.target_accuracy=null, or with a higher one"
+            f"{'; '.join([reached, *agrees, *open_ones])}; no more labels are asked for. The same "
+            "command goes on with --set active_learning.target_accuracy=null, or with a higher one"
         )
         return
     curve = read_run(run_folder)
     measured = curve.rows[ACCURACY].iloc[-1]
     next_level = next((level for level in LEVELS if not measured >= level), None)
     target = config.active_learning.target_accuracy or next_level
-    said = forecast.in_words(curve, target) if target else f"beyond {LEVELS[-1]} %"
-    log.info(f"{said}{agrees}")
+    said = [forecast.in_words(curve, target)] if target else []
+    if said or agrees:
+        log.info("; ".join([*said, *agrees]))
 
 
 def agreement(trial: Trial) -> float | None:

@@ -131,6 +131,10 @@ const summary = element("summary");
 
 function save() {
   if (summary.open) return saveFile();
+  if (!numAnswers()) {
+    element("message").textContent = "No image has an answer yet: there is nothing to save.";
+    return;
+  }
   element("totals").textContent = `${totals()}. Look once more at those that are:`;
   const counted = [left, ...groups.filter(({ by }) => by === YOU)];
   element("counts").replaceChildren(...counted.flatMap(one => {
