@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.inference import without_tf32
 from tod.strategies.diversity import ROWS, nearest_squared_distances, off_mps, squared_distances
 
 ROUNDING = 1e-5
@@ -21,6 +22,7 @@ def unit_length(features: Tensor) -> Tensor:
     return torch.nn.functional.normalize(features, dim=1)
 
 
+@without_tf32()
 @torch.inference_mode()
 def pick_herding(
     features: Tensor,
@@ -166,6 +168,7 @@ def _pick_from_pairs(
     return picked
 
 
+@without_tf32()
 @torch.inference_mode()
 def smallest_distance(features: Tensor) -> float:
     """The smallest distance of two images whose features (N, F) differ; 1 if there are none."""
