@@ -148,7 +148,7 @@ def table_of(cycles: Sequence[Sequence[Measured]], trial: Trial) -> str:
         rows.append(
             [
                 *(str(number), f"{middle:.3g}", f"{low:.3g}", f"{high:.3g}"),
-                *(f"{100 * (ratios <= 1).float().mean():.0f}", f"{ratios.median():.2g}"),
+                *(f"{100 * (ratios <= 1).float().mean():.0f}", f"{ratios.nanmedian():.2g}"),
                 *(f"{100 * (change <= bound).float().mean():.0f}",),
                 *(f"{(change / bound).median():.2g}", *(f"{rank:.2f}" for rank in ranks)),
             ]
