@@ -52,7 +52,7 @@ def learning_curves(
     target in %, forecasts go on beyond the curves, dashed.
     """
     published = read_published_curves(paper) if paper else {}
-    figure = _new_figure(7, 4.8)
+    figure = new_figure(7, 4.8)
     (axes,) = figure.axes
     for number, curve in enumerate(curves):
         share = published_share(curve, paper, 1) if paper else 1
@@ -115,7 +115,7 @@ def diagnostics(curves: Sequence[Curve]) -> "Figure":
             )
     from matplotlib.lines import Line2D  # here, so that a refusal need not wait for it
 
-    figure = _new_figure(9, 6.6, 2, 2)
+    figure = new_figure(9, 6.6, 2, 2)
     for axes, (label, columns, chance) in zip(figure.axes, PANELS, strict=True):
         for number, curve in enumerate(curves):
             for column, linestyle in zip(columns, ("-", "--"), strict=False):
@@ -133,7 +133,7 @@ def penalty_matrix(matrix: PenaltyMatrix) -> "Figure":
     """How often the row's method beats the column's, without and with Holm's correction."""
     names = fonts.drawable(list(matrix.shares.index), "method")
     size = 2.5 + 0.55 * len(names)
-    figure = _new_figure(2 * size + 1, size, 1, 2)
+    figure = new_figure(2 * size + 1, size, 1, 2)
     panels = (("p < 0.05", matrix.shares), ("after Holm's correction", matrix.corrected))
     for axes, (title, shares) in zip(figure.axes, panels, strict=True):
         _draw_shares(axes, shares.to_numpy(), names)
@@ -151,7 +151,7 @@ def confusion(matrices: np.ndarray, class_names: Sequence[str]) -> "Figure":
     counts = matrices.sum(axis=0)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = min(2.5 + 0.45 * len(names), 16)
-    figure = _new_figure(size, size)
+    figure = new_figure(size, size)
     (axes,) = figure.axes
     _draw_shares(axes, shares, names)
     axes.set(xlabel="predicted class", ylabel="true class")
@@ -189,7 +189,7 @@ def rendered(figure: "Figure", kind: str = "png") -> bytes:
     return content.getvalue()
 
 
-def _new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> "Figure":
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> "Figure":
     """A figure with empty axes, its size in inches; made without pyplot, which keeps figures."""
     # For the first figure on a machine, matplotlib reports that it reads the fonts.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)

@@ -1,0 +1,62 @@
+"""What the paper's bound is measured with."""
+
+import pytest
+import torch
+from torch import nn
+
+from experiments import theory
+from models.resnet import ResNet18
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return ResNet18(3, width=2).eval()
+
+
+@pytest.mark.parametrize("of_logits", [False, True])
+def test_norms_and_steps_are_those_of_each_image_alone(network, of_logits):
+    images, labels, rate = torch.randn(5, 3, 8, 8), torch.tensor([0, 2, 1, 1, 0]), 0.01
+    found = theory.measured(network, images, labels, of_logits, rate)
+    truths = torch.eye(3)[labels]
+    for i in range(5):
+        twin = ResNet18(3, width=2).eval()
+        twin.load_state_dict(network.state_dict())
+        weights = [each for name, each in twin.named_parameters() if "linear1" not in name]
+
+        def output(network: nn.Module = twin, image: torch.Tensor = images[i : i + 1]):
+            logits = network(image)[0][0]
+            return logits if of_logits else logits.softmax(dim=0)
+
+        before = output()
+        gradients = [torch.autograd.grad(f, weights, retain_graph=True) for f in before]
+        norm = sum(each.square().sum() for of_output in gradients for each in of_output)
+        assert found.norms[i] == pytest.approx(norm.item(), rel=1e-4)
+        loss = 0.5 * (truths[i] - before).square().sum()
+        assert found.losses[i] == pytest.approx(loss.item(), rel=1e-5)
+        loss.backward()
+        torch.optim.SGD(weights, lr=rate).step()
+        assert found.steps[i] == pytest.approx((output() - before).norm().item(), rel=1e-2)
+
+
+def test_small_steps_keep_the_bound(network):
+    images, labels = torch.randn(8, 3, 8, 8), torch.zeros(8, dtype=torch.long)
+    found = theory.measured(network, images, labels, False, rate=1e-4)
+    assert (found.steps <= found.bounds * 1.01).all()
+    assert (found.steps > 0).all()
+
+
+def test_it_prints_a_row_for_each_cycle_and_draws(tmp_path, call_script):
+    tiny = [
+        "model.width=4",
+        "active_learning.cycles=2",
+        "training.epochs=1",
+        "training.milestones=[]",
+    ]
+    arguments = [f"--set={each}" for each in tiny]
+    path = tmp_path / "theory.png"
+    done = call_script("experiments/theory.py", *arguments, "--images=3", f"--output={path}")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines() if line[:1] == "|"]
+    assert rows == ["cycle", "---", "1", "2"]
+    assert path.read_bytes().startswith(b"\x89PNG")
