@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.support.harness import PROJECT_DIR, run_tod_alone
 from tod import __version__
@@ -55,6 +57,21 @@ def test_a_run_names_the_versions_of_what_computes(tmp_path, no_pictures):
     for name in ("torchvision", "numpy", "scikit-learn", "pillow", "timm"):
         assert run[name] == metadata.version(name)
     assert (run["version"], run["commit"]) == (__version__, commit(PROJECT_DIR))
+
+
+def test_the_locked_versions_are_such_as_the_requirements_allow():
+    required, locked = (
+        [
+            Requirement(line)
+            for line in (PROJECT_DIR / name).read_text().splitlines()
+            if line[0] != "#"
+        ]
+        for name in ("requirements.txt", "requirements.lock")
+    )
+    versions = {canonicalize_name(each.name): each.specifier for each in locked}
+    for each in required:
+        (exact,) = versions[canonicalize_name(each.name)]
+        assert exact.operator == "==" and exact.version in each.specifier, each.name
 
 
 def test_the_citation_and_the_changes_have_the_version_and_its_date():
