@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tod.analysis.metrics import FEW_IMAGES
-from tod.analysis.results import ACCURACY, AUDIT, Curve
+from tod.analysis.results import ACCURACY, AUDIT, FEW_IMAGES, Curve
 
 LEVEL = 0.9
 """How often an interval should hold what comes."""

@@ -7,11 +7,9 @@ import numpy as np
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from tod.analysis.results import ACCURACY, METRICS
+from tod.analysis.results import ACCURACY, FEW_IMAGES, METRICS
 from tod.strategies.calibration import calibration_error
 
-FEW_IMAGES = 30
-"""With fewer images, an accuracy means little."""
 PATIENCE = 3
 """The number of cycles without a higher accuracy that count as a standstill."""
 NEARLY_SOLVED = 95.0

@@ -34,6 +34,8 @@ COLUMNS = (
 AUDIT = ("audited", "accuracy_low", "accuracy_high")
 """Further columns, if people label without a test set: the number of images on which the accuracy
 was measured, and its 95 % interval."""
+FEW_IMAGES = 30
+"""With fewer images, an accuracy means little."""
 
 NO_DIFFERENCE = {"data_dir", "active_learning.trials", "active_learning.target_accuracy"}
 """Settings in which runs that are compared may differ."""

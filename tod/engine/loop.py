@@ -12,8 +12,8 @@ import pandas as pd
 from torch import Tensor
 
 from tod.analysis import records
-from tod.analysis.metrics import FEW_IMAGES, metrics_of_test_set, why_nothing_seems_learnt
-from tod.analysis.results import ACCURACY
+from tod.analysis.metrics import metrics_of_test_set, why_nothing_seems_learnt
+from tod.analysis.results import ACCURACY, FEW_IMAGES
 from tod.config import Config, InputError
 from tod.config.identity import Identity, Options, cycle_name
 from tod.data import Dataset
