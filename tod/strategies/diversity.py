@@ -48,6 +48,16 @@ def squared_distances(centers: Tensor, features: Tensor) -> Iterator[Tensor]:
 
 
 @torch.inference_mode()
+def squared_distances_to_others(features: Tensor) -> Iterator[Tensor]:
+    """‖h − h′‖² between features (N, F), in blocks of rows (m, N); infinite of each to itself."""
+    start = 0
+    for block in squared_distances(features, features):
+        block.diagonal(start).fill_(torch.inf)
+        start += len(block)
+        yield block
+
+
+@torch.inference_mode()
 def nearest_squared_distances(features: Tensor, centers: Tensor) -> Tensor:
     """`min_c ‖h − c‖²`, (M,), of features h, (M, F), to the nearest of the centres c, (L, F)."""
     offset = common_offset(features)

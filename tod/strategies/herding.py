@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from models.inference import without_tf32
-from tod.strategies.diversity import ROWS, nearest_squared_distances, off_mps, squared_distances
+from tod.strategies.diversity import (
+    ROWS,
+    nearest_squared_distances,
+    off_mps,
+    squared_distances_to_others,
+)
 
 ROUNDING = 1e-5
 """Gains that differ by this share are equal."""
@@ -175,10 +180,6 @@ def smallest_distance(features: Tensor) -> float:
     different = off_mps(features).double().unique(dim=0)
     if len(different) < 2:
         return 1.0
-    nearest, start = [], 0
-    for block in squared_distances(different.float(), different.float()):
-        block.diagonal(start).fill_(torch.inf)
-        nearest.append(block.argmin(dim=1))
-        start += len(block)
+    nearest = [block.argmin(dim=1) for block in squared_distances_to_others(different.float())]
     # Products tell which is the nearest, and are too inexact to tell how near it is.
     return float((different - different[torch.cat(nearest)]).norm(dim=1).min())

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tod.strategies.clusters import clusters
-from tod.strategies.diversity import squared_distances
+from tod.strategies.diversity import squared_distances_to_others
 
 MOST_CLUSTERS = 500
 SMALL = 5
@@ -26,8 +26,7 @@ def typicality(features: np.ndarray) -> np.ndarray:
         return np.zeros(1)
     rows = torch.from_numpy(features).double()  # float32 would blur the closest ones
     means: list[Tensor] = []
-    for block in squared_distances(rows, rows):
-        block.diagonal(sum(map(len, means))).fill_(torch.inf)  # none is its own neighbour
+    for block in squared_distances_to_others(rows):
         nearest = block.topk(neighbours, dim=1, largest=False).values
         means.append(nearest.sqrt().mean(dim=1))
     return (1 / (torch.cat(means) + 1e-5)).numpy()
