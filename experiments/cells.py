@@ -1,6 +1,7 @@
 """The runs of an experiment: their command line, and how they run several at once."""
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,14 @@ PAPER = {
     "FULL/NONE": "full training",
 }
 """The paper's strategies, and their names among its curves."""
+ALL = (
+    *(
+        f"{sampling}/{main_TOD.SCRIPT.strategy(sampling).needs_auxiliary or 'NONE'}"
+        for sampling in main_TOD.SAMPLING
+    ),
+    *("TOD/TOD", "LL4AL/LL4AL"),
+)
+"""Each sampling strategy on its own, or with the loss that it needs, and the paper's methods."""
 OF_THE_CELLS = ("--config", "--sampling", "--auxiliary", "--seed", "--output-dir")
 NOT_FOR_SCRIPTS = {
     **dict.fromkeys(OF_THE_CELLS, "belongs before the --"),
@@ -43,6 +52,11 @@ def new_parser(description: str, output_dir: Path, seeds: Sequence[int] = (0,)) 
     parser = cli.Parser(description=description)
     add = parser.add_argument
     shown = " ".join(map(str, seeds))
+    strategies = (
+        "SAMPLING/AUXILIARY of one entry script, or all: each sampling strategy without a loss, "
+        f"TOD/TOD and LL4AL/LL4AL (default: {' '.join(PAPER)})"
+    )
+    add("--strategy", nargs="+", default=[*PAPER], help=strategies)
     add("--seed", nargs="+", type=cli.seed, default=[*seeds], help=f"default: {shown}")
     at_once = "runs at once (default: as many as there are GPUs, or else cores)"
     add("--processes", type=cli.positive, metavar="N", help=at_once)
@@ -76,6 +90,10 @@ def parse(parser: cli.Parser, argv: Sequence[str]) -> argparse.Namespace:
         name = argument.partition("=")[0]
         if name in NOT_FOR_SCRIPTS:
             raise InputError(f"{name}: {NOT_FOR_SCRIPTS[name]}")
+    if arguments.strategy != ["all"]:
+        for strategy in arguments.strategy:
+            refuse_wrong_strategy(Cell("", strategy, 0, arguments))
+        refuse_doubles("--strategy", arguments.strategy)
     return arguments
 
 
@@ -126,6 +144,37 @@ class Cell:
         path = self.folder / "results.csv"
         num_rows = path.read_bytes().count(b"\n") - 1 if path.exists() else 0
         return min(num_rows, self.num_cycles)
+
+
+def refuse_wrong_strategy(cell: Cell) -> None:
+    """Refuses anything other than SAMPLING/AUXILIARY of one entry script."""
+    wrong, script = f"--strategy {cell.strategy}", cell.script
+    if cell.strategy.count("/") != 1:
+        raise InputError(f"{wrong}: write SAMPLING/AUXILIARY, like TOD/NONE, or all")
+    offers = (script.sampling, script.auxiliary)
+    for name, offered in zip(cell.strategy.split("/"), offers, strict=True):
+        if name not in offered:
+            raise InputError(f"{wrong}: {script.name} has no {name}, only {', '.join(offered)}")
+
+
+def cells_of(arguments: argparse.Namespace) -> list[Cell]:
+    """The cells of a command line; `all` leaves out strategies that cannot work with it."""
+    takes_all = arguments.strategy == ["all"]
+    strategies = ALL if takes_all else arguments.strategy
+    grid = itertools.product(arguments.config, strategies, arguments.seed)
+    cells = [Cell(*place, arguments) for place in grid]
+    if not takes_all:
+        return cells
+    suitable, left_out = [], {}
+    for cell in cells:
+        identity = cell.command.identity
+        if why := cell.script.strategy(identity.sampling).why_unsuitable(identity):
+            left_out[f"{cell.config}, {cell.strategy}"] = why
+        else:
+            suitable.append(cell)
+    for name, why in left_out.items():
+        print(f"{name}: is left out; it {why}", file=sys.stderr)
+    return suitable
 
 
 def shortened_training(config: str, scale: float) -> list[str]:

@@ -10,7 +10,6 @@ detach_epoch alike. What follows `--` goes to the entry scripts, as in `-- --dat
 """
 
 import argparse
-import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,20 +17,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tod.system.early_interrupt  # noqa: F401 - ahead of what takes seconds
-import main_TOD
-from experiments.cells import PAPER, Cell, curves_of, new_parser, parse, refuse_doubles, run_all
+from experiments.cells import Cell, cells_of, curves_of, new_parser, parse, run_all
 from tod.analysis.report import write_report
 from tod.analysis.tables import accuracy_tables, markdown, unpaired_notes
 from tod.config import InputError, cli
 
-ALL = (
-    *(
-        f"{sampling}/{main_TOD.SCRIPT.strategy(sampling).needs_auxiliary or 'NONE'}"
-        for sampling in main_TOD.SAMPLING
-    ),
-    *("TOD/TOD", "LL4AL/LL4AL"),
-)
-"""Each sampling strategy on its own, or with the loss that it needs, and the paper's methods."""
 REFUSED = 2
 """The exit status of a run that was refused, or has diverged."""
 
@@ -41,49 +31,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = new_parser(__doc__, Path("results"))
     add = parser.add_argument
     add("--config", nargs="+", required=True, help="configurations: names or paths, as digits")
-    strategies = (
-        "SAMPLING/AUXILIARY of one entry script, or all: each sampling strategy without a loss, "
-        f"TOD/TOD and LL4AL/LL4AL (default: {' '.join(PAPER)})"
-    )
-    add("--strategy", nargs="+", default=[*PAPER], help=strategies)
     add("--only", metavar="N|none", help="run one cell of the grid, from 0, or none (default: all)")
-    arguments = parse(parser, argv)
-    if arguments.strategy != ["all"]:
-        for strategy in arguments.strategy:
-            refuse_wrong_strategy(Cell("", strategy, 0, arguments))
-        refuse_doubles("--strategy", arguments.strategy)
-    return arguments
-
-
-def refuse_wrong_strategy(cell: Cell) -> None:
-    """Refuses anything other than SAMPLING/AUXILIARY of one entry script."""
-    wrong, script = f"--strategy {cell.strategy}", cell.script
-    if cell.strategy.count("/") != 1:
-        raise InputError(f"{wrong}: write SAMPLING/AUXILIARY, like TOD/NONE, or all")
-    offers = (script.sampling, script.auxiliary)
-    for name, offered in zip(cell.strategy.split("/"), offers, strict=True):
-        if name not in offered:
-            raise InputError(f"{wrong}: {script.name} has no {name}, only {', '.join(offered)}")
-
-
-def cells_of(arguments: argparse.Namespace) -> list[Cell]:
-    """The cells of the grid; `all` leaves out strategies that cannot work with a configuration."""
-    takes_all = arguments.strategy == ["all"]
-    strategies = ALL if takes_all else arguments.strategy
-    grid = itertools.product(arguments.config, strategies, arguments.seed)
-    cells = [Cell(*place, arguments) for place in grid]
-    if not takes_all:
-        return cells
-    suitable, left_out = [], {}
-    for cell in cells:
-        identity = cell.command.identity
-        if why := cell.script.strategy(identity.sampling).why_unsuitable(identity):
-            left_out[f"{cell.config}, {cell.strategy}"] = why
-        else:
-            suitable.append(cell)
-    for name, why in left_out.items():
-        print(f"{name}: is left out; it {why}", file=sys.stderr)
-    return suitable
+    return parse(parser, argv)
 
 
 def chosen(cells: Sequence[Cell], only: str | None) -> Sequence[Cell]:

@@ -1,17 +1,17 @@
 """The paper's comparison on one dataset: random queries, TOD without and with the COD loss, LL4AL,
-and all labels at once.
+and all labels at once; or, with --strategy, any other one.
 
 python experiments/reproduce.py --config digits --trials 5
 
-Runs what is missing of the five experiments, so the same command goes on where it stopped. Once all
-have ended, it writes a section about them into a file beside the runs, or into --output: command,
-seeds, hardware, figure and tables, with the paper's values where it has some. What stands outside
-of the section stays. --only none runs nothing, and writes down what there is. --scale 0.25 shortens
-epochs, milestones and detach_epoch alike. What follows `--` goes to the entry scripts.
+Runs what is missing, so the same command goes on where it stopped. Once all have ended, it writes a
+section about them into a file beside the runs, or into --output: command, seeds, hardware, figures
+and tables, with the paper's values where it has some. What stands outside of the section stays.
+--only none runs nothing, and writes down what there is. --scale 0.25 shortens epochs, milestones
+and detach_epoch alike. What follows `--` goes to the entry scripts.
 """
 
 import argparse
-import itertools
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -20,16 +20,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tod.system.early_interrupt  # noqa: F401 - ahead of what takes seconds
-from experiments.cells import PAPER, Cell, curves_of, new_parser, parse, run_all
+from experiments.cells import PAPER, cells_of, curves_of, new_parser, parse, run_all
 from tod.analysis import figures
+from tod.analysis.matrix import PenaltyMatrix, penalty_matrix, strength_table
 from tod.analysis.results import ACCURACY, Curve
-from tod.analysis.tables import accuracy_tables, markdown
+from tod.analysis.tables import accuracy_tables, diagnostics_tables, markdown
 from tod.config import InputError, cli
 from tod.config.settings import counted
 from tod.system.files import reason, write_atomically
 
 SEEDS = range(5)
 """Of three runs, the order of methods changes with the seeds."""
+MOST_SIZES = 8
+"""In a table; of more numbers of labels, it shows these many, evenly chosen."""
 
 
 def paper_rows(curves: Sequence[Curve], dataset: str, header: Sequence[str]) -> list[list[str]]:
@@ -38,7 +41,9 @@ def paper_rows(curves: Sequence[Curve], dataset: str, header: Sequence[str]) -> 
     labels = sorted({n for curve in curves for n in curve.values(ACCURACY).columns})
     rows = []
     for curve in curves:
-        name = PAPER[f"{curve.run['sampling']}/{curve.run['auxiliary']}"]
+        name = PAPER.get(f"{curve.run['sampling']}/{curve.run['auxiliary']}")
+        if name is None:
+            continue
         at_share = {round(share, 1): accuracy for share, accuracy in published[name].items()}
         shares = [round(figures.published_share(curve, dataset, n), 1) for n in labels]
         if curve.labels_everything:
@@ -49,7 +54,11 @@ def paper_rows(curves: Sequence[Curve], dataset: str, header: Sequence[str]) -> 
 
 
 def section(
-    arguments: argparse.Namespace, argv: Sequence[str], curves: Sequence[Curve], paper: str | None
+    arguments: argparse.Namespace,
+    argv: Sequence[str],
+    curves: Sequence[Curve],
+    paper: str | None,
+    matrix: PenaltyMatrix | None,
 ) -> str:
     """The section about the results in Markdown, with the paper's values for a dataset."""
     accuracies, *differences = accuracy_tables(curves)
@@ -61,18 +70,48 @@ def section(
     sizes = {len(curve.trials) for curve in curves}
     of_trials = f"{counted(max(sizes), 'trial')} {'in all' if len(sizes) == 1 else 'at most'}"
     scaled = f"Epochs, milestones and `detach_epoch` are {arguments.scale:g} of the configured ones"
+    command = shlex.join(["python", "experiments/reproduce.py", *argv])
+    of_scores = [curve for curve in curves if figures.has_diagnostics(curve)]
+    rankings = diagnostics_tables(of_scores)[:1] if of_scores else []
+    for table in rankings:
+        table.rows[0][0] = figures.PANELS[0][0]
     lines = [
         f"## {arguments.name}",
-        f"`{shlex.join(['python', 'experiments/reproduce.py', *argv])}`",
+        f"`{re.sub(' --only[= ]none', '', command)}`",  # what runs them, too
         "; ".join(dict.fromkeys(made_on.format(**curve.run) for curve in curves)) + ".",
         *([f"{scaled}."] if arguments.scale != 1 else []),
         f"![Test accuracy against the number of labels]({arguments.figure.name})",
         f"Mean ± standard deviation (n − 1) of the last epoch's test accuracy over {of_seeds}, "
         f"{of_trials}. Differences: trial by trial, those of the same seed and number being pairs, "
         "with the 95 % interval of their mean (Student's t).",
-        *(markdown(table.rows).rstrip() for table in (accuracies, *differences)),
+        *(_shown(table.rows, curves) for table in (accuracies, *differences)),
+        *(
+            f"Of the images from which it was queried, after the cycle with these many labels:\n\n"
+            f"{_shown(table.rows, curves)}"
+            for table in rankings
+        ),
     ]
+    if matrix is not None:
+        table = strength_table(matrix)
+        lines += [
+            f"![Which strategy beats which]({arguments.matrix.name})",
+            table.caption,
+            markdown(table.rows).rstrip(),
+        ]
     return "\n\n".join(lines)
+
+
+def _shown(rows: Sequence[Sequence[str]], curves: Sequence[Curve]) -> str:
+    """A table in Markdown, of a few sizes; its rows are methods where the seeds are the same."""
+    num_sizes = sum(" labels" in cell for cell in rows[0][1:])
+    step = max((num_sizes - 1) / (MOST_SIZES - 1), 1)
+    left_out = {*range(1, num_sizes + 1)} - {1 + round(step * i) for i in range(MOST_SIZES)}
+    kept = [place for place in range(len(rows[0])) if place not in left_out]
+    text = markdown([[row[place] for place in kept] for row in rows]).rstrip()
+    if all(curve.images == curves[0].images for curve in curves):
+        for curve in curves:
+            text = text.replace(curve.name, curve.method)
+    return text
 
 
 def replace_section(text: str, name: str, content: str) -> str:
@@ -104,6 +143,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     arguments.name = arguments.name or Path(arguments.config[0]).stem
     arguments.output = arguments.output or arguments.output_dir / "results.md"
     arguments.figure = arguments.output.parent / f"results_{arguments.name}.png"
+    arguments.matrix = arguments.output.parent / f"results_{arguments.name}_matrix.png"
     if arguments.paper is not None:
         figures.read_published_curves(arguments.paper)  # refuses a wrong name before the work
     if arguments.trials is not None:
@@ -125,8 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     name, output = arguments.name, arguments.output
     replace_section(_read(output), name, "")  # refuses a broken section before the work
-    (config,) = arguments.config
-    cells = [Cell(config, *place, arguments) for place in itertools.product(PAPER, arguments.seed)]
+    cells = cells_of(arguments)
     statuses = run_all([] if arguments.only else cells, arguments.processes)
     if status := max(statuses.values(), default=0):
         print(f"{output}: is left as it was until all runs have ended", file=sys.stderr)
@@ -136,9 +175,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"{arguments.output_dir}: holds none of the runs yet; leave out --only")
     paper = arguments.paper or curves[0].config["dataset"]
     paper = paper if paper in figures.PUBLISHED else None
-    content = section(arguments, argv, curves, paper)
+    matrix = penalty_matrix(curves) if len(curves) > len(PAPER) else None
+    content = section(arguments, argv, curves, paper, matrix)
     figure = figures.learning_curves(curves, paper)
     write_atomically(arguments.figure, figures.rendered(figure))
+    if matrix is not None:
+        write_atomically(arguments.matrix, figures.rendered(figures.penalty_matrix(matrix)))
     # The file may have changed meanwhile.
     write_atomically(output, replace_section(_read(output), name, content))
     print(content)

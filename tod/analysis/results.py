@@ -3,6 +3,7 @@
 import io
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -209,8 +210,8 @@ def grouped(curves: Sequence[Curve], alike: Callable[[Curve, Curve], bool]) -> l
 def read_runs(folders: Sequence[Path]) -> list[Curve]:
     """The curves of several runs, in their order; runs that differ in the seed alone are pooled.
 
-    Curves of the same name are numbered. Those that label everything at once come last, since
-    curves are compared with the first.
+    Curves of the same name have their parent folder's added, or else a number. Those that label
+    everything at once come last, since curves are compared with the first.
     """
     # Others that `results/*` names besides runs.
     others = [p for p in folders if p.exists() and not (p / "results.csv").exists()]
@@ -222,11 +223,14 @@ def read_runs(folders: Sequence[Path]) -> list[Curve]:
     found = [read_run(folder) for folder in folders if folder not in others]
     curves = [*map(_pooled, grouped(found, Curve.is_same_but_for_the_seed))]
     curves.sort(key=lambda curve: curve.labels_everything)
-    names = [curve.name for curve in curves]
-    return [
-        replace(curve, mark=f" #{names[:i].count(name) + 1}") if names.count(name) > 1 else curve
-        for i, (curve, name) in enumerate(zip(curves, names, strict=True))
-    ]
+    for name, count in Counter(curve.name for curve in curves).items():
+        places = [i for i, curve in enumerate(curves) if curve.name == name]
+        parents = [curves[i].folders[0].resolve().parent.name for i in places]
+        tells_apart = len({*parents}) == count
+        for number, (i, parent) in enumerate(zip(places, parents, strict=True), start=1):
+            mark = f" in {shortened(parent)}" if tells_apart else f" #{number}"
+            curves[i] = replace(curves[i], mark=mark if count > 1 else "")
+    return curves
 
 
 def _pooled(curves: Sequence[Curve]) -> Curve:

@@ -1,0 +1,72 @@
+"""Packs what the tables of an experiment are made from into one small file.
+
+python experiments/pack.py results/digits docs/results/digits.tar.xz
+
+Of each run below the folder it takes results.csv, config.yaml, which names no place of the images
+any more, and queries/, where of each image its file is left, or its index if it has none.
+`tar -xf docs/results/digits.tar.xz -C results` unpacks it, and the command that has made the runs
+makes their tables anew, with --only none.
+"""
+
+import io
+import re
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import pandas as pd
+
+from tod.config import InputError, cli
+from tod.system.files import as_csv, write_atomically
+
+
+def packed(folder: Path) -> bytes:
+    """The runs below a folder as a tar.xz; the same for the same runs."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:xz", preset=9) as tar:
+        for run in runs_in(folder):
+            for name, text in contents(run):
+                content = text.encode()
+                entry = tarfile.TarInfo(str(run.relative_to(folder.parent) / name))
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    return archive.getvalue()
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The folders of runs that have ended a cycle."""
+    found = sorted(path.parent for path in folder.rglob("results.csv"))
+    return [run for run in found if (run / "config.yaml").exists() and run.name != ".locks"]
+
+
+def contents(run: Path) -> Iterator[tuple[str, str]]:
+    """The files of a run that go into the archive, by name."""
+    yield "results.csv", (run / "results.csv").read_text(encoding="utf-8")
+    config = (run / "config.yaml").read_text(encoding="utf-8")
+    yield "config.yaml", re.sub(r"^data_dir: .*$", "data_dir: data", config, flags=re.MULTILINE)
+    for path in sorted(run.glob("queries/*.csv")):
+        queried = pd.read_csv(path, dtype=str, keep_default_na=False)
+        yield f"queries/{path.name}", as_csv(queried[["file" if "file" in queried else "index"]])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads the command line, and packs."""
+    parser = cli.Parser(description=__doc__)
+    parser.add_argument("folder", type=cli.path, metavar="FOLDER", help="with the runs' folders")
+    parser.add_argument("archive", type=cli.path, metavar="ARCHIVE", help="ends in .tar.xz")
+    arguments = parser.parse_args(argv)
+    folder, archive = arguments.folder.resolve(), arguments.archive
+    if not archive.name.endswith(".tar.xz"):
+        raise InputError(f"{archive}: does not end in .tar.xz")
+    if not runs_in(folder):
+        raise InputError(f"{arguments.folder}: holds no run that has ended a cycle")
+    write_atomically(archive, content := packed(folder))
+    print(f"{archive}: {len(content) / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    with cli.exit_status():
+        main()

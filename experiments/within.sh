@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Runs an entry script on a machine that is lent for minutes, and keeps what it has measured:
+#
+#   bash experiments/within.sh 480 kept main_TOD.py --config cifar10 --sampling TOD --auxiliary NONE
+#
+# Every 20 seconds, kept/results.tar.xz has the results so far (experiments/pack.py). After 480
+# seconds the run saves and ends; kept/state.00, … hold its folder then, without pictures. Where
+# these lie, the same command, also on another machine, goes on with it.
+set -euo pipefail
+
+if (($# < 3)); then
+    echo "usage: bash experiments/within.sh SECONDS KEPT main_TOD.py|main_LL4AL.py [ARGUMENT ...]" >&2
+    exit 2
+fi
+seconds=$1 kept=$2
+shift 2
+project=$(cd "$(dirname "$0")/.." && pwd)
+results=$(mktemp -d)/results
+mkdir -p "$kept" "$results"
+if [[ -e $kept/state.00 ]]; then
+    cat "$kept"/state.* | tar -xf - -C "$results"
+fi
+
+pack() {
+    [[ -n $(find "$results" -name results.csv -not -path '*/.locks/*') ]] || return 0
+    python "$project/experiments/pack.py" "$results" "$kept/results.tar.xz"
+}
+
+(while sleep 20; do pack || true; done) &>/dev/null &
+trap 'kill $! 2>/dev/null || true' EXIT
+status=0
+timeout --signal=TERM "$seconds" python "$project/$1" "${@:2}" --output-dir "$results" || status=$?
+pack
+rm -f "$kept"/state.*
+tar -cf - -C "$results" --exclude='*.png' --exclude='.locks' . | split -d -b 15M - "$kept/state."
+exit $status

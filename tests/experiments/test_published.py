@@ -1,0 +1,103 @@
+"""The published tables, made anew from the raw files that are committed beside them."""
+
+import itertools
+import re
+import shlex
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+import plot
+from experiments import pack, reproduce
+from tests.support.harness import PROJECT_DIR, write_run
+from tod.analysis import figures
+
+PAGES = sorted(path for path in (PROJECT_DIR / "docs").glob("*.md"))
+SECTION = re.compile(
+    r"<!-- (\S+): written by experiments/reproduce.py -->\n## .*\n\n"
+    r"`python experiments/reproduce.py (.*)`$",
+    re.MULTILINE,
+)
+PLOT = re.compile(r"<!-- python plot.py ([^\n]*) -->\n(.*?)\n<!-- end -->", re.DOTALL)
+SECTIONS = [(path.name, *found) for path in PAGES for found in SECTION.findall(path.read_text())]
+PLOTS = [(path.name, *found) for path in PAGES for found in PLOT.findall(path.read_text())]
+WITHOUT_RAW_FILES = {"digits", "cifar10_cpu"}
+"""Sections whose runs were not kept."""
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory) -> Path:
+    """Where all raw files are unpacked, and copies of the pages; nobody changes the former."""
+    place = tmp_path_factory.mktemp("published")
+    (place / "results").mkdir()
+    for archive in (PROJECT_DIR / "docs" / "results").glob("*.tar.xz"):
+        subprocess.run(["tar", "-xf", archive, "-C", place / "results"], check=True)
+    (place / "docs").mkdir()
+    for path in PAGES:
+        shutil.copy(path, place / "docs")
+    return place
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "arguments"), [s for s in SECTIONS if s[1] not in WITHOUT_RAW_FILES]
+)
+def test_a_section_is_what_the_raw_files_say(unpacked, monkeypatch, page, name, arguments):
+    monkeypatch.chdir(unpacked)
+    monkeypatch.setattr(figures, "rendered", lambda *_: b"")  # takes most of the time
+    place = unpacked / "docs" / page
+    published = place.read_text(encoding="utf-8")
+    before, dashes, further = f"{arguments} ".partition(" -- ")
+    reproduce.main(shlex.split(f"{before} --only none {dashes}{further}"))
+    assert place.read_text(encoding="utf-8") == published
+
+
+@pytest.mark.parametrize(("page", "arguments", "content"), PLOTS)
+def test_a_plots_table_is_what_the_raw_files_say(
+    unpacked, monkeypatch, tmp_path, capsys, page, arguments, content
+):
+    monkeypatch.chdir(unpacked)
+    runs = [sorted(Path().glob(pattern)) for pattern in shlex.split(arguments)]
+    plot.main([*map(str, itertools.chain(*runs)), f"--output={tmp_path / 'plot.png'}"])
+    assert content in capsys.readouterr().out
+
+
+def test_what_is_packed_says_what_the_runs_said_and_no_place(tmp_path):
+    folder = write_run(tmp_path / "runs", [[80, 85, 90]])
+    config = (folder / "config.yaml").read_text(encoding="utf-8")
+    here = config.replace("data_dir: data", "data_dir: /home/me/pictures")
+    (folder / "config.yaml").write_text(here, encoding="utf-8")
+    (folder / "queries").mkdir(exist_ok=True)
+    queries = folder / "queries" / "trial1_cycle1.csv"
+    queries.write_text(
+        "index,score,label,class,file\n7,0.5,1,cat,cat/é 1.jpg\n2,0.1,0,ant,ant/2.jpg\n"
+    )
+    (folder / "queries" / "trial1_cycle2.csv").write_text("index,score\n9,0.5\n")
+    pack.main([str(tmp_path / "runs"), str(tmp_path / "runs.tar.xz")])
+    first = (tmp_path / "runs.tar.xz").read_bytes()
+    with tarfile.open(tmp_path / "runs.tar.xz") as tar:
+        found = {name: tar.extractfile(name).read().decode() for name in tar.getnames()}
+    found = {name.removeprefix(f"runs/{folder.name}/"): text for name, text in found.items()}
+    assert found["results.csv"] == (folder / "results.csv").read_text()
+    assert here != config == found["config.yaml"]
+    assert found["queries/trial1_cycle1.csv"] == "file\ncat/é 1.jpg\nant/2.jpg\n"
+    assert found["queries/trial1_cycle2.csv"] == "index\n9\n"
+    (folder / "weights").mkdir(exist_ok=True)
+    (folder / "weights" / "trial1_cycle1.pth").write_bytes(b"large")
+    pack.main([str(tmp_path / "runs"), str(tmp_path / "runs.tar.xz")])
+    assert (tmp_path / "runs.tar.xz").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["empty", "new.tar.xz"], "empty: holds no run"),
+        (["runs", "new.zip"], "new.zip: does not end in .tar.xz"),
+    ],
+)
+def test_what_cannot_be_packed_is_one_line(tmp_path, refusal, arguments, said):
+    write_run(tmp_path / "runs", [[80, 85, 90]])
+    assert said in refusal(pack.main, *arguments)
+    assert not [*tmp_path.glob("new*")]
