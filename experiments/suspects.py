@@ -68,7 +68,8 @@ def figures_of(
     features: np.ndarray, truth: np.ndarray, share: float, alike: bool, seed: int
 ) -> dict:
     """The figures of each ranking and list, by name, after flips drawn by the seed."""
-    random, labels, count = np.random.default_rng(seed), truth.copy(), round(share * len(truth))
+    random, labels = np.random.default_rng(seed), truth.copy()
+    count = max(round(share * len(truth)), 1)
     wrong, num_classes = random.choice(len(truth), count, replace=False), truth.max() + 1
     labels[wrong] = (truth[wrong] + random.integers(1, num_classes, count)) % num_classes
     if alike:
