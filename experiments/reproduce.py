@@ -26,7 +26,7 @@ from tod.analysis.matrix import PenaltyMatrix, penalty_matrix, strength_table
 from tod.analysis.results import ACCURACY, Curve
 from tod.analysis.tables import accuracy_tables, diagnostics_tables, markdown
 from tod.config import InputError, cli
-from tod.config.settings import counted
+from tod.config.settings import counted, in_spans
 from tod.system.files import reason, write_atomically
 
 SEEDS = range(5)
@@ -65,8 +65,8 @@ def section(
     if paper is not None:
         accuracies.rows.extend(paper_rows(curves, paper, accuracies.rows[0]))
     made_on = "{device}, {precision}, Python {python}, PyTorch {torch}"
-    seeds = sorted({seed for curve in curves for seed in curve.images})
-    of_seeds = f"{counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))})"
+    seeds = {seed for curve in curves for seed in curve.images}
+    of_seeds = f"{counted(len(seeds), 'seed')} ({in_spans(seeds)})"
     sizes = {len(curve.trials) for curve in curves}
     of_trials = f"{counted(max(sizes), 'trial')} {'in all' if len(sizes) == 1 else 'at most'}"
     scaled = f"Epochs, milestones and `detach_epoch` are {arguments.scale:g} of the configured ones"

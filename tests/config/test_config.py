@@ -17,7 +17,7 @@ import tod.config as configuration
 from tests.support.loading import refused
 from tod.config import CONFIG_DIR, Config, InputError
 from tod.config.schema import DATASETS, OWN_IMAGES, Section
-from tod.config.settings import as_yaml
+from tod.config.settings import as_yaml, in_spans
 from tod.config.settings import flat as dotted
 
 COMMON = """
@@ -457,3 +457,17 @@ def test_a_section_that_an_earlier_version_did_not_know_has_its_defaults(tmp_pat
     write(tmp_path / "config.yaml", settings)
     monkeypatch.setattr(configuration, "Config", WithIt)
     assert configuration.read_run(tmp_path, "") == {**settings, "later": {"weight": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "shown"),
+    [
+        ([], ""),
+        ([2, 0, 1], "0, 1, 2"),
+        (range(20), "0 to 19"),
+        ([*range(4), 5, 9, 8, 7, 6, 100], "0 to 3, 5 to 9, 100"),
+        ([0, 1, 2, 4, 5, 6, 7], "0, 1, 2, 4 to 7"),
+    ],
+)
+def test_numbers_in_a_row_are_shown_as_spans(numbers, shown):
+    assert in_spans(numbers) == shown

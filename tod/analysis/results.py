@@ -13,7 +13,7 @@ import pandas as pd
 
 from tod import config as configuration
 from tod.config.schema import DATASETS, Config, DatasetFacts
-from tod.config.settings import flat, shortened
+from tod.config.settings import flat, in_spans, shortened
 from tod.system.files import cannot
 
 log = logging.getLogger("tod")
@@ -89,12 +89,12 @@ class Curve:
 
         The mark distinguishes curves with the same name.
         """
-        name, seeds = self.folders[0].resolve().name, sorted(self.images)
+        name, seeds = self.folders[0].resolve().name, self.images
         found = re.fullmatch(r"(.+)_auxiliary_\w+?_sampling_\w+_seed\d+", name)
         if found:
             name = f"{found[1]}, {self.method}"
         if found or len(seeds) > 1:
-            name += f", seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+            name += f", seed{'s' * (len(seeds) > 1)} {in_spans(seeds)}"
         return shortened(name) + self.mark
 
     @property

@@ -1,7 +1,9 @@
 """Settings as people write them: YAML in which `1e-4` is a number, and `KEY=VALUE` overrides."""
 
+import itertools
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -78,6 +80,18 @@ def shortened(line: str, length: int = 100) -> str:
 def counted(count: int, noun: str) -> str:
     """A number with its noun, as in `1 image` and `1,000 images`."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def in_spans(numbers: Iterable[int]) -> str:
+    """Numbers in ascending order, of which four in a row and more are a span: `0, 2 to 9`."""
+    spans: list[list[int]] = []
+    for number in sorted(numbers):
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1].append(number)
+        else:
+            spans.append([number])
+    shown = ([f"{s[0]} to {s[-1]}"] if len(s) > 3 else map(str, s) for s in spans)
+    return ", ".join(itertools.chain(*shown))
 
 
 def expanded(path: str) -> str:
