@@ -1,6 +1,7 @@
 """People's own images: which are asked for, and what is said of the folder."""
 
 import errno
+import os
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -67,7 +68,7 @@ def test_photographs_of_an_iphone_are_named_with_what_to_do(root, warnings):
     assert warnings.messages == [begins.format(*each) for each in told]
 
 
-@pytest.mark.parametrize(("where", "reads"), [(of_files, "sha256"), (Path, "iterdir")])
+@pytest.mark.parametrize(("where", "reads"), [(of_files, "sha256"), (os, "scandir")])
 def test_too_many_open_files_are_no_fault_of_the_folders(root, monkeypatch, where, reads):
     too_many = OSError(errno.EMFILE, "Too many open files")
     monkeypatch.setattr(where, reads, Mock(side_effect=too_many))

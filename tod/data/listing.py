@@ -1,9 +1,11 @@
 """The image files in a folder, and everything that is wrong there."""
 
 import logging
+import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,24 +76,26 @@ def listed(
     come from `where`, other classes are a problem. `problems` also gets broken links, and folders
     that cannot be entered.
     """
-    folders: dict[str, list[Path]] = defaultdict(list)
-    others: list[Path] = []
-    for path in _entries(folder, problems):
-        if not path.is_dir():
-            others.append(path)
-        elif path.name not in left_out:
-            folders[class_name_of(path.name)].append(path)
+    folders: dict[str, list[str]] = defaultdict(list)
+    others: list[str] = []
+    for entry in _entries(folder, problems):
+        if not entry.is_dir():
+            others.append(entry.name)
+        elif entry.name not in left_out:
+            folders[class_name_of(entry.name)].append(entry.name)
     class_names = in_order(folders) if class_names is None else list(class_names)
     for name in in_order(folders.keys() - {*class_names}):
-        place = shown(folders[name][0])
+        place = shown(folder / folders[name][0])
         problems.append(f"{place}: is no class of {where}; add it there, or rename it")
     labels: dict[str, int] = {}
     for label, name in enumerate(class_names):
-        for path in (path for f in folders.get(name, ()) for path in _entries(f, problems)):
-            if _is_image(path):
-                labels[str(path.relative_to(folder))] = label
-            else:
-                others.append(path)
+        for place in folders.get(name, ()):
+            for entry in _entries(folder / place, problems):
+                file = os.path.join(place, entry.name)  # noqa: PTH118 - many: a Path takes longer
+                if _is_image(entry):
+                    labels[file] = label
+                else:
+                    others.append(file)
     _warn_of_others(folder, others, "images lie in their class's folder, with an image's ending")
     return Scan(folder, class_names, labels)
 
@@ -126,17 +130,19 @@ def below(folder: Path, problems: list[str]) -> list[str]:
     cannot be entered.
     """
     found, others = [], []
-    folders, entered = [folder], {folder.resolve()}
+    folders, entered = [""], {folder.resolve()}
     while folders:
-        for path in _entries(folders.pop(), problems):
-            if path.is_dir():
-                if path.name not in SYSTEM_FOLDERS and path.resolve() not in entered:
-                    entered.add(path.resolve())
-                    folders.append(path)
-            elif _is_image(path):
-                found.append(str(path.relative_to(folder)))
+        place = folders.pop()
+        for entry in _entries(folder / place, problems):
+            file = os.path.join(place, entry.name)  # noqa: PTH118 - many: a Path takes longer
+            if entry.is_dir():
+                if entry.name not in SYSTEM_FOLDERS and Path(entry).resolve() not in entered:
+                    entered.add(Path(entry).resolve())
+                    folders.append(file)
+            elif _is_image(entry):
+                found.append(file)
             else:
-                others.append(path)
+                others.append(file)
     _warn_of_others(folder, others, "they have no image's ending")
     return sorted(found)
 
@@ -147,31 +153,37 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in picture.ENDINGS and path.is_file()
+def _is_image(entry: os.DirEntry) -> bool:
+    return Path(entry.name).suffix.lower() in picture.ENDINGS and entry.is_file()
 
 
-def _entries(folder: Path, problems: list[str]) -> list[Path]:
+def _entries(folder: Path, problems: list[str]) -> list[os.DirEntry]:
     """The entries of a folder in order, without hidden ones."""
     found = []
     try:
-        for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
-            if path.is_symlink() and not path.exists():
-                problems.append(f"{shown(path)}: is a link to nothing; mend or remove it")
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+        for entry in sorted(visible, key=lambda entry: entry.name):
+            if entry.is_symlink() and not Path(entry).exists():
+                problems.append(f"{shown(Path(entry))}: is a link to nothing; mend or remove it")
             else:
-                path.is_dir()  # raises if the folder may be listed, but not entered
-                found.append(path)
+                found.append(entry)
+        with suppress(FileNotFoundError):  # of what somebody has just removed
+            for entry in found[:1]:
+                os.lstat(entry)  # raises if the folder may be listed, but not entered
     except OSError as error:
         refuse_what_the_machine_lacks(folder, error)
         problems.append(f"{shown(folder)}: cannot be entered ({reason(error)}); mend or remove it")
     return found
 
 
-def _warn_of_others(folder: Path, others: Sequence[Path], words: str) -> None:
+def _warn_of_others(folder: Path, others: Sequence[str], words: str) -> None:
     """Warns of files that are left out, with the reason, and of photographs with what to do."""
     convert = "this format is not read; convert them to JPEG or PNG"
     for is_photograph, why in ((True, convert), (False, words)):
-        paths = [p for p in others if (p.suffix.lower() in NOT_READ) == is_photograph]
-        if paths:
-            first = shown(paths[0].relative_to(folder))
-            log.warning(f"{folder}: {first} is left out ({len(paths)} such in all): {why}")
+        names = [
+            file for file in others if (Path(file).suffix.lower() in NOT_READ) == is_photograph
+        ]
+        if names:
+            first = shown(Path(names[0]))
+            log.warning(f"{folder}: {first} is left out ({len(names)} such in all): {why}")

@@ -60,7 +60,7 @@ def of_files(folder: Path, files: Sequence[str], make: Callable[[Path], Made]) -
 def file_key(folder: Path, name: str, reader: str) -> bytes:
     """Differs where the file does, to the system, or what reads it; of none, if it is not there."""
     try:
-        status = (folder / name).stat()
+        status = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118 - many: no Path of each
     except OSError:
         return NO_KEY
     seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
