@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from tod.analysis.suspects import out_of_sample
 from tod.strategies import calibration
 from tod.strategies.calibration import best_temperature, held_out_temperature
+from tod.strategies.clusters import clusters
 
 
 def drawn(*size: int) -> Tensor:
@@ -62,7 +64,11 @@ def test_the_classifier_has_the_least_loss_with_weight_decay(monkeypatch, num_cl
     )
 
 
-def test_the_classifier_says_nothing_where_it_does_not_converge(recwarn):
+def test_a_fit_says_nothing_of_few_labels_twins_or_its_convergence(recwarn):
+    random = np.random.default_rng(0)
     features, labels = drawn(430, 20) * torch.logspace(0, 4, 20), torch.arange(430) % 3
-    held_out_temperature(features, labels, 5e-4, np.random.default_rng(0))
+    held_out_temperature(features, labels, 5e-4, random)
+    held_out_temperature(features, torch.arange(430) % 400, 5e-4, random)
+    clusters(np.ones((60, 4), np.float32), 30, random)
+    out_of_sample(drawn(30, 4).numpy(), np.arange(30) // 2)
     assert not recwarn.list

@@ -1,9 +1,10 @@
 """Labels that are perhaps wrong."""
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
+
+from tod.strategies.clusters import fitting
 
 FOLDS = 5
 
@@ -51,7 +52,6 @@ def out_of_sample(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     C counts the classes that there are, in order; each has two labels or more.
     """
     # These take seconds to import.
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import PredefinedSplit, cross_val_predict
     from sklearn.preprocessing import normalize
@@ -59,8 +59,7 @@ def out_of_sample(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     # A class of two labels or more is in several folds, so that every regression knows it.
     folds = np.empty(len(labels), np.int64)
     folds[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % FOLDS
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # nearly is enough
+    with fitting():
         return cross_val_predict(
             LogisticRegression(C=10.0, max_iter=1000),
             normalize(features),

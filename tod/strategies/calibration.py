@@ -1,10 +1,10 @@
 """How far a network's confidence is from its accuracy, and the temperature that mends it."""
 
-import warnings
-
 import numpy as np
 import torch
 from torch import Tensor
+
+from tod.strategies.clusters import fitting
 
 BINS = 15
 HELD_OUT = 0.3
@@ -45,10 +45,7 @@ def held_out_temperature(
     the least mean cross-entropy and `weight_decay / 2 · ‖W‖²`. Where these 70 %
     are all of one class, the temperature is 1. Labels are the classes, (L,).
     """
-    # These take seconds to import.
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
+    from sklearn.linear_model import LogisticRegression  # seconds: only a query waits for it
 
     order = random.permutation(len(features))
     held = round(HELD_OUT * len(features))
@@ -61,8 +58,7 @@ def held_out_temperature(
     # Of two classes it fits w alone, where two rows, w/2 and −w/2, have half the squared norm.
     strength *= 2 if num_classes == 2 else 1
     classifier = LogisticRegression(C=strength, max_iter=1000)
-    with threadpool_limits(torch.get_num_threads()), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # nearly is enough
+    with fitting():
         classifier.fit(rows[train], known[train])
     scores = classifier.decision_function(rows[order[:held]])
     if scores.ndim == 1:  # of two classes, the second one's alone

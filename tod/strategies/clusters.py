@@ -1,5 +1,9 @@
 """k-means clusters of images, and the most central image of each."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
@@ -12,11 +16,21 @@ BATCH, PASSES = 5_000, 20
 all images, clusters hardly change."""
 
 
-def clusters(features: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """The cluster of each image, (N,), from 0 to `count` − 1, by k-means on the features (N, F).
+@contextmanager
+def fitting() -> Iterator[None]:
+    """For what scikit-learn fits: it takes no more threads than PyTorch, and is silent.
 
-    It takes no more threads than PyTorch does.
+    That labels are few, images twins or a fit not quite at its end is no news to who labels.
     """
+    from threadpoolctl import threadpool_limits  # seconds: only a query waits for it
+
+    with threadpool_limits(torch.get_num_threads()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def clusters(features: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """The cluster of each image, (N,), from 0 to `count` − 1, by k-means on the features (N, F)."""
     # Seconds: only a query waits for it.
     from sklearn.cluster import KMeans, MiniBatchKMeans, kmeans_plusplus
     from threadpoolctl import threadpool_limits
@@ -24,7 +38,7 @@ def clusters(features: np.ndarray, count: int, random: np.random.Generator) -> n
     rows = torch.from_numpy(features)
     features = (rows - common_offset(rows)).numpy()
     seed = int(random.integers(2**31))
-    with threadpool_limits(torch.get_num_threads()):
+    with fitting():
         if count <= FEW_CLUSTERS:
             # Several threads add up in any order, and would give other bytes each time.
             with threadpool_limits(1, "openmp"):
