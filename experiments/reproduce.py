@@ -176,6 +176,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     paper = arguments.paper or curves[0].config["dataset"]
     paper = paper if paper in figures.PUBLISHED else None
     matrix = penalty_matrix(curves) if len(curves) > len(PAPER) else None
+    if matrix is not None and matrix.tests.empty:  # too few pairs
+        matrix = None
     content = section(arguments, argv, curves, paper, matrix)
     figure = figures.learning_curves(curves, paper)
     write_atomically(arguments.figure, figures.rendered(figure))

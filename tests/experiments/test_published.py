@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import tarfile
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,15 @@ SECTION = re.compile(
 PLOT = re.compile(r"<!-- python plot.py ([^\n]*) -->\n(.*?)\n<!-- end -->", re.DOTALL)
 SECTIONS = [(path.name, *found) for path in PAGES for found in SECTION.findall(path.read_text())]
 PLOTS = [(path.name, *found) for path in PAGES for found in PLOT.findall(path.read_text())]
-WITHOUT_RAW_FILES = {"digits", "cifar10_cpu"}
+WITHOUT_RAW_FILES = {"cifar10_cpu"}
 """Sections whose runs were not kept."""
+
+README_ROWS = {
+    "RANDOM sampling": "random queries",
+    "TOD sampling": "TOD",
+    "TOD sampling + COD loss": "TOD, COD loss",
+    "LL4AL sampling + LL4AL loss": "LL4AL",
+}
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +70,24 @@ def test_a_plots_table_is_what_the_raw_files_say(
     runs = [sorted(Path().glob(pattern)) for pattern in shlex.split(arguments)]
     plot.main([*map(str, itertools.chain(*runs)), f"--output={tmp_path / 'plot.png'}"])
     assert content in capsys.readouterr().out
+
+
+def test_the_readmes_table_is_that_of_the_digits():
+    text = (PROJECT_DIR / "docs/results.md").read_text(encoding="utf-8")
+    section = text.partition("<!-- digits:")[2].partition("<!-- end of digits")[0]
+    rows = re.findall(r"^\| (.*?) \| (.*) \|$", section, re.MULTILINE)
+    cells = [(name, cells.split(" | ")) for name, cells in rows]
+    readme = (PROJECT_DIR / "README.md").read_text(encoding="utf-8")
+    for name, shown in README_ROWS.items():
+        accuracies, *others = (found for method, found in cells if method == name)
+        expected = [re.sub(r"\d+\.\d\d", with_one_digit, cell[:-5]) for cell in accuracies[:7]]
+        differences = [found[-1] for found in others if "[" in found[-1]]
+        area = differences[0][:-5].replace("-", "−") if differences else ""
+        assert f"| {shown} | {' | '.join(expected)} | {area} |".replace("  ", " ") in readme
+
+
+def with_one_digit(number: re.Match) -> str:
+    return str(Decimal(number[0]).quantize(Decimal("0.1"), ROUND_HALF_UP))
 
 
 def test_what_is_packed_says_what_the_runs_said_and_no_place(tmp_path):
