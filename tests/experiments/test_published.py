@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import plot
-from experiments import pack, reproduce
+from experiments import forecasts, pack, reproduce
 from tests.support.harness import PROJECT_DIR, write_run
 from tod.analysis import figures
 
@@ -70,6 +70,19 @@ def test_a_plots_table_is_what_the_raw_files_say(
     runs = [sorted(Path().glob(pattern)) for pattern in shlex.split(arguments)]
     plot.main([*map(str, itertools.chain(*runs)), f"--output={tmp_path / 'plot.png'}"])
     assert content in capsys.readouterr().out
+
+
+def test_the_forecasts_of_the_small_runs_are_the_published_ones(unpacked, monkeypatch, capsys):
+    monkeypatch.chdir(unpacked / "results")
+    patterns = ("cifar10_small_network/*", "digits_precision/*/*")
+    forecasts.main([str(run) for pattern in patterns for run in sorted(Path().glob(pattern))])
+    rows = [row.replace(" sampling", "") for row in capsys.readouterr().out.splitlines()]
+    page = (unpacked / "docs/results.md").read_text(encoding="utf-8")
+    found = [row for row in rows if row in page and row.startswith(("| cifar10", "| digits"))]
+    assert [row.split(" |")[0] for row in found] == [
+        "| cifar10_small_network, all",
+        "| digits, TOD + COD loss",
+    ]
 
 
 def test_the_readmes_table_is_that_of_the_digits():
