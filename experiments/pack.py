@@ -23,11 +23,11 @@ from tod.config import InputError, cli
 from tod.system.files import as_csv, write_atomically
 
 
-def packed(folder: Path) -> bytes:
-    """The runs below a folder as a tar.xz; the same for the same runs."""
+def packed(folder: Path, runs: Sequence[Path]) -> bytes:
+    """Runs below a folder as a tar.xz, whose paths begin with its name; the same for the same."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:xz", preset=9) as tar:
-        for run in runs_in(folder):
+        for run in runs:
             for name, text in contents(run):
                 content = text.encode()
                 entry = tarfile.TarInfo(str(run.relative_to(folder.parent) / name))
@@ -61,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder, archive = arguments.folder.resolve(), arguments.archive
     if not archive.name.endswith(".tar.xz"):
         raise InputError(f"{archive}: does not end in .tar.xz")
-    if not runs_in(folder):
+    if not (runs := runs_in(folder)):
         raise InputError(f"{arguments.folder}: holds no run that has ended a cycle")
-    write_atomically(archive, content := packed(folder))
+    write_atomically(archive, content := packed(folder, runs))
     print(f"{archive}: {len(content) / 1e6:.2f} MB")
 
 

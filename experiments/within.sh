@@ -26,11 +26,20 @@ pack() {
     python "$project/experiments/pack.py" "$results" "$kept/results.tar.xz"
 }
 
-(while sleep 20; do pack || true; done) &>/dev/null &
-trap 'kill $! 2>/dev/null || true' EXIT
-status=0
-timeout --signal=TERM "$seconds" python "$project/$1" "${@:2}" --output-dir "$results" || status=$?
+timeout --signal=TERM "$seconds" python "$project/$1" "${@:2}" --output-dir "$results" &
+run=$! waited=0 status=0
+trap 'kill "$run" 2>/dev/null || true' EXIT
+while kill -0 "$run" 2>/dev/null; do
+    sleep 1
+    ((++waited % 20)) || pack >/dev/null || true
+done
+wait "$run" || status=$?
 pack
+# The former state stays until the new one is whole.
+rm -f "$kept"/new.*
+tar -cf - -C "$results" --exclude='*.png' --exclude='.locks' . | split -d -b 15M - "$kept/new."
 rm -f "$kept"/state.*
-tar -cf - -C "$results" --exclude='*.png' --exclude='.locks' . | split -d -b 15M - "$kept/state."
+for part in "$kept"/new.*; do
+    mv "$part" "$kept/state.${part##*.}"
+done
 exit $status

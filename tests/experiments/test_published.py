@@ -23,8 +23,9 @@ SECTION = re.compile(
     re.MULTILINE,
 )
 PLOT = re.compile(r"<!-- python plot.py ([^\n]*) -->\n(.*?)\n<!-- end -->", re.DOTALL)
-SECTIONS = [(path.name, *found) for path in PAGES for found in SECTION.findall(path.read_text())]
-PLOTS = [(path.name, *found) for path in PAGES for found in PLOT.findall(path.read_text())]
+TEXTS = {path.name: path.read_text(encoding="utf-8") for path in PAGES}
+SECTIONS = [(page, *found) for page, text in TEXTS.items() for found in SECTION.findall(text)]
+PLOTS = [(page, *found) for page, text in TEXTS.items() for found in PLOT.findall(text)]
 WITHOUT_RAW_FILES = {"cifar10_cpu"}
 """Sections whose runs were not kept."""
 

@@ -3,7 +3,7 @@
 import io
 import logging
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -223,13 +223,15 @@ def read_runs(folders: Sequence[Path]) -> list[Curve]:
     found = [read_run(folder) for folder in folders if folder not in others]
     curves = [*map(_pooled, grouped(found, Curve.is_same_but_for_the_seed))]
     curves.sort(key=lambda curve: curve.labels_everything)
-    for name, count in Counter(curve.name for curve in curves).items():
-        places = [i for i, curve in enumerate(curves) if curve.name == name]
-        parents = [curves[i].folders[0].resolve().parent.name for i in places]
-        tells_apart = len({*parents}) == count
-        for number, (i, parent) in enumerate(zip(places, parents, strict=True), start=1):
+    alike: dict[str, list[int]] = defaultdict(list)
+    for place, curve in enumerate(curves):
+        alike[curve.name].append(place)
+    for places in (places for places in alike.values() if len(places) > 1):
+        parents = [curves[place].folders[0].resolve().parent.name for place in places]
+        tells_apart = len({*parents}) == len(places)
+        for number, (place, parent) in enumerate(zip(places, parents, strict=True), start=1):
             mark = f" in {shortened(parent)}" if tells_apart else f" #{number}"
-            curves[i] = replace(curves[i], mark=mark if count > 1 else "")
+            curves[place] = replace(curves[place], mark=mark)
     return curves
 
 
