@@ -36,11 +36,26 @@ def test_many_curves_are_told_apart_below_the_axes(curves_of):
         lines = figure.axes[0].lines[: len(curves)]
         assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(curves)
         (legend,) = figure.legends
-        assert [t.get_text() for t in legend.get_texts()] == [c.name for c in curves]
+        assert legend.get_title().get_text() == "digits, seed 0"
+        assert [t.get_text() for t in legend.get_texts()] == [c.method for c in curves]
         figure.draw_without_rendering()
         place = legend.get_window_extent()
         assert place.x0 >= 0 and place.x1 <= figure.bbox.width
         assert all(place.y1 <= axes.get_tightbbox().y0 for axes in figure.axes)
+
+
+@pytest.mark.parametrize(
+    ("names", "shared", "others"),
+    [
+        (["a, x, seeds 0, 2", "a, y, seeds 0, 2"], "a, seeds 0, 2", ["x", "y"]),
+        (["a, x, seed 0", "b, x, seed 1"], "", ["a, x, seed 0", "b, x, seed 1"]),
+        (["a, x", "a, x #2"], "a", ["x", "x #2"]),
+        (["a, x", "a, x, y"], "", ["a, x", "a, x, y"]),
+        (["mine"], "", ["mine"]),
+    ],
+)
+def test_a_legend_says_once_what_all_names_have_in_common(names, shared, others):
+    assert figures._shared_parts(names) == (shared, others)
 
 
 def test_no_axis_shows_shares_where_the_curves_differ_in_them(curves_of):
