@@ -8,14 +8,17 @@ squared norm of the gradients of all C outputs with respect to all weights. The 
 rate η on the image itself is `‖Δf‖ ≤ η·√(2·L)·‖∇f‖²`, to first order; that of a cycle of T steps is
 `‖Δf‖ ≤ √(2·T)·η·max ‖∇f‖²·√(Σ L)` (Huang et al., ICCV 2021), where Σ L is taken at the ends of
 epochs. Training has momentum, weight decay, and other images than these; neither bound knows them.
-Prints a table with a row for each cycle and draws the norms and the bounds.
+Prints a table with a row for each cycle, draws the norms and the bounds, and writes what was
+measured beside the figure, as .npz; --from such a file gives both anew, without training.
 """
 
+import io
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
+from zipfile import BadZipFile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -33,34 +36,57 @@ from tod.config import cli, load
 from tod.engine.learner import learning_rate
 from tod.engine.trial import Experiment, Trial
 from tod.runs.signals import Interruption
-from tod.system.files import write_atomically
+from tod.system.files import cannot, write_atomically
 
 AT_ONCE = 4
 """Gradients of so many images are held at a time, each of all outputs."""
 
 
-@dataclass
-class Measured:
-    """What is seen of N images at the end of an epoch: `losses`, `norms` ‖∇f‖² and the change of f
-    by a step on the image itself, each (N,); `rate` is that step's, η.
+class Seen(NamedTuple):
+    """What is seen of N images at the end of an epoch: of each the prediction, its loss, ‖∇f‖² and
+    how far f moves by a step on the image itself; and that step's rate η, ().
     """
 
     predictions: Tensor
     losses: Tensor
     norms: Tensor
+    moves: Tensor
+    rate: Tensor
+
+
+class Measured(NamedTuple):
+    """What is seen over T cycles of E epochs each.
+
+    Attributes:
+        steps: of an epoch, (T,).
+        changes: of each image's prediction over the cycle, ‖Δf‖, (T, N).
+        losses: at the end of each epoch, (T, E, N).
+        norms: ‖∇f‖², (T, E, N).
+        moves: of f by a step on the image itself, (T, E, N).
+        rates: of these steps, (T, E).
+    """
+
     steps: Tensor
-    rate: float
+    changes: Tensor
+    losses: Tensor
+    norms: Tensor
+    moves: Tensor
+    rates: Tensor
 
-    @property
-    def bounds(self) -> Tensor:
-        """Of the steps, (N,)."""
-        return self.rate * (2 * self.losses).sqrt() * self.norms
+    def bounds_of_steps(self) -> Tensor:
+        """(T, E, N)."""
+        return self.rates[:, :, None] * (2 * self.losses).sqrt() * self.norms
+
+    def bounds_of_cycles(self) -> Tensor:
+        """(T, N)."""
+        taken = self.steps * self.rates.shape[1]
+        factors = (2 * taken).sqrt() * self.rates.amax(dim=1)
+        losses = self.steps[:, None] * self.losses.sum(dim=1)
+        return factors[:, None] * self.norms.amax(dim=1) * losses.sqrt()
 
 
-def measured(
-    network: nn.Module, images: Tensor, labels: Tensor, of_logits: bool, rate: float
-) -> Measured:
-    """Measures a network in evaluation mode, on images (N, 3, H, W) of these classes (N,)."""
+def seen(network: nn.Module, images: Tensor, labels: Tensor, of_logits: bool, rate: float) -> Seen:
+    """Looks at images (N, 3, H, W) of these classes (N,), with the network in evaluation mode."""
     network.eval()
     parameters = {name: each.detach() for name, each in network.named_parameters()}
 
@@ -80,56 +106,44 @@ def measured(
         return f, 0.5 * (truth - f).square().sum(), norm, moved
 
     truths = one_hot(labels).to(images.dtype)
-    return Measured(*vmap(of_image, chunk_size=AT_ONCE)(images, truths), rate)
+    found = vmap(of_image, chunk_size=AT_ONCE)(images, truths)
+    return Seen(*found, torch.tensor(rate))
 
 
-def measured_cycles(trial: Trial, count: int, of_logits: bool) -> list[list[Measured]]:
-    """Measures at the end of each epoch of each cycle; the networks are trained by random queries.
-
-    The first of a cycle is that of the network with which it began.
-    """
-    experiment, learner = trial.experiment, trial.learner
-    chosen = np.random.default_rng(experiment.seed).permutation(len(experiment.dataset.test))[
-        :count
-    ]
-    images = experiment.test_images.plain(
-        experiment.test_images.to_device(torch.from_numpy(chosen))
-    )
-    labels = experiment.dataset.test.labels[chosen].to(images.device)
-    look = partial(measured, trial.backbone, images, labels, of_logits)
-    cycles: list[list[Measured]] = []
+def measure(trial: Trial, count: int, of_logits: bool) -> Measured:
+    """Trains by random queries and looks at `count` test images at the end of each epoch."""
+    experiment, learner, active = trial.experiment, trial.learner, trial.config.active_learning
+    test = experiment.test_images
+    chosen = np.random.default_rng(experiment.seed).permutation(len(experiment.dataset.test))
+    images = test.plain(test.to_device(torch.from_numpy(chosen[:count])))
+    labels = experiment.dataset.test.labels[chosen[:count]].to(images.device)
+    look = partial(seen, trial.backbone, images, labels, of_logits)
+    steps, changes, epochs = [], [], []
+    cycle: list[Seen] = []
 
     def after_step() -> None:
         if learner.step == 0:
-            cycles[-1].append(look(learning_rate(trial.config, learner.epoch - 1)))
+            cycle.append(look(learning_rate(trial.config, learner.epoch - 1)))
             trial.backbone.train()
 
-    for cycle in range(1, trial.config.active_learning.cycles + 1):
-        cycles.append([look(learning_rate(trial.config, 0))])
+    for number in range(1, active.cycles + 1):
+        cycle.clear()
+        before = look(learning_rate(trial.config, 0)).predictions
         trial.train(after_step)
-        if cycle < trial.config.active_learning.cycles:
-            pool = trial.unlabeled
-            drawn = trial.random("sampling", cycle).choice(
-                pool, trial.config.active_learning.query_size, replace=False
-            )
+        steps.append(-(-len(trial.labeled) // trial.config.training.batch_size))
+        changes.append((cycle[-1].predictions - before).norm(dim=1))
+        epochs.append([torch.stack(each) for each in zip(*cycle, strict=True)][1:])
+        if number < active.cycles:
+            random = trial.random("sampling", number)
+            drawn = random.choice(trial.unlabeled, active.query_size, replace=False)
             trial.labeled = np.concatenate([trial.labeled, drawn])
             trial.start_next_cycle()
-    return cycles
+    of_epochs = (torch.stack(each) for each in zip(*epochs, strict=True))
+    return Measured(torch.tensor(steps), torch.stack(changes), *of_epochs)
 
 
-def cycle_bound(cycle: Sequence[Measured], steps_an_epoch: int) -> tuple[Tensor, Tensor]:
-    """The change of f over a cycle, and its bound, of each image, (N,)."""
-    epochs = cycle[1:]
-    losses = steps_an_epoch * sum(each.losses for each in epochs)
-    largest = torch.stack([each.norms for each in epochs]).amax(dim=0)
-    steps, rate = steps_an_epoch * len(epochs), max(each.rate for each in epochs)
-    change = (epochs[-1].predictions - cycle[0].predictions).norm(dim=1)
-    return change, (2 * steps) ** 0.5 * rate * largest * losses.sqrt()
-
-
-def table_of(cycles: Sequence[Sequence[Measured]], trial: Trial) -> str:
+def table_of(measured: Measured) -> str:
     """A row for each cycle."""
-    active, size = trial.config.active_learning, trial.config.training.batch_size
     rows = [
         [
             *("cycle", "‖∇f‖ at the end: median", "10 %", "90 %", "steps within the bound (%)"),
@@ -137,30 +151,30 @@ def table_of(cycles: Sequence[Sequence[Measured]], trial: Trial) -> str:
             *("ρ of TOD and Σ L", "ρ of TOD and ‖∇f‖"),
         ]
     ]
-    for number, cycle in enumerate(cycles, start=1):
-        labeled = active.labels_of_cycles(0)[number - 1]
-        norms = cycle[-1].norms.sqrt()
+    moved = measured.moves / measured.bounds_of_steps()
+    bounds = measured.bounds_of_cycles()
+    for cycle, change in enumerate(measured.changes):
+        norms = measured.norms[cycle, -1].sqrt()
         low, middle, high = norms.quantile(torch.tensor([0.1, 0.5, 0.9])).tolist()
-        ratios = torch.cat([each.steps / each.bounds for each in cycle[1:]])
-        change, bound = cycle_bound(cycle, -(-labeled // size))
-        losses = sum(each.losses for each in cycle[1:])
+        losses = measured.losses[cycle].sum(dim=0)
         ranks = (spearmanr(change, other).statistic for other in (losses, norms))
+        within = 100 * (change <= bounds[cycle]).float().mean()
         rows.append(
             [
-                *(str(number), f"{middle:.3g}", f"{low:.3g}", f"{high:.3g}"),
-                *(f"{100 * (ratios <= 1).float().mean():.0f}", f"{ratios.nanmedian():.2g}"),
-                *(f"{100 * (change <= bound).float().mean():.0f}",),
-                *(f"{(change / bound).median():.2g}", *(f"{rank:.2f}" for rank in ranks)),
+                *(str(cycle + 1), f"{middle:.3g}", f"{low:.3g}", f"{high:.3g}"),
+                f"{100 * (moved[cycle] <= 1).float().mean():.0f}",
+                *(f"{moved[cycle].nanmedian():.2g}", f"{within:.0f}"),
+                *(f"{(change / bounds[cycle]).median():.2g}", *(f"{rank:.2f}" for rank in ranks)),
             ]
         )
     return tables.markdown(rows)
 
 
-def figure_of(cycles: Sequence[Sequence[Measured]], steps: Sequence[int]) -> bytes:
+def figure_of(measured: Measured) -> bytes:
     """‖∇f‖ by epoch, and each image's change over a cycle beside its bound."""
     figure = figures.new_figure(10, 4.2, 1, 2)
     norms, bounds = figure.axes
-    by_epoch = torch.stack([each.norms.sqrt() for cycle in cycles for each in cycle[1:]])
+    by_epoch = measured.norms.sqrt().flatten(0, 1)
     ends = by_epoch.quantile(torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9]), dim=1)
     epochs = range(1, by_epoch.shape[0] + 1)
     norms.plot(epochs, ends[2], color="C0", label="median")
@@ -168,14 +182,29 @@ def figure_of(cycles: Sequence[Sequence[Measured]], steps: Sequence[int]) -> byt
     norms.fill_between(epochs, ends[0], ends[4], color="C0", alpha=0.15, label="80 %")
     norms.set(xlabel="epoch, over all cycles", ylabel="‖∇f‖", yscale="log")
     norms.legend(fontsize="small")
-    for number, (cycle, count) in enumerate(zip(cycles, steps, strict=True), start=1):
-        change, bound = cycle_bound(cycle, count)
+    of_cycles = zip(measured.bounds_of_cycles(), measured.changes, strict=True)
+    for number, (bound, change) in enumerate(of_cycles, start=1):
         bounds.scatter(bound, change, s=8, label=f"cycle {number}")
     line = torch.tensor([1e-3, 2.0])
     bounds.plot(line, line, color="grey", linewidth=0.8)
     bounds.set(xlabel="bound", ylabel="‖Δf‖ over the cycle", xscale="log", yscale="log")
     bounds.legend(fontsize="small", ncols=2)
     return figures.rendered(figure)
+
+
+def _read(path: Path) -> Measured:
+    try:
+        with np.load(path) as file:
+            return Measured(*(torch.from_numpy(file[name]) for name in Measured._fields))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        advice = "name what a run of this script has written beside its figure"
+        raise cannot(path, "read", error, advice) from None
+
+
+def _write(path: Path, measured: Measured) -> None:
+    content = io.BytesIO()
+    np.savez_compressed(content, **{k: each.numpy() for k, each in measured._asdict().items()})
+    write_atomically(path, content.getvalue())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -188,18 +217,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     least = partial(cli.whole_number, minimum=2, maximum=10**5)
     parser.add_argument("--images", type=least, default=64, help="default: %(default)s")
     parser.add_argument("--logits", action="store_true", help="f is the logits")
+    measured_before = "what was measured before, instead of a training"
+    parser.add_argument(
+        "--from", type=cli.path, metavar="FILE", dest="source", help=measured_before
+    )
     parser.add_argument("--output", type=cli.path, default=Path("theory.png"), metavar="FILE")
     arguments = parser.parse_args(argv)
-    config = load(arguments.config, arguments.settings, arguments.data_dir)
-    dataset, device = data.load(config, arguments.seed), torch.device("cpu")
-    interruption = Interruption("nothing is kept")
-    setting = (config, arguments.seed, NoAuxiliary, dataset, device, "fp32", interruption)
-    trial = Trial(Experiment(*setting), 1)
-    cycles = measured_cycles(trial, arguments.images, arguments.logits)
-    print(table_of(cycles, trial))
-    size = config.training.batch_size
-    steps = [-(-n // size) for n in config.active_learning.labels_of_cycles(0)]
-    write_atomically(arguments.output, figure_of(cycles, steps))
+    if arguments.source:
+        measured = _read(arguments.source)
+    else:
+        config = load(arguments.config, arguments.settings, arguments.data_dir)
+        dataset, device = data.load(config, arguments.seed), torch.device("cpu")
+        interruption = Interruption("nothing is kept")
+        setting = (config, arguments.seed, NoAuxiliary, dataset, device, "fp32", interruption)
+        trial = Trial(Experiment(*setting), 1)
+        measured = measure(trial, arguments.images, arguments.logits)
+        _write(arguments.output.with_suffix(".npz"), measured)
+    print(table_of(measured))
+    write_atomically(arguments.output, figure_of(measured))
     print(arguments.output)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import plot
-from experiments import forecasts, pack, reproduce
+from experiments import forecasts, pack, reproduce, theory
 from tests.support.harness import PROJECT_DIR, write_run
 from tod.analysis import figures
 
@@ -28,6 +28,10 @@ SECTIONS = [(page, *found) for page, text in TEXTS.items() for found in SECTION.
 PLOTS = [(page, *found) for page, text in TEXTS.items() for found in PLOT.findall(text)]
 WITHOUT_RAW_FILES = {"cifar10_cpu"}
 """Sections whose runs were not kept."""
+
+BOUNDS = re.compile(
+    r"<!-- python experiments/theory.py (--from \S+) -->\n(.*?)<!-- end -->", re.DOTALL
+)
 
 README_ROWS = {
     "RANDOM sampling": "random queries",
@@ -71,6 +75,13 @@ def test_a_plots_table_is_what_the_raw_files_say(
     runs = [sorted(Path().glob(pattern)) for pattern in shlex.split(arguments)]
     plot.main([*map(str, itertools.chain(*runs)), f"--output={tmp_path / 'plot.png'}"])
     assert content in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("source", "table"), BOUNDS.findall(TEXTS["results.md"]))
+def test_the_bounds_are_what_was_measured(monkeypatch, tmp_path, capsys, source, table):
+    monkeypatch.chdir(PROJECT_DIR)
+    theory.main([*source.split(), f"--output={tmp_path / 'theory.png'}"])
+    assert capsys.readouterr().out.startswith(table)
 
 
 def test_the_forecasts_of_the_small_runs_are_the_published_ones(unpacked, monkeypatch, capsys):

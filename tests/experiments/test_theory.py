@@ -1,5 +1,6 @@
 """What the paper's bound is measured with."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ def network() -> nn.Module:
 @pytest.mark.parametrize("of_logits", [False, True])
 def test_norms_and_steps_are_those_of_each_image_alone(network, of_logits):
     images, labels, rate = torch.randn(5, 3, 8, 8), torch.tensor([0, 2, 1, 1, 0]), 0.01
-    found = theory.measured(network, images, labels, of_logits, rate)
+    found = theory.seen(network, images, labels, of_logits, rate)
     truths = torch.eye(3)[labels]
     for i in range(5):
         twin = ResNet18(3, width=2).eval()
@@ -36,14 +37,29 @@ def test_norms_and_steps_are_those_of_each_image_alone(network, of_logits):
         assert found.losses[i] == pytest.approx(loss.item(), rel=1e-5)
         loss.backward()
         torch.optim.SGD(weights, lr=rate).step()
-        assert found.steps[i] == pytest.approx((output() - before).norm().item(), rel=1e-2)
+        assert found.moves[i] == pytest.approx((output() - before).norm().item(), rel=1e-2)
 
 
 def test_small_steps_keep_the_bound(network):
     images, labels = torch.randn(8, 3, 8, 8), torch.zeros(8, dtype=torch.long)
-    found = theory.measured(network, images, labels, False, rate=1e-4)
-    assert (found.steps <= found.bounds * 1.01).all()
-    assert (found.steps > 0).all()
+    found = theory.seen(network, images, labels, False, rate=1e-4)
+    bounds = found.rate * (2 * found.losses).sqrt() * found.norms
+    assert (found.moves <= bounds * 1.01).all()
+    assert (found.moves > 0).all()
+
+
+def test_the_bounds_are_the_papers():
+    shapes = {"steps": 2, "changes": (2, 3), "rates": (2, 4)}
+    random = {name: torch.rand(shapes.get(name, (2, 4, 3))) for name in theory.Measured._fields}
+    found = theory.Measured(**random | {"steps": torch.tensor([5, 6])})
+    for c, i in np.ndindex(2, 3):
+        losses, norms, rates = found.losses[c, :, i], found.norms[c, :, i], found.rates[c]
+        for e in range(4):
+            bound = rates[e] * (2 * losses[e]) ** 0.5 * norms[e]
+            assert found.bounds_of_steps()[c, e, i] == pytest.approx(bound.item())
+        taken, summed = 4 * found.steps[c], found.steps[c] * losses.sum()
+        bound = (2 * taken) ** 0.5 * rates.max() * norms.max() * summed**0.5
+        assert found.bounds_of_cycles()[c, i] == pytest.approx(bound.item())
 
 
 def test_it_prints_a_row_for_each_cycle_and_draws(tmp_path, call_script):
@@ -59,4 +75,18 @@ def test_it_prints_a_row_for_each_cycle_and_draws(tmp_path, call_script):
     assert done.returncode == 0, done.stderr
     rows = [line.split("|")[1].strip() for line in done.stdout.splitlines() if line[:1] == "|"]
     assert rows == ["cycle", "---", "1", "2"]
-    assert path.read_bytes().startswith(b"\x89PNG")
+    picture = path.read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    path.unlink()
+    again = call_script(
+        "experiments/theory.py", f"--from={path}".replace("png", "npz"), f"--output={path}"
+    )
+    assert (again.stdout, path.read_bytes()) == (done.stdout, picture)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04", b"text"])
+def test_what_was_measured_elsewhere_is_refused_in_one_line(tmp_path, refusal, content):
+    path = tmp_path / "theory.npz"
+    if content is not None:
+        path.write_bytes(content)
+    assert f"{path}: cannot be read (" in refusal(theory.main, f"--from={path}")
