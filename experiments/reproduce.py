@@ -74,7 +74,7 @@ def section(
     of_scores = [curve for curve in curves if figures.has_diagnostics(curve)]
     rankings = diagnostics_tables(of_scores)[:1] if of_scores else []
     for table in rankings:
-        table.rows[0][0] = figures.PANELS[0][0]
+        table.rows[0][0] = table.rows[0][0].replace(table.caption, figures.PANELS[0][0])
     lines = [
         f"## {arguments.name}",
         f"`{re.sub(' --only[= ]none', '', command)}`",  # what runs them, too
@@ -84,10 +84,10 @@ def section(
         f"Mean ± standard deviation (n − 1) of the last epoch's test accuracy over {of_seeds}, "
         f"{of_trials}. Differences: trial by trial, those of the same seed and number being pairs, "
         "with the 95 % interval of their mean (Student's t).",
-        *(_shown(table.rows, curves) for table in (accuracies, *differences)),
+        *(_shown(table.rows) for table in (accuracies, *differences)),
         *(
             f"Of the images from which it was queried, after the cycle with these many labels:\n\n"
-            f"{_shown(table.rows, curves)}"
+            f"{_shown(table.rows)}"
             for table in rankings
         ),
     ]
@@ -101,17 +101,13 @@ def section(
     return "\n\n".join(lines)
 
 
-def _shown(rows: Sequence[Sequence[str]], curves: Sequence[Curve]) -> str:
-    """A table in Markdown, of a few sizes; its rows are methods where the seeds are the same."""
+def _shown(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, of a few sizes."""
     num_sizes = sum(" labels" in cell for cell in rows[0][1:])
     step = max((num_sizes - 1) / (MOST_SIZES - 1), 1)
     left_out = {*range(1, num_sizes + 1)} - {1 + round(step * i) for i in range(MOST_SIZES)}
     kept = [place for place in range(len(rows[0])) if place not in left_out]
-    text = markdown([[row[place] for place in kept] for row in rows]).rstrip()
-    if all(curve.images == curves[0].images for curve in curves):
-        for curve in curves:
-            text = text.replace(curve.name, curve.method)
-    return text
+    return markdown([[row[place] for place in kept] for row in rows]).rstrip()
 
 
 def replace_section(text: str, name: str, content: str) -> str:

@@ -17,8 +17,10 @@ def test_learning_curves_are_means_with_bands_over_labels_and_their_share(pair):
     figure = figures.learning_curves(curves)
     (axes,) = figure.axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("labelled images", "test accuracy (%)")
+    assert [line.get_label() for line in axes.lines] == [curve.name for curve in curves]
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert [line.get_label() for line in axes.lines] == legend == [curve.name for curve in curves]
+    assert legend == ["RANDOM sampling", "TOD sampling"]
+    assert axes.get_legend().get_title().get_text() == "digits, seed 0"
     np.testing.assert_allclose(axes.lines[0].get_xydata(), [(100, 80), (150, 87), (200, 91)])
     np.testing.assert_allclose(axes.lines[1].get_xydata(), [(100, 80), (150, 89), (200, 94)])
     band = axes.collections[0].get_paths()[0].vertices
@@ -42,20 +44,6 @@ def test_many_curves_are_told_apart_below_the_axes(curves_of):
         place = legend.get_window_extent()
         assert place.x0 >= 0 and place.x1 <= figure.bbox.width
         assert all(place.y1 <= axes.get_tightbbox().y0 for axes in figure.axes)
-
-
-@pytest.mark.parametrize(
-    ("names", "shared", "others"),
-    [
-        (["a, x, seeds 0, 2", "a, y, seeds 0, 2"], "a, seeds 0, 2", ["x", "y"]),
-        (["a, x, seed 0", "b, x, seed 1"], "", ["a, x, seed 0", "b, x, seed 1"]),
-        (["a, x", "a, x #2"], "a", ["x", "x #2"]),
-        (["a, x", "a, x, y"], "", ["a, x", "a, x, y"]),
-        (["mine"], "", ["mine"]),
-    ],
-)
-def test_a_legend_says_once_what_all_names_have_in_common(names, shared, others):
-    assert figures._shared_parts(names) == (shared, others)
 
 
 def test_no_axis_shows_shares_where_the_curves_differ_in_them(curves_of):

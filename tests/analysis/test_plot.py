@@ -21,8 +21,8 @@ def test_the_script_draws_and_writes_its_table_in_markdown_and_csv(tmp_path, pai
         assert image.size == (840, 576)
     lines = process.stdout.splitlines()
     assert lines[0] == (
-        "| test accuracy (%) | 100 labels (7.0 %) | 150 labels (10.4 %) | 200 labels (13.9 %) "
-        "| area under the budget curve |"
+        "| digits, seed 0: test accuracy (%) | 100 labels (7.0 %) | 150 labels (10.4 %) "
+        "| 200 labels (13.9 %) | area under the budget curve |"
     )
     assert "| 80.00 ± 1.00 (3) | 87.00 ± 1.00 (3) | 91.00 ± 1.00 (3) |" in lines[2]
     # Half of the interval: t(0.975; 2) / √3 = 2.4841.

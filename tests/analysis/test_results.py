@@ -127,3 +127,18 @@ def test_a_damaged_configuration_gives_one_line(tmp_path, content):
 def test_the_documentation_names_every_column():
     page = (PROJECT_DIR / "docs" / "run_folder.md").read_text(encoding="utf-8")
     assert all(f"`{column}`" in page for column in results.COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("names", "shared", "others"),
+    [
+        (["a, x, seeds 0, 2", "a, y, seeds 0, 2"], "a, seeds 0, 2", ["x", "y"]),
+        (["a, x, seeds 0, 2", "a, x, seeds 0, 3"], "a, x", ["seeds 0, 2", "seeds 0, 3"]),
+        (["a, x, seed 0", "b, x, seed 1"], "", ["a, x, seed 0", "b, x, seed 1"]),
+        (["a, x", "a, x #2"], "a", ["x", "x #2"]),
+        (["a, x", "a, x, y"], "", ["a, x", "a, x, y"]),
+        (["mine"], "", ["mine"]),
+    ],
+)
+def test_what_all_names_have_in_common_is_said_once(names, shared, others):
+    assert results.split_names(names) == (shared, others)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from tod.analysis.results import Curve
-from tod.analysis.tables import Table, mean_and_deviation
+from tod.analysis.tables import Table, mean_and_deviation, with_split_names
 from tod.config.identity import cycle_files
 from tod.system.files import as_csv, cannot
 
@@ -59,4 +59,5 @@ def class_tables(curves: Sequence[Curve]) -> list[Table]:
             of_curves.append([curve.name, *map(mean_and_deviation, accuracies.T)])
     deviation = "mean ± standard deviation (number of trials)"
     caption = f"Accuracy in each class in %, in the last cycle: {deviation}."
-    return [Table(caption, [*map(list, zip(*each, strict=True))]) for each in columns.values()]
+    shown = map(with_split_names, columns.values())
+    return [Table(caption, [*map(list, zip(*each, strict=True))]) for each in shown]

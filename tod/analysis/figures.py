@@ -5,7 +5,6 @@ import logging
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ import pandas as pd
 from tod.analysis import fonts
 from tod.analysis.forecast import NoForecastError, forecast, points_of
 from tod.analysis.matrix import PenaltyMatrix
-from tod.analysis.results import ACCURACY, DIAGNOSTICS, Curve
+from tod.analysis.results import ACCURACY, DIAGNOSTICS, Curve, split_names
 from tod.analysis.tables import shared_training_images, summarized
 from tod.config import InputError
 from tod.config.schema import DATASETS
@@ -251,32 +250,19 @@ def _draw_forecast(axes: "Axes", curve: Curve, number: int, target: float) -> No
 def _add_legend(figure: "Figure", axes: "Axes", below: bool = False) -> None:
     """Adds the legend; one of many curves, or of several axes, goes below a figure that grows.
 
-    There, its title is what the names have in common at their beginning and end.
+    Its title is what the names have in common.
     """
     handles, labels = axes.get_legend_handles_labels()
     labels = fonts.drawable(labels, "run")
     letters = {"size": "small", "family": fonts.families(labels)}
+    title, labels = split_names(labels)
+    given = {"handles": handles, "labels": labels, "prop": letters, "title": title or None}
     if len(labels) <= CURVES_BESIDE_A_LEGEND and not below:
-        axes.legend(handles, labels, prop=letters)
-        return
-    title, labels = _shared_parts(labels)
-    columns = max(1, min(3, int(12 * figure.get_figwidth() / max(map(len, labels)))))
-    lines = math.ceil(len(labels) / columns) + bool(title)
-    figure.set_figheight(figure.get_figheight() + 0.2 * lines)
-    place = {"loc": "outside lower center", "ncols": columns, "frameon": False}
-    legend = figure.legend(handles, labels, prop=letters, title=title or None, **place)
+        legend = axes.legend(**given)
+    else:
+        columns = max(1, min(3, int(12 * figure.get_figwidth() / max(map(len, labels)))))
+        lines = math.ceil(len(labels) / columns) + bool(title)
+        figure.set_figheight(figure.get_figheight() + 0.2 * lines)
+        place = {"loc": "outside lower center", "ncols": columns, "frameon": False}
+        legend = figure.legend(**given, **place)
     legend.get_title().set(size="small", family=letters["family"])
-
-
-def _shared_parts(names: Sequence[str]) -> tuple[str, list[str]]:
-    """The parts that all names begin and end with, and the names without them."""
-
-    def num_alike(parts: Sequence[Sequence[str]]) -> int:
-        return len([*takewhile(lambda each: len({*each}) == 1, zip(*parts, strict=False))])
-
-    parts = [name.split(", ") for name in names]
-    begin, end = num_alike(parts), num_alike([each[::-1] for each in parts])
-    if begin + end >= min(map(len, parts)):
-        return "", list(names)
-    shared = parts[0][:begin] + parts[0][len(parts[0]) - end :]
-    return ", ".join(shared), [", ".join(each[begin : len(each) - end]) for each in parts]

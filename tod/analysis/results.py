@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,23 @@ def grouped(curves: Sequence[Curve], alike: Callable[[Curve, Curve], bool]) -> l
         else:
             groups.append([curve])
     return groups
+
+
+def split_names(names: Sequence[str]) -> tuple[str, list[str]]:
+    """What all names of curves begin and end with, up to a comma; and what tells them apart.
+
+    Seeds stay together.
+    """
+
+    def num_alike(parts: Sequence[Sequence[str]]) -> int:
+        return len([*takewhile(lambda each: len({*each}) == 1, zip(*parts, strict=False))])
+
+    parts = [re.split(r", (?!\d)", name) for name in names]
+    begin, end = num_alike(parts), num_alike([each[::-1] for each in parts])
+    if begin + end >= min(map(len, parts)):
+        return "", list(names)
+    shared = parts[0][:begin] + parts[0][len(parts[0]) - end :]
+    return ", ".join(shared), [", ".join(each[begin : len(each) - end]) for each in parts]
 
 
 def read_runs(folders: Sequence[Path]) -> list[Curve]:

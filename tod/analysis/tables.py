@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from tod.analysis.forecast import in_words
-from tod.analysis.results import ACCURACY, AUDIT, DIAGNOSTICS, METRICS, Curve
+from tod.analysis.results import ACCURACY, AUDIT, DIAGNOSTICS, METRICS, Curve, split_names
 from tod.system.files import as_csv
 
 AREA = "area_under_budget_curve"
@@ -106,7 +106,7 @@ def accuracy_tables(curves: Sequence[Curve]) -> list[Table]:
     differences = Table(
         f"Difference to {first.name}, in points: mean over trials paired by seed and number [95 % "
         "interval, Student's t] (number of pairs).",
-        _rows(paired, ACCURACIES, f"difference to {first.name} (points)", _shown_difference),
+        _rows(paired, ACCURACIES, "difference to {} (points)", _shown_difference),
     )
     del differences.rows[1]  # the first curve's own
     audits = Table(
@@ -128,7 +128,8 @@ def _audit_rows(curves: Sequence[Curve]) -> list[list[str]]:
     }
     labels, names = (sorted({key[i] for key in shown}) for i in (1, 0))
     header = ["accuracy on audited images (%)", *(f"{n} labels" for n in labels)]
-    return [header, *([name, *(shown.get((name, n), "–") for n in labels)] for name in names)]
+    rows = [[name, *(shown.get((name, n), "–") for n in labels)] for name in names]
+    return with_split_names([header, *rows]) if rows else []
 
 
 def metrics_tables(curves: Sequence[Curve]) -> list[Table]:
@@ -147,7 +148,7 @@ def metrics_tables(curves: Sequence[Curve]) -> list[Table]:
         "accuracy and macro F1 are means over classes; NLL is the mean negative log-likelihood, "
         "ECE the expected calibration error (15 bins)."
     )
-    return [Table(caption, rows)] if rows[1:] else []
+    return [Table(caption, with_split_names(rows))] if rows[1:] else []
 
 
 def diagnostics_tables(curves: Sequence[Curve]) -> list[Table]:
@@ -201,7 +202,16 @@ def _rows(
     if AREA in names:
         labels, header = [*labels, ""], [*header, "area under the budget curve"]
     rows = [[curve.name, *(cells.get((curve.name, n), "–") for n in labels)] for curve in curves]
-    return [[title, *header], *rows]
+    return with_split_names([[title, *header], *rows])
+
+
+def with_split_names(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The rows with what their names share in front of the header, which may name the first: {}."""
+    (title, *header), *others = rows
+    shared, names = split_names([row[0] for row in others])
+    title = title.format(names[0])
+    shorter = [[name, *row[1:]] for name, row in zip(names, others, strict=True)]
+    return [[f"{shared}: {title}" if shared else title, *header], *shorter]
 
 
 def mean_and_deviation(values: Sequence[float], digits: int = 2) -> str:
