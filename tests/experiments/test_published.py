@@ -26,9 +26,6 @@ PLOT = re.compile(r"<!-- python plot.py ([^\n]*) -->\n(.*?)\n<!-- end -->", re.D
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in PAGES}
 SECTIONS = [(page, *found) for page, text in TEXTS.items() for found in SECTION.findall(text)]
 PLOTS = [(page, *found) for page, text in TEXTS.items() for found in PLOT.findall(text)]
-WITHOUT_RAW_FILES = {"cifar10_cpu"}
-"""Sections whose runs were not kept."""
-
 BOUNDS = re.compile(
     r"<!-- python experiments/theory.py (--from \S+) -->\n(.*?)<!-- end -->", re.DOTALL
 )
@@ -54,9 +51,7 @@ def unpacked(tmp_path_factory) -> Path:
     return place
 
 
-@pytest.mark.parametrize(
-    ("page", "name", "arguments"), [s for s in SECTIONS if s[1] not in WITHOUT_RAW_FILES]
-)
+@pytest.mark.parametrize(("page", "name", "arguments"), SECTIONS)
 def test_a_section_is_what_the_raw_files_say(unpacked, monkeypatch, page, name, arguments):
     monkeypatch.chdir(unpacked)
     monkeypatch.setattr(figures, "rendered", lambda *_: b"")  # takes most of the time
