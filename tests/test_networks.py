@@ -61,7 +61,7 @@ def test_networks_have_the_size_of_resnet18():
     assert [sum(p.numel() for p in network.parameters()) for network in sizes] == [*sizes.values()]
 
 
-@pytest.mark.parametrize(("network", "reduction"), zip(NETWORKS, (1, 4), strict=True))
+@pytest.mark.parametrize(("network", "reduction"), [*zip(NETWORKS, (1, 4), strict=True)])
 @pytest.mark.parametrize(("size", "width"), [(32, 64), (8, 16), (40, 8), (224, 4), (33, 4)])
 def test_networks_take_any_image_size_and_width(network, reduction, size, width):
     net = network(7, width=width).eval()
