@@ -198,7 +198,8 @@ def _read(path: Path) -> Measured:
             return Measured(*(torch.from_numpy(file[name]) for name in Measured._fields))
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         advice = "name what a run of this script has written beside its figure"
-        raise cannot(path, "read", error, advice) from None
+        why = error if isinstance(error, OSError) else "it holds no such measurements"
+        raise cannot(path, "read", why, advice) from None
 
 
 def _write(path: Path, measured: Measured) -> None:

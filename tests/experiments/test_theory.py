@@ -89,4 +89,5 @@ def test_what_was_measured_elsewhere_is_refused_in_one_line(tmp_path, refusal, c
     path = tmp_path / "theory.npz"
     if content is not None:
         path.write_bytes(content)
-    assert f"{path}: cannot be read (" in refusal(theory.main, f"--from={path}")
+    why = "No such file or directory" if content is None else "it holds no such measurements"
+    assert f"{path}: cannot be read ({why}); name" in refusal(theory.main, f"--from={path}")
