@@ -65,6 +65,15 @@ def test_a_difference_that_rounds_to_nothing_has_no_minus(curves_of):
     assert cells == ["+0.00 (1)"] * 4
 
 
+@pytest.mark.parametrize(("mean", "end"), [(0.998, "-0.00"), (1.002, "+0.00")])
+def test_the_sign_of_an_intervals_end_says_whether_it_holds_0(curves_of, mean, end):
+    spread = 1 / 12.7062  # t(0.975; 1): the interval reaches 1 to both sides
+    values = [[80 + mean - spread], [80 + mean + spread]]
+    random = {"accuracies": [[80], [80]], "sampling": "RANDOM"}
+    _, (_, (_, (_, cell, *_))) = tables.accuracy_tables(curves_of(random, {"accuracies": values}))
+    assert cell.startswith(f"+1.00 [{end}, ")
+
+
 def test_pairs_are_matched_by_seed_and_trial(curves_of):
     curves = curves_of(
         {"accuracies": [[80] * 3], "sampling": "RANDOM"},

@@ -29,6 +29,9 @@ PLOTS = [(page, *found) for page, text in TEXTS.items() for found in PLOT.findal
 BOUNDS = re.compile(
     r"<!-- python experiments/theory.py (--from \S+) -->\n(.*?)<!-- end -->", re.DOTALL
 )
+AREAS = re.compile(r"<!-- areas of ([\w ]+) -->\n(.*?)<!-- end -->", re.DOTALL)
+ROWS = re.compile(r"^\| .* area .*\n\|.*\n((?:\|.*\n)+)", re.MULTILINE)
+"""Of the tables that end with the area."""
 
 README_ROWS = {
     "RANDOM sampling": "random queries",
@@ -104,6 +107,23 @@ def test_the_readmes_table_is_that_of_the_digits():
         differences = [found[-1] for found in others if "[" in found[-1]]
         area = differences[0][:-5].replace("-", "−") if differences else ""
         assert f"| {shown} | {' | '.join(expected)} | {area} |".replace("  ", " ") in readme
+
+
+def test_the_table_of_areas_is_of_the_sections():
+    names, published = AREAS.search(TEXTS["results.md"]).groups()
+    sections = [
+        TEXTS["frozen_features.md"].partition(f"<!-- {name}: ")[2].partition("<!-- end of")[0]
+        for name in names.split()
+    ]
+    areas: dict[str, list[str]] = {}
+    for number, section in enumerate(sections):
+        accuracies, differences = ROWS.findall(section)[:2]
+        for row in (accuracies.splitlines()[0], *differences.splitlines()):
+            name, *_, area = row.strip("| ").split(" | ")
+            name = name.replace(" sampling", "")
+            areas.setdefault(name, ["–"] * len(sections))[number] = area
+    rows = [f"| {name} | {' | '.join(cells)} |" for name, cells in areas.items()]
+    assert published.splitlines()[2:] == rows
 
 
 def with_one_digit(number: re.Match) -> str:

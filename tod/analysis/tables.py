@@ -228,9 +228,10 @@ def _shown_mean(row: dict[str, Any], digits: int = 2) -> str:
 def _shown_difference(row: dict[str, Any]) -> str:
     if math.isnan(row["pairs"]):
         return "–"
-    # Adding 0 removes the minus of a rounded −0.
+    # An interval that ends at −0.00 ends below 0; what accuracies of four digits cannot tell from 0
+    # is +0.00.
     mean, low, high = (
-        f"{round(row[column], 2) + 0.0:+.2f}"
+        f"{row[column] if abs(row[column]) >= 0.0005 else 0.0:+.2f}"
         for column in ("difference", "difference_low", "difference_high")
     )
     interval = "" if math.isnan(row["difference_low"]) else f" [{low}, {high}]"
