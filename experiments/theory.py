@@ -33,6 +33,7 @@ from losses import NoAuxiliary
 from tod import data
 from tod.analysis import figures, tables
 from tod.config import cli, load
+from tod.engine.device import keep_freed_memory
 from tod.engine.learner import learning_rate
 from tod.engine.trial import Experiment, Trial
 from tod.runs.signals import Interruption
@@ -85,8 +86,11 @@ class Measured(NamedTuple):
         return factors[:, None] * self.norms.amax(dim=1) * losses.sqrt()
 
 
-def seen(network: nn.Module, images: Tensor, labels: Tensor, of_logits: bool, rate: float) -> Seen:
-    """Looks at images (N, 3, H, W) of these classes (N,), with the network in evaluation mode."""
+def seen(network: nn.Module, images: Tensor, truths: Tensor, of_logits: bool, rate: float) -> Seen:
+    """Looks at images (N, 3, H, W), or their features (N, F), with the network in evaluation mode.
+
+    `truths` (N, C) is 1 for the class of each, and 0 elsewhere.
+    """
     network.eval()
     parameters = {name: each.detach() for name, each in network.named_parameters()}
 
@@ -105,7 +109,6 @@ def seen(network: nn.Module, images: Tensor, labels: Tensor, of_logits: bool, ra
         moved = (prediction(stepped, image) - f).norm()
         return f, 0.5 * (truth - f).square().sum(), norm, moved
 
-    truths = one_hot(labels).to(images.dtype)
     found = vmap(of_image, chunk_size=AT_ONCE)(images, truths)
     return Seen(*found, torch.tensor(rate))
 
@@ -117,7 +120,8 @@ def measure(trial: Trial, count: int, of_logits: bool) -> Measured:
     chosen = np.random.default_rng(experiment.seed).permutation(len(experiment.dataset.test))
     images = test.plain(test.to_device(torch.from_numpy(chosen[:count])))
     labels = experiment.dataset.test.labels[chosen[:count]].to(images.device)
-    look = partial(seen, trial.backbone, images, labels, of_logits)
+    truths = one_hot(labels, len(experiment.dataset.class_names)).to(images.dtype)
+    look = partial(seen, trial.backbone, images, truths, of_logits)
     steps, changes, epochs = [], [], []
     cycle: list[Seen] = []
 
@@ -227,12 +231,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.source:
         measured = _read(arguments.source)
     else:
+        keep_freed_memory()  # the gradients'
         config = load(arguments.config, arguments.settings, arguments.data_dir)
         dataset, device = data.load(config, arguments.seed), torch.device("cpu")
         interruption = Interruption("nothing is kept")
         setting = (config, arguments.seed, NoAuxiliary, dataset, device, "fp32", interruption)
-        trial = Trial(Experiment(*setting), 1)
-        measured = measure(trial, arguments.images, arguments.logits)
+        experiment = Experiment(*setting)
+        experiment.load_features()
+        measured = measure(Trial(experiment, 1), arguments.images, arguments.logits)
         _write(arguments.output.with_suffix(".npz"), measured)
     print(table_of(measured))
     write_atomically(arguments.output, figure_of(measured))

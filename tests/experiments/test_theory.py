@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from experiments import theory
+from models.linear import Linear
 from models.resnet import ResNet18
 
 
@@ -17,9 +18,8 @@ def network() -> nn.Module:
 
 @pytest.mark.parametrize("of_logits", [False, True])
 def test_norms_and_steps_are_those_of_each_image_alone(network, of_logits):
-    images, labels, rate = torch.randn(5, 3, 8, 8), torch.tensor([0, 2, 1, 1, 0]), 0.01
-    found = theory.seen(network, images, labels, of_logits, rate)
-    truths = torch.eye(3)[labels]
+    images, truths, rate = torch.randn(5, 3, 8, 8), torch.eye(3)[[0, 2, 1, 1, 0]], 0.01
+    found = theory.seen(network, images, truths, of_logits, rate)
     for i in range(5):
         twin = ResNet18(3, width=2).eval()
         twin.load_state_dict(network.state_dict())
@@ -41,11 +41,18 @@ def test_norms_and_steps_are_those_of_each_image_alone(network, of_logits):
 
 
 def test_small_steps_keep_the_bound(network):
-    images, labels = torch.randn(8, 3, 8, 8), torch.zeros(8, dtype=torch.long)
-    found = theory.seen(network, images, labels, False, rate=1e-4)
+    images, truths = torch.randn(8, 3, 8, 8), torch.eye(3)[[0] * 8]
+    found = theory.seen(network, images, truths, False, rate=1e-4)
     bounds = found.rate * (2 * found.losses).sqrt() * found.norms
     assert (found.moves <= bounds * 1.01).all()
     assert (found.moves > 0).all()
+
+
+def test_the_logits_gradient_of_a_linear_head_has_the_same_norm_for_all_features_of_length_1():
+    features = torch.nn.functional.normalize(torch.randn(8, 6))
+    found = theory.seen(Linear(3, 6), features, torch.eye(3)[[0] * 8], True, rate=1e-4)
+    # Of each output, the weights' gradient is the features and the bias' is 1.
+    assert found.norms.numpy() == pytest.approx(2 * 3)
 
 
 def test_the_bounds_are_the_papers():
@@ -62,16 +69,19 @@ def test_the_bounds_are_the_papers():
         assert found.bounds_of_cycles()[c, i] == pytest.approx(bound.item())
 
 
-def test_it_prints_a_row_for_each_cycle_and_draws(tmp_path, call_script):
+@pytest.mark.parametrize("network", ["model.width=4", "model.name=linear"])
+def test_it_prints_a_row_for_each_cycle_and_draws(tmp_path, call_script, network):
     tiny = [
-        "model.width=4",
+        network,
+        "model.extractor_size=32",
         "active_learning.cycles=2",
         "training.epochs=1",
         "training.milestones=[]",
     ]
     arguments = [f"--set={each}" for each in tiny]
     path = tmp_path / "theory.png"
-    done = call_script("experiments/theory.py", *arguments, "--images=3", f"--output={path}")
+    arguments += [f"--data-dir={tmp_path}", "--images=3", f"--output={path}"]
+    done = call_script("experiments/theory.py", *arguments)
     assert done.returncode == 0, done.stderr
     rows = [line.split("|")[1].strip() for line in done.stdout.splitlines() if line[:1] == "|"]
     assert rows == ["cycle", "---", "1", "2"]
