@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -14,7 +15,7 @@ from tqdm import tqdm
 import main_LL4AL
 import main_TOD
 from tod.analysis.results import Curve, read_runs
-from tod.config import PROJECT_DIR, InputError, cli, entry_script, load
+from tod.config import PROJECT_DIR, Config, InputError, cli, entry_script, load
 from tod.config.identity import Command
 from tod.engine.launch import checked
 from tod.runs.commands import run_commands, share_of_machine
@@ -80,8 +81,7 @@ def parse(parser: cli.Parser, argv: Sequence[str]) -> argparse.Namespace:
             "after --, as in -- --set training.lr=0.05"
         )
     for config in arguments.config:
-        if load(config).facts.from_people:
-            raise InputError(f"--config {config}: its labels come from people; name another one")
+        load_simulated(config)
     refuse_doubles("--config", [Path(config).stem for config in arguments.config])
     refuse_doubles("--seed", arguments.seed)
     if not 0 < arguments.scale <= 1:
@@ -95,6 +95,14 @@ def parse(parser: cli.Parser, argv: Sequence[str]) -> argparse.Namespace:
             refuse_wrong_strategy(Cell("", strategy, 0, arguments))
         refuse_doubles("--strategy", arguments.strategy)
     return arguments
+
+
+def load_simulated(name: str, *settings_and_place: Any) -> Config:
+    """The configuration of this name (see `load`); InputError if its labels come from people."""
+    config = load(name, *settings_and_place)
+    if config.facts.from_people:
+        raise InputError(f"--config {name}: its labels come from people; name another one")
+    return config
 
 
 def refuse_doubles(option: str, values: Sequence[object]) -> None:

@@ -29,10 +29,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 from torch.nn.functional import one_hot
 
+from experiments.cells import load_simulated
 from losses import NoAuxiliary
 from tod import data
 from tod.analysis import figures, tables
-from tod.config import cli, load
+from tod.config import cli
 from tod.engine.device import keep_freed_memory
 from tod.engine.learner import learning_rate
 from tod.engine.trial import Experiment, Trial
@@ -232,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         measured = _read(arguments.source)
     else:
         keep_freed_memory()  # the gradients'
-        config = load(arguments.config, arguments.settings, arguments.data_dir)
+        config = load_simulated(arguments.config, arguments.settings, arguments.data_dir)
         dataset, device = data.load(config, arguments.seed), torch.device("cpu")
         interruption = Interruption("nothing is kept")
         setting = (config, arguments.seed, NoAuxiliary, dataset, device, "fp32", interruption)

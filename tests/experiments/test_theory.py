@@ -101,3 +101,8 @@ def test_what_was_measured_elsewhere_is_refused_in_one_line(tmp_path, refusal, c
         path.write_bytes(content)
     why = "No such file or directory" if content is None else "it holds no such measurements"
     assert f"{path}: cannot be read ({why}); name" in refusal(theory.main, f"--from={path}")
+
+
+def test_a_configuration_for_people_is_refused(tmp_path, refusal):
+    told = "--config own_images: its labels come from people; name another one"
+    assert told in refusal(theory.main, "--config=own_images", f"--data-dir={tmp_path}")
