@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -97,9 +96,9 @@ def parse(parser: cli.Parser, argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
-def load_simulated(name: str, *settings_and_place: Any) -> Config:
-    """The configuration of this name (see `load`); InputError if its labels come from people."""
-    config = load(name, *settings_and_place)
+def load_simulated(name: str, overrides: Sequence[str] = (), data_dir: str | None = None) -> Config:
+    """A configuration, as `load` reads it; InputError if its labels come from people."""
+    config = load(name, overrides, data_dir)
     if config.facts.from_people:
         raise InputError(f"--config {name}: its labels come from people; name another one")
     return config
