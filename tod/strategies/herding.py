@@ -57,21 +57,21 @@ def pick_herding(
     weights = torch.ones_like(features[:, 0]) if weights is None else off_mps(weights)
     nearest = nearest_squared_distances(features, labeled).div(-(bandwidth**2)).exp()
     state = _State(features, bandwidth, weights, nearest)
-    gains = state.gains()
+    gains = torch.zeros_like(nearest, dtype=torch.float64)
+    pairs = state.pairs(gains)
     scores = gains.cpu().numpy().copy()
     picked: list[int] = []
-    while len(picked) < query_size:
-        wanted = query_size - len(picked)
-        pairs = state.pairs()
-        if pairs is not None:
-            picked += _pick_from_pairs(pairs, state, scores, picked, wanted)
-            break
+    while pairs is None and len(picked) < query_size:
         # Twice as many centres leave about half of the pairs.
-        for _ in range(min(wanted, len(picked) + len(labeled) + 1)):
+        for _ in range(min(query_size - len(picked), len(picked) + len(labeled) + 1)):
             position = _best(gains.cpu().numpy(), scores)
             picked.append(position)
             gains -= state.pick(position)
             gains[picked] = -torch.inf
+        if len(picked) < query_size:
+            pairs = state.pairs()
+    if pairs is not None:
+        picked += _pick_from_pairs(pairs, state, scores, picked, query_size - len(picked))
     return np.array(picked, dtype=np.int64), scores / (len(features) + len(labeled))
 
 
@@ -112,14 +112,6 @@ class _State:
     def _everything(self) -> Tensor:
         return torch.arange(len(self.features), device=self.features.device)
 
-    def gains(self) -> Tensor:
-        """What each candidate adds to all, (M,)."""
-        total = torch.zeros_like(self.nearest, dtype=torch.float64)
-        for part, kernels in self.kernels(self._everything()):
-            excess = kernels.sub_(self.nearest[part, None]).clamp_min_(0)
-            total += (self.weights[part] @ excess).double()
-        return total
-
     def pick(self, position: int) -> Tensor:
         """Raises m where a pick is nearer; returns by how much this lowers the gains, (M,)."""
         ((_, kernel),) = self.kernels(torch.tensor([position], device=self.features.device))
@@ -132,16 +124,26 @@ class _State:
         self.nearest = raised
         return total
 
-    def pairs(self) -> _Pairs | None:
-        """All pairs that matter, or None if they are too many."""
+    def pairs(self, gains: Tensor | None = None) -> _Pairs | None:
+        """All pairs that matter, or None if they are too many.
+
+        In the same pass, what each candidate adds to all is added to `gains`, (M,).
+        """
         found, count = [], 0
         for part, kernels in self.kernels(self._everything()):
-            rows, columns = (kernels > self.nearest[part, None]).nonzero().unbind(dim=1)
-            count += len(rows)
-            if count > PAIRS:
+            nearest = self.nearest[part, None]
+            if count <= PAIRS:
+                rows, columns = (kernels > nearest).nonzero().unbind(dim=1)
+                count += len(rows)
+                parts = (part[rows].int(), columns.int(), kernels[rows, columns])
+                found.append([each.cpu().numpy() for each in parts])
+            elif gains is None:
                 return None
-            parts = (part[rows].int(), columns.int(), kernels[rows, columns])
-            found.append([each.cpu().numpy() for each in parts])
+            if gains is not None:
+                excess = kernels.sub_(nearest).clamp_min_(0)
+                gains += (self.weights[part] @ excess).double()
+        if count > PAIRS:
+            return None
         return _Pairs(*map(np.concatenate, zip(*found, strict=True)))
 
 
