@@ -38,7 +38,7 @@ from tod.engine.device import keep_freed_memory
 from tod.engine.learner import learning_rate
 from tod.engine.trial import Experiment, Trial
 from tod.runs.signals import Interruption
-from tod.system.files import cannot, write_atomically
+from tod.system.files import cannot, refuse_unwritable, write_atomically
 
 AT_ONCE = 4
 """Gradients of so many images are held at a time, each of all outputs."""
@@ -229,6 +229,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--output", type=cli.path, default=Path("theory.png"), metavar="FILE")
     arguments = parser.parse_args(argv)
+    if arguments.output.suffix.lower() != ".png":
+        parser.error(f"argument --output: {arguments.output} does not end in .png")
+    refuse_unwritable(arguments.output)
     if arguments.source:
         measured = _read(arguments.source)
     else:

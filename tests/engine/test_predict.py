@@ -156,3 +156,13 @@ def test_what_cannot_be_predicted_is_one_line(run, tmp_path, call_script):
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), words
         assert words in done.stderr
     assert not (tmp_path / "predictions.csv").exists()
+
+
+def test_predictions_that_cannot_be_written_are_refused_before_the_network_is_asked(
+    tmp_path, call_script
+):
+    (tmp_path / "file").write_text("mine")
+    for output, why in ((tmp_path, "Is a directory"), (tmp_path / "file" / "a.csv", "")):
+        done = call_script("predict.py", "no_run", "no_images", f"--output={output}")
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+        assert f"{output}: cannot be written ({why}" in done.stderr

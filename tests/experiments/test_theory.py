@@ -103,6 +103,15 @@ def test_what_was_measured_elsewhere_is_refused_in_one_line(tmp_path, refusal, c
     assert f"{path}: cannot be read ({why}); name" in refusal(theory.main, f"--from={path}")
 
 
+def test_a_figure_that_cannot_be_written_is_refused_before_the_training(tmp_path, refusal):
+    told = refusal(theory.main, "--config=no_such", f"--output={tmp_path / 'theory.npz'}")
+    assert "theory.npz does not end in .png" in told
+    folder = tmp_path / "theory.png"
+    folder.mkdir()
+    told = refusal(theory.main, "--config=no_such", f"--output={folder}")
+    assert f"{folder}: cannot be written (Is a directory)" in told
+
+
 def test_a_configuration_for_people_is_refused(tmp_path, refusal):
     told = "--config own_images: its labels come from people; name another one"
     assert told in refusal(theory.main, "--config=own_images", f"--data-dir={tmp_path}")

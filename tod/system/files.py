@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -146,6 +147,17 @@ def write_atomically(path: Path, content: bytes | str, mark: str = "") -> None:
     """Writes a whole file as `atomic_file` does; text in UTF-8, with the bytes of file names."""
     with atomic_file(path, mark=mark) as file:
         file.write(content.encode("utf-8", NAMES) if isinstance(content, str) else content)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Refuses a file that cannot be written before the work that ends with it; errors as
+    `atomic_file`."""
+    with _one_line(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
 
 
 def as_csv(table: "pd.DataFrame") -> str:
