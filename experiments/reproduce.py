@@ -64,6 +64,7 @@ def section(
     accuracies, *differences = accuracy_tables(curves)
     if paper is not None:
         accuracies.rows.extend(paper_rows(curves, paper, accuracies.rows[0]))
+    runs = [run for curve in curves for run in curve.runs.values()]
     made_on = "{device}, {precision}, Python {python}, PyTorch {torch}"
     seeds = {seed for curve in curves for seed in curve.images}
     of_seeds = f"{counted(len(seeds), 'seed')} ({in_spans(seeds)})"
@@ -78,7 +79,7 @@ def section(
     lines = [
         f"## {arguments.name}",
         f"`{re.sub(' --only[= ]none', '', command)}`",  # what runs them, too
-        "; ".join(dict.fromkeys(made_on.format(**curve.run) for curve in curves)) + ".",
+        "; ".join(dict.fromkeys(made_on.format(**run) for run in runs)) + ".",
         *([f"{scaled}."] if arguments.scale != 1 else []),
         f"![Test accuracy against the number of labels]({arguments.figure.name})",
         f"Mean ± standard deviation (n − 1) of the last epoch's test accuracy over {of_seeds}, "

@@ -179,7 +179,7 @@ def test_more_labels_than_there_are_images_are_named_as_such(seeds):
     (curve,) = read_runs(seeds)
     assert re.fullmatch(r"97.5 % at .*; there are only 1,437 images", in_words(curve, 97.5))
     for images in (50_000, 3_000):
-        words = in_words(replace(curve, run={**curve.run, "training_images": images}), 100)
+        words = in_words(replace(curve, runs={0: {**curve.run, "training_images": images}}), 100)
         assert words.startswith("100 % not in sight below 4,000 labels")
         assert ("; there are only" in words) == (images == 3_000)
 

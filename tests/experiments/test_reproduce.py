@@ -88,6 +88,15 @@ def test_what_there_is_can_be_written_down_without_running_anything(refusal):
     assert len([path for path in RUNS.iterdir() if path.is_dir()]) == 2
 
 
+def test_every_machine_that_has_made_a_run_is_named():
+    for seed, device in enumerate(("a CPU", "a GPU", "a CPU")):
+        environment = {**ENVIRONMENT, "device": device}
+        write_run(RUNS, [[80, 85, 90]], sampling="RANDOM", seed=seed, **environment)
+    reproduce.main(["--seed", "0", "1", "2", "--only=none"])
+    text = RESULTS.read_text(encoding="utf-8")
+    assert "\na CPU, fp32, Python 3, PyTorch 2; a GPU, fp32, Python 3, PyTorch 2.\n" in text
+
+
 def test_what_has_not_ended_is_not_published():
     first = RUNS / "digits_auxiliary_NONE_sampling_RANDOM_seed0"
     errors = stopped("reproduce", "--config=digits", *REST, saved=[first])

@@ -72,17 +72,25 @@ def read_rows(path: Path) -> pd.DataFrame:
 class Curve:
     """The results of one run, or of runs that differ in the seed alone.
 
-    `run` is the section `run` of the first run: strategy, seed, class names, versions. `images` has
-    the fingerprint of the images by seed. `rows` are `seed` and the columns of `results.csv` as
-    numbers; NaN for empty cells.
+    `runs` has the section `run` of each run, by seed: strategy, images, machine, versions. `rows`
+    are `seed` and the columns of `results.csv` as numbers; NaN for empty cells.
     """
 
     folders: tuple[Path, ...]
     config: dict[str, Any]
-    run: dict[str, Any]
-    images: dict[int, Any]
+    runs: dict[int, dict[str, Any]]
     rows: pd.DataFrame
     mark: str = ""
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """The section `run` of the first run, whose strategy and class names are those of all."""
+        return next(iter(self.runs.values()))
+
+    @property
+    def images(self) -> dict[int, Any]:
+        """The fingerprint of the images by seed."""
+        return {seed: run.get("data") for seed, run in self.runs.items()}
 
     @property
     def name(self) -> str:
@@ -256,9 +264,9 @@ def read_runs(folders: Sequence[Path]) -> list[Curve]:
 def _pooled(curves: Sequence[Curve]) -> Curve:
     """One curve of several that differ only in the seed."""
     folders = tuple(folder for curve in curves for folder in curve.folders)
-    images = {seed: data for curve in curves for seed, data in curve.images.items()}
+    runs = {seed: run for curve in curves for seed, run in curve.runs.items()}
     rows = pd.concat([curve.rows for curve in curves], join="inner")
-    return replace(curves[0], folders=folders, images=images, rows=rows)
+    return replace(curves[0], folders=folders, runs=runs, rows=rows)
 
 
 def read_run(folder: Path) -> Curve:
@@ -282,4 +290,4 @@ def read_run(folder: Path) -> Curve:
     if not (settings <= config.keys() and choices <= run.keys()):
         raise cannot(folder / "config.yaml", "read", "it lacks settings", advice)
     numbers = numbers.astype({"trial": int, "num_labeled": int}).assign(seed=run["seed"])
-    return Curve((folder,), config, run, {run["seed"]: run.get("data")}, numbers)
+    return Curve((folder,), config, {run["seed"]: run}, numbers)
