@@ -135,10 +135,13 @@ class _State:
             if count <= PAIRS:
                 rows, columns = (kernels > nearest).nonzero().unbind(dim=1)
                 count += len(rows)
+            if count <= PAIRS:
                 parts = (part[rows].int(), columns.int(), kernels[rows, columns])
                 found.append([each.cpu().numpy() for each in parts])
             elif gains is None:
                 return None
+            else:
+                found.clear()
             if gains is not None:
                 excess = kernels.sub_(nearest).clamp_min_(0)
                 gains += (self.weights[part] @ excess).double()

@@ -150,8 +150,9 @@ def write_atomically(path: Path, content: bytes | str, mark: str = "") -> None:
 
 
 def refuse_unwritable(path: Path) -> None:
-    """Refuses a file that cannot be written before the work that ends with it; errors as
-    `atomic_file`."""
+    """Refuses, before the work that ends with it, a file that cannot be written; errors as
+    `atomic_file`.
+    """
     with _one_line(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
