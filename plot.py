@@ -27,14 +27,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "the figure, in the format of its ending; the table goes beside it (default: "
         "learning_curve.png, diagnostics.png or matrix.png)"
     )
-    parser.add_argument("--output", type=cli.path, metavar="FILE", help=output)
+    parser.add_argument(
+        "--output", type=cli.file_type(".png", ".pdf", ".svg"), metavar="FILE", help=output
+    )
     arguments = parser.parse_args(argv)
     if arguments.kind and arguments.target:
         parser.error(f"argument --target: not allowed with argument --{arguments.kind}")
     name = arguments.kind if arguments.kind not in (None, "paper") else "learning_curve"
     output = arguments.output or Path(f"{name}.png")
-    if output.suffix.lower() not in (".png", ".pdf", ".svg"):
-        parser.error(f"argument --output: {output} does not end in .png, .pdf or .svg")
     table = output.with_suffix(".csv")
     if table.name == "results.csv" and (table.parent / "config.yaml").exists():
         parser.error(f"argument --output: the table would replace the run's own {table}")

@@ -20,11 +20,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.Parser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=cli.path, metavar="RUN", help="a run's folder")
     settings = {"default": Path("report.html"), "help": "the page (default: %(default)s)"}
-    parser.add_argument("--output", type=cli.path, metavar="FILE", **settings)
+    parser.add_argument("--output", type=cli.file_type(".html", ".htm"), metavar="FILE", **settings)
     cli.add_target(parser)
     arguments = parser.parse_args(argv)
-    if arguments.output.suffix.lower() not in (".html", ".htm"):
-        parser.error(f"argument --output: {arguments.output} does not end in .html")
     write_report(arguments.output, read_runs(arguments.runs), arguments.target)
     print(arguments.output)
 

@@ -56,11 +56,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, and packs."""
     parser = cli.Parser(description=__doc__)
     parser.add_argument("folder", type=cli.path, metavar="FOLDER", help="with the runs' folders")
-    parser.add_argument("archive", type=cli.path, metavar="ARCHIVE", help="ends in .tar.xz")
+    archive = {"type": cli.file_type(".tar.xz"), "metavar": "ARCHIVE", "help": "ends in .tar.xz"}
+    parser.add_argument("archive", **archive)
     arguments = parser.parse_args(argv)
     folder, archive = arguments.folder.resolve(), arguments.archive
-    if not archive.name.endswith(".tar.xz"):
-        raise InputError(f"{archive}: does not end in .tar.xz")
     if not (runs := runs_in(folder)):
         raise InputError(f"{arguments.folder}: holds no run that has ended a cycle")
     write_atomically(archive, content := packed(folder, runs))

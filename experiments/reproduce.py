@@ -27,7 +27,7 @@ from tod.analysis.results import ACCURACY, Curve
 from tod.analysis.tables import accuracy_tables, diagnostics_tables, markdown
 from tod.config import InputError, cli
 from tod.config.settings import counted, in_spans
-from tod.system.files import reason, write_atomically
+from tod.system.files import cannot, refuse_unwritable, write_atomically
 
 SEEDS = range(5)
 """Of three runs, the order of methods changes with the seeds."""
@@ -150,10 +150,10 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def _read(output: Path) -> str:
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
         return output.read_text(encoding="utf-8") if output.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--output {output}: cannot be used ({reason(error)})") from None
+        advice = "name a file in Markdown, or a new one, as --output"
+        raise cannot(output, "read", error, advice) from None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -161,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     arguments = parse_arguments(argv)
     name, output = arguments.name, arguments.output
+    refuse_unwritable(output)
     replace_section(_read(output), name, "")  # refuses a broken section before the work
     cells = cells_of(arguments)
     statuses = run_all([] if arguments.only else cells, arguments.processes)

@@ -227,10 +227,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--from", type=cli.path, metavar="FILE", dest="source", help=measured_before
     )
-    parser.add_argument("--output", type=cli.path, default=Path("theory.png"), metavar="FILE")
+    figure = {"type": cli.file_type(".png"), "default": Path("theory.png"), "metavar": "FILE"}
+    parser.add_argument("--output", **figure)
     arguments = parser.parse_args(argv)
-    if arguments.output.suffix.lower() != ".png":
-        parser.error(f"argument --output: {arguments.output} does not end in .png")
     refuse_unwritable(arguments.output)
     if arguments.source:
         measured = _read(arguments.source)

@@ -160,7 +160,7 @@ def test_what_is_packed_says_what_the_runs_said_and_no_place(tmp_path):
     ("arguments", "said"),
     [
         (["empty", "new.tar.xz"], "empty: holds no run"),
-        (["runs", "new.zip"], "new.zip: does not end in .tar.xz"),
+        (["runs", "new.zip"], "new.zip does not end in .tar.xz"),
     ],
 )
 def test_what_cannot_be_packed_is_one_line(tmp_path, refusal, arguments, said):

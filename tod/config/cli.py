@@ -4,7 +4,7 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, field, fields
 from functools import partial
@@ -67,6 +67,19 @@ def filled(record: type[Record], typed: argparse.Namespace, /, **values: Any) ->
 def path(value: str) -> Path:
     """A path from the command line; `~` is the user's own folder."""
     return Path(expanded(value))
+
+
+def file_type(*endings: str) -> Callable[[str], Path]:
+    """The type of an argument for a file whose name must have one of these endings."""
+    named = " or ".join(endings).replace(" or ", ", ", len(endings) - 2)
+
+    def checked(value: str) -> Path:
+        file = path(value)
+        if file.name in endings or not file.name.lower().endswith(endings):
+            raise argparse.ArgumentTypeError(f"{value} does not end in {named}")
+        return file
+
+    return checked
 
 
 def whole_number(value: str, minimum: int, maximum: int) -> int:
