@@ -223,6 +223,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     least = partial(cli.whole_number, minimum=2, maximum=10**5)
     parser.add_argument("--images", type=least, default=64, help="default: %(default)s")
     parser.add_argument("--logits", action="store_true", help="f is the logits")
+    trained = "of the training (default: %(default)s); all that is looked at is in fp32"
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help=trained)
     measured_before = "what was measured before, instead of a training"
     parser.add_argument(
         "--from", type=cli.path, metavar="FILE", dest="source", help=measured_before
@@ -238,8 +240,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = load_simulated(arguments.config, arguments.settings, arguments.data_dir)
         dataset, device = data.load(config, arguments.seed), torch.device("cpu")
         interruption = Interruption("nothing is kept")
-        setting = (config, arguments.seed, NoAuxiliary, dataset, device, "fp32", interruption)
-        experiment = Experiment(*setting)
+        setting = (config, arguments.seed, NoAuxiliary, dataset, device, arguments.precision)
+        experiment = Experiment(*setting, interruption)
         experiment.load_features()
         measured = measure(Trial(experiment, 1), arguments.images, arguments.logits)
         _write(arguments.output.with_suffix(".npz"), measured)

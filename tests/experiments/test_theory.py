@@ -69,8 +69,10 @@ def test_the_bounds_are_the_papers():
         assert found.bounds_of_cycles()[c, i] == pytest.approx(bound.item())
 
 
-@pytest.mark.parametrize("network", ["model.width=4", "model.name=linear"])
-def test_it_prints_a_row_for_each_cycle_and_draws(tmp_path, call_script, network):
+@pytest.mark.parametrize(
+    ("network", "precision"), [("model.width=4", "bf16"), ("model.name=linear", "fp32")]
+)
+def test_it_prints_a_row_for_each_cycle_and_draws(tmp_path, call_script, network, precision):
     tiny = [
         network,
         "model.extractor_size=32",
@@ -81,6 +83,7 @@ def test_it_prints_a_row_for_each_cycle_and_draws(tmp_path, call_script, network
     arguments = [f"--set={each}" for each in tiny]
     path = tmp_path / "theory.png"
     arguments += [f"--data-dir={tmp_path}", "--images=3", f"--output={path}"]
+    arguments.append(f"--precision={precision}")
     done = call_script("experiments/theory.py", *arguments)
     assert done.returncode == 0, done.stderr
     rows = [line.split("|")[1].strip() for line in done.stdout.splitlines() if line[:1] == "|"]
