@@ -44,9 +44,11 @@ def allow_tf32(allowed: bool) -> None:
 @contextmanager
 def without_tf32() -> Iterator[None]:
     """Computes in fp32 what is smaller than TF32's rounding."""
-    before = torch.backends.cuda.matmul.allow_tf32
+    flags = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [each.allow_tf32 for each in flags]
     allow_tf32(False)
     try:
         yield
     finally:
-        allow_tf32(before)
+        for each, allowed in zip(flags, before, strict=True):
+            each.allow_tf32 = allowed

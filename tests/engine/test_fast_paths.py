@@ -311,7 +311,7 @@ def stand_in_graphs(monkeypatch):
     return own, current, set_streams
 
 
-@pytest.mark.parametrize("wrong", [None, "loss", "gradients", "stops", "stream"])
+@pytest.mark.parametrize("wrong", [None, "diverged", "loss", "gradients", "stops", "stream"])
 def test_a_graph_is_used_only_where_it_gives_the_same(stand_in_graphs, caplog, wrong, monkeypatch):
     own, current, set_streams = stand_in_graphs
     ended = []
@@ -334,9 +334,11 @@ def test_a_graph_is_used_only_where_it_gives_the_same(stand_in_graphs, caplog, w
             network[0].weight.grad *= 2
         return loss * (2 if captures and wrong == "loss" else 1)
 
+    if wrong == "diverged":  # which the learner reports, with the loss
+        nn.init.constant_(network[0].weight, torch.nan)
     caplog.set_level("WARNING", logger="tod")
     graphs(compute, "key", torch.randn(4, 3))
-    works = wrong is None
+    works = wrong in (None, "diverged")
     # The batch norm has seen the batch once, not the warm-up's times too.
     assert int(network[1].num_batches_tracked) == (not works)
     assert graphs.works == bool(graphs.captured) == works
@@ -353,6 +355,9 @@ def test_a_network_without_buffers_has_graphs_too(stand_in_graphs):
     graphs = GraphedGradients([network])
     graphs(lambda x: backward(network(x).square().mean()), "key", torch.randn(4, 3))
     assert graphs.works
+    graphs.forget()
+    assert not graphs.captured
+    assert network.weight.grad is None  # it lies in the memory of the graph
 
 
 def test_a_cycle_forgets_the_graphs_of_the_one_before_it_and_their_memory(stand_in_graphs):

@@ -264,10 +264,13 @@ def test_noise_stability_computes_in_fp32_whatever_the_precision():
         yield torch.randn(6, 3, 8, 8)
 
     pool.batches = batches
-    allow_tf32(True)
+    flags = torch.backends.cuda.matmul, torch.backends.cudnn
     try:
-        samplers.query_by_noise_stability(pool)
-        assert seen == [False] * 31
-        assert torch.backends.cuda.matmul.allow_tf32
+        for allowed in (True, False), (False, True):  # PyTorch's own are of the second kind
+            for each, value in zip(flags, allowed, strict=True):
+                each.allow_tf32 = value
+            samplers.query_by_noise_stability(pool)
+            assert tuple(each.allow_tf32 for each in flags) == allowed
     finally:
         allow_tf32(False)
+    assert seen == [False] * 62

@@ -4,9 +4,10 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -169,6 +170,8 @@ def _computed(pictures: Pictures, extractor: Extractor, device: torch.device, at
     """
     threads = min(cores(), MOST_THREADS)
     size = (at_once, 3, extractor.size, extractor.size)
+    # On a GPU a second batch would take memory and save no time.
+    one_at_a_time = nullcontext() if device.type == "cpu" else Lock()
 
     def features(positions: Sequence[int]) -> list[Made | str]:
         if torch.get_num_threads() != cores() // threads:
@@ -183,7 +186,7 @@ def _computed(pictures: Pictures, extractor: Extractor, device: torch.device, at
                 problems[place] = view
             else:
                 batch[place] = view
-        with torch.inference_mode():
+        with torch.inference_mode(), one_at_a_time:
             rows = extractor.network(batch.to(device)).float().cpu().numpy()
         return [
             problems.get(place) or (rows[place].tobytes(), False) for place in range(len(positions))

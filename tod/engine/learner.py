@@ -97,14 +97,18 @@ class Learner:
     def start_cycle(self, cycle: int) -> None:
         """Starts a cycle with new optimisers and the first learning rate; the weights stay."""
         self.cycle = cycle
-        if self.graphs is not None:
-            self.graphs.forget()
+        self.forget_graphs()  # batches of other sizes come
         self.optimizer = sgd(self.backbone, self.config)
         modules = self.auxiliary.modules().values()
         self.module_optimizers = [sgd(module, self.config) for module in modules]
         self.epoch = 0
         self.restart_epoch()
         self.epoch_losses: dict[str, float] = {}
+
+    def forget_graphs(self) -> None:
+        """Frees the memory of CUDA graphs; the next step captures its own."""
+        if self.graphs is not None:
+            self.graphs.forget()
 
     def restart_epoch(self) -> None:
         """Starts the epoch again; the weights stay as they are."""

@@ -111,7 +111,7 @@ def _images(wanted: Files) -> Inputs:
         problems |= {start + i: why for i, why in unreadable.items()}
         batches = ImageBatches(pixels, mean, std, config.augmentation, device, memory_format)
         positions = range(start, start + len(pixels))
-        yield positions, batches.plain(torch.arange(len(pixels), device=device))
+        yield positions, batches.plain(batches.to_device(torch.arange(len(pixels))))
 
 
 def _features(wanted: Files) -> Inputs:

@@ -169,6 +169,7 @@ class Trial:
         networks = [self.backbone, *self.auxiliary.networks()]
         self.experiment.ranks.synchronize(networks)
         self.learner.train_cycle(images, labels, self.labeled, self.unlabeled, after_step)
+        self.learner.forget_graphs()  # scoring needs their memory
         self.experiment.ranks.synchronize(networks)
 
     def test_logits(self) -> Tensor:
