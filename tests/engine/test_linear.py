@@ -31,6 +31,8 @@ from tod import config as configuration
 from tod import data
 from tod.config import PROJECT_DIR
 from tod.data import extraction, picture
+from tod.engine.asking import Candidates, first_batch
+from tod.people.requests import CHECK
 
 LINEAR = (
     *("--set=model.name=linear", "--set=model.extractor_size=32"),
@@ -233,3 +235,11 @@ def test_herding_chooses_the_first_batch_of_people_but_never_its_audits(tmp_path
     assert {people.truth[digest] for digest in herded} == {"cat", "dog"}
     people.rounds([0], *LINEAR, *settings)
     assert len(people.batch(1)) == 8
+
+
+@pytest.mark.parametrize("initial", ["typical", "herding"])
+def test_a_first_batch_of_nothing_but_ties_chooses_none(initial):
+    features = np.eye(3, dtype=np.float32)
+    random = np.random.default_rng(0)
+    among = Candidates(np.array([0, 2]), {0: CHECK, 2: CHECK}, 0.1)
+    assert first_batch(among, 5, random, initial, features) == [(0, CHECK), (2, CHECK)]

@@ -167,6 +167,14 @@ def test_how_many_labels_training_begins_with_can_be_said(people):
     assert not (people.run / "results.csv").exists()
 
 
+def test_training_begins_with_fewer_where_all_images_have_a_label(tmp_path):
+    people = in_class_folders(People(tmp_path, count=0))
+    (people.data / "unlabeled").mkdir()
+    people.round("--set=active_learning.initial_labels=25")
+    assert people.results("num_labeled") == ["10"]
+    assert not (people.run / "batches").exists()
+
+
 @pytest.mark.parametrize(
     "sampling", [name for name in main_TOD.SAMPLING if name not in ("LOSS", "FULL")]
 )

@@ -59,7 +59,7 @@ def first_batch(
     drawn = random.choice(others, min(size - len(again), len(others)), replace=False)
     for_audit = np.arange(len(drawn)) < candidates.num_audits(len(drawn))
     reasons = random.permutation(np.where(for_audit, AUDIT, FIRST))
-    if features is not None:
+    if features is not None and len(drawn):
         left = np.setdiff1d(others, drawn[reasons == AUDIT])
         count = int((reasons == FIRST).sum())
         picked = choose_first(initial, count, np.empty(0), features[left], random)

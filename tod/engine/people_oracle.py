@@ -129,12 +129,17 @@ class PeopleOracle(Oracle):
         super().open(folder, experiment, found | settings, run_log)
         self.store.write_labels()
         self.store.say_what_changed()
-        active = self.config.active_learning
-        begins_with = active.initial_labels or active.query_size
-        if begins and len(self.for_training) < (2 if self.store.batches else max(begins_with, 2)):
+        if begins and len(self.for_training) < self._needed_labels():
             self._ask_without_a_network(folder, experiment)
             return False
         return True
+
+    def _needed_labels(self) -> int:
+        """With how many labels it trains: at first with those configured, if there are images."""
+        active = self.config.active_learning
+        if self.store.batches or not self.is_in_pool.any():
+            return 2
+        return max(active.initial_labels or active.query_size, 2)
 
     def trial(self, experiment: Experiment, number: int) -> Trial:
         nothing, pool = np.empty(0, np.int64), np.flatnonzero(self.is_in_pool)
