@@ -13,6 +13,7 @@ from pathlib import Path
 import tod.system.early_interrupt  # noqa: F401 - ahead of what takes seconds
 from tod.analysis.plots import KINDS, write_plot
 from tod.config import cli
+from tod.system.files import refuse_unwritable
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = output.with_suffix(".csv")
     if table.name == "results.csv" and (table.parent / "config.yaml").exists():
         parser.error(f"argument --output: the table would replace the run's own {table}")
+    refuse_unwritable(output)
     print(write_plot(output, arguments.runs, arguments.kind, arguments.target))
     print(f"{output}, {table}")
 

@@ -22,7 +22,7 @@ from tod.config import InputError, cli
 from tod.config.settings import as_yaml, shortened
 from tod.data.published import digits
 from tod.people.requests import read_requests
-from tod.system.files import as_csv, atomic_file, read_table, write_atomically
+from tod.system.files import as_csv, atomic_file, read_table, refuse_unwritable, write_atomically
 
 SETTINGS = (
     *("model.width=16", "images.size=8", "augmentation.flip=false", "augmentation.crop_padding=1"),
@@ -37,7 +37,8 @@ TRUTH = ["file", "class"]
 
 def write_pictures(folder: Path) -> None:
     """Writes the pictures, the classes, the truth and the configuration."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / NAME).exists():
+    refuse_unwritable(folder / NAME)
+    if any(folder.iterdir()) and not (folder / NAME).exists():
         raise InputError(f"{folder}: holds other files; name a folder that is new")
     dataset = digits()
     train, class_names = dataset.train, dataset.class_names

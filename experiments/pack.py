@@ -20,7 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pandas as pd
 
 from tod.config import InputError, cli
-from tod.system.files import as_csv, write_atomically
+from tod.system.files import NAMES, as_csv, cannot, refuse_unwritable, write_atomically
+
+DATA_DIR = r"^data_dir: .*\n(?:  .*\n)*"
+"""Its lines in a run's config.yaml; a long value has several."""
 
 
 def packed(folder: Path, runs: Sequence[Path]) -> bytes:
@@ -28,8 +31,12 @@ def packed(folder: Path, runs: Sequence[Path]) -> bytes:
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:xz", preset=9) as tar:
         for run in runs:
-            for name, text in contents(run):
-                content = text.encode()
+            try:
+                files = [*contents(run)]
+            except (OSError, ValueError, KeyError) as error:
+                raise cannot(run, "packed", error, "name a folder of whole runs") from None
+            for name, text in files:
+                content = text.encode("utf-8", NAMES)
                 entry = tarfile.TarInfo(str(run.relative_to(folder.parent) / name))
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
@@ -39,16 +46,17 @@ def packed(folder: Path, runs: Sequence[Path]) -> bytes:
 def runs_in(folder: Path) -> list[Path]:
     """The folders of runs that have ended a cycle."""
     found = sorted(path.parent for path in folder.rglob("results.csv"))
-    return [run for run in found if (run / "config.yaml").exists() and run.name != ".locks"]
+    return [run for run in found if (run / "config.yaml").exists()]
 
 
 def contents(run: Path) -> Iterator[tuple[str, str]]:
     """The files of a run that go into the archive, by name."""
     yield "results.csv", (run / "results.csv").read_text(encoding="utf-8")
     config = (run / "config.yaml").read_text(encoding="utf-8")
-    yield "config.yaml", re.sub(r"^data_dir: .*$", "data_dir: data", config, flags=re.MULTILINE)
+    yield "config.yaml", re.sub(DATA_DIR, "data_dir: data\n", config, flags=re.MULTILINE)
     for path in sorted(run.glob("queries/*.csv")):
-        queried = pd.read_csv(path, dtype=str, keep_default_na=False)
+        as_text = {"dtype": str, "keep_default_na": False, "encoding_errors": NAMES}
+        queried = pd.read_csv(path, **as_text)
         yield f"queries/{path.name}", as_csv(queried[["file" if "file" in queried else "index"]])
 
 
@@ -60,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("archive", **archive)
     arguments = parser.parse_args(argv)
     folder, archive = arguments.folder.resolve(), arguments.archive
+    refuse_unwritable(archive)
     if not (runs := runs_in(folder)):
         raise InputError(f"{arguments.folder}: holds no run that has ended a cycle")
     write_atomically(archive, content := packed(folder, runs))

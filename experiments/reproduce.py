@@ -134,10 +134,12 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     paper = "whose values of the paper stand beside (default: those of the images' own, if any)"
     add("--paper", metavar="DATASET", help=paper)
     output = "the section's file, with its figure beside it (default: results.md beside the runs)"
-    add("--output", type=cli.path, metavar="FILE", help=output)
+    add("--output", type=cli.file_type(".md"), metavar="FILE", help=output)
     add("--only", choices=["none"], help="run none: write down what there is (default: run all)")
     arguments = parse(parser, argv)
     arguments.name = arguments.name or Path(arguments.config[0]).stem
+    if Path(arguments.name).name != arguments.name:
+        parser.error(f"argument --name: {arguments.name} is no name of a file")
     arguments.output = arguments.output or arguments.output_dir / "results.md"
     arguments.figure = arguments.output.parent / f"results_{arguments.name}.png"
     arguments.matrix = arguments.output.parent / f"results_{arguments.name}_matrix.png"

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -31,9 +30,10 @@ from torch.nn.functional import one_hot
 
 from experiments.cells import load_simulated
 from losses import NoAuxiliary
+from models import imagenet_weights
 from tod import data
 from tod.analysis import figures, tables
-from tod.config import cli
+from tod.config import InputError, cli
 from tod.engine.device import keep_freed_memory
 from tod.engine.learner import learning_rate
 from tod.engine.trial import Experiment, Trial
@@ -201,7 +201,7 @@ def _read(path: Path) -> Measured:
     try:
         with np.load(path) as file:
             return Measured(*(torch.from_numpy(file[name]) for name in Measured._fields))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+    except Exception as error:  # a damaged file can raise anything at all
         advice = "name what a run of this script has written beside its figure"
         why = error if isinstance(error, OSError) else "it holds no such measurements"
         raise cannot(path, "read", why, advice) from None
@@ -238,10 +238,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         keep_freed_memory()  # the gradients'
         config = load_simulated(arguments.config, arguments.settings, arguments.data_dir)
+        if config.needs_features:
+            raise InputError(f"{config.needs_features}: needs a file of features; leave it out")
         dataset, device = data.load(config, arguments.seed), torch.device("cpu")
         interruption = Interruption("nothing is kept")
         setting = (config, arguments.seed, NoAuxiliary, dataset, device, arguments.precision)
-        experiment = Experiment(*setting, interruption)
+        weights = imagenet_weights() if config.model.takes_imagenet_weights else None
+        experiment = Experiment(*setting, interruption, weights)
         experiment.load_features()
         measured = measure(Trial(experiment, 1), arguments.images, arguments.logits)
         _write(arguments.output.with_suffix(".npz"), measured)

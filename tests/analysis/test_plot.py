@@ -77,6 +77,7 @@ def test_the_script_draws_in_any_format_and_says_which_runs_are_not_paired(
     [
         ("begun", "begun/results.csv: cannot be read (No such file or directory); name"),
         ("file", "file/results.csv: cannot be read (Not a directory); name the folder"),
+        ("huge", "huge/results.csv: cannot be read (a number of cycle is too large)"),
         ("half", "half/results.csv: cannot be read (could not convert string to float"),
         ("run --output=file/a.FORMAT", "file/a.FORMAT: cannot be written ("),
         ("run --output=folder.FORMAT", "folder.FORMAT: cannot be written (Is a directory)"),
@@ -85,9 +86,11 @@ def test_the_script_draws_in_any_format_and_says_which_runs_are_not_paired(
 )
 def test_bad_paths_give_one_line(tmp_path, monkeypatch, refusal, script, arguments, message):
     kind = "png" if script is plot else "html"
-    for name in ("run", "half", "begun"):
+    for name in ("run", "half", "huge", "begun"):
         write_run(tmp_path, TWO_TRIALS).rename(tmp_path / name)
-    (tmp_path / "half/results.csv").write_text("trial,cycle,num_labeled,test_accuracy\n1,1,10")
+    columns = "trial,cycle,num_labeled,test_accuracy"
+    (tmp_path / "half/results.csv").write_text(f"{columns}\n1,1,10")
+    (tmp_path / "huge/results.csv").write_text(f"{columns}\n1,{10**20},10,50\n")
     (tmp_path / "begun/results.csv").unlink()
     (tmp_path / "file").touch()
     (tmp_path / f"folder.{kind}").mkdir()
@@ -100,6 +103,7 @@ def test_bad_paths_give_one_line(tmp_path, monkeypatch, refusal, script, argumen
     ("arguments", "message"),
     [
         ("run --output=curves", "curves does not end in .png, .pdf or .svg"),
+        ("run --output=.PNG", ".PNG does not end in .png"),
         ("run --output=curves.csv", "curves.csv does not end in .png, .pdf or .svg"),
         ("run --output=run/results.png", "would replace the run's own"),
         ("run --paper --diagnostics", "not allowed with argument"),

@@ -15,6 +15,7 @@ import plot
 from experiments import forecasts, pack, reproduce, theory
 from tests.support.harness import PROJECT_DIR, write_run
 from tod.analysis import figures
+from tod.system.files import NAMES
 
 PAGES = sorted(path for path in (PROJECT_DIR / "docs").glob("*.md"))
 SECTION = re.compile(
@@ -133,22 +134,23 @@ def with_one_digit(number: re.Match) -> str:
 def test_what_is_packed_says_what_the_runs_said_and_no_place(tmp_path):
     folder = write_run(tmp_path / "runs", [[80, 85, 90]])
     config = (folder / "config.yaml").read_text(encoding="utf-8")
-    here = config.replace("data_dir: data", "data_dir: /home/me/pictures")
+    here = config.replace("data_dir: data", "data_dir: /home/me/a long/name\n  of a folder")
     (folder / "config.yaml").write_text(here, encoding="utf-8")
     (folder / "queries").mkdir(exist_ok=True)
     queries = folder / "queries" / "trial1_cycle1.csv"
-    queries.write_text(
-        "index,score,label,class,file\n7,0.5,1,cat,cat/é 1.jpg\n2,0.1,0,ant,ant/2.jpg\n"
+    queries.write_bytes(
+        "index,score,label,class,file\n7,0.5,1,cat,cat/é 1.jpg\n2,0.1,0,ant,ant/".encode()
+        + b"\xff.jpg\n"  # no text: a file's name may be any bytes
     )
     (folder / "queries" / "trial1_cycle2.csv").write_text("index,score\n9,0.5\n")
     pack.main([str(tmp_path / "runs"), str(tmp_path / "runs.tar.xz")])
     first = (tmp_path / "runs.tar.xz").read_bytes()
     with tarfile.open(tmp_path / "runs.tar.xz") as tar:
-        found = {name: tar.extractfile(name).read().decode() for name in tar.getnames()}
+        found = {n: tar.extractfile(n).read().decode(errors=NAMES) for n in tar.getnames()}
     found = {name.removeprefix(f"runs/{folder.name}/"): text for name, text in found.items()}
     assert found["results.csv"] == (folder / "results.csv").read_text()
     assert here != config == found["config.yaml"]
-    assert found["queries/trial1_cycle1.csv"] == "file\ncat/é 1.jpg\nant/2.jpg\n"
+    assert found["queries/trial1_cycle1.csv"] == "file\ncat/é 1.jpg\nant/\udcff.jpg\n"
     assert found["queries/trial1_cycle2.csv"] == "index\n9\n"
     (folder / "weights").mkdir(exist_ok=True)
     (folder / "weights" / "trial1_cycle1.pth").write_bytes(b"large")
@@ -161,9 +163,13 @@ def test_what_is_packed_says_what_the_runs_said_and_no_place(tmp_path):
     [
         (["empty", "new.tar.xz"], "empty: holds no run"),
         (["runs", "new.zip"], "new.zip does not end in .tar.xz"),
+        (["half", "new.tar.xz"], "cannot be packed (No columns to parse from file)"),
     ],
 )
 def test_what_cannot_be_packed_is_one_line(tmp_path, refusal, arguments, said):
     write_run(tmp_path / "runs", [[80, 85, 90]])
+    half = write_run(tmp_path / "half", [[80, 85, 90]])
+    (half / "queries").mkdir(exist_ok=True)
+    (half / "queries" / "trial1_cycle1.csv").touch()
     assert said in refusal(pack.main, *arguments)
     assert not [*tmp_path.glob("new*")]

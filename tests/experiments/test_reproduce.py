@@ -142,9 +142,12 @@ def test_a_section_without_its_end_is_refused_before_the_work(tmp_path, refusal)
         ("--paper digits", "--paper: the paper has no curves for digits"),
         ("--config nothing", "nothing: cannot be read (No such file"),
         ("--trials -1", "--trials: -1"),
-        ("--output .", ".: cannot be written (Is a directory)"),
+        ("--output .", ". does not end in .md"),
+        ("--output runs.md", "runs.md: cannot be written (Is a directory)"),
+        ("--name a/b", "--name: a/b is no name of a file"),
     ],
 )
 def test_wrong_arguments_are_one_line(tmp_path, wrong, said, refusal):
+    (tmp_path / "runs.md").mkdir()
     assert said in refusal(reproduce.main, *wrong.split())
-    assert not any(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["runs.md"]

@@ -115,6 +115,15 @@ def test_a_figure_that_cannot_be_written_is_refused_before_the_training(tmp_path
     assert f"{folder}: cannot be written (Is a directory)" in told
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [["model.name=linear", "model.extractor=null"], ["active_learning.initial=typical"]],
+)
+def test_what_needs_a_file_of_features_is_refused(refusal, settings):
+    said = refusal(theory.main, *(f"--set={each}" for each in settings))
+    assert f"{settings[-1]}: needs a file of features" in said
+
+
 def test_a_configuration_for_people_is_refused(tmp_path, refusal):
     told = "--config own_images: its labels come from people; name another one"
     assert told in refusal(theory.main, "--config=own_images", f"--data-dir={tmp_path}")

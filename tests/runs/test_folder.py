@@ -100,6 +100,11 @@ def test_overwriting_some_trials_leaves_the_others_untouched(tmp_path, capsys):
     assert "leave out --trials to start all of them afresh" in another
     assert contents(folder) == first
     again = ("--trials=2", "--set=training.lr=0.2")
+    recorded = (folder / "config.yaml").read_text()
+    without = re.sub(r"^active_learning: (.*\n  )*.*\n", "", recorded, flags=re.MULTILINE)
+    (folder / "config.yaml").write_text(without)
+    assert "another active_learning.trials (None there, 2 here)" in refused(start, *again)
+    (folder / "config.yaml").write_text(recorded)
     start(*again)
     for left in ("queries/trial2_cycle9.csv", "progress/trial2.pt"):
         (folder / left).touch()

@@ -59,7 +59,10 @@ def read_rows(path: Path) -> pd.DataFrame:
     for column, kind in {"trial": int, "cycle": int, "num_labeled": int, ACCURACY: float}.items():
         if column not in rows:
             raise ValueError(f"it has no column {column}")
-        rows[column].astype(kind)  # raises where a cell is no number
+        try:
+            rows[column].astype(kind)  # raises where a cell is no number
+        except OverflowError:
+            raise ValueError(f"a number of {column} is too large") from None
     # If lines have more cells than the header, pandas takes the first ones as an index.
     if not text.endswith("\n") or not isinstance(rows.index, pd.RangeIndex):
         raise ValueError("a line has not as many cells as there are columns")

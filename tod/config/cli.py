@@ -75,7 +75,7 @@ def file_type(*endings: str) -> Callable[[str], Path]:
 
     def checked(value: str) -> Path:
         file = path(value)
-        if file.name in endings or not file.name.lower().endswith(endings):
+        if file.name.lower() in endings or not file.name.lower().endswith(endings):
             raise argparse.ArgumentTypeError(f"{value} does not end in {named}")
         return file
 

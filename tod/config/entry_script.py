@@ -107,12 +107,8 @@ def _contradictions(typed: argparse.Namespace, config: Config) -> Iterator[tuple
         for name in ("labels", "relabel", "partial"):
             if getattr(typed, name):
                 yield name, f"is for people's labels (--config {OWN_IMAGES})"
-        needs = "model.extractor=null" if config.model.sees_a_file else None
-        active = config.active_learning
-        if active.initial_compares_images and not config.model.is_linear:
-            needs = f"active_learning.initial={active.initial}"
-        if needs and not typed.features:
-            yield "features", f"{needs} needs a file"
+        if config.needs_features and not typed.features:
+            yield "features", f"{config.needs_features} needs a file"
         return
     if typed.processes > 1 and typed.parallel == "trials":
         yield "processes", "people label for one trial; --parallel data shares it"

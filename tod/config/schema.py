@@ -222,6 +222,15 @@ class Config(Section):
         """Of the images that the network sees, in pixels."""
         return self.images.size or self.images.resize or self.facts.side
 
+    @property
+    def needs_features(self) -> str | None:
+        """The setting that needs the file of `--features`, as KEY=VALUE; None if none does."""
+        if self.model.sees_a_file:
+            return "model.extractor=null"
+        if self.active_learning.initial_compares_images and not self.model.is_linear:
+            return f"active_learning.initial={self.active_learning.initial}"
+        return None
+
     def as_dict(self) -> dict[str, Any]:
         """The configuration as plain lists, dicts and values, without its name."""
         return json.loads(json.dumps(self.model_dump()))

@@ -134,6 +134,9 @@ def _of_rows(
             "writes them, not people's labels; where people have checked every row, leave that "
             "column out"
         )
+    for name in ("file", "sha256", *CLASS_COLUMNS):
+        if [*columns].count(name) > 1:
+            raise ValueError(f"it has two columns {name}; leave one of them out")
     if not is_export:
         _refuse_without(CLASS_COLUMNS, columns)
     elif not {*CLASS_COLUMNS} & {*columns}:

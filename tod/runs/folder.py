@@ -175,10 +175,11 @@ class RunFolder:
         if any((self.path / name).exists() for name in names):
             found, wanted = self.recorded(), self.identity.as_dict()
             found["run"] = {key: found["run"].get(key) for key in wanted["run"]}
+            found, wanted = flat(found), flat(wanted)
             # Images may move; whether they are the same is known once they are read.
-            found["data_dir"] = wanted["data_dir"]
-            found["active_learning"][TARGET] = wanted["active_learning"][TARGET]
-            self._refuse_differences(flat(found), flat(wanted))
+            for key in ("data_dir", f"active_learning.{TARGET}"):
+                found[key] = wanted[key]
+            self._refuse_differences(found, wanted)
 
     def _refuse_differences(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         for key in {**wanted, **found}:

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tod import __version__
+from tod.config import PROJECT_DIR
 
 LIBRARIES = ("torchvision", "numpy", "scikit-learn", "pillow", "timm")
 """Those that decide numbers, beside PyTorch, whose build is recorded too."""
@@ -18,7 +19,7 @@ def versions() -> dict[str, str | None]:
     """All of them, as a run's `config.yaml` records them."""
     return {
         "version": __version__,
-        "commit": commit(Path(__file__).resolve().parents[2]),
+        "commit": commit(PROJECT_DIR),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in LIBRARIES},
     }
