@@ -13,13 +13,13 @@ from pathlib import Path
 import tod.system.early_interrupt  # noqa: F401 - ahead of what takes seconds
 from tod.analysis.plots import KINDS, write_plot
 from tod.config import cli
-from tod.system.files import refuse_unwritable
+from tod.runs.folder import refuse_output
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line, draws, and shows the table."""
     parser = cli.Parser(description=__doc__)
-    parser.add_argument("runs", nargs="+", type=cli.path, metavar="RUN", help="a run's folder")
+    cli.add_runs(parser)
     kinds = parser.add_mutually_exclusive_group()
     for kind, shows in KINDS.items():
         kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind, help=shows)
@@ -37,9 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     name = arguments.kind if arguments.kind not in (None, "paper") else "learning_curve"
     output = arguments.output or Path(f"{name}.png")
     table = output.with_suffix(".csv")
-    if table.name == "results.csv" and (table.parent / "config.yaml").exists():
-        parser.error(f"argument --output: the table would replace the run's own {table}")
-    refuse_unwritable(output)
+    for file in (output, table):
+        refuse_output(file)
     print(write_plot(output, arguments.runs, arguments.kind, arguments.target))
     print(f"{output}, {table}")
 

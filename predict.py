@@ -12,7 +12,8 @@ from pathlib import Path
 
 import tod.system.early_interrupt  # noqa: F401 - ahead of what takes seconds
 from tod.config import cli
-from tod.system.files import as_csv, refuse_unwritable, write_atomically
+from tod.runs.folder import refuse_output
+from tod.system.files import as_csv, write_atomically
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--weights", type=cli.path, metavar="FILE", help=weights)
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     arguments = parser.parse_args(argv)
-    refuse_unwritable(arguments.output)
+    refuse_output(arguments.output)
 
     from tod.engine import device as devices
     from tod.engine.prediction import predictions

@@ -19,7 +19,7 @@ from tod.system.files import refuse_unwritable
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and writes the page."""
     parser = cli.Parser(description=__doc__)
-    parser.add_argument("runs", nargs="+", type=cli.path, metavar="RUN", help="a run's folder")
+    cli.add_runs(parser)
     settings = {"default": Path("report.html"), "help": "the page (default: %(default)s)"}
     parser.add_argument("--output", type=cli.file_type(".html", ".htm"), metavar="FILE", **settings)
     cli.add_target(parser)

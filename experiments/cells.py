@@ -99,9 +99,14 @@ def parse(parser: cli.Parser, argv: Sequence[str]) -> argparse.Namespace:
 def load_simulated(name: str, overrides: Sequence[str] = (), data_dir: str | None = None) -> Config:
     """A configuration, as `load` reads it; InputError if its labels come from people."""
     config = load(name, overrides, data_dir)
+    refuse_people(config, name)
+    return config
+
+
+def refuse_people(config: Config, name: str) -> None:
+    """Refuses a configuration, of this name, whose labels come from people."""
     if config.facts.from_people:
         raise InputError(f"--config {name}: its labels come from people; name another one")
-    return config
 
 
 def refuse_doubles(option: str, values: Sequence[object]) -> None:
@@ -136,7 +141,9 @@ class Cell:
         own |= {"seed": self.seed, "output-dir": self.arguments.output_dir}
         typed = [f"--{name}={value}" for name, value in own.items()]
         typed += shortened_training(self.config, self.arguments.scale)
-        return entry_script.parse(self.script, [*typed, *self.arguments.further])
+        command = entry_script.parse(self.script, [*typed, *self.arguments.further])
+        refuse_people(command.identity.config, self.config)
+        return command
 
     @property
     def folder(self) -> Path:

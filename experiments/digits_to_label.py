@@ -19,18 +19,16 @@ from PIL import Image
 
 from tod import config as configuration
 from tod.config import InputError, cli
-from tod.config.settings import as_yaml, shortened
+from tod.config.settings import as_yaml, flat, shortened
 from tod.data.published import digits
 from tod.people.requests import read_requests
 from tod.system.files import as_csv, atomic_file, read_table, refuse_unwritable, write_atomically
 
-SETTINGS = (
-    *("model.width=16", "images.size=8", "augmentation.flip=false", "augmentation.crop_padding=1"),
-    *("active_learning.query_size=50", "active_learning.subset_size=500"),
-    *("training.epochs=15", "training.lr=0.02", "training.milestones=[12]"),
-    "ll4al.detach_epoch=9",
+AS_DIGITS = (
+    "model.width augmentation.flip augmentation.crop_padding active_learning.query_size "
+    "active_learning.subset_size training.epochs training.lr training.milestones ll4al.detach_epoch"
 )
-"""What suits the digits, as in `config/digits.yaml`."""
+"""The settings that are those of `config/digits.yaml`."""
 NAME = "digits_to_label.yaml"
 TRUTH = ["file", "class"]
 
@@ -50,7 +48,9 @@ def write_pictures(folder: Path) -> None:
     table = pd.DataFrame(truth, columns=TRUTH, dtype=object)
     write_atomically(folder / "truth.csv", as_csv(table))
     write_atomically(folder / "classes.txt", "".join(f"{name}\n" for name in class_names))
-    config = configuration.load("own_images", SETTINGS, str(folder))
+    digits_yaml = flat(configuration.load("digits").as_dict())
+    settings = [f"{name}={digits_yaml[name]}" for name in AS_DIGITS.split()]
+    config = configuration.load("own_images", ["images.size=8", *settings], str(folder))
     write_atomically(folder / NAME, as_yaml(config.as_dict()))
     print(f"{folder}: {len(truth):,} pictures to label, of {len(class_names)} classes")
 

@@ -97,7 +97,7 @@ def table(curves: Sequence[Curve]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the command line and prints the tables."""
     parser = cli.Parser(description=__doc__)
-    parser.add_argument("runs", nargs="+", type=cli.path, metavar="RUN", help="a run's folder")
+    cli.add_runs(parser)
     curves = read_runs(parser.parse_args(argv).runs)
     alone = table([trial for curve in curves for trial in by_trial(curve)])
     if not alone:

@@ -141,6 +141,12 @@ def test_scale_shortens_epochs_milestones_and_detach_epoch_alike():
     ]
 
 
+PEOPLES = (
+    *("--set=dataset=own_images", "--set=images.size=8"),
+    *("--set=active_learning.trials=1", "--set=active_learning.cycles=null"),
+)
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -153,6 +159,7 @@ def test_scale_shortens_epochs_milestones_and_detach_epoch_alike():
         (["--config", "nothing"], "nothing: cannot be read (No such file or directory); --config "),
         (["--strategy", "BALD/NONE", "RANDOM/NONE"], "--sampling BALD: needs dropout"),
         (["--config", "own_images"], "own_images: its labels come from people"),
+        (["--", *PEOPLES], "--config digits: its labels come from people"),
         (["--strategy", "TOD/NONE", "TOD/NONE"], "TOD/NONE is named twice"),
         (["--seed", "1", "1"], "1 is named twice"),
         (["--seed", "-1"], "--seed"),

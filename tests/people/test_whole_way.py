@@ -8,6 +8,7 @@ from playwright.sync_api import Browser
 
 import main_TOD
 import plot
+import predict
 import report
 from experiments import digits_to_label
 from tests.support.browser import chromium, wait_until_ready
@@ -87,6 +88,14 @@ def test_a_folder_is_classified_beside_what_people_have_said(labelled, tmp_path)
     assert len(rows) == 60
     given = {row["file"]: row["class"] for row in people.table("labels.csv")}
     assert {f"unlabeled/{row['file']}": row["labelled"] for row in rows if row["labelled"]} == given
+
+
+def test_no_output_replaces_a_file_of_the_run(labelled):
+    people, _ = labelled
+    images = str(people.data / "unlabeled")
+    for file in people.run.glob("[!.]*"):
+        told = f"{file}: is a file of the run itself"
+        assert told in refused(predict.main, [str(people.run), images, f"--output={file}"])
 
 
 def test_the_report_shows_the_audits_and_the_batches(labelled, tmp_path, capsys):

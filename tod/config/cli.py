@@ -112,6 +112,11 @@ def percent(value: str) -> float:
     raise argparse.ArgumentTypeError(f"{value} is not an accuracy in %, from 1 to 100")
 
 
+def add_runs(parser: Parser) -> None:
+    """Adds `RUN ...`."""
+    parser.add_argument("runs", nargs="+", type=path, metavar="RUN", help="a run's folder")
+
+
 def add_target(parser: Parser) -> None:
     """Adds `--target`."""
     shows = "draw and say how many labels this test accuracy, such as 95, would take"

@@ -16,7 +16,14 @@ from tod.analysis import results
 from tod.config import InputError, read_run
 from tod.config.identity import Identity
 from tod.config.settings import as_yaml, flat
-from tod.system.files import as_csv, cannot, locked, remove, write_atomically
+from tod.system.files import (
+    as_csv,
+    cannot,
+    locked,
+    refuse_unwritable,
+    remove,
+    write_atomically,
+)
 
 log = logging.getLogger("tod")
 
@@ -25,12 +32,25 @@ CONTENTS = (
     "progress trials results.csv learning_curve.png unreadable.csv queries confusion predictions "
     "weights tensorboard log.txt config.yaml"
 )
+OF_PEOPLE = (
+    "labels.csv disagreements.csv set_aside.csv labels.copy.csv disagreements.copy.csv "
+    "set_aside.copy.csv pool.csv suspects.csv batches"
+)
+"""What else there is where people label; nothing ever removes it."""
 START_AFRESH = "mend it, or start the run afresh with --overwrite"
 TARGET = "target_accuracy"
 """Of the section `active_learning`: may change between the commands of a run."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 ANOTHER_PLACE = "name another place with --output-dir"
 ALL_TRIALS = f"leave out --trials to start all of them afresh, or {ANOTHER_PLACE}"
+
+
+def refuse_output(path: Path) -> None:
+    """Refuses an output that would replace a file of a run, or that cannot be written."""
+    is_in_a_run = (path.parent / "config.yaml").exists()
+    if is_in_a_run and path.name in (*CONTENTS.split(), *OF_PEOPLE.split()):
+        raise InputError(f"{path}: is a file of the run itself; name another one with --output")
+    refuse_unwritable(path)
 
 
 @dataclass
