@@ -4,7 +4,7 @@
 #   bash experiments/within.sh 480 kept main_TOD.py --config cifar10 --sampling TOD --auxiliary NONE
 #
 # Every 20 seconds, kept/results.tar.xz has the results so far (experiments/pack.py). After 480
-# seconds the run saves and ends; kept/state.00, … hold its folder then, without pictures. Where
+# seconds the run saves and ends; kept/state/00, … hold its folder then, without pictures. Where
 # these lie, the same command, also on another machine, goes on with it.
 set -euo pipefail
 
@@ -17,8 +17,16 @@ shift 2
 project=$(cd "$(dirname "$0")/.." && pwd)
 results=$(mktemp -d)/results
 mkdir -p "$kept" "$results"
-if [[ -e $kept/state.00 ]]; then
-    cat "$kept"/state.* | tar -xf - -C "$results"
+
+take_new() { # a state that is there as `new` is whole
+    [[ -d $kept/new ]] || return 0
+    rm -rf "$kept/state"
+    mv "$kept/new" "$kept/state"
+}
+
+take_new
+if [[ -d $kept/state ]]; then
+    cat "$kept"/state/* | tar -xf - -C "$results"
 fi
 
 pack() {
@@ -36,10 +44,9 @@ done
 wait "$run" || status=$?
 pack
 # The former state stays until the new one is whole.
-rm -f "$kept"/new.*
-tar -cf - -C "$results" --exclude='*.png' --exclude='.locks' . | split -d -b 15M - "$kept/new."
-rm -f "$kept"/state.*
-for part in "$kept"/new.*; do
-    mv "$part" "$kept/state.${part##*.}"
-done
+rm -rf "$kept/partial"
+mkdir "$kept/partial"
+tar -cf - -C "$results" --exclude='*.png' --exclude='.locks' . | split -d -b 15M - "$kept/partial/"
+mv "$kept/partial" "$kept/new"
+take_new
 exit $status

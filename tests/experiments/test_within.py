@@ -31,6 +31,7 @@ def test_a_run_leaves_its_results_and_a_state_from_which_it_goes_on_elsewhere():
     rows = subprocess.run(packed, capture_output=True, text=True, check=True).stdout
     assert len(rows.splitlines()) == 3
     Path("kept/results.tar.xz").unlink()
+    Path("kept/state").rename("kept/new")  # as a kill between two renames leaves it
     again = within(100)
     assert again.returncode == 0, again.stderr
     assert "continuing" not in again.stdout and "epoch" not in again.stdout  # it had ended
