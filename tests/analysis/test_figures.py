@@ -1,6 +1,7 @@
 """What the figures contain."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 
 from tests.analysis.conftest import write_full_run
 from tests.support.harness import write_run
-from tod.analysis import figures, results
+from tod.analysis import figures, results, tables
 from tod.analysis.matrix import penalty_matrix
 
 
@@ -153,10 +154,23 @@ def test_of_a_thousand_classes_as_many_are_named_as_can_be_read():
     assert axes.get_yticklabels()[10].get_text() == f"class {axes.get_yticks()[10]}"
 
 
-def test_the_curve_of_an_audited_run_says_so(tmp_path):
-    run = write_run(tmp_path, [[80, 90]], cycles=2)
+def write_audited_run(root: Path, accuracies: list[float], seed: int = 0) -> Path:
+    """A run of one trial, each of whose accuracies was measured on 40 audited images."""
+    run = write_run(root, [accuracies], cycles=len(accuracies), seed=seed)
     header, *rows = (run / "results.csv").read_text().splitlines()
-    lines = [f"{header},audited,accuracy_low,accuracy_high", *(f"{row},40,70,95" for row in rows)]
+    lines = [f"{header},audited,accuracy_low,accuracy_high", *(f"{row},40,1,2" for row in rows)]
     (run / "results.csv").write_text("\n".join(lines) + "\n")
+    return run
+
+
+def test_the_curve_of_an_audited_run_says_so(tmp_path):
+    run = write_audited_run(tmp_path, [80, 90])
     (axes,) = figures.learning_curves(results.read_runs([run])).axes
     assert axes.get_ylabel() == "accuracy on audited images (%)"
+
+
+def test_the_audits_of_runs_that_differ_in_the_seed_count_together(tmp_path):
+    runs = [write_audited_run(tmp_path, [70, 80 + 10 * seed], seed) for seed in (0, 1)]
+    *_, audits = tables.accuracy_tables(results.read_runs(runs))
+    low, high = results.accuracy_interval(85, 80)
+    assert audits.rows[1][1:] == ["70.0 [59.2, 78.9] (80)", f"85.0 [{low:.1f}, {high:.1f}] (80)"]

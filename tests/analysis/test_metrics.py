@@ -12,7 +12,7 @@ from sklearn.calibration import calibration_curve
 from tests.support.formats import write_image_folder
 from tests.support.harness import table, write_run
 from tests.support.loading import load, refused
-from tod.analysis import confusion, metrics, records, tables
+from tod.analysis import confusion, metrics, records, results, tables
 from tod.analysis.results import METRICS, read_runs
 
 
@@ -184,4 +184,4 @@ def test_the_interval_of_an_accuracy_is_wilsons():
     middle = (share * count + z**2 / 2) / (count + z**2)
     half = z * (count * share * (1 - share) + z**2 / 4) ** 0.5 / (count + z**2)
     expected = (100 * (middle - half), 100 * (middle + half))
-    assert metrics.accuracy_interval(25.0, count) == pytest.approx(expected)
+    assert results.accuracy_interval(25.0, count) == pytest.approx(expected)

@@ -14,7 +14,7 @@ import pandas as pd
 from tod.analysis import fonts
 from tod.analysis.forecast import NoForecastError, forecast, points_of
 from tod.analysis.matrix import PenaltyMatrix
-from tod.analysis.results import ACCURACY, DIAGNOSTICS, Curve, split_names
+from tod.analysis.results import ACCURACY, AUDIT, DIAGNOSTICS, Curve, split_names
 from tod.analysis.tables import shared_training_images, summarized
 from tod.config import InputError
 from tod.config.schema import DATASETS
@@ -216,7 +216,7 @@ def _draw_mean(
     tens, ones = divmod(number, 10)
     colour = f"C{ones}"
     if column == ACCURACY and curve.is_audited:
-        ends = (curve.values(name).mean() for name in ("accuracy_low", "accuracy_high"))
+        ends = (curve.audits[name] for name in AUDIT[1:])
         low, high = (end.reindex(found.index).fillna(mean) for end in ends)
         axes.vlines(labels, low, high, color=colour, alpha=0.5)
     name = _plain(curve.name)  # and legends omit `_…`

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from tod.analysis.results import ACCURACY, FEW_IMAGES, METRICS
+from tod.analysis.results import ACCURACY, FEW_IMAGES, METRICS, accuracy_interval
 from tod.strategies.calibration import calibration_error
 
 PATIENCE = 3
@@ -40,14 +40,6 @@ def metrics_of_test_set(logits: Tensor, labels: Tensor) -> dict[str, str]:
     *percents, error = (f"{100 * share:.4f}" for share in shares)
     likelihood = f"{cross_entropy(logits, labels).item():.6g}"
     return dict(zip((ACCURACY, *METRICS), (*percents, likelihood, error), strict=True))
-
-
-def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:
-    """Wilson's interval of 95 % (JASA 1927) about an accuracy on `count` images; all in %."""
-    from scipy.stats import binomtest  # takes a second to import
-
-    interval = binomtest(round(accuracy * count / 100), count).proportion_ci(0.95, "wilson")
-    return 100 * interval.low, 100 * interval.high
 
 
 def why_nothing_seems_learnt(accuracies: Sequence[float], labels: Tensor) -> str:

@@ -49,6 +49,14 @@ USED_BY = {
 """For each section that only some methods use, the arguments that choose them."""
 
 
+def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:
+    """Wilson's interval of 95 % (JASA 1927) about an accuracy on `count` images; all in %."""
+    from scipy.stats import binomtest  # takes a second to import
+
+    interval = binomtest(round(accuracy * count / 100), count).proportion_ci(0.95, "wilson")
+    return 100 * interval.low, 100 * interval.high
+
+
 def read_rows(path: Path) -> pd.DataFrame:
     """The rows of a `results.csv`, one for each cycle of a trial, as text.
 
@@ -149,6 +157,21 @@ class Curve:
     def trials(self) -> set[tuple[int, int]]:
         """Seed and number of each trial, by which trials are paired."""
         return set(zip(self.rows["seed"], self.rows["trial"], strict=True))
+
+    @property
+    def audits(self) -> pd.DataFrame:
+        """By number of labels, how many images people have audited, over all trials, and the
+        accuracy on them with its 95 % interval, in %; columns `AUDIT` and `ACCURACY`.
+        """
+        counts, accuracies = self.values(AUDIT[0]), self.values(ACCURACY)
+        correct = (counts * accuracies / 100).round().sum(min_count=1)
+        counts = counts.where(accuracies.notna()).sum().astype(int)
+        found = {}
+        for labels in correct.dropna().index.intersection(counts[counts > 0].index):
+            accuracy, count = 100 * correct[labels] / counts[labels], counts[labels]
+            ends = accuracy_interval(accuracy, count)
+            found[labels] = dict(zip((ACCURACY, *AUDIT), (accuracy, count, *ends), strict=True))
+        return pd.DataFrame.from_dict(found, "index", columns=[ACCURACY, *AUDIT])
 
     def values(self, column: str) -> pd.DataFrame:
         """A column by trial (rows: seed and number) and by number of labels (columns).

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from tod.analysis.forecast import in_words
-from tod.analysis.results import ACCURACY, AUDIT, DIAGNOSTICS, METRICS, Curve, split_names
+from tod.analysis.results import ACCURACY, DIAGNOSTICS, METRICS, Curve, split_names
 from tod.system.files import as_csv
 
 AREA = "area_under_budget_curve"
@@ -119,12 +119,10 @@ def accuracy_tables(curves: Sequence[Curve]) -> list[Table]:
 
 def _audit_rows(curves: Sequence[Curve]) -> list[list[str]]:
     shown = {
-        (curve.name, row["num_labeled"]): "{:.1f} [{:.1f}, {:.1f}] ({:.0f})".format(
-            *(row[column] for column in (ACCURACY, *AUDIT[1:], AUDIT[0]))
-        )
+        (curve.name, labels): f"{accuracy:.1f} [{low:.1f}, {high:.1f}] ({count:.0f})"
         for curve in curves
         if curve.is_audited
-        for row in curve.rows.dropna(subset=[ACCURACY, *AUDIT]).to_dict("records")
+        for labels, accuracy, count, low, high in curve.audits.itertuples()
     }
     labels, names = (sorted({key[i] for key in shown}) for i in (1, 0))
     header = ["accuracy on audited images (%)", *(f"{n} labels" for n in labels)]

@@ -10,9 +10,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from losses import task_losses
 from tod.analysis.diagnostics import query_diagnostics
-from tod.analysis.metrics import accuracy_interval
 from tod.analysis.results import AUDIT as AUDIT_COLUMNS
-from tod.analysis.results import FEW_IMAGES
+from tod.analysis.results import FEW_IMAGES, accuracy_interval
 from tod.analysis.suspects import suspects
 from tod.config.settings import counted
 from tod.data.own_images import UNKNOWN, indices_of

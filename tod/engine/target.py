@@ -10,8 +10,7 @@ import torch
 import models
 from models.inference import logits_alone
 from tod.analysis import forecast
-from tod.analysis.metrics import accuracy_interval
-from tod.analysis.results import ACCURACY, AUDIT, read_run
+from tod.analysis.results import ACCURACY, AUDIT, accuracy_interval, read_run
 from tod.config import Config
 from tod.config.settings import counted
 from tod.engine.trial import Trial, Views
