@@ -22,8 +22,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("run", type=cli.path, metavar="RUN_FOLDER", help="the run's folder")
     add("folder", type=cli.path, metavar="FOLDER", help="where the images lie")
-    output = Path("predictions.csv")
-    add("--output", type=cli.path, default=output, metavar="FILE", help="default: %(default)s")
+    table = {"type": cli.file_type(".csv"), "metavar": "FILE", "help": "default: %(default)s"}
+    add("--output", default=Path("predictions.csv"), **table)
     weights = "the run's weights (default: of the last cycle of its first trial)"
     add("--weights", type=cli.path, metavar="FILE", help=weights)
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")

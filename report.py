@@ -13,7 +13,7 @@ import tod.system.early_interrupt  # noqa: F401 - ahead of what takes seconds
 from tod.analysis.report import write_report
 from tod.analysis.results import read_runs
 from tod.config import cli
-from tod.system.files import refuse_unwritable
+from tod.runs.folder import refuse_output
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=cli.file_type(".html", ".htm"), metavar="FILE", **settings)
     cli.add_target(parser)
     arguments = parser.parse_args(argv)
-    refuse_unwritable(arguments.output)
+    refuse_output(arguments.output)
     write_report(arguments.output, read_runs(arguments.runs), arguments.target)
     print(arguments.output)
 

@@ -2,6 +2,9 @@
 # active Python where it does, else .venv beside this file, built or completed first.
 #   . setup.sh requirements.txt
 
+# pip catches Ctrl-C, and what it has not found would be installed.
+trap 'echo interrupted >&2; exit 130' INT
+
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 is_new_enough() { # PYTHON

@@ -148,6 +148,7 @@ def test_what_a_table_says_is_read_to_the_letter(tmp_path, content, expected):
             "task 1 has 2 classes in one annotation",
         ),
         ("file,class,label\na,b,\nc,,d\n", "has classes in class and in label; leave one of them"),
+        ("file,class,skipped\na,,yes\nb,c,no\nd,e,yes\n", "line 4 has a class, and is skipped"),
         ("file,class,class\na,b,c\n", "has two columns class; leave one of them"),
         ('[{"file": "a", "choice": "b"}, {"file": "c", "label": "d"}]', "in label and in choice"),
         ("file,class\n\xc4pfel.png,\xc4pfel\n".encode("cp1252"), "Windows-1252 (Äpfel); save"),

@@ -284,7 +284,7 @@ def test_a_skip_takes_no_label_away_and_a_label_ends_a_skip():
     ("given", "says"),
     [
         (answer(A, "caat"), "caat is no class; the nearest is cat"),
-        (answer(A, "Dog"), "Dog is no class; the nearest is dog"),
+        (answer(A, "DOG"), "DOG is no class; the nearest is dog"),
         (answer("unlabeled/z.png", "cat"), "unlabeled/z.png is no image of photos"),
         (answer("../photos/unlabeled/a.png", "cat"), "is no image of photos"),
         (answer("/etc/passwd", "cat"), "/etc/passwd is no image of photos"),

@@ -15,6 +15,8 @@ from tests.support.browser import chromium, wait_until_ready
 from tests.support.harness import run_script
 from tests.support.loading import refused
 from tests.support.people import People, table
+from tod.config import InputError
+from tod.runs.folder import refuse_output
 
 
 def said_by(people: People, *arguments: object) -> str:
@@ -92,10 +94,13 @@ def test_a_folder_is_classified_beside_what_people_have_said(labelled, tmp_path)
 
 def test_no_output_replaces_a_file_of_the_run(labelled):
     people, _ = labelled
-    images = str(people.data / "unlabeled")
-    for file in people.run.glob("[!.]*"):
-        told = f"{file}: is a file of the run itself"
-        assert told in refused(predict.main, [str(people.run), images, f"--output={file}"])
+    files = [path for path in people.run.rglob("[!.]*") if path.is_file()]
+    for file in files:
+        with pytest.raises(InputError, match="is the run's own place"):
+            refuse_output(file)
+    images, output = people.data / "unlabeled", people.run / "labels.csv"
+    told = f"{output}: is the run's own place"
+    assert told in refused(predict.main, [str(people.run), str(images), f"--output={output}"])
 
 
 def test_the_report_shows_the_audits_and_the_batches(labelled, tmp_path, capsys):

@@ -28,7 +28,7 @@ from tod.people.batch_files import write_batch
 from tod.people.label_store import LabelStore, refuse_other_classes
 from tod.people.requests import AUDIT, CHECK, Request, batch_folder
 from tod.runs.checkpoints import Progress
-from tod.runs.folder import RunFolder
+from tod.runs.folder import ANOTHER_PLACE, RunFolder
 from tod.runs.log import RunLog
 from utils import random_generator
 
@@ -62,10 +62,12 @@ class PeopleOracle(Oracle):
     _has_asked: bool = False
 
     def folder(self, path: Path) -> RunFolder:
-        advice = (
-            "have it as there, or name another place with --output-dir, and give it what people "
-            f"have said, audits too, by --labels {path / 'labels.csv'} and the tables beside it"
-        )
+        advice = f"have it as there, remove {path} (nobody has labelled any), or {ANOTHER_PLACE}"
+        if (path / "labels.csv").exists():
+            advice = (
+                f"have it as there, or {ANOTHER_PLACE}, and give it what people have said, audits "
+                f"too, by --labels {path / 'labels.csv'} and the tables beside it"
+            )
         return RunFolder(path, self.identity, trials=[1], chosen=[1], advice=advice)
 
     def prepare(self, folder: RunFolder, run_log: RunLog) -> None:
@@ -77,6 +79,8 @@ class PeopleOracle(Oracle):
         folder.claim()  # or two first commands would each find an empty folder
         state = Progress(folder.path, 1).load()
         self.recorded = folder.begun()
+        if not self.recorded:
+            _say_what_else_has_begun(folder.path, self.config.name)
         if model.is_linear and not self.recorded:
             _ = Extractor(model.extractor, model.extractor_size).network
         refuse_other_classes(folder.path, self.recorded, found.class_names)
@@ -294,9 +298,20 @@ class PeopleOracle(Oracle):
         if gone := self.store.gone():
             left_out = f" ({len(gone)} gone or changed, as {shortened(gone[0].file)})"
         how = "by --partial"
-        if self.partial:
-            how = "once there is one (--partial needs an answer at least)"
+        if not self.store.has_answers():
+            how = "once there is one, by --partial"
         log.info(
             f"{batch_folder(self.store.run_folder, number)}: waits for the labels of "
             f"{count}{left_out}; give them by --labels FILE, or go on without {how}"
         )
+
+
+def _say_what_else_has_begun(path: Path, config: str) -> None:
+    """Logs that people have begun another run of this configuration beside a new one.
+
+    An argument that a further round leaves out would silently begin a run of its own.
+    """
+    begun = {found.parent for found in path.parent.glob(f"{config}_auxiliary_*/batches")} - {path}
+    if begun:
+        words = f"to go on with {max(begun)} instead, give its --sampling, --auxiliary and --seed"
+        log.warning(f"{path}: is a new run; {words}")

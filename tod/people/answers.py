@@ -145,7 +145,10 @@ def _of_rows(
     column = CONTROL if is_export and CONTROL in columns else _where_classes_are(filled)
     for here, row in rows:
         name = row.get(column)
-        if name or str(row.get("skipped") or "").strip().lower() in ("yes", "true", "1"):
+        is_skipped = str(row.get("skipped") or "").strip().lower() in ("yes", "true", "1")
+        if name and is_skipped:
+            raise ValueError(f"{here} has a class, and is skipped; leave one of them out")
+        if name or is_skipped:
             told_by = _told_by(row, "annotation_id", "annotator")
             class_name = _class(name, here) if name else None
             if of_a_run:

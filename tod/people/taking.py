@@ -169,5 +169,8 @@ def _known_class(name: str, class_names: Collection[str], is_shown: bool) -> str
     for wanted in (class_name_of(name), class_name_of(name.strip())):
         if wanted in class_names:
             return wanted
-    near = difflib.get_close_matches(wanted[:100], class_names, 1, 0.0)[0] if is_shown else ""
+    near = ""
+    if is_shown:
+        folded = {known.casefold(): known for known in class_names}
+        near = folded[difflib.get_close_matches(wanted[:100].casefold(), folded, 1, 0.0)[0]]
     raise ValueError(f"{shortened(wanted)} is no class; the nearest is {shortened(near)}")

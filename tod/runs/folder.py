@@ -46,10 +46,12 @@ ALL_TRIALS = f"leave out --trials to start all of them afresh, or {ANOTHER_PLACE
 
 
 def refuse_output(path: Path) -> None:
-    """Refuses an output that would replace a file of a run, or that cannot be written."""
-    is_in_a_run = (path.parent / "config.yaml").exists()
-    if is_in_a_run and path.name in (*CONTENTS.split(), *OF_PEOPLE.split()):
-        raise InputError(f"{path}: is a file of the run itself; name another one with --output")
+    """Refuses an output that would lie among a run's own files, or that cannot be written."""
+    whole = path.resolve()
+    for folder in whole.parents:
+        own = whole.relative_to(folder).parts[0] in (*CONTENTS.split(), *OF_PEOPLE.split())
+        if own and (folder / "config.yaml").exists():
+            raise InputError(f"{path}: is the run's own place; name another one with --output")
     refuse_unwritable(path)
 
 
