@@ -78,14 +78,12 @@ def test_the_same_command_without_labels_says_what_it_waits_for_and_changes_noth
     assert all(words in line for words in said)
 
 
-def test_a_round_that_would_begin_a_second_run_says_which_has_begun(after, caplog):
+def test_a_round_that_would_begin_a_second_run_says_which_has_begun(after, capsys):
     people = after(0)
-    people.round()
-    assert "is a new run" not in caplog.text
-    run = people.run
-    people.round("--labels", people.answers(0), sampling="RANDOM")
-    words = f"is a new run; to go on with {run} instead, give its --sampling"
-    assert words in caplog.text
+    run, answers = people.run, people.answers(0)
+    people.round("--labels", answers, sampling="RANDOM", quiet=False)
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert f"is a new run; to go on with {run} instead, give its --sampling" in first
 
 
 def test_a_batch_that_is_not_complete_waits_and_keeps_what_it_has(after):
