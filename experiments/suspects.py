@@ -91,7 +91,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=cli.path, metavar="FOLDER")
     for name, default in (("--classes", 10), ("--labels", 300), ("--size", None)):
         least = partial(cli.whole_number, minimum=2 if default else 32, maximum=10**6)
-        parser.add_argument(name, type=least, default=default, help="default: %(default)s")
+        parser.add_argument(
+            name, type=least, default=default, help=f"default: {default or 'its own'}"
+        )
     parser.add_argument("--alike", action="store_true", help="flip to the class most alike")
     arguments = parser.parse_args(argv)
     problems: list[str] = []

@@ -148,8 +148,8 @@ def _settings_of(name: str) -> dict[str, Any]:
         found = None
     if found is None or not found.has_weights:
         raise InputError(
-            f"model.extractor: {shortened(name) or repr(name)} is none; write {LITE0}, or a name "
-            "of timm.list_pretrained()"
+            f"model.extractor: {shortened(name) or repr(name)} is no network that timm has "
+            f"weights for; write {LITE0}, or a name of timm.list_pretrained()"
         )
     settings = resolve_data_config(pretrained_cfg=found.to_dict())
     return settings | {"fixed_input_size": found.fixed_input_size}

@@ -150,8 +150,9 @@ def metrics_tables(curves: Sequence[Curve]) -> list[Table]:
 
 
 def diagnostics_tables(curves: Sequence[Curve]) -> list[Table]:
-    """A table for each diagnostic: mean ± standard deviation (trials), a row a curve."""
-    return [Table(name, _rows(curves, (name,), name, _shown_mean)) for name in DIAGNOSTICS]
+    """A table for each diagnostic that there is: mean ± standard deviation (trials) by curve."""
+    found = [Table(name, _rows(curves, (name,), name, _shown_mean)) for name in DIAGNOSTICS]
+    return [table for table in found if table.rows[0][1:]]
 
 
 def unpaired_notes(curves: Sequence[Curve]) -> list[str]:

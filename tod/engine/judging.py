@@ -66,9 +66,10 @@ def judged_scores(
     scores = np.array([float(request.score) for request in requests])
     is_queried = np.array([request.reason != AUDIT for request in requests])
     columns = diagnostics(scores, logits, pool.labels, is_queried)
+    found = columns["score_loss_spearman"]
     log.info(
         f"batch {batch[0].batch}: Spearman correlation of score and true loss "
-        f"{columns['score_loss_spearman'] or 'unknown'} over "
+        f"{f'{float(found):.2f}' if found else 'unknown'} over "
         f"{counted(len(requests), 'labelled image')}, before training on them"
     )
     return columns
