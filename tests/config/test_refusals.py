@@ -85,7 +85,7 @@ ARGUMENTS = [
     argument("--set=active_learning.initial=typical", "--features", "typical needs a file"),
     argument(f"{LINEAR} --set=model.extractor=null", "--features", "extractor=null needs a file"),
     argument(f"{LINEAR} --set=model.extractor=no_such", "extractor: no_such", "list_pretrained()"),
-    argument(f"{LINEAR} --set=model.extractor=resnet50.no_such", "resnet50.no_such is none"),
+    argument(f"{LINEAR} --set=model.extractor=resnet50.no_such", "resnet50.no_such is no network"),
     argument(f"{PEOPLE} {LINEAR} --set=model.extractor=null", "people's images have not; name one"),
     argument(f"{PEOPLE} --set=active_learning.initial=balanced", "initial", "random"),
     argument(f"{PEOPLE} --set=active_learning.initial=herding", "initial", "features"),

@@ -162,7 +162,9 @@ def test_predictions_that_cannot_be_written_are_refused_before_the_network_is_as
     tmp_path, call_script
 ):
     (tmp_path / "file").write_text("mine")
-    for output, why in ((tmp_path, "Is a directory"), (tmp_path / "file" / "a.csv", "")):
+    (tmp_path / "folder.csv").mkdir()
+    folder, below_a_file = tmp_path / "folder.csv", tmp_path / "file" / "a.csv"
+    for output, why in ((folder, "Is a directory"), (below_a_file, "")):
         done = call_script("predict.py", "no_run", "no_images", f"--output={output}")
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
         assert f"{output}: cannot be written ({why}" in done.stderr

@@ -56,7 +56,7 @@ def test_weights_in_the_cache_are_read_once(people, cache, monkeypatch):
     ("extractor", "says"),
     [
         ("resnet10t.c3_in1k", ("could not be had ", "timm/resnet10t.c3_in1k", "model.safetensors")),
-        ("resnet10t.nobody", ("resnet10t.nobody is none", "timm.list_pretrained()")),
+        ("resnet10t.nobody", ("resnet10t.nobody is no network", "timm.list_pretrained()")),
     ],
 )
 def test_an_extractor_that_cannot_be_had_is_refused_at_first(
