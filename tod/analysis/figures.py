@@ -216,8 +216,8 @@ def _draw_mean(
     tens, ones = divmod(number, 10)
     colour = f"C{ones}"
     if column == ACCURACY and curve.is_audited:
-        ends = (curve.audits[name] for name in AUDIT[1:])
-        low, high = (end.reindex(found.index).fillna(mean) for end in ends)
+        audits = curve.audits.reindex(found.index)
+        low, high = (audits[end].fillna(mean) for end in AUDIT[1:])
         axes.vlines(labels, low, high, color=colour, alpha=0.5)
     name = _plain(curve.name)  # and legends omit `_…`
     name = f" {name}" if name.startswith("_") else name

@@ -163,14 +163,13 @@ class Curve:
         """By number of labels, how many images people have audited, over all trials, and the
         accuracy on them with its 95 % interval, in %; columns `AUDIT` and `ACCURACY`.
         """
-        counts, accuracies = self.values(AUDIT[0]), self.values(ACCURACY)
-        correct = (counts * accuracies / 100).round().sum(min_count=1)
-        counts = counts.where(accuracies.notna()).sum().astype(int)
+        counts = self.values(AUDIT[0])
+        correct = (counts * self.values(ACCURACY) / 100).round().dropna(axis="columns", how="all")
         found = {}
-        for labels in correct.dropna().index.intersection(counts[counts > 0].index):
-            accuracy, count = 100 * correct[labels] / counts[labels], counts[labels]
-            ends = accuracy_interval(accuracy, count)
-            found[labels] = dict(zip((ACCURACY, *AUDIT), (accuracy, count, *ends), strict=True))
+        for labels, right in correct.items():
+            count = int(counts.loc[right.notna(), labels].sum())
+            accuracy = 100 * right.sum() / count
+            found[labels] = accuracy, count, *accuracy_interval(accuracy, count)
         return pd.DataFrame.from_dict(found, "index", columns=[ACCURACY, *AUDIT])
 
     def values(self, column: str) -> pd.DataFrame:

@@ -67,9 +67,9 @@ def judged_scores(
     is_queried = np.array([request.reason != AUDIT for request in requests])
     columns = diagnostics(scores, logits, pool.labels, is_queried)
     found = columns["score_loss_spearman"]
+    shown = f"{float(found):.2f}" if found else "unknown"
     log.info(
-        f"batch {batch[0].batch}: Spearman correlation of score and true loss "
-        f"{f'{float(found):.2f}' if found else 'unknown'} over "
+        f"batch {batch[0].batch}: Spearman correlation of score and true loss {shown} over "
         f"{counted(len(requests), 'labelled image')}, before training on them"
     )
     return columns

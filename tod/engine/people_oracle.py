@@ -63,7 +63,7 @@ class PeopleOracle(Oracle):
 
     def folder(self, path: Path) -> RunFolder:
         advice = f"have it as there, remove {path} (nobody has labelled any), or {ANOTHER_PLACE}"
-        if (path / "labels.csv").exists():
+        if [*path.glob("labels.csv"), *path.glob("*.copy.csv")]:  # skips alone have no labels.csv
             advice = (
                 f"have it as there, or {ANOTHER_PLACE}, and give it what people have said, audits "
                 f"too, by --labels {path / 'labels.csv'} and the tables beside it"

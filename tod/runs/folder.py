@@ -47,10 +47,9 @@ ALL_TRIALS = f"leave out --trials to start all of them afresh, or {ANOTHER_PLACE
 
 def refuse_output(path: Path) -> None:
     """Refuses an output that would lie among a run's own files, or that cannot be written."""
-    whole = path.resolve()
-    for folder in whole.parents:
-        own = whole.relative_to(folder).parts[0] in (*CONTENTS.split(), *OF_PEOPLE.split())
-        if own and (folder / "config.yaml").exists():
+    own, whole = {*CONTENTS.split(), *OF_PEOPLE.split()}, path.resolve()
+    for each in (whole, *whole.parents):
+        if each.name in own and (each.parent / "config.yaml").exists():
             raise InputError(f"{path}: is the run's own place; name another one with --output")
     refuse_unwritable(path)
 
