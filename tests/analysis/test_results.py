@@ -69,7 +69,8 @@ def test_runs_of_other_images_or_another_precision_are_no_one_curve(
 
 def test_curves_of_one_name_are_told_apart(tmp_path):
     folders = [write_run(tmp_path / name, TWO_TRIALS) for name in ("a", "b", "c/a")]
-    for chosen, marks in (([0], [""]), ([0, 1], [" in a", " in b"]), ([0, 2], [" #1", " #2"])):
+    marked = (([0], [""]), ([0, 0], [""]), ([0, 1], [" in a", " in b"]), ([0, 2], [" #1", " #2"]))
+    for chosen, marks in marked:
         curves = results.read_runs([folders[i] for i in chosen])
         assert [curve.name for curve in curves] == [
             f"digits, TOD sampling, seed 0{mark}" for mark in marks

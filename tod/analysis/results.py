@@ -261,8 +261,9 @@ def split_names(names: Sequence[str]) -> tuple[str, list[str]]:
 def read_runs(folders: Sequence[Path]) -> list[Curve]:
     """The curves of several runs, in their order; runs that differ in the seed alone are pooled.
 
-    Curves of the same name have their parent folder's added, or else a number. Those that label
-    everything at once come last, since curves are compared with the first.
+    A folder that is named twice counts once. Curves of the same name have their parent folder's
+    added, or else a number. Those that label everything at once come last, since curves are
+    compared with the first.
     """
     # Others that `results/*` names besides runs.
     others = [p for p in folders if p.exists() and not (p / "results.csv").exists()]
@@ -272,6 +273,7 @@ def read_runs(folders: Sequence[Path]) -> list[Curve]:
         why = "has no results yet" if (path / "config.yaml").exists() else "is no run's folder"
         log.warning(f"{path}: {why}, and is left out")
     found = [read_run(folder) for folder in folders if folder not in others]
+    found = [*{curve.folders[0].resolve(): curve for curve in found}.values()]
     curves = [*map(_pooled, grouped(found, Curve.is_same_but_for_the_seed))]
     curves.sort(key=lambda curve: curve.labels_everything)
     alike: dict[str, list[int]] = defaultdict(list)
