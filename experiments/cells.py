@@ -4,7 +4,7 @@ import argparse
 import itertools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 import main_LL4AL
 import main_TOD
-from tod.analysis.results import Curve, read_runs
+from tod.analysis.results import Curve, read_run, read_runs
 from tod.config import PROJECT_DIR, Config, InputError, cli, entry_script, load
 from tod.config.identity import Command
+from tod.config.settings import flat
 from tod.engine.launch import checked
 from tod.runs.commands import run_commands, share_of_machine
 from tod.runs.folder import RunFolder
@@ -262,6 +263,19 @@ def _is_finished(path: Path, command: Command) -> bool:
 
 
 def curves_of(cells: Sequence[Cell]) -> list[Curve]:
-    """The curves of the cells that have results."""
-    folders = [cell.folder for cell in cells]
-    return read_runs([folder for folder in folders if (folder / "results.csv").exists()])
+    """The curves of the cells that have results; refuses results of other settings."""
+    found = [cell for cell in cells if (cell.folder / "results.csv").exists()]
+    for cell in found:
+        _refuse_other_settings(cell)
+    return read_runs([cell.folder for cell in found])
+
+
+def _refuse_other_settings(cell: Cell) -> None:
+    """Refuses results of other settings, among those that the cell's method uses."""
+    there, config = read_run(cell.folder), cell.command.identity.config.as_dict()
+    for key in there.differing_keys(replace(there, config=config)):
+        recorded, wanted = flat(there.config).get(key), flat(config).get(key)
+        raise InputError(
+            f"{cell.folder}: has results of another {key} ({recorded} there, {wanted} here); name "
+            f"another --output-dir, or add --set {key}=VALUE behind a --"
+        )

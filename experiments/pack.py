@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import pandas as pd
 
+from tod.analysis.results import read_run
 from tod.config import InputError, cli
 from tod.system.files import NAMES, as_csv, cannot, refuse_unwritable, write_atomically
 
@@ -31,6 +32,7 @@ def packed(folder: Path, runs: Sequence[Path]) -> bytes:
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:xz", preset=9) as tar:
         for run in runs:
+            read_run(run)  # or nobody could read the archive's
             try:
                 files = [*contents(run)]
             except (OSError, ValueError, KeyError) as error:

@@ -88,7 +88,9 @@ def test_curves_of_one_name_are_told_apart(tmp_path):
         (HEADER + b"1,1,100,80,0.1,5\n", "a line has not as many cells"),
         (HEADER + b"1,1,100,80,1\n1,2,150,80,0.1,5\n", "Expected 5 fields in line 3"),
         (HEADER + b"1,1,100\n", "could not convert string to float: ''"),
-        (HEADER + b"1,1,100,80,1\n1,1,100,80,1\n", "a cycle of a trial occurs twice"),
+        (HEADER + b"1,1,100,80,1\n1,1,100,80,1\n", "the cycles of trial 1 are not 1, 2, 3"),
+        (HEADER + b"1,1,100,80,1\n1,3,200,80,1\n", "the cycles of trial 1 are not 1, 2, 3"),
+        (HEADER + b"1,1,100,inf,1\n", "a value of test_accuracy is not from 0 to 100"),
         (HEADER + b"1,one,100,80,1\n", "'one'"),
         (HEADER + b"1,1,100,80,low\n", "'low'"),
         (b"trial,cycle,test_accuracy\n1,1,80\n", "it has no column num_labeled"),
@@ -123,6 +125,23 @@ def test_a_damaged_configuration_gives_one_line(tmp_path, content):
         (folder / "config.yaml").write_bytes(content)
     line = refused(results.read_run, folder)
     assert re.search(r"config\.yaml: cannot be read \(.+\); copy it back", line)
+
+
+@pytest.mark.parametrize(
+    ("setting", "wrong"),
+    [
+        ("  cycles: 3", "  cycles: three"),
+        ("dataset: digits", "dataset: [digits]"),
+        ("  seed: 0", "  seed: zero"),
+        ("  sampling: TOD", "  sampling: [1]"),
+    ],
+)
+def test_a_setting_of_another_kind_gives_one_line(tmp_path, setting, wrong):
+    config = write_run(tmp_path, TWO_TRIALS) / "config.yaml"
+    text = config.read_text()
+    assert f"{setting}\n" in text, text
+    config.write_text(text.replace(f"{setting}\n", f"{wrong}\n"))
+    assert "or has some of another kind); copy it back" in refused(results.read_run, config.parent)
 
 
 def test_the_documentation_names_every_column():

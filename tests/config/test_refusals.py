@@ -160,6 +160,7 @@ VALUES = [
         "augmentation.crop_padding=1.0 active_learning.trials=2.0|true|[3] "
         "model.extractor_size=64.5 active_learning.cycles=seven active_learning.initial_labels=1e2 "
         "active_learning.query_size=.nan active_learning.subset_size=all training.epochs=1e2|.inf "
+        "training.batch_size=064|1:30|0x10 "
         "training.milestones=[8,x]|[1.5]|[true] ll4al.detach_epoch=1.5|never",
     ),
     *values(
@@ -201,7 +202,7 @@ VALUES = [
     *values(f"{AT_MOST} 1000", f"active_learning.trials={2**62}"),
     *values(f"{AT_MOST} 1024", f"model.width=1025|{LARGE}"),
     *values(f"{AT_MOST} 4096", f"images.resize=4097|{LARGE} images.size={LARGE}"),
-    *values(f"{AT_MOST} 1000000000", f"training.epochs=1{'0' * 30}|0x{'f' * 5000}"),
+    *values(f"{AT_MOST} 1000000000", f"training.epochs=1{'0' * 30}"),
     *values(f"{AT_MOST} 1000000000", f"training.batch_size={2**62}"),
     *values(f"{AT_MOST} 3400000", "training.lr=1.0e+300 training.weight_decay=1.0e+300"),
     *values(

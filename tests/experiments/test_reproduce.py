@@ -11,9 +11,12 @@ from experiments.reproduce import paper_rows, replace_section
 from tests.analysis.conftest import write_full_run
 from tests.experiments.conftest import QUICK, REST, run, stopped
 from tests.support.harness import write_run
+from tests.support.loading import refused
 from tod.analysis.results import read_runs
 
 ENVIRONMENT = {"device": "a device", "precision": "fp32", "python": "3", "torch": "2"}
+BY_HAND = ["--", "--set=active_learning.cycles=3"]
+"""The settings of runs that `write_run` writes."""
 RUNS = Path("results", "reproduce")
 RESULTS = RUNS / "results.md"
 COMMAND = ["--config=digits", "--seed", "3", *REST, *QUICK]
@@ -77,7 +80,7 @@ def test_the_papers_values_stand_at_the_same_shares(tmp_path):
 
 
 def test_what_there_is_can_be_written_down_without_running_anything(refusal):
-    nothing = ["--seed", "0", "1", "--only=none"]
+    nothing = ["--seed", "0", "1", "--only=none", *BY_HAND]
     assert "holds none of the runs yet; leave out --only" in refusal(reproduce.main, *nothing)
     for sampling in ("RANDOM", "TOD"):
         write_run(RUNS, [[80, 85, 90]], sampling=sampling, **ENVIRONMENT)
@@ -86,13 +89,16 @@ def test_what_there_is_can_be_written_down_without_running_anything(refusal):
     assert "| TOD sampling | 80.00 (1) | 85.00 (1) |" in text
     assert "a device, fp32, Python 3, PyTorch 2." in text
     assert len([path for path in RUNS.iterdir() if path.is_dir()]) == 2
+    line = refused(reproduce.main, [*nothing, "--set=training.lr=9"])
+    assert "RANDOM_seed0: has results of another training.lr (" in line
+    assert RESULTS.read_text(encoding="utf-8") == text
 
 
 def test_every_machine_that_has_made_a_run_is_named():
     for seed, device in enumerate(("a CPU", "a GPU", "a CPU")):
         environment = {**ENVIRONMENT, "device": device}
         write_run(RUNS, [[80, 85, 90]], sampling="RANDOM", seed=seed, **environment)
-    reproduce.main(["--seed", "0", "1", "2", "--only=none"])
+    reproduce.main(["--seed", "0", "1", "2", "--only=none", *BY_HAND])
     text = RESULTS.read_text(encoding="utf-8")
     assert "\na CPU, fp32, Python 3, PyTorch 2; a GPU, fp32, Python 3, PyTorch 2.\n" in text
 
@@ -112,7 +118,7 @@ def test_what_was_written_into_the_file_during_the_runs_stays(monkeypatch):
         return {}
 
     monkeypatch.setattr(reproduce, "run_all", run)
-    reproduce.main(["--seed=0"])
+    reproduce.main(["--seed=0", *BY_HAND])
     assert RESULTS.read_text(encoding="utf-8").startswith("A reading.\n\n<!-- digits: written")
 
 

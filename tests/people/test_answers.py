@@ -72,13 +72,16 @@ def test_an_export_of_a_real_server_says_what_who_and_when_by_its_content(tmp_pa
 )
 def test_an_annotator_is_an_address_or_an_id_in_each_format(tmp_path, completed_by, annotator):
     result = [{"from_name": "choice", "value": {"choices": ["cat"]}}]
-    times = {"created_at": "2025", "updated_at": "2026"}
+    times = {"created_at": "2025", "updated_at": "2026-11-30T10:00:00+02:00"}
     annotation = {"id": 5, "completed_by": completed_by, "result": result, **times}
     record = {"file": "a", "choice": "cat", "annotation_id": 5, "annotator": completed_by}
     for tasks in ([{"data": {"file": "a"}, "annotations": [annotation]}], [{**record, **times}]):
         (answer,) = read_answers(write(tmp_path / "export.json", json.dumps(tasks)))
         told = (answer.annotation, answer.annotator, answer.updated_at)
-        assert told == ("5 of 2025", annotator, "2026")
+        assert told == ("5 of 2025", annotator, "2026-11-30T08:00:00.000000Z")
+
+
+DISAGREEMENTS = "file,sha256,batch,votes,source,answers\n"
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -138,7 +141,11 @@ def test_what_a_table_says_is_read_to_the_letter(tmp_path, content, expected):
         ('[{"class": "a"}]', "task 1 says of no image"),
         ('[{"file": 5, "class": "a"}]', "task 1 says of no image"),
         ('[{"file": "a", "class": {"choices": ["a", "b"]}}]', "task 1 has more than one class"),
-        ('[{"data": {"file": "a"}, "annotations": [5]}]', "no attribute"),
+        ('[{"data": {"file": "a"}, "annotations": [5]}]', "has no annotations"),
+        ("file,class,updated_at\na,x,01.12.2026 11:00\n", "line 2 has a time that is not written"),
+        ("file,class,skipped\na,,Ja\n", "line 2 has Ja under skipped; write yes, or leave"),
+        (f"{DISAGREEMENTS}a,,,,x,[5]\n", "5 is no answer of a person"),
+        (f'{DISAGREEMENTS}a,,,,x,"[[1,2,3,4]]"\n', "[1, 2, 3, 4] is no answer of a person"),
         (
             '[{"data": {"file": "a"}, "annotations": [{"result": [{"value": {"choices": [5]}}]}]}]',
             "task 1 has more than one class for an image, or none that is a text",

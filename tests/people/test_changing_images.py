@@ -89,6 +89,13 @@ def test_classes_may_stand_in_a_file(people):
     assert len(people.results()) == 1
 
 
+def test_before_any_label_a_run_with_other_classes_may_go(people):
+    people.round()
+    (people.data / "train" / "bird").mkdir()
+    line = refused(people.round)
+    assert f"other classes (bird is new); have it as there, or remove {people.run} (nobody" in line
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [

@@ -34,7 +34,7 @@ def answered(people: People, number: int, wrong=(), left=(), file: str = ""):
         if row not in left:
             is_wrong = row["sha256"] in {each["sha256"] for each in wrong}
             name = people.wrong(row) if is_wrong else people.truth[row["sha256"]]
-            rows.append((row["file"], row["sha256"], name, "", "browser", f"2026-11-3{number}"))
+            rows.append((row["file"], row["sha256"], name, "", "browser", f"2026-11-0{number + 1}"))
     columns = ("file", "sha256", "class", "skipped", "annotator", "updated_at")
     return write_table(people.place / (file or f"labels_batch{number}.csv"), rows, columns)
 

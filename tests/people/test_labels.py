@@ -13,7 +13,7 @@ from tod.people.label_store import LabelStore
 from tod.people.labels import Label, Said, in_table, read_labels, write_labels
 from tod.people.requests import Request
 from tod.people.taking import answers_by_image, with_answers
-from tod.people.votes import Vote, counts, one_answer_each
+from tod.people.votes import Vote, counts
 
 EXPORTS = Path(__file__).parent / "exports"
 A = "unlabeled/a.png"
@@ -36,14 +36,18 @@ def answer(file: str, name: str | None, sha256: str = "") -> Answer:
 
 
 def take(
-    before: Said, *answers: Answer, relabel: bool = False, found: Found = FOUND
+    before: Said, *answers: Answer | list[Answer], relabel: bool = False, found: Found = FOUND
 ) -> tuple[Said, list[str]]:
+    """What is taken of answers that are each alone in a file, or of lists of answers in a file."""
     problems: list[str] = []
-    by_image = answers_by_image(answers, before, found, REQUESTS, problems)
+    files = [each if isinstance(each, list) else [each] for each in answers]
+    by_image = answers_by_image(files, before, found, REQUESTS, problems)
     return with_answers(before, by_image.items(), found, REQUESTS, relabel, problems), problems
 
 
-def taken(*answers: Answer, before: Said | None = None, relabel: bool = False) -> Said:
+def taken(
+    *answers: Answer | list[Answer], before: Said | None = None, relabel: bool = False
+) -> Said:
     labels, problems = take(before or {}, *answers, relabel=relabel)
     assert problems == []
     return labels
@@ -243,8 +247,42 @@ def test_an_audit_of_another_run_stays_one():
 )
 def test_each_annotator_has_one_vote(files, expected):
     for order in itertools.permutations(files):
-        answers = one_answer_each([[annotated(*each) for each in file] for file in order])
+        answers = [[annotated(*each) for each in file] for file in order]
         assert kind(taken(*answers)) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        # Without times nobody knows which of the two came last.
+        ([[("cat", "", "ann", ""), ("dog", "", "ann", "")]], TIE),
+        ([[("cat", "", "ann", "")], [("dog", "", "ann", "")]], TIE),
+        ([[("cat", "", "", ""), ("cat", "", "", "")], [("dog", "", "bob", "")]], TIE),
+    ],
+)
+def test_nobody_has_two_votes_and_no_order_decides(files, expected):
+    for order in itertools.permutations(files):
+        for turn in (1, -1):
+            answers = [[annotated(*each) for each in file[::turn]] for file in order]
+            assert kind(taken(*answers)) == expected
+
+
+def test_a_person_has_one_vote_of_an_image_however_it_is_named():
+    by_name = [answer(way, "cat")._replace(annotator="ann") for way in (A, "a.png", ".\\a.png")]
+    by_digest = answer("", "cat", "aa")._replace(annotator="ann")
+    bob = answer(A, "dog")._replace(annotator="bob")
+    assert kind(taken([*by_name, bob])) == kind(taken(by_name, [by_digest], [bob])) == TIE
+
+
+def test_a_name_and_a_digest_of_two_images_are_refused():
+    said, (problem,) = take({}, answer(A, "cat", "bb"))
+    assert not said and "is one image, and its sha256 is unlabeled/b.png's; leave out" in problem
+
+
+def test_a_class_that_is_none_is_named_also_where_images_have_moved():
+    moved = answer("unlabeled/elsewhere/a.png", "cow", "aa")._replace(may_be_gone=True)
+    said, (problem,) = take({}, moved)
+    assert not said and "cow is no class" in problem
 
 
 def test_what_contradicts_a_label_taken_before_is_refused_unless_relabel():
@@ -394,7 +432,7 @@ def test_the_exports_of_a_real_server_give_the_same_labels_in_each_format(name):
     )
     # All annotations are of one person here; whoever wrote them posed as several.
     answers = [a._replace(annotator=a.annotation) for a in answers]
-    said, problems = take({}, *one_answer_each([answers]), found=found)
+    said, problems = take({}, answers, found=found)
     assert problems == []
     labels, ties, skips = (in_table(said, table).values() for table in tables.TABLES)
     by_file = {label.file: label.class_name for label in labels}

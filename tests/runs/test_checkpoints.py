@@ -47,8 +47,9 @@ def test_a_damaged_state_is_named_and_removed_and_the_spare_loaded(progress, cap
     assert (progress.spare.read_bytes(), progress.load()["number"]) == (spare, 3)
     for path in (progress.newest, progress.spare):
         path.write_bytes(b"damaged")
-    assert progress.load() is None and not progress.exists()  # the trial begins anew
+    assert progress.load() is None and not progress.exists()
     assert caplog.text.count("is damaged") == 3
+    assert caplog.text.count("using what was saved before") == 2
 
 
 def test_a_run_goes_on_after_a_state_that_fails_to_load_or_is_damaged(tmp_path, whole, capsys):
@@ -70,6 +71,20 @@ def test_a_run_goes_on_after_a_state_that_fails_to_load_or_is_damaged(tmp_path, 
     assert f"{progress.newest}: is damaged" in shown
     assert "continuing with trial 1, cycle 2, epoch 1" in shown
     assert not differences(results(whole), results(run.folder))
+
+
+def test_results_without_a_sound_state_stay_as_they_are(tmp_path):
+    run = tiny_run(tmp_path)
+    run.stop_after(8)
+    before = (run.folder / "results.csv").read_bytes()
+    assert before.count(b"\n") == 2
+    for path in (run.folder / "progress").iterdir():
+        path.write_bytes(b"damaged")
+    for _ in ("damaged", "gone"):
+        line = refused(run.start)
+        assert "trial 1 has results, but no sound state to go on from; bring back progress/" in line
+        assert line.endswith("or start the run afresh with --overwrite")
+        assert (run.folder / "results.csv").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,8 @@ def row(trial: int, cycle: int) -> dict[str, str]:
 
 def test_of_processes_that_end_together_one_is_the_last(tmp_path, monkeypatch):
     folders = folders_of_two(tmp_path)
+    for folder, trial in zip(folders, (1, 2), strict=True):
+        folder.write_row(row(trial, 1))
 
     def write_slowly(path: Path, *content: str) -> None:
         write_atomically(path, *content)

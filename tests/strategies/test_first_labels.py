@@ -145,6 +145,8 @@ def test_features_of_no_use_to_a_strategy_make_no_other_run_of_it(
         (lambda: digits_features().astype(int), "holds int64"),
         (lambda: np.insert(digits_features(1436), 7, np.inf, axis=0), "row 7 is not"),
         (lambda: np.full((1437, 2), 1e300), "row 0 is not finite"),
+        (lambda: np.full((1437, 2), 1e30), "row 0 has the length inf, so no direction"),
+        (lambda: np.insert(digits_features(1436), 7, 0, axis=0), "row 7 has the length 0, so"),
     ],
 )
 def test_features_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path, content, says):

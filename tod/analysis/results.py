@@ -74,8 +74,11 @@ def read_rows(path: Path) -> pd.DataFrame:
     # If lines have more cells than the header, pandas takes the first ones as an index.
     if not text.endswith("\n") or not isinstance(rows.index, pd.RangeIndex):
         raise ValueError("a line has not as many cells as there are columns")
-    if rows.duplicated(["trial", "cycle"]).any():
-        raise ValueError("a cycle of a trial occurs twice")
+    for trial, cycles in rows["cycle"].astype(int).groupby(rows["trial"].astype(int)):
+        if sorted(cycles) != [*range(1, len(cycles) + 1)]:
+            raise ValueError(f"the cycles of trial {trial} are not 1, 2, 3 and so on, each once")
+    if not rows[ACCURACY].astype(float).dropna().between(0, 100).all():
+        raise ValueError(f"a value of {ACCURACY} is not from 0 to 100")
     return rows
 
 
@@ -313,8 +316,19 @@ def read_run(folder: Path) -> Curve:
     advice = "copy it back from where the run was made"
     config = configuration.read_run(folder, advice)
     run = config.pop("run")
-    settings, choices = {"dataset", "active_learning"}, {"seed", "sampling", "auxiliary"}
-    if not (settings <= config.keys() and choices <= run.keys()):
-        raise cannot(folder / "config.yaml", "read", "it lacks settings", advice)
+    match {"training_images": None, "class_names": None, **config, **run}:
+        case {
+            "dataset": str(),
+            "active_learning": {"cycles": int() | None},
+            "seed": int(),
+            "sampling": str(),
+            "auxiliary": str(),
+            "training_images": int() | None,
+            "class_names": list() | None,
+        }:
+            pass
+        case _:
+            words = "it lacks settings, or has some of another kind"
+            raise cannot(folder / "config.yaml", "read", words, advice)
     numbers = numbers.astype({"trial": int, "num_labeled": int}).assign(seed=run["seed"])
     return Curve((folder,), config, {run["seed"]: run}, numbers)

@@ -22,16 +22,20 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that the loader would read as a number."""
+    """Quotes text that the loader, or another one, would read as a number."""
 
 
-# PyYAML follows YAML 1.1, where a number needs a dot, and a sign in its exponent.
+INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_FLOAT = r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE])|\.inf)([eE][-+]?[0-9]+)?$|\.nan$"
+# PyYAML follows YAML 1.1, where 010 is 8 and 1:30 is 90, where a number needs a dot, and a sign in
+# its exponent.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag not in (INT, FLOAT)]
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(INT, re.compile(r"[-+]?(0|[1-9][0-9_]*)$"), list("-+0123456789"))
 for _kind in (_Loader, _Dumper):
-    _kind.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$"),
-        list("-+.0123456789"),
-    )
+    _kind.add_implicit_resolver(FLOAT, re.compile(_FLOAT), list("-+.0123456789"))
 
 
 def parse(document: str | bytes) -> Any:

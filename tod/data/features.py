@@ -11,6 +11,9 @@ from tod.config import InputError
 from tod.data.dataset import Dataset, Draw
 from tod.system.files import reason
 
+SHORTEST = 1e-12
+"""Shorter rows are not brought to length 1 (`torch.nn.functional.normalize`)."""
+
 
 class Features(NamedTuple):
     """Features of N images: `rows` (N,) int64 of those `stored` (M, F) float32, perhaps mapped."""
@@ -77,4 +80,10 @@ def _rows(path: Path, chosen: np.ndarray, size: int, which: str) -> np.ndarray:
     odd = np.flatnonzero(~np.isfinite(found).all(axis=1))
     if len(odd):
         raise refused(f"row {odd[0]} is not finite ({len(odd):,} such); compute it anew")
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(found, axis=1)
+    odd = np.flatnonzero(~((lengths > SHORTEST) & (lengths < np.inf)))
+    if len(odd):
+        words = f"row {odd[0]} has the length {lengths[odd[0]]:.2g}, so no direction"
+        raise refused(f"{words} ({len(odd):,} such); scale the features, or compute it anew")
     return found

@@ -174,7 +174,7 @@ class Loop:
 
     def resume(self) -> None:
         """Restores the state that an earlier process saved of the trial, if any."""
-        learner, state = self.trial.learner, self.ranks.from_main(self.progress.load)
+        learner, state = self.trial.learner, self.ranks.from_main(self._saved_state)
         if state is not None:
             try:
                 self.trial.load_state_dict(state)
@@ -183,7 +183,7 @@ class Loop:
             except KeyError as error:
                 raise InputError(
                     f"{self.folder.path}: was saved by another version of this project (there is "
-                    f"no {error}); go on with that one, or start afresh with --overwrite"
+                    f"no {error}); go on with that one, or {self.folder.afresh}"
                 ) from None
             trained = learner.epoch == self.config.training.epochs
             where = "after its training" if trained else f"epoch {learner.epoch + 1}"
@@ -192,6 +192,12 @@ class Loop:
         self.monitor.start_trial(
             self.trial.number, learner.cycle, learner.epoch, learner.epoch_losses, rate
         )
+
+    def _saved_state(self) -> dict[str, Any] | None:
+        state = self.progress.load()
+        if state is None:
+            self.folder.refuse_without_state(self.trial.number)
+        return state
 
     def _finish(self, row: dict[str, str]) -> bool:
         if not self.writes:

@@ -62,13 +62,14 @@ class PeopleOracle(Oracle):
     _has_asked: bool = False
 
     def folder(self, path: Path) -> RunFolder:
-        advice = f"have it as there, remove {path} (nobody has labelled any), or {ANOTHER_PLACE}"
+        afresh = f"remove {path} (nobody has labelled any), or {ANOTHER_PLACE}"
         if [*path.glob("labels.csv"), *path.glob("*.copy.csv")]:  # skips alone have no labels.csv
-            advice = (
-                f"have it as there, or {ANOTHER_PLACE}, and give it what people have said, audits "
-                f"too, by --labels {path / 'labels.csv'} and the tables beside it"
+            afresh = (
+                f"{ANOTHER_PLACE}, and give it what people have said, audits too, by "
+                f"--labels {path / 'labels.csv'} and the tables beside it"
             )
-        return RunFolder(path, self.identity, trials=[1], chosen=[1], advice=advice)
+        others = {"advice": f"have it as there, or {afresh}", "afresh": afresh}
+        return RunFolder(path, self.identity, trials=[1], chosen=[1], **others)
 
     def prepare(self, folder: RunFolder, run_log: RunLog) -> None:
         """Takes people's labels, all or none, and finds out whether they suffice."""
@@ -78,12 +79,14 @@ class PeopleOracle(Oracle):
         found = own_images.find(Path(self.config.data_dir))
         folder.claim()  # or two first commands would each find an empty folder
         state = Progress(folder.path, 1).load()
+        if state is None:
+            folder.refuse_without_state(1)
         self.recorded = folder.begun()
         if not self.recorded:
             _say_what_else_has_begun(folder.path, self.config.name)
         if model.is_linear and not self.recorded:
             _ = Extractor(model.extractor, model.extractor_size).network
-        refuse_other_classes(folder.path, self.recorded, found.class_names)
+        refuse_other_classes(folder, self.recorded, found.class_names)
         checks = self.config.active_learning.check_share > 0
         self.store = LabelStore(folder.path, found, checks)
         self.store.refuse_missing(state, folder.rows())

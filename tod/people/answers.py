@@ -4,8 +4,10 @@ import hashlib
 import json
 import logging
 import posixpath
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,7 @@ LABEL_COLUMNS = ["file", "sha256", "class", "batch", "source"]
 """Those of a run's own `labels.csv`, before `reason`."""
 UNDECIDED_COLUMNS = ["file", "sha256", "batch", "votes", "source"]
 """Those of its `set_aside.csv` and `disagreements.csv`, before `answers`."""
+SKIPPED, NOT_SKIPPED = ("yes", "true", "1"), ("", "no", "false", "0")
 ADVICE = (
     "--labels takes the page's CSV, a CSV with a column file or sha256 and one of class, label or "
     "choice, or an export of Label Studio as JSON, JSON_MIN or CSV"
@@ -45,7 +48,7 @@ class Answer(NamedTuple):
         annotation: Label Studio's id of it, and when it was made; empty elsewhere.
         annotator: who has given it, as Label Studio or a column `annotator` says: an e-mail
             address, or an id; else empty.
-        updated_at: when it was changed last, in ISO 8601 as Label Studio writes it; else empty.
+        updated_at: when it was changed last, in UTC, as `2026-11-30T10:00:00.000000Z`; else empty.
     """
 
     file: str
@@ -95,7 +98,7 @@ def _in_csv(text: str, place: str) -> Iterator[Answer]:
 def _counted(rows: list[tuple[str, dict[str, Any]]]) -> Iterator[Answer]:
     """What people have said of images, in a run's own `set_aside.csv` or `disagreements.csv`."""
     for here, row in rows:
-        said = json.loads(row.get("answers") or "[]")
+        said = votes_in(row.get("answers") or "")
         if row.get("votes") and not said:  # an earlier version's
             words = "people disagree there; give the files in which they say so"
             raise ValueError(f"{here} has no answer of one person: {words}")
@@ -145,11 +148,16 @@ def _of_rows(
     column = CONTROL if is_export and CONTROL in columns else _where_classes_are(filled)
     for here, row in rows:
         name = row.get(column)
-        is_skipped = str(row.get("skipped") or "").strip().lower() in ("yes", "true", "1")
+        name = name.strip() and name if isinstance(name, str) else name
+        skipped = str(row.get("skipped") or "").strip()
+        if skipped.lower() not in (*SKIPPED, *NOT_SKIPPED):
+            words = f"has {shortened(skipped)} under skipped; write yes, or leave it empty"
+            raise ValueError(f"{here} {words}")
+        is_skipped = skipped.lower() in SKIPPED
         if name and is_skipped:
             raise ValueError(f"{here} has a class, and is skipped; leave one of them out")
         if name or is_skipped:
-            told_by = _told_by(row, "annotation_id", "annotator")
+            told_by = _told_by(row, "annotation_id", "annotator", here)
             class_name = _class(name, here) if name else None
             if of_a_run:
                 asked = {key: row.get(key, "") for key in ("reason", "batch")}
@@ -160,7 +168,8 @@ def _of_rows(
 def _of_tasks(tasks: list[tuple[str, dict[str, Any]]], place: str) -> Iterator[Answer]:
     """The answers in Label Studio's JSON: one for each annotation that says a class or skips."""
     for here, task in tasks:
-        if not isinstance(task.get("annotations"), list):
+        given = task.get("annotations")
+        if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
             raise ValueError(f"{here} has no annotations: export the tasks once they are labelled")
     controls = {
         name for _, task in tasks for each in task["annotations"] for name in _choices(each)
@@ -172,7 +181,7 @@ def _of_tasks(tasks: list[tuple[str, dict[str, Any]]], place: str) -> Iterator[A
         data = task.get("data")
         image = _image(data if isinstance(data, dict) else {}, here)
         for annotation in task["annotations"]:
-            told_by = _told_by(annotation, "id", "completed_by")
+            told_by = _told_by(annotation, "id", "completed_by", here)
             choices = _choices(annotation).get(control, [])
             if annotation.get("was_cancelled"):
                 yield Answer(*image, None, here, **told_by)
@@ -217,7 +226,7 @@ def _image(row: dict[str, Any], place: str) -> tuple[str, str]:
     return file, sha256.strip().lower()
 
 
-def _told_by(record: dict[str, Any], annotation: str, annotator: str) -> dict[str, str]:
+def _told_by(record: dict[str, Any], annotation: str, annotator: str, place: str) -> dict[str, str]:
     """The fields of an answer that say who speaks, and when; two of them have these keys."""
     person = record.get(annotator)
     if isinstance(person, dict):  # JSON_MIN and CSV have the address alone
@@ -225,15 +234,43 @@ def _told_by(record: dict[str, Any], annotation: str, annotator: str) -> dict[st
     cells = record.get(annotation), person, record.get("updated_at")
     names = "annotation", "annotator", "updated_at"
     told = {k: "" if v is None else str(v).strip() for k, v in zip(names, cells, strict=True)}
+    told["updated_at"] = _in_utc(told["updated_at"], place)
     if told["annotation"]:  # another server counts from 1, too
         told["annotation"] += f" of {record.get('created_at')}"
     return told
 
 
+def _in_utc(time: str, place: str) -> str:
+    """A time in the form in which texts are in the order of times; without a zone it is in UTC."""
+    if not time:
+        return ""
+    try:
+        found = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", time))
+        found = found.astimezone(timezone.utc) if found.tzinfo else found
+    except (ValueError, OverflowError):
+        words = "has a time that is not written like 2026-11-30T10:00:00Z"
+        raise ValueError(f"{place} {words}, but {shortened(time)}") from None
+    return found.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def votes_in(text: str) -> list[list[Any]]:
+    """The votes in a cell `answers`: of each the voter, the class, which answer, and its time.
+
+    ValueError if the cell holds anything else.
+    """
+    votes = json.loads(text or "[]")
+    for vote in votes if isinstance(votes, list) else [votes]:
+        match vote:
+            case [str(), str() | None, str(), str()]:
+                continue
+        raise ValueError(f"{shortened(json.dumps(vote))} is no answer of a person")
+    return votes
+
+
 def _choices(annotation: dict[str, Any]) -> Mapping[str, list[Any]]:
     """What is chosen in an annotation, by the name of the control."""
     chosen: dict[str, list[Any]] = defaultdict(list)
-    for result in annotation.get("result", ()):
+    for result in annotation.get("result") or ():
         if choices := result.get("value", {}).get("choices"):
             chosen[result.get("from_name", CONTROL)] += choices
     return chosen

@@ -29,7 +29,8 @@ from tod.people.requests import (
     reasons_of,
 )
 from tod.people.taking import answers_by_image, with_answers
-from tod.people.votes import counts, one_answer_each
+from tod.people.votes import counts
+from tod.runs.folder import RunFolder
 from tod.system.files import as_csv, read_table, write_atomically
 
 log = logging.getLogger("tod")
@@ -112,8 +113,7 @@ class LabelStore:
             except InputError as error:
                 problems.append(str(error))
         found, requests = self.found, by_digest(self.batches)
-        answers = one_answer_each([*files.values()])
-        by_image = answers_by_image(answers, self.said, found, requests, problems)
+        by_image = answers_by_image([*files.values()], self.said, found, requests, problems)
         # Another run's audits stay audits even if a class folder gives their labels.
         audits = {d for d, answers in by_image.items() if AUDIT in {a.reason for a in answers}}
         given = []
@@ -266,18 +266,17 @@ class LabelStore:
         write_atomically(self.run_folder / "pool.csv", as_csv(table))
 
 
-def refuse_other_classes(path: Path, recorded: Mapping[str, Any], class_names: list[str]) -> None:
-    """Raises an InputError where the network of a run knows other classes than there are now."""
+def refuse_other_classes(
+    folder: RunFolder, recorded: Mapping[str, Any], class_names: list[str]
+) -> None:
+    """Raises an InputError where a run has begun with other classes than there are now."""
     before = recorded.get("class_names", class_names)
     if before != class_names:
         new, gone = {*class_names} - {*before}, {*before} - {*class_names}
         how = "in another order"
         if new or gone:
             how = f"{shortened(min(new or gone))} is {'new' if new else 'gone'}"
-        raise InputError(
-            f"{path}: its network knows other classes ({how}); have the same as before, or begin a "
-            f"run in another --output-dir with --labels {path / 'labels.csv'}"
-        )
+        raise InputError(f"{folder.path}: began with other classes ({how}); {folder.advice}")
 
 
 def _answers_in(path: Path) -> list[Answer]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from tod.people.answers import LABEL_COLUMNS, UNDECIDED_COLUMNS
+from tod.people.answers import LABEL_COLUMNS, UNDECIDED_COLUMNS, votes_in
 from tod.people.votes import Vote, counts
 from tod.system.files import NAMES, as_csv, damaged, read_table, reason, write_atomically
 
@@ -55,9 +55,11 @@ def read_labels(folder: Path, reasons: Mapping[tuple[str, str], str]) -> dict[st
         for row in read_table(path, columns, added=("reason", "answers")) if path.exists() else []:
             digest, batch, source = row["sha256"], row["batch"], row["source"]
             try:
-                votes = [Vote(*vote) for vote in json.loads(row["answers"] or "[]")]
-            except (TypeError, ValueError) as error:
+                votes = [Vote(*vote) for vote in votes_in(row["answers"])]
+            except ValueError as error:
                 raise damaged(path, reason(error)) from None
+            if digest in here:
+                raise damaged(path, f"{digest} is there twice")
             if not row["answers"] and "votes" in row:
                 told = re.findall(r"(.+?) \((\d+)\)(?:, |$)", row["votes"], re.DOTALL)
                 told = told or [(None, 1)]

@@ -49,9 +49,9 @@ def read_requests(path: Path, batch: str = "") -> list[Request]:
         # Some spreadsheets write 0,5 for 0.5.
         row["score"] = row["score"].replace(",", ".")
         try:
-            float(row["score"] or 0)
+            float(row["score"] if row["predicted"] else row["score"] or 0)
         except ValueError:
-            words = f"rank {row['rank']} has the score {shortened(row['score'])}"
+            words = f"rank {row['rank']} has the score {shortened(row['score']) or 'nothing'}"
             raise damaged(path, words) from None
     return [Request(**row, batch=batch) for row in rows]
 

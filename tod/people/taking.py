@@ -10,7 +10,16 @@ from tod.data.own_images import Found
 from tod.people.answers import Answer, name_finder, not_utf8
 from tod.people.labels import DISAGREEMENTS, LABELS, SET_ASIDE, Label, Said
 from tod.people.requests import AUDIT, CHECK, Request
-from tod.people.votes import Vote, added, are_skips, counts, majority, since, votes_of
+from tod.people.votes import (
+    Vote,
+    added,
+    are_skips,
+    counts,
+    majority,
+    one_answer_each,
+    since,
+    votes_of,
+)
 
 log = logging.getLogger("tod")
 
@@ -105,32 +114,41 @@ def _put(said: dict[str, Label], digest: str, label: Label) -> None:
 
 
 def answers_by_image(
-    answers: Iterable[Answer], said: Said, found: Found, requests: Requests, problems: list[str]
+    files: Sequence[Sequence[Answer]],
+    said: Said,
+    found: Found,
+    requests: Requests,
+    problems: list[str],
 ) -> dict[str, list[Answer]]:
-    """The answers about each image, by its digest, with the run's class names.
+    """The answers in several files about each image, by its digest, with the run's class names.
 
     Answers about no image, or with no class, are added to `problems`.
     """
     by_image: dict[str, list[Answer]] = {}
     by_file = {request.file: digest for digest, request in requests.items()}
-    find = name_finder({**by_file, **found.digests})
+    digests = {**by_file, **found.digests}
+    find = name_finder(digests)
+    named = [[answer._replace(file=find(answer.file)) for answer in answers] for answers in files]
     class_names = {*found.class_names}
     gone, padded = 0, []
-    for given in answers:
-        answer = given._replace(file=find(given.file))
-        # Messages take time, and only a few are shown.
-        is_shown = len(problems) < NAMED
+    for answer in one_answer_each(named, digests):
         try:
             digest = _digest(answer, said, found, requests, by_file)
-            name = answer.class_name and _known_class(answer.class_name, class_names, is_shown)
         except ValueError as error:
             if answer.may_be_gone and answer.sha256 and answer.file not in found.digests:
                 gone += 1
             else:
                 problems.append(f"{answer.place}: {error}")
             continue
-        if name is not None and name != class_name_of(given.class_name):
-            padded.append(given)
+        # Messages take time, and only a few are shown.
+        is_shown = len(problems) < NAMED
+        try:
+            name = answer.class_name and _known_class(answer.class_name, class_names, is_shown)
+        except ValueError as error:
+            problems.append(f"{answer.place}: {error}")
+            continue
+        if name is not None and name != class_name_of(answer.class_name):
+            padded.append(answer)
         by_image.setdefault(digest, []).append(answer._replace(class_name=name))
     if padded:
         words = f"{padded[0].class_name!r} is taken without the blanks around it"
@@ -151,6 +169,12 @@ def _digest(
         raise ValueError(
             f"{shortened(file, 300)} has changed since it was asked for; bring the old image "
             "back, or name the image by its sha256"
+        )
+    if today and not answer.may_be_gone and answer.sha256 in found.files.keys() - {today}:
+        name = shortened(found.files[answer.sha256], 300)
+        raise ValueError(
+            f"{shortened(file, 300)} is one image, and its sha256 is {name}'s; leave out the "
+            "column that is wrong"
         )
     digest = answer.sha256 or then
     if digest in found.files or digest in said:

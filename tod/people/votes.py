@@ -1,7 +1,7 @@
 """Votes: one for each person about an image, whatever the order of their answers."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from tod.people.answers import Answer
@@ -16,24 +16,34 @@ class Vote(NamedTuple):
     at: str = ""  # when it was given, in ISO 8601; empty if unknown
 
 
-def one_answer_each(files: Sequence[Sequence[Answer]]) -> list[Answer]:
+def one_answer_each(files: Sequence[Sequence[Answer]], digests: Mapping[str, str]) -> list[Answer]:
     """The answers of several files, with only the newest of each annotator about each image.
 
-    Files that share an annotation are exports of one project, where an annotator's number is one
-    person; on another server it may be someone else's. An answer without an annotator counts as a
-    person's own. The votes in a run's own files are kept as they are.
+    Of answers that are equally old, as all are without times, those that differ stay, so that the
+    image is asked for again. Files that share an annotation are exports of one project, where an
+    annotator's number is one person; on another server it may be someone else's. A file without
+    annotators is a person's. The votes in a run's own files are kept as they are. `digests` are
+    those of the images, by name.
     """
     projects = _projects(files)
-    newest: dict[tuple, Answer] = {}
+    newest: dict[tuple, list[Answer]] = {}
     for number, answers in enumerate(files):
         for position, answer in enumerate(answers):
-            key: tuple = (number, position)
+            image = answer.sha256 or digests.get(answer.file, answer.file)
             person = answer.annotator or answer.annotation
-            if person and not answer.may_be_gone:
+            key: tuple = (number, image)
+            if answer.may_be_gone:
+                key = (number, position)
+            elif person:
                 project = next((i for i, p in enumerate(projects) if answer.annotation in p), None)
-                key = (person, project, answer.sha256 or answer.file)
-            newest[key] = max(newest.get(key, answer), answer, key=_age)
-    return [*newest.values()]
+                key = (person, project, image)
+            there = newest.setdefault(key, [])
+            if there and _age(answer) > _age(there[0]):
+                there.clear()
+            is_new = answer.class_name not in {each.class_name for each in there}
+            if not there or (is_new and _age(answer) == _age(there[0])):
+                there.append(answer)
+    return [answer for answers in newest.values() for answer in answers]
 
 
 def _projects(files: Sequence[Sequence[Answer]]) -> list[set[str]]:
@@ -47,8 +57,8 @@ def _projects(files: Sequence[Sequence[Answer]]) -> list[set[str]]:
     return projects
 
 
-def _age(answer: Answer) -> tuple[str, str, str]:
-    return answer.updated_at, answer.annotation, answer.class_name or ""
+def _age(answer: Answer) -> tuple[str, str]:
+    return answer.updated_at, answer.annotation
 
 
 def votes_of(answers: Iterable[Answer]) -> tuple[Vote, ...]:

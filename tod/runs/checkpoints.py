@@ -54,16 +54,29 @@ class Progress:
     def load(self) -> dict[str, Any] | None:
         """The newest sound state, with its tensors on the CPU; None if there is none."""
         for path in (self.newest, self.spare):
-            if path.exists() and _is_sound(path):
+            if path.exists() and self._is_sound(path):
                 try:
                     # A mapped file takes no memory besides the networks that it is loaded into.
                     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
                 except Exception as error:
                     if is_out_of_memory(error):
                         raise
-                    advice = "go on with the one that saved it, or start afresh with --overwrite"
+                    advice = "go on with the one that saved it, or name another --output-dir"
                     raise cannot(path, "read by this PyTorch", error, advice) from None
         return None
+
+    def _is_sound(self, path: Path) -> bool:
+        """Whether a state ends with the digest of its content; if not, warns and removes it.
+
+        A damaged state must not become the spare of the next one.
+        """
+        if _has_its_digest(path):
+            return True
+        has_spare = path != self.spare and self.spare.exists()
+        instead = "; using what was saved before" if has_spare else ""
+        log.warning(f"{path}: is damaged (its checksum is wrong){instead}")
+        remove(path)
+        return False
 
     def remove(self) -> None:
         """Removes both states."""
@@ -98,11 +111,8 @@ def _torch_save(content: dict[str, Any], file: BinaryIO) -> bytes:
     return hashed.digest.digest()
 
 
-def _is_sound(path: Path) -> bool:
-    """Whether a state ends with the digest of its content; if not, warns and removes it.
-
-    A damaged state must not become the spare of the next one.
-    """
+def _has_its_digest(path: Path) -> bool:
+    """Whether a state ends with the digest of its content."""
     digest = hashlib.blake2b()
     try:
         with path.open("rb") as file:
@@ -110,10 +120,6 @@ def _is_sound(path: Path) -> bool:
             while content := file.read(min(max(left, 0), 2**20)):
                 digest.update(content)
                 left -= len(content)
-            if file.read() == digest.digest():
-                return True
+            return file.read() == digest.digest()
     except OSError as error:
         raise cannot(path, "read", error, MEND) from None
-    log.warning(f"{path}: is damaged (its checksum is wrong); using what was saved before")
-    remove(path)
-    return False

@@ -37,7 +37,6 @@ OF_PEOPLE = (
     "set_aside.copy.csv pool.csv suspects.csv batches"
 )
 """What else there is where people label; nothing ever removes it."""
-START_AFRESH = "mend it, or start the run afresh with --overwrite"
 TARGET = "target_accuracy"
 """Of the section `active_learning`: may change between the commands of a run."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -69,6 +68,7 @@ class RunFolder:
     advice: str = (
         f"{ANOTHER_PLACE}, or start afresh with --overwrite"  # for a folder of another run
     )
+    afresh: str = "start the run afresh with --overwrite"  # where a file of the run is damaged
 
     def __post_init__(self) -> None:
         self._locks, self._locks_while_emptied = ExitStack(), ExitStack()
@@ -230,7 +230,7 @@ class RunFolder:
 
     def recorded(self) -> dict[str, Any]:
         """The run's `config.yaml`, as `read_run` returns it."""
-        return read_run(self.path, START_AFRESH)
+        return read_run(self.path, f"mend it, or {self.afresh}")
 
     def record_target(self) -> None:
         """Records the target of a run that has begun, for later commands, where it is another."""
@@ -261,7 +261,15 @@ class RunFolder:
         try:
             return results.read_rows(path) if path.exists() else _in_order()
         except (OSError, ValueError) as error:
-            raise cannot(path, "read back", error, START_AFRESH) from None
+            raise cannot(path, "read back", error, f"mend it, or {self.afresh}") from None
+
+    def refuse_without_state(self, trial: int) -> None:
+        """Refuses to begin a trial that has results: without a saved state it would lose them."""
+        if (self.rows()["trial"] == str(trial)).any():
+            raise InputError(
+                f"{self.path}: trial {trial} has results, but no sound state to go on from; bring "
+                f"back progress/trial{trial}.pt, or {self.afresh}"
+            )
 
     def _table(self, trial: int | str) -> Path:
         return self.path / "trials" / f"trial{trial}.csv"
