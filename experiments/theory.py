@@ -190,8 +190,8 @@ def figure_of(measured: Measured) -> bytes:
     of_cycles = zip(measured.bounds_of_cycles(), measured.changes, strict=True)
     for number, (bound, change) in enumerate(of_cycles, start=1):
         bounds.scatter(bound, change, s=8, label=f"cycle {number}")
-    line = torch.tensor([1e-3, 2.0])
-    bounds.plot(line, line, color="grey", linewidth=0.8)
+    points = (1e-3, 1e-3), (1, 1)  # a line on logarithmic axes needs two points
+    bounds.axline(*points, color="grey", linewidth=0.8, label="change = bound")
     bounds.set(xlabel="bound", ylabel="‖Δf‖ over the cycle", xscale="log", yscale="log")
     bounds.legend(fontsize="small", ncols=2)
     return figures.rendered(figure)

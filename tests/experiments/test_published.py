@@ -9,6 +9,7 @@ import tarfile
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import plot
@@ -30,6 +31,7 @@ PLOTS = [(page, *found) for page, text in TEXTS.items() for found in PLOT.findal
 BOUNDS = re.compile(
     r"<!-- python experiments/theory.py (--from \S+) -->\n(.*?)<!-- end -->", re.DOTALL
 )
+PAGE = (TEXTS["results.md"], re.MULTILINE)
 AREAS = re.compile(r"<!-- areas of ([\w ]+) -->\n(.*?)<!-- end -->", re.DOTALL)
 ROWS = re.compile(r"^\| .* area .*\n\|.*\n((?:\|.*\n)+)", re.MULTILINE)
 """Of the tables that end with the area."""
@@ -127,8 +129,37 @@ def test_the_table_of_areas_is_of_the_sections():
     assert published.splitlines()[2:] == rows
 
 
+def test_beside_other_peoples_numbers_stand_those_of_the_section():
+    header, _, here = re.findall(r"^\| +\| (CORESET .*) \|\n(.*)\n\| here \| (.*) \|$", *PAGE)[0]
+    section = TEXTS["frozen_features.md"].partition("<!-- cifar10_21_label_sizes: ")[2]
+    rows = ROWS.findall(section)[1].splitlines()
+    areas = {row.split()[1]: rounded(re.findall(r"[-+]\d+\.\d+", row)[-3]) for row in rows}
+    expected = [areas[name].replace("-", "−") for name in header.split(" | ")]
+    assert [cell.removeprefix("+") for cell in here.split(" | ")] == expected
+
+
+def test_what_people_gain_is_what_was_predicted(unpacked):
+    published = re.findall(r"^\| (?:the 1,600 of|2,000 other) .*? \| (.*) \|$", *PAGE)
+    for kind, row in zip(("pool", "others"), published, strict=True):
+        for sampling, cell in zip(("RANDOM", "MARGIN", "UHERDING"), row.split(" | "), strict=True):
+            pattern = f"results/own_photographs_cifar10/*_{sampling}_seed*/predictions/{kind}.csv"
+            shares = [right_of(path) for path in sorted(unpacked.glob(pattern))]
+            assert ", ".join(map(rounded, shares)) == cell
+
+
+def right_of(path: Path) -> float:
+    """The share in % of the pictures without a label whose class is that in their name."""
+    rows = pd.read_csv(path, keep_default_na=False)
+    rows = rows[rows["labelled"] == ""]
+    return 100 * (rows["file"].str.extract(r"([^/]*)_\d+\.jpg$")[0] == rows["class"]).mean()
+
+
 def with_one_digit(number: re.Match) -> str:
-    return str(Decimal(number[0]).quantize(Decimal("0.1"), ROUND_HALF_UP))
+    return rounded(number[0])
+
+
+def rounded(number: float | str) -> str:
+    return str(Decimal(str(number)).quantize(Decimal("0.1"), ROUND_HALF_UP))
 
 
 def test_what_is_packed_says_what_the_runs_said_and_no_place(tmp_path):
