@@ -222,15 +222,15 @@ def test_one_file_of_features_serves_all_seeds_of_a_split(tmp_path, name, tail):
     small = ["images.size=8", "active_learning.initial_labels=2", "active_learning.query_size=1"]
     config = configuration.load(name, [*small, *tail], str(tmp_path))
     files = sorted(str(path.relative_to(root)) for path in root.glob("[!B]*/*"))
-    np.save(tmp_path / "f.npy", np.arange(len(files), dtype=np.float32)[:, None])
+    np.save(tmp_path / "f.npy", np.arange(1.0, len(files) + 1)[:, None])
     trained = set()
     for seed in range(3):
         dataset = data.load(config, seed)
         found = load_features(tmp_path / "f.npy", dataset)
-        assert [files[int(row)] for row in found[:, 0]] == list(dataset.train.names)
+        assert [files[int(row) - 1] for row in found[:, 0]] == list(dataset.train.names)
         parts = load_features_to_train_on(tmp_path / "f.npy", dataset)
         for part, images in zip(parts, (dataset.train, dataset.test), strict=True):
-            assert [files[int(row)] for row in part.numpy()[:, 0]] == list(images.names)
+            assert [files[int(row) - 1] for row in part.numpy()[:, 0]] == list(images.names)
         trained.add(tuple(dataset.train.names))
     assert len(trained) > 1
 
