@@ -272,10 +272,21 @@ def curves_of(cells: Sequence[Cell]) -> list[Curve]:
 
 def _refuse_other_settings(cell: Cell) -> None:
     """Refuses results of other settings, among those that the cell's method uses."""
-    there, config = read_run(cell.folder), cell.command.identity.config.as_dict()
-    for key in there.differing_keys(replace(there, config=config)):
-        recorded, wanted = flat(there.config).get(key), flat(config).get(key)
-        raise InputError(
-            f"{cell.folder}: has results of another {key} ({recorded} there, {wanted} here); name "
-            f"another --output-dir, or add --set {key}=VALUE behind a --"
-        )
+    there, command = read_run(cell.folder), cell.command
+    wanted = command.identity.config.as_dict()
+    differing = there.differing_keys(replace(there, config=wanted))
+    found, wanted, trials = flat(there.config), flat(wanted), "active_learning.trials"
+    if found.get(trials) != wanted[trials]:
+        differing.append(trials)
+    for key in differing:
+        words = f"another {key} ({found.get(key)} there, {wanted.get(key)} here)"
+        raise _of_another_command(cell, words, f"add --set {key}=VALUE behind a --")
+    precision, wanted = there.run.get("precision"), command.options.precision
+    if wanted not in ("auto", precision):
+        words = f"another precision ({precision} there, {wanted} here)"
+        raise _of_another_command(cell, words, f"have --precision {precision} behind a --")
+
+
+def _of_another_command(cell: Cell, words: str, advice: str) -> InputError:
+    advice = f"name another --output-dir, or {advice}"
+    return InputError(f"{cell.folder}: has results of {words}; {advice}")

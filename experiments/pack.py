@@ -3,7 +3,8 @@
 python experiments/pack.py results/digits docs/results/digits.tar.xz
 
 Of each run below the folder it takes results.csv, config.yaml, which names no place of the images
-any more, and queries/, where of each image its file is left, or its index if it has none.
+any more, and queries/, where of each image its file is left, or its index if it has none; of what
+people were asked for, the files and why.
 `tar -xf docs/results/digits.tar.xz -C results` unpacks it, and the command that has made the runs
 makes their tables anew, with --only none.
 """
@@ -57,9 +58,14 @@ def contents(run: Path) -> Iterator[tuple[str, str]]:
     config = (run / "config.yaml").read_text(encoding="utf-8")
     yield "config.yaml", re.sub(DATA_DIR, "data_dir: data\n", config, flags=re.MULTILINE)
     for path in sorted(run.glob("queries/*.csv")):
-        as_text = {"dtype": str, "keep_default_na": False, "encoding_errors": NAMES}
-        queried = pd.read_csv(path, **as_text)
+        queried = _read(path)
         yield f"queries/{path.name}", as_csv(queried[["file" if "file" in queried else "index"]])
+    for path in sorted(run.glob("batches/*/batch.csv")):
+        yield f"queries/{path.parent.name}.csv", as_csv(_read(path)[["file", "reason"]])
+
+
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors=NAMES)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

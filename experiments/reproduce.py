@@ -6,8 +6,8 @@ python experiments/reproduce.py --config digits --trials 5
 Runs what is missing, so the same command goes on where it stopped. Once all have ended, it writes a
 section about them into a file beside the runs, or into --output: command, seeds, hardware, figures
 and tables, with the paper's values where it has some. What stands outside of the section stays.
---only none runs nothing, and writes down what there is. --scale 0.25 shortens epochs, milestones
-and detach_epoch alike. What follows `--` goes to the entry scripts.
+--only none runs nothing, and writes down what there is and what is missing. --scale 0.25 shortens
+epochs, milestones and detach_epoch alike. What follows `--` goes to the entry scripts.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tod.system.early_interrupt  # noqa: F401 - ahead of what takes seconds
-from experiments.cells import PAPER, cells_of, curves_of, new_parser, parse, run_all
+from experiments.cells import PAPER, Cell, cells_of, curves_of, new_parser, parse, run_all
 from tod.analysis import figures
 from tod.analysis.matrix import PenaltyMatrix, penalty_matrix, strength_table
 from tod.analysis.results import ACCURACY, Curve
@@ -57,6 +57,7 @@ def section(
     arguments: argparse.Namespace,
     argv: Sequence[str],
     curves: Sequence[Curve],
+    missing: str,
     paper: str | None,
     matrix: PenaltyMatrix | None,
 ) -> str:
@@ -85,6 +86,7 @@ def section(
         f"Mean ± standard deviation (n − 1) of the last epoch's test accuracy over {of_seeds}, "
         f"{of_trials}. Differences: trial by trial, those of the same seed and number being pairs, "
         "with the 95 % interval of their mean (Student's t).",
+        *([f"Of this command's runs, these are missing or unfinished: {missing}."] * bool(missing)),
         *(_shown(table.rows) for table in (accuracies, *differences)),
         *(
             f"Of the images from which it was queried, after the cycle with these many labels:\n\n"
@@ -100,6 +102,25 @@ def section(
             markdown(table.rows).rstrip(),
         ]
     return "\n\n".join(lines)
+
+
+def unfinished(cells: Sequence[Cell]) -> str:
+    """The runs that have not ended all their trials, by strategy."""
+    seeds: dict[str, list[int]] = {}
+    for cell in cells:
+        if cell.num_done < cell.num_cycles:
+            seeds.setdefault(cell.strategy, []).append(cell.seed)
+    return "; ".join(f"{strategy} with seed {in_spans(each)}" for strategy, each in seeds.items())
+
+
+def refuse_further_trials(curves: Sequence[Curve], chosen: Sequence[int]) -> None:
+    """Refuses results of trials that the command does not run."""
+    for curve in curves:
+        if further := {trial for _, trial in curve.trials} - {*chosen}:
+            raise InputError(
+                f"{curve.folders[0]}: has results of further trials ({in_spans(further)}); name "
+                "another --output-dir, or have all trials behind --trials"
+            )
 
 
 def _shown(rows: Sequence[Sequence[str]]) -> str:
@@ -172,13 +193,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(status)
     curves = curves_of(cells)
     if not curves:
-        raise InputError(f"{arguments.output_dir}: holds none of the runs yet; leave out --only")
+        advice = f"leave out --only to run them, or name the folder that has {cells[0].folder.name}"
+        raise InputError(f"{arguments.output_dir}: holds none of the runs; {advice}")
+    refuse_further_trials(curves, cells[0].command.trials)
     paper = arguments.paper or curves[0].config["dataset"]
     paper = paper if paper in figures.PUBLISHED else None
     matrix = penalty_matrix(curves) if len(curves) > len(PAPER) else None
     if matrix is not None and matrix.tests.empty:  # too few pairs
         matrix = None
-    content = section(arguments, argv, curves, paper, matrix)
+    content = section(arguments, argv, curves, unfinished(cells), paper, matrix)
     figure = figures.learning_curves(curves, paper)
     write_atomically(arguments.figure, figures.rendered(figure))
     if matrix is not None:

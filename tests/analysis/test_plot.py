@@ -48,17 +48,19 @@ def test_what_lies_among_runs_is_left_out_but_a_wrong_name_is_refused(
     tmp_path, caplog, refusal, script
 ):
     write_run(tmp_path, TWO_TRIALS)
+    write_run(tmp_path / "archive", TWO_TRIALS)
     (tmp_path / "reproduce").mkdir()
     (tmp_path / "report_digits.html").touch()
-    everything = [*map(str, tmp_path.iterdir())]
+    everything = [*map(str, sorted(tmp_path.iterdir()))]
     message = refusal(script.main, *everything, tmp_path / "nowhere")
     assert "nowhere/results.csv: cannot be read (No such file or directory); name" in message
     caplog.clear()
     ending = "html" if script is report else "png"
     script.main([*everything, f"--output={tmp_path / 'shown'}.{ending}"])
     assert [message.split(": ")[1] for message in caplog.messages] == [
-        "is no run's folder, and is left out"
-    ] * 2
+        f"is left out; it is no run's folder; name those in it, as {tmp_path}/archive/* does",
+        *["is left out; it is no run's folder"] * 2,
+    ]
 
 
 @pytest.mark.parametrize(("ending", "begins"), [("svg", b"<?xml"), ("pdf", b"%PDF")])

@@ -147,7 +147,7 @@ def test_what_cannot_be_predicted_is_one_line(run, tmp_path, call_script):
     output = f"--output={tmp_path / 'predictions.csv'}"
     for arguments, words in (
         ((empty, images), "name the folder of a run that has ended a cycle"),
-        ((bare, images), "holds no weights; name the folder of a run"),
+        ((bare, images), "has no weights; name the folder of a run"),
         ((folder, images, f"--weights={tmp_path / 'weights.pth'}"), "is no network of this run"),
         ((folder, empty), "holds no image file"),
         ((folder, tmp_path / "nowhere"), "is no folder; name the one in which the images lie"),

@@ -174,6 +174,9 @@ def test_what_is_packed_says_what_the_runs_said_and_no_place(tmp_path):
         + b"\xff.jpg\n"  # no text: a file's name may be any bytes
     )
     (folder / "queries" / "trial1_cycle2.csv").write_text("index,score\n9,0.5\n")
+    (folder / "batches" / "batch0").mkdir(parents=True)
+    batch = "rank,file,sha256,reason\n1,ant/a.jpg,0,first\n"
+    (folder / "batches" / "batch0" / "batch.csv").write_text(batch)
     pack.main([str(tmp_path / "runs"), str(tmp_path / "runs.tar.xz")])
     first = (tmp_path / "runs.tar.xz").read_bytes()
     with tarfile.open(tmp_path / "runs.tar.xz") as tar:
@@ -183,6 +186,7 @@ def test_what_is_packed_says_what_the_runs_said_and_no_place(tmp_path):
     assert here != config == found["config.yaml"]
     assert found["queries/trial1_cycle1.csv"] == "file\ncat/é 1.jpg\nant/\udcff.jpg\n"
     assert found["queries/trial1_cycle2.csv"] == "index\n9\n"
+    assert found["queries/batch0.csv"] == "file,reason\nant/a.jpg,first\n"
     (folder / "weights").mkdir(exist_ok=True)
     (folder / "weights" / "trial1_cycle1.pth").write_bytes(b"large")
     pack.main([str(tmp_path / "runs"), str(tmp_path / "runs.tar.xz")])

@@ -81,17 +81,32 @@ def test_the_papers_values_stand_at_the_same_shares(tmp_path):
 
 def test_what_there_is_can_be_written_down_without_running_anything(refusal):
     nothing = ["--seed", "0", "1", "--only=none", *BY_HAND]
-    assert "holds none of the runs yet; leave out --only" in refusal(reproduce.main, *nothing)
-    for sampling in ("RANDOM", "TOD"):
-        write_run(RUNS, [[80, 85, 90]], sampling=sampling, **ENVIRONMENT)
+    line = refusal(reproduce.main, *nothing)
+    assert line.endswith("that has digits_auxiliary_NONE_sampling_RANDOM_seed0\n")
+    write_run(RUNS, [[80, 85, 90]] * 3, sampling="RANDOM", **ENVIRONMENT)
+    write_run(RUNS, [[80, 85, 90]], sampling="TOD", **ENVIRONMENT)
     reproduce.main(nothing)
     text = RESULTS.read_text(encoding="utf-8")
     assert "| TOD sampling | 80.00 (1) | 85.00 (1) |" in text
     assert "a device, fp32, Python 3, PyTorch 2." in text
+    assert "missing or unfinished: RANDOM/NONE with seed 1; TOD/NONE with seed 0, 1;" in text
     assert len([path for path in RUNS.iterdir() if path.is_dir()]) == 2
-    line = refused(reproduce.main, [*nothing, "--set=training.lr=9"])
-    assert "RANDOM_seed0: has results of another training.lr (" in line
-    assert RESULTS.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(
+    ("further", "said"),
+    [
+        ("--set=training.lr=9", "another training.lr (0.02 there, 9.0 here)"),
+        ("--set=active_learning.trials=2", "another active_learning.trials (3 there, 2 here)"),
+        ("--precision=bf16", "another precision (fp32 there, bf16 here)"),
+        ("--trials=2", "further trials (1)"),
+    ],
+)
+def test_what_another_command_has_run_is_not_written_down(further, said):
+    write_run(RUNS, [[80, 85, 90], [81, 86, 91]], sampling="RANDOM", **ENVIRONMENT)
+    line = refused(reproduce.main, ["--seed", "0", "--only=none", *BY_HAND, further])
+    assert f"RANDOM_seed0: has results of {said}; name another --output-dir, or" in line
+    assert not RESULTS.exists()
 
 
 def test_every_machine_that_has_made_a_run_is_named():

@@ -74,7 +74,8 @@ def test_a_run_goes_on_after_a_state_that_fails_to_load_or_is_damaged(tmp_path, 
 
 
 def test_results_without_a_sound_state_stay_as_they_are(tmp_path):
-    run = tiny_run(tmp_path)
+    two_trials = "--set=active_learning.trials=2"
+    run = tiny_run(tmp_path, "main_TOD.py", "TOD", "TOD", two_trials)
     run.stop_after(8)
     before = (run.folder / "results.csv").read_bytes()
     assert before.count(b"\n") == 2
@@ -83,7 +84,7 @@ def test_results_without_a_sound_state_stay_as_they_are(tmp_path):
     for _ in ("damaged", "gone"):
         line = refused(run.start)
         assert "trial 1 has results, but no sound state to go on from; bring back progress/" in line
-        assert line.endswith("or start the run afresh with --overwrite")
+        assert line.endswith("or start the run afresh with --overwrite --trials 1")
         assert (run.folder / "results.csv").read_bytes() == before
 
 

@@ -274,7 +274,11 @@ def read_runs(folders: Sequence[Path]) -> list[Curve]:
         others = []  # the first one's error says what is wrong
     for path in others:
         why = "has no results yet" if (path / "config.yaml").exists() else "is no run's folder"
-        log.warning(f"{path}: {why}, and is left out")
+        if path.name == "results.csv":
+            why += "; name the one that it lies in"
+        elif any(path.glob("*/results.csv")):
+            why += f"; name those in it, as {path}/* does"
+        log.warning(f"{path}: is left out; it {why}")
     found = [read_run(folder) for folder in folders if folder not in others]
     found = [*{curve.folders[0].resolve(): curve for curve in found}.values()]
     curves = [*map(_pooled, grouped(found, Curve.is_same_but_for_the_seed))]

@@ -145,7 +145,8 @@ def _classifier(
     if weights is None:
         places = cycle_files(run_folder / "weights", ".pth")
         if not places:
-            raise InputError(f"{run_folder}: holds no weights; {NOT_A_RUN}")
+            advice = "name the folder of a run that has kept them"
+            raise InputError(f"{run_folder}: has no weights; {advice}")
         first_trial = min(places)[0]
         weights = places[max(place for place in places if place[0] == first_trial)]
     try:

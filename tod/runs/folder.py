@@ -266,9 +266,10 @@ class RunFolder:
     def refuse_without_state(self, trial: int) -> None:
         """Refuses to begin a trial that has results: without a saved state it would lose them."""
         if (self.rows()["trial"] == str(trial)).any():
+            alone = f"--overwrite --trials {trial}" if self.num_trials > 1 else "--overwrite"
             raise InputError(
                 f"{self.path}: trial {trial} has results, but no sound state to go on from; bring "
-                f"back progress/trial{trial}.pt, or {self.afresh}"
+                f"back progress/trial{trial}.pt, or {self.afresh.replace('--overwrite', alone)}"
             )
 
     def _table(self, trial: int | str) -> Path:
