@@ -5,8 +5,9 @@ python experiments/grid.py --config digits cifar10 --strategy RANDOM/NONE TOD/TO
 A strategy is SAMPLING/AUXILIARY, or `all`; the default are the paper's. What is finished is passed
 over, so the same command goes on where it stopped. It ends with tables, and with a report for each
 configuration beside the runs. In a Slurm array, `--only $SLURM_ARRAY_TASK_ID` runs one cell of the
-grid, from 0; `--only none` shows what there is. --scale 0.25 shortens epochs, milestones and
-detach_epoch alike. What follows `--` goes to the entry scripts, as in `-- --data-dir DIR`.
+grid, from 0, and shows it alone; `--only none` shows what there is. --scale 0.25 shortens epochs,
+milestones and detach_epoch alike. What follows `--` goes to the entry scripts, as in
+`-- --data-dir DIR`.
 """
 
 import argparse
@@ -65,14 +66,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the grid, then prints its tables."""
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     cells = cells_of(arguments)
-    statuses = run_all(chosen(cells, arguments.only), arguments.processes)
+    to_run = chosen(cells, arguments.only)
+    statuses = run_all(to_run, arguments.processes)
     if arguments.scale != 1:
         print(f"epochs, milestones and detach_epoch are {arguments.scale:g} of the configured ones")
     refused = [cell for cell in cells if statuses.get(cell) == REFUSED]
     for cell in refused:
         print(f"{cell}: has stopped and is left out, see above")
     # The folder of a refused cell may hold results of other images.
-    show([cell for cell in cells if cell not in refused], arguments)
+    show([cell for cell in to_run or cells if cell not in refused], arguments)
     sys.exit(max(statuses.values(), default=0))
 
 

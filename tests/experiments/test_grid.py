@@ -62,7 +62,9 @@ def test_a_run_beside_others_gives_what_it_gives_alone_and_is_not_run_again(both
     for name in KEPT[1:]:  # the first one has seconds
         assert (folder / name).read_bytes() == (both[0] / folder.name / name).read_bytes()
     times = [(folder / name).stat().st_mtime_ns for name in KEPT]
+    write_run(Path("alone"), [[80, 85, 90]], sampling="RANDOM")  # another's, of other settings
     again = run(*command)
+    assert (again.returncode, len(rows_of(again.stdout))) == (0, len(rows_of(alone.stdout)))
     assert "LL4AL/LL4AL, seed 0: is finished already (1 of 1 runs)" in again.stderr
     assert times == [(folder / name).stat().st_mtime_ns for name in KEPT]
     # Where the images have moved, it looks at them.
