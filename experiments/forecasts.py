@@ -1,6 +1,6 @@
 """Forecasts at each cycle of recorded runs, from the fourth on, beside what came.
 
-python experiments/forecasts.py docs/results/*/* docs/results/digits_precision/*/*
+python experiments/forecasts.py results/*/*
 
 Prints a table in Markdown with a row for each method: of each trial's curve alone, and of the mean
 over the trials. An accuracy comes at a later label size; the labels of an accuracy come where it is
