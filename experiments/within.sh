@@ -34,7 +34,7 @@ pack() {
     python "$project/experiments/pack.py" "$results" "$kept/results.tar.xz"
 }
 
-timeout --signal=TERM "$seconds" python "$project/$1" "${@:2}" --output-dir "$results" &
+timeout --signal=TERM --kill-after=60 "$seconds" python "$project/$1" "${@:2}" --output-dir "$results" &
 run=$! waited=0 status=0
 trap 'kill "$run" 2>/dev/null || true' EXIT
 while kill -0 "$run" 2>/dev/null; do
@@ -42,7 +42,7 @@ while kill -0 "$run" 2>/dev/null; do
     ((++waited % 20)) || pack >/dev/null || true
 done
 wait "$run" || status=$?
-pack
+pack || true # says why; the state is what counts
 # The former state stays until the new one is whole.
 rm -rf "$kept/partial"
 mkdir "$kept/partial"

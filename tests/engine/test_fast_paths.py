@@ -410,3 +410,24 @@ def test_views_and_picks_are_those_of_a_cpu(device):
     assert torch.equal(found, k_center_greedy(*center, 10))
     found = k_means_plus_plus(*(each.to(device) for each in spread)).cpu()
     assert torch.equal(found, k_means_plus_plus(*spread))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_momentum_that_another_device_has_laid_out_otherwise_is_taken_over(device):
+    def stepped(learner: Learner, seeds: range) -> Learner:
+        for seed in seeds:
+            step(learner, *batch(device, (16, 0), seed))
+        return learner
+
+    state = copy.deepcopy(stepped(learner_on(device, NoAuxiliary, "fp32"), range(2)).state_dict())
+    elsewhere = copy.deepcopy(state)
+    momenta = [*elsewhere["optimizer"]["state"].values()]
+    assert not all(each["momentum_buffer"].is_contiguous() for each in momenta)
+    for each in momenta:
+        each["momentum_buffer"] = each["momentum_buffer"].contiguous()
+    weights = []
+    for saved in (state, elsewhere):
+        learner = learner_on(device, NoAuxiliary, "fp32")
+        learner.load_state_dict(saved)
+        weights.append([*stepped(learner, range(2, 4)).backbone.parameters()])
+    assert all(map(torch.equal, *weights))

@@ -27,7 +27,7 @@ def sgd(network: nn.Module, config: Config) -> torch.optim.SGD:
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         # One kernel for all parameters.
-        fused=next(network.parameters()).device.type in ("cpu", "cuda"),
+        fused=_has_fused_kernel(next(network.parameters())),
     )
 
 
@@ -289,6 +289,23 @@ class Learner:
         saved = state["module_optimizers"]
         for optimizer, of_optimizer in zip(self.module_optimizers, saved, strict=True):
             optimizer.load_state_dict(of_optimizer)
+        for optimizer in (self.optimizer, *self.module_optimizers):
+            _make_at_home(optimizer)
+
+
+def _make_at_home(optimizer: torch.optim.SGD) -> None:
+    """Brings a loaded state to this device: fused kernels take a momentum of the parameter's
+    memory format alone, and that of the device which saved it may be another.
+    """
+    for parameter, of_parameter in optimizer.state.items():
+        momentum = of_parameter["momentum_buffer"]
+        of_parameter["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
+    for group in optimizer.param_groups:
+        group["fused"] = _has_fused_kernel(group["params"][0])
+
+
+def _has_fused_kernel(parameter: nn.Parameter) -> bool:
+    return parameter.device.type in ("cpu", "cuda")
 
 
 def _detached(outputs: Outputs) -> Outputs:

@@ -206,7 +206,8 @@ class DataParallel:
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            reason = shortened(str(error).strip().split("\n")[0])
+            # NCCL's own reason stands last, below its advice.
+            reason = shortened(str(error).rpartition("Last error:")[2].strip().split("\n")[0])
             raise LostRankError(
                 f"[rank {self.rank}] another rank has failed, and says why ({reason})"
             ) from None

@@ -88,5 +88,11 @@ def _unescaped(path: str) -> str:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the device or the host ran out of memory, for a tensor or within a library."""
-    messages = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    # cuDNN's, where no way to compute a convolution has the memory that it needs, is the last one.
+    messages = (
+        "out of memory",
+        "can't allocate memory",
+        "ALLOC_FAILED",
+        "unable to find an engine",
+    )
     return isinstance(error, MemoryError) or any(m in str(error) for m in messages)
