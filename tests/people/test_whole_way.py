@@ -146,5 +146,5 @@ def test_a_run_that_waits_for_its_first_labels_is_left_out_of_a_report(after, tm
     output = f"--output={tmp_path / 'report.html'}"
     done = run_script("report.py", people.run, other.run, output)
     assert done.returncode == 0, done.stderr
-    assert f"{other.run}: has no results yet, and is left out" in done.stderr
+    assert f"{other.run}: is left out; it has no results yet" in done.stderr
     assert "results.csv: cannot be read (" in refused(report.main, [str(other.run), output])
