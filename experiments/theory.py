@@ -9,7 +9,8 @@ rate η on the image itself is `‖Δf‖ ≤ η·√(2·L)·‖∇f‖²`, to f
 `‖Δf‖ ≤ √(2·T)·η·max ‖∇f‖²·√(Σ L)` (Huang et al., ICCV 2021), where Σ L is taken at the ends of
 epochs. Training has momentum, weight decay, and other images than these; neither bound knows them.
 Prints a table with a row for each cycle, draws the norms and the bounds, and writes what was
-measured beside the figure, as .npz; --from such a file gives both anew, without training.
+measured beside the figure, as .npz, with settings, commit and versions as a run's config.yaml has
+them under `made_by`; --from such a file gives both anew, without training.
 """
 
 import io
@@ -34,7 +35,9 @@ from models import imagenet_weights
 from tod import data
 from tod.analysis import figures, tables
 from tod.config import InputError, cli
+from tod.config.settings import as_yaml
 from tod.engine.device import keep_freed_memory
+from tod.engine.experiment import environment
 from tod.engine.learner import learning_rate
 from tod.engine.trial import Experiment, Trial
 from tod.runs.signals import Interruption
@@ -207,9 +210,10 @@ def _read(path: Path) -> Measured:
         raise cannot(path, "read", why, advice) from None
 
 
-def _write(path: Path, measured: Measured) -> None:
+def _write(path: Path, measured: Measured, made_by: str) -> None:
     content = io.BytesIO()
-    np.savez_compressed(content, **{k: each.numpy() for k, each in measured._asdict().items()})
+    arrays = {name: each.numpy() for name, each in measured._asdict().items()}
+    np.savez_compressed(content, made_by=made_by, **arrays)
     write_atomically(path, content.getvalue())
 
 
@@ -247,7 +251,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         experiment = Experiment(*setting, interruption, weights)
         experiment.load_features()
         measured = measure(Trial(experiment, 1), arguments.images, arguments.logits)
-        _write(arguments.output.with_suffix(".npz"), measured)
+        looked = {"seed": arguments.seed, "images": arguments.images, "logits": arguments.logits}
+        run = looked | environment(experiment, dataset.fingerprint())
+        settings = {**config.as_dict(), "data_dir": "data", "run": run}
+        _write(arguments.output.with_suffix(".npz"), measured, as_yaml(settings))
     print(table_of(measured))
     write_atomically(arguments.output, figure_of(measured))
     print(arguments.output)

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from experiments import theory
 from models.linear import Linear
 from models.resnet import ResNet18
+from tod.system.versions import versions
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,10 @@ def test_it_prints_a_row_for_each_cycle_and_draws(tmp_path, call_script, network
     assert rows == ["cycle", "---", "1", "2"]
     picture = path.read_bytes()
     assert picture.startswith(b"\x89PNG")
+    with np.load(path.with_suffix(".npz")) as file:
+        made_by = yaml.safe_load(file["made_by"].item())
+    assert made_by["active_learning"]["cycles"] == 2
+    assert made_by["run"].items() >= {"precision": precision, "images": 3, **versions()}.items()
     path.unlink()
     again = call_script(
         "experiments/theory.py", f"--from={path}".replace("png", "npz"), f"--output={path}"
