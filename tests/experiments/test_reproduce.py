@@ -91,6 +91,9 @@ def test_what_there_is_can_be_written_down_without_running_anything(refusal):
     assert "a device, fp32, Python 3, PyTorch 2." in text
     assert "missing or unfinished: RANDOM/NONE with seed 1; TOD/NONE with seed 0, 1;" in text
     assert len([path for path in RUNS.iterdir() if path.is_dir()]) == 2
+    line = refused(reproduce.main, [*nothing, "--set=training.lr=9"])
+    assert "RANDOM_seed0: has results of another training.lr (" in line
+    assert RESULTS.read_text(encoding="utf-8") == text
 
 
 @pytest.mark.parametrize(
